@@ -1,0 +1,1 @@
+"""The UnifyGeo network (arXiv 2505.07622): training, evaluation and export."""

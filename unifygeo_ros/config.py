@@ -1,0 +1,110 @@
+"""Every setting of the localizer: the one home of each default, range, unit and description.
+
+The node's ROS parameters, the command line's options and the table in docs/node.md are made from the fields below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from unifygeo_ros.errors import ConfigurationError
+
+
+def setting(
+    default: Any,
+    description: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+) -> Any:
+    """A dataclass field with its range. live: may be changed while the node runs."""
+    metadata = {"description": description, "minimum": minimum, "maximum": maximum, "choices": choices, "live": live}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_settings(config: Any) -> None:
+    """Check each field of a config dataclass against its type, range and choices. Raises ConfigurationError."""
+    for item in dataclasses.fields(config):
+        value, meta = getattr(config, item.name), item.metadata
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigurationError(f"{item.name} is {value}, must be a finite number")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            low, high = meta.get("minimum"), meta.get("maximum")
+            if (low is not None and value < low) or (high is not None and value > high):
+                raise ConfigurationError(
+                    f"{item.name} is {value}, must be between {'-∞' if low is None else low} and "
+                    f"{'∞' if high is None else high} ({meta['description']})"
+                )
+        if meta.get("choices") and value not in meta["choices"]:
+            raise ConfigurationError(f"{item.name} is {value!r}, must be one of {', '.join(meta['choices'])}")
+
+
+@dataclass(frozen=True)
+class CameraMount:
+    """How the camera sits on base_link, and what of its image is of use."""
+
+    x_m: float = setting(0.0, "camera position in base_link, forward, metres", minimum=-100.0, maximum=100.0)
+    y_m: float = setting(0.0, "camera position in base_link, left, metres", minimum=-100.0, maximum=100.0)
+    z_m: float = setting(0.0, "camera position in base_link, up, metres", minimum=-100.0, maximum=100.0)
+    yaw_rad: float = setting(
+        0.0,
+        "yaw of the image's centre column in base_link, counter-clockwise from its x axis",
+        minimum=-math.pi,
+        maximum=math.pi,
+    )
+    upside_down: bool = setting(False, "the camera hangs with its top down")
+    mask_path: str = setting("", "PNG of the image's aspect, black where the vehicle itself is seen; empty: none")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class LocalizerConfig:
+    """Settings of the single-image localizer. The gates turn an observation into a fix or a rejection."""
+
+    candidates: int = setting(5, "tiles retrieved and re-ranked, k", minimum=1, maximum=1000)
+    prior_gate_sigma: float = setting(
+        4.0,
+        "the search is limited to tiles within this many standard deviations of the prior",
+        minimum=1.0,
+        maximum=20.0,
+    )
+    heading_search: bool = setting(True, "search the heading when none is given; otherwise reject the image")
+    heading_sigma_rad: float = setting(
+        0.035, "standard deviation assumed for a given heading that brings none", minimum=1e-3, maximum=math.pi
+    )
+    gate_ambiguity: float = setting(
+        0.2, "largest share of the belief away from the answer", minimum=0.0, maximum=1.0, live=True
+    )
+    gate_sigma_m: float = setting(
+        10.0,
+        "largest standard deviation along the error ellipse's long axis, metres",
+        minimum=0.1,
+        maximum=1000.0,
+        live=True,
+    )
+    gate_score: float = setting(
+        0.0, "added to the bundle's calibrated minimum score; higher rejects more", minimum=-4.0, maximum=4.0, live=True
+    )
+    gate_prior_sigma: float = setting(
+        3.7, "largest Mahalanobis distance between the answer and the prior", minimum=1.0, maximum=100.0, live=True
+    )
+    answer_radius_m: float = setting(
+        5.0, "belief within this distance of the answer counts as the answer's", minimum=0.5, maximum=100.0
+    )
+    pyramid_cache_tiles: int = setting(64, "aerial pyramids kept in memory", minimum=1, maximum=100_000)
+    minimum_brightness: float = setting(
+        8.0, "mean grey value, 0 to 255, under which an image is black", minimum=0.0, maximum=255.0
+    )
+    minimum_sharpness: float = setting(
+        0.0, "variance of the Laplacian under which an image is blurred; 0: not checked", minimum=0.0, maximum=1e6
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)

@@ -1,0 +1,1 @@
+"""Replaying recorded drives and judging the fixes."""

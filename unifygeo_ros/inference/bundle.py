@@ -1,0 +1,255 @@
+"""The model bundle: `manifest.json` and three ONNX graphs, the hand-over from training to the robot.
+
+Graphs (network.md §1), each in one or more precisions ("fp32", "fp16"):
+
+* ``ground_encoder``: ``image`` uint8 (N, H, W, 3) RGB → ``descriptor`` (N, C), ``f0`` … ``f3`` (N, C_l)
+* ``aerial_encoder``: ``image`` uint8 (N, L, L, 3) RGB → ``descriptor`` (N, C), ``match_map`` (N, S, S, C_0),
+  ``pyramid0`` … ``pyramid3`` (N, C_l, S_l, S_l)
+* ``decoder``: ``f0`` … ``f3``, ``pyramid0`` … ``pyramid3`` → ``logits`` (N, P, P)
+
+Descriptors, f's and match maps have unit length (match maps along their last axis). Cast, transposition and
+normalisation of the image are inside the graphs. N is dynamic. In the fp16 graphs f's, match maps and pyramids are
+float16; descriptors and logits are float32 in both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping
+
+from unifygeo_ros.errors import BundleError
+
+FORMAT = "unifygeo-bundle"
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+GRAPHS = ("ground_encoder", "aerial_encoder", "decoder")
+PRECISIONS = ("fp32", "fp16")
+LEVELS = 4
+
+
+@dataclass(frozen=True)
+class GroundSpec:
+    """What the ground encoder takes.
+
+    height, width: pixels. The width covers 360°; the rows cover the elevations from elevation_top_rad down to
+    elevation_bottom_rad (edges, not pixel centres; ±π/2 is a full 2:1 panorama). columns: azimuth sectors in each f.
+    """
+
+    height: int
+    width: int
+    elevation_top_rad: float
+    elevation_bottom_rad: float
+    columns: int
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.columns) < 1 or self.width % self.columns:
+            raise BundleError(
+                f"ground size {self.height}x{self.width} with {self.columns} columns: all must be positive and "
+                "the width a multiple of the columns; export the bundle again"
+            )
+        if not -math.pi / 2 - 1e-9 <= self.elevation_bottom_rad < self.elevation_top_rad <= math.pi / 2 + 1e-9:
+            raise BundleError(
+                f"ground elevations {self.elevation_bottom_rad} … {self.elevation_top_rad} rad are not inside ±π/2 in "
+                "rising order; export the bundle again"
+            )
+
+
+@dataclass(frozen=True)
+class AerialSpec:
+    """What the aerial encoder takes: north-up squares of size × size pixels at metres_per_pixel."""
+
+    size: int
+    metres_per_pixel: float
+
+    @property
+    def side_m(self) -> float:
+        return self.size * self.metres_per_pixel
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Constants fitted on validation data, never on test data.
+
+    distribution_temperature: D = softmax(logits / T).
+    tile_temperature: belief in the candidate tiles = softmax(re-ranking score / T).
+    heading_temperature: belief in the rolls of the heading search = softmax(max M⁰ / T).
+    minimum_score: re-ranking score under which the place is not on the map.
+    position_floor_m: standard deviation added in quadrature to each axis (pixel size, georeference).
+    """
+
+    distribution_temperature: float = 1.0
+    tile_temperature: float = 0.05
+    heading_temperature: float = 0.05
+    minimum_score: float = -2.0
+    position_floor_m: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("distribution_temperature", "tile_temperature", "heading_temperature", "position_floor_m"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise BundleError(f"calibration.{name} is {value}, must be finite and above 0; calibrate again")
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """One ONNX file of the bundle: path relative to the bundle, SHA-256 of its bytes."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class BundleManifest:
+    """All that the robot must know about a model. See docs/bundle_format.md.
+
+    pyramid: (channels, rows = columns) of pyramid0 … pyramid3. distribution_size: rows = columns of the logits.
+    mean, std: of the RGB values scaled to 0 … 1 (already inside the graphs; for information and training).
+    heading_convention: the azimuth that the centre column of a training panorama faces; only "north_centre" exists.
+    weights_sha256: identity of the weights, the same in every precision; engines and indexes are tied to it.
+    network: the training package's network config, so that a checkpoint can be rebuilt.
+    """
+
+    name: str
+    ground: GroundSpec
+    aerial: AerialSpec
+    descriptor_dim: int
+    pyramid: tuple[tuple[int, int], ...]
+    distribution_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    weights_sha256: str
+    graphs: Mapping[str, Mapping[str, GraphFile]]  # graph name → precision → file
+    calibration: Calibration
+    licence: str
+    trained_on: str
+    network: Mapping[str, Any]
+    channel_order: str = "rgb"
+    heading_convention: str = "north_centre"
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def match_size(self) -> int:
+        """Rows = columns of the match maps, S."""
+        return self.pyramid[0][1]
+
+    @property
+    def match_channels(self) -> int:
+        """Channels of the match maps, C_0."""
+        return self.pyramid[0][0]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> BundleManifest:
+        """Parse and check a manifest. source: the file's name, for messages. Raises BundleError."""
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BundleError(f"{source}: not valid JSON ({error}); the bundle is damaged, export it again") from error
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise BundleError(f"{source}: not a {FORMAT} manifest; give the folder that `unifygeo-train export` wrote")
+        if raw.get("format_version") != FORMAT_VERSION:
+            raise BundleError(
+                f"{source}: format version {raw.get('format_version')}, this release reads {FORMAT_VERSION}; "
+                "export the bundle again"
+            )
+        fields = {f.name for f in dataclasses.fields(cls)}
+        if set(raw) != fields:
+            raise BundleError(
+                f"{source}: missing fields {sorted(fields - set(raw))}, unknown fields {sorted(set(raw) - fields)}; "
+                "export the bundle again"
+            )
+        try:
+            raw["ground"] = GroundSpec(**raw["ground"])
+            raw["aerial"] = AerialSpec(**raw["aerial"])
+            raw["calibration"] = Calibration(**raw["calibration"])
+            raw["pyramid"] = tuple((int(c), int(s)) for c, s in raw["pyramid"])
+            raw["mean"] = tuple(map(float, raw["mean"]))
+            raw["std"] = tuple(map(float, raw["std"]))
+            raw["graphs"] = {
+                graph: {precision: GraphFile(**entry) for precision, entry in files.items()}
+                for graph, files in raw["graphs"].items()
+            }
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"{source}: malformed ({error}); export the bundle again") from error
+        manifest = cls(**raw)
+        manifest._check(source)
+        return manifest
+
+    def _check(self, source: str) -> None:
+        problems = []
+        if set(self.graphs) != set(GRAPHS):
+            problems.append(f"graphs {sorted(self.graphs)} instead of {sorted(GRAPHS)}")
+        elif not set.intersection(*(set(files) for files in self.graphs.values())):
+            problems.append("no precision that all three graphs have")
+        if len(self.pyramid) != LEVELS:
+            problems.append(f"{len(self.pyramid)} pyramid levels instead of {LEVELS}")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            problems.append("mean and std must have 3 values each")
+        if self.channel_order != "rgb":
+            problems.append(f"channel_order {self.channel_order!r} instead of 'rgb'")
+        if self.heading_convention != "north_centre":
+            problems.append(f"heading_convention {self.heading_convention!r} instead of 'north_centre'")
+        if not (math.isfinite(self.aerial.metres_per_pixel) and self.aerial.metres_per_pixel > 0):
+            problems.append(f"aerial.metres_per_pixel {self.aerial.metres_per_pixel}, must be above 0")
+        if problems:
+            raise BundleError(f"{source}: {'; '.join(problems)}; export the bundle again")
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A bundle folder whose manifest has been read and whose graph files exist with the right checksums."""
+
+    path: Path
+    manifest: BundleManifest
+
+    def graph_path(self, graph: str, precision: str) -> Path:
+        """File of a graph. Raises BundleError if the bundle does not hold that precision."""
+        files = self.manifest.graphs[graph]
+        if precision not in files:
+            raise BundleError(
+                f"{self.path}: {graph} is not there in {precision}, only in {sorted(files)}; "
+                "export it or choose another"
+            )
+        return self.path / files[precision].file
+
+
+def load_bundle(path: Path | str) -> ModelBundle:
+    """Open a bundle folder and verify every file of it. Raises BundleError."""
+    folder = Path(path)
+    manifest_path = folder / MANIFEST_NAME
+    try:
+        text = manifest_path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{manifest_path}: cannot be read ({error}); give the folder of a model bundle") from error
+    manifest = BundleManifest.from_json(text, str(manifest_path))
+    for graph, files in manifest.graphs.items():
+        for precision, entry in files.items():
+            file = folder / entry.file
+            if file.resolve().parent != folder.resolve():
+                raise BundleError(f"{manifest_path}: {graph} {precision} points outside the bundle ({entry.file})")
+            try:
+                digest = sha256_of_file(file)
+            except OSError as error:
+                raise BundleError(f"{file}: cannot be read ({error}); copy the whole bundle again") from error
+            if digest != entry.sha256:
+                raise BundleError(
+                    f"{file}: SHA-256 is {digest[:12]}…, the manifest says {entry.sha256[:12]}…; copy the bundle again"
+                )
+    return ModelBundle(folder, manifest)
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Panorama → fix or rejection."""
