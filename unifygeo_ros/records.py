@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Mapping
 
 import numpy as np
@@ -17,8 +16,6 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 UInt8 = npt.NDArray[np.uint8]
-
-NO_TIMINGS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -163,7 +160,7 @@ class Observation:
     matches: Matches
     distributions: tuple[TileDistribution, ...]
     heading: Heading
-    timings_ms: Mapping[str, float] = field(default=NO_TIMINGS, compare=False)
+    timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -187,7 +184,7 @@ class Fix:
     score: float
     ambiguity: float
     hypotheses: tuple[Hypothesis, ...]
-    timings_ms: Mapping[str, float] = field(default=NO_TIMINGS, compare=False)
+    timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -198,4 +195,4 @@ class Rejection:
     reason: RejectionReason
     detail: str
     hypotheses: tuple[Hypothesis, ...] = ()
-    timings_ms: Mapping[str, float] = field(default=NO_TIMINGS, compare=False)
+    timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
