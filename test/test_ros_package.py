@@ -1,0 +1,65 @@
+"""The package as colcon and ROS see it: a real `colcon build` into a scratch folder."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory):
+    """The install prefix of the package after a `colcon build`."""
+    pytest.importorskip("colcon_ros", reason="colcon-ros is not installed")
+    colcon = shutil.which("colcon", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert colcon, "colcon_ros can be imported but there is no command colcon"
+    folder = tmp_path_factory.mktemp("colcon")
+    command = [colcon, "--log-base", folder / "log", "build", "--base-paths", ROOT]
+    command += ["--build-base", folder / "build", "--install-base", folder / "install"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "install" / "unifygeo_ros"
+
+
+def test_colcon_takes_it_for_an_ament_package(prefix):
+    """A malformed package.xml would silently be taken for plain Python, without the ament hooks."""
+    assert (prefix / "share/ament_index/resource_index/packages/unifygeo_ros").is_file()
+    assert (prefix / "share/unifygeo_ros/package.xml").is_file()
+    assert "ament_prefix_path" in (prefix / "share/unifygeo_ros/package.dsv").read_text()
+
+
+def test_ros2_run_finds_the_programs(prefix):
+    for program in ("unifygeo", "localizer_node"):
+        assert os.access(prefix / "lib/unifygeo_ros" / program, os.X_OK)
+
+
+def test_launch_and_config_files_are_installed(prefix):
+    for folder in ("launch", "config"):
+        expected = sorted(path.name for path in (ROOT / folder).iterdir() if path.suffix in (".py", ".yaml"))
+        installed = sorted(path.name for path in (prefix / "share/unifygeo_ros" / folder).iterdir())
+        assert installed == expected
+
+
+def test_every_package_of_the_source_is_installed(prefix):
+    (site,) = prefix.glob("lib/python3*/site-packages/unifygeo_ros")
+    source = ROOT / "unifygeo_ros"
+    expected = {path.relative_to(source) for path in source.rglob("*.py")}
+    assert {path.relative_to(site) for path in site.rglob("*.py")} == expected
+
+
+def test_one_version_everywhere():
+    xml = ElementTree.parse(ROOT / "package.xml").getroot()
+    init = (ROOT / "unifygeo_ros/__init__.py").read_text()
+    assert re.search(r'__version__ = "(.+)"', init).group(1) == xml.findtext("version")
+
+
+def test_unifygeo_answers_without_ros():
+    code = "import sys; from unifygeo_ros.cli import main; assert 'rclpy' not in sys.modules; main(['--version'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "unifygeo 0.1.0\n"), done.stderr

@@ -1,0 +1,35 @@
+"""The command `unifygeo`: each subcommand lives beside the flow it starts, in a module with `add_command(subparsers)`.
+
+Modules of subcommands import what is heavy only when they run, so `unifygeo --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from typing import Sequence
+
+import unifygeo_ros
+from unifygeo_ros.errors import UnifyGeoError
+
+COMMAND_MODULES: tuple[str, ...] = ()
+"""Modules with `add_command(subparsers) -> None`, which sets `run=` to a function (args) -> exit status."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="unifygeo", description=unifygeo_ros.__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {unifygeo_ros.__version__}")
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for module in COMMAND_MODULES:
+        importlib.import_module(module).add_command(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except UnifyGeoError as error:
+        print(f"unifygeo: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
