@@ -1,0 +1,175 @@
+"""VIGOR, CVUSA and CVACT: hand-made folders in every layout, and VIGOR's real corrected labels."""
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+from unifygeo_training.data.centre_aligned import load_cvact, load_cvusa
+from unifygeo_training.data.check import METRES_PER_DEGREE, check_split, draw_labels
+from unifygeo_training.data.vigor import CITIES, METRES_PER_PIXEL, load_vigor, read_labels
+
+from unifygeo_ros.errors import InputError
+
+REAL_LABELS = (
+    Path(__file__).resolve().parents[2] / "../shared/data/labels/vigor_seattle_same_area_balanced_test__corrected.txt"
+)
+
+
+def write_image(file: Path, height: int, width: int, value: int = 128) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image = np.full((height, width, 3), value, np.uint8)
+    image[:: max(1, height // 7)] = 255 - value
+    assert cv2.imwrite(str(file), image)
+
+
+def make_vigor(root: Path, *, nested: bool = True, labels: str = "original", newline: str = "\n") -> None:
+    """Two tiles a city, half a tile apart in latitude; a query 100 px below and 60 px left of the first's centre."""
+    folder, suffix = ("splits", ".txt") if labels == "original" else ("splits__corrected", "__corrected.txt")
+    for city in CITIES["same-area", "train"]:
+        scale = METRES_PER_PIXEL[city]
+        latitude, longitude = 47.6, -122.3
+        north_degrees = 320 * scale / METRES_PER_DEGREE
+        east_degrees_per_px = scale / METRES_PER_DEGREE / math.cos(math.radians(latitude))
+        tiles = [f"satellite_{latitude + i * north_degrees:.10f}_{longitude}.png" for i in range(2)]
+        camera = (latitude - 100 * scale / METRES_PER_DEGREE, longitude - 60 * east_degrees_per_px)
+        panorama = f"Abc_-1,{camera[0]:.6f},{camera[1]:.6f},.jpg"
+        # The second tile is 320 px further north: the camera is 420 px below its centre, outside. Named thrice.
+        row = f"{panorama} {tiles[0]} 100.0 60.0" + f" {tiles[1]} 420.0 60.0" * 3
+        aerial = root / (f"{city}/satellite" if nested else f"satellite/{city}")
+        ground = root / (f"{city}/panorama" if nested else f"ground/{city}")
+        for tile in tiles:
+            write_image(aerial / tile, 640, 640)
+        write_image(ground / panorama, 64, 128)
+        (root / "splits" / city).mkdir(parents=True, exist_ok=True)
+        (root / "splits" / city / "satellite_list.txt").write_text("\n".join(tiles))
+        (root / folder / city).mkdir(parents=True, exist_ok=True)
+        for stem in ("same_area_balanced_train", "same_area_balanced_test", "pano_label_balanced"):
+            (root / folder / city / (stem + suffix)).write_bytes((row + newline).encode())
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize(("labels", "newline"), [("original", "\n"), ("corrected", "\r\n"), ("corrected", "")])
+def test_vigor_in_every_layout(tmp_path, nested, labels, newline):
+    make_vigor(tmp_path, nested=nested, labels=labels, newline=newline)
+    split = load_vigor(tmp_path, "cross-area", "test", labels=labels)
+    assert len(split.ground) == 2
+    assert len(split.gallery) == 4
+    assert split.positives.tolist() == [0, 2]
+    assert split.semi_positives.tolist() == [[1, 1, 1], [3, 3, 3]]
+    # 100 below and 60 LEFT of the centre, which is pixel 319.5 of 640.
+    np.testing.assert_allclose(split.camera_pixel(640), [[419.5, 259.5]] * 2)
+    np.testing.assert_allclose(split.camera_pixel(384), [[191.5 + 60, 191.5 - 36]] * 2)
+    report = check_split(split)
+    assert report.ok, report
+    text = str(report)
+    assert "semi-positive that does not contain the camera: 6 of 6" in text
+    assert "disagree by more than 2 m: 0 of 2" in text
+
+
+def test_vigor_galleries_hold_every_tile_of_the_splits_cities(tmp_path):
+    make_vigor(tmp_path)
+    assert len(load_vigor(tmp_path, "same-area", "train", labels="original").gallery) == 8
+    assert len(load_vigor(tmp_path, "cross-area", "train", labels="original").gallery) == 4
+
+
+@pytest.mark.skipif(not REAL_LABELS.exists(), reason="the real label file is not there")
+def test_real_corrected_labels_agree_with_the_coordinates_in_their_names():
+    rows = read_labels(REAL_LABELS)
+    assert len(rows) == 11875
+    scale = METRES_PER_PIXEL["Seattle"]
+    errors_m = []
+    for row in rows[::50]:
+        camera = [float(x) for x in row.panorama.split(",")[1:3]]
+        for tile, (d_row, d_col) in zip(row.tiles, row.deltas, strict=True):
+            latitude, longitude = (float(x) for x in tile.removesuffix(".png").split("_")[1:])
+            north = (latitude - camera[0]) * METRES_PER_DEGREE
+            east = (longitude - camera[1]) * METRES_PER_DEGREE * math.cos(math.radians(latitude))
+            errors_m += [abs(north - d_row * scale), abs(east - d_col * scale)]
+    assert np.median(errors_m) < 0.3
+    assert np.max(errors_m) < 3.0
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a b 1 2", "4 fields"),
+        ("p " + "t 1 x " * 4, "could not convert"),
+        ("p " + "t 1 nan " * 4, "not finite"),
+        ("", "no label rows"),
+    ],
+)
+def test_a_malformed_label_names_its_line(tmp_path, line, message):
+    file = tmp_path / "labels.txt"
+    file.write_text(line + "\n")
+    with pytest.raises(InputError, match=message):
+        read_labels(file)
+
+
+def test_a_label_outside_the_gallery_is_refused(tmp_path):
+    make_vigor(tmp_path)
+    (tmp_path / "splits/Chicago/satellite_list.txt").write_text("satellite_1_2.png")
+    with pytest.raises(InputError, match=r"satellite_list\.txt of Chicago lacks"):
+        load_vigor(tmp_path, "cross-area", "test", labels="original")
+
+
+def test_check_data_finds_what_is_wrong(tmp_path):
+    make_vigor(tmp_path)
+    split = load_vigor(tmp_path, "same-area", "test", labels="original")
+    split.gallery[0].unlink()
+    data = split.ground[0].read_bytes()
+    split.ground[0].write_bytes(data[: len(data) // 2])
+    split.ground[1].write_bytes(b"")
+    write_image(split.gallery[3], 512, 512)
+    report = check_split(split)
+    findings = {finding.what: finding for finding in report.findings}
+    assert findings["tile file missing"].count == 1
+    assert findings["panorama unreadable or truncated"].count == 2
+    assert findings["tile not 640×640"].examples == (str(split.gallery[3]),)
+    assert not report.ok
+
+
+def test_labels_are_drawn_where_the_camera_is(tmp_path):
+    make_vigor(tmp_path)
+    split = load_vigor(tmp_path, "cross-area", "test", labels="original")
+    picture = draw_labels(split, 0)
+    row, column = split.camera_pixel(320)[0].round().astype(int)
+    assert picture[-320:][row, column].tolist() == [0, 0, 255]
+
+
+def test_cvusa(tmp_path):
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/train-19zl.csv").write_text(
+        "bingmap/19/0000001.jpg,streetview/panos/0000001.jpg,streetview/annotations/0000001.png\r\n"
+    )
+    write_image(tmp_path / "bingmap/19/0000001.jpg", 750, 750)
+    write_image(tmp_path / "streetview/panos/0000001.jpg", 224, 1232)
+    split = load_cvusa(tmp_path, "train")
+    assert check_split(split).ok
+    assert split.semi_positives.shape == (1, 0)
+    assert math.degrees(split.ground_top_rad) == pytest.approx(32.7, abs=0.05)
+    with pytest.raises(InputError, match="give the root of CVUSA"):
+        load_cvusa(tmp_path, "val")
+
+
+def test_cvact(tmp_path):
+    scipy.io.savemat(
+        tmp_path / "ACT_data.mat",
+        {
+            "panoIds": np.array(["first", "second", "third"], dtype=object),
+            "utm": np.zeros((3, 2)),
+            "trainSet": {"trainInd": np.array([[1], [3]])},
+            "valSet": {"valInd": np.array([[2]])},
+        },
+    )
+    assert [file.name for file in load_cvact(tmp_path, "train").ground] == ["first_grdView.jpg", "third_grdView.jpg"]
+    assert load_cvact(tmp_path, "val").gallery[0].name == "second_satView_polish.jpg"
+    with pytest.raises(InputError, match="empty"):
+        load_cvact(tmp_path, "test")
+    write_image(tmp_path / "ANU_data_test/streetview/third_grdView.jpg", 832, 1664)
+    assert len(load_cvact(tmp_path, "test").ground) == 1
+    (tmp_path / "ACT_data.mat").write_bytes(b"not MATLAB")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_cvact(tmp_path, "train")

@@ -1,0 +1,1 @@
+"""Data sets of ground panoramas and aerial tiles: VIGOR, CVUSA, CVACT."""

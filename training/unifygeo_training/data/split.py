@@ -1,0 +1,54 @@
+"""What every data set becomes: queries, a gallery, and where each query lies on its tiles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+NO_TILE = -1
+"""Place-holder in `CrossViewSplit.tiles` where a query has fewer semi-positives than others."""
+
+
+@dataclass(frozen=True)
+class CrossViewSplit:
+    """One split of a cross-view data set: n queries against a gallery of m tiles.
+
+    ground: n panorama files, centre column facing north. ground_top_rad, ground_bottom_rad: elevations of the upper
+    and lower edge of the panorama files. gallery: m aerial files, north up, square.
+    tiles: int64 (n, 1 + s), gallery rows; column 0 the positive, the others the semi-positives or NO_TILE.
+    offsets_px: float64 (n, 1 + s, 2), the camera relative to the centre of each of those tiles as (down, right), in
+    pixels of tile_size; NaN beside NO_TILE. A camera may lie outside a tile that is labelled semi-positive.
+    tile_size: rows = columns of the aerial files. metres_per_pixel: float64 (m,), at tile_size; NaN where unknown.
+    gallery_lat_lon: float64 (m, 2) degrees, tile centres; ground_lat_lon: float64 (n, 2); NaN where unknown.
+    """
+
+    name: str
+    ground: tuple[Path, ...]
+    gallery: tuple[Path, ...]
+    tiles: npt.NDArray[np.int64]
+    offsets_px: npt.NDArray[np.float64]
+    tile_size: int
+    metres_per_pixel: npt.NDArray[np.float64]
+    gallery_lat_lon: npt.NDArray[np.float64]
+    ground_lat_lon: npt.NDArray[np.float64]
+    ground_top_rad: float = math.pi / 2
+    ground_bottom_rad: float = -math.pi / 2
+
+    @property
+    def positives(self) -> npt.NDArray[np.int64]:
+        """int64 (n,): gallery row of each query's positive."""
+        return self.tiles[:, 0]
+
+    @property
+    def semi_positives(self) -> npt.NDArray[np.int64]:
+        """int64 (n, s): gallery rows of each query's semi-positives, NO_TILE where there is none."""
+        return self.tiles[:, 1:]
+
+    def camera_pixel(self, size: int) -> npt.NDArray[np.float64]:
+        """The camera on each positive tile resized to size × size: float64 (n, 2), (row, column), pixel centres at
+        integers (`unifygeo_ros.geodesy`)."""
+        return (size - 1) / 2 + self.offsets_px[:, 0] * (size / self.tile_size)
