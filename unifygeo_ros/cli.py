@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
 from typing import Sequence
 
 import unifygeo_ros
 from unifygeo_ros.errors import UnifyGeoError
 
-COMMAND_MODULES: tuple[str, ...] = ()
+COMMAND_MODULES: tuple[str, ...] = ("unifygeo_ros.inference.command",)
 """Modules with `add_command(subparsers) -> None`, which sets `run=` to a function (args) -> exit status."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="unifygeo", description=unifygeo_ros.__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {unifygeo_ros.__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what is done and which choices are made")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for module in COMMAND_MODULES:
         importlib.import_module(module).add_command(subparsers)
     args = parser.parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
     try:
         return int(args.run(args))
     except UnifyGeoError as error:

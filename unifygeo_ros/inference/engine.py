@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Protocol
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Collection, Mapping, Protocol, Sequence, Union
 
 import numpy as np
 import numpy.typing as npt
 
+from unifygeo_ros.errors import EngineError
+
 Array = npt.NDArray[np.generic]
+Float32 = npt.NDArray[np.float32]
+
+
+class ResidentArray(Protocol):
+    """An output left where the engine computed it, for a later `run` of an engine of the same set.
+
+    It belongs to the caller: it stays valid until the engines are closed, whatever runs in between, and its memory is
+    freed with the last reference to it.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes on the device."""
+        ...
+
+    def numpy(self) -> Float32:
+        """A copy on the host, float32."""
+        ...
+
+
+Input = Union[Array, ResidentArray]
 
 
 class Engine(Protocol):
@@ -18,9 +46,22 @@ class Engine(Protocol):
         """Backend, version, device and precision, for logs and diagnostics."""
         ...
 
-    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Run the graph. Shapes and dtypes as in `unifygeo_ros.inference.bundle`; outputs are float32 and belong to
-        the caller. Raises EngineError for a missing, unknown or misshaped input."""
+    def run(self, inputs: Mapping[str, Input]) -> Mapping[str, Float32]:
+        """Run the graph.
+
+        Shapes and dtypes as in `unifygeo_ros.inference.bundle`; a float input may be float32 or float16. Outputs are
+        float32 in every precision and belong to the caller. Raises EngineError for a missing, unknown or misshaped
+        input.
+        """
+        ...
+
+    def run_resident(
+        self, inputs: Mapping[str, Input], resident: Collection[str]
+    ) -> tuple[Mapping[str, Float32], Mapping[str, ResidentArray]]:
+        """As `run`, but the outputs named in `resident` stay on the device and are returned second.
+
+        Without a device of its own (ONNX Runtime on the CPU) they are arrays in the graph's own precision.
+        """
         ...
 
     def close(self) -> None:
@@ -28,13 +69,67 @@ class Engine(Protocol):
         ...
 
 
-class Engines(Protocol):
-    """The three engines of one bundle on one device."""
+@dataclass(frozen=True)
+class EngineSet:
+    """The three engines of one bundle on one device. Closes them as a context manager."""
 
     ground_encoder: Engine
     aerial_encoder: Engine
     decoder: Engine
+    description: str
 
-    def __enter__(self) -> Engines: ...
+    def __enter__(self) -> EngineSet:
+        return self
 
-    def __exit__(self, *exc: Any) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for engine in (self.ground_encoder, self.aerial_encoder, self.decoder):
+            engine.close()
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph. shape: without the batch axis, which is the first and dynamic."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def check_inputs(graph: str, specs: Sequence[TensorSpec], inputs: Mapping[str, Any]) -> int:
+    """Check names, shapes and dtypes of inputs (arrays or residents) against the graph; returns the batch size.
+
+    Raises EngineError.
+    """
+    wanted = {spec.name for spec in specs}
+    if set(inputs) != wanted:
+        missing, unknown = sorted(wanted - set(inputs)), sorted(set(inputs) - wanted)
+        raise EngineError(f"{graph}: missing inputs {missing}, unknown inputs {unknown}; it takes {sorted(wanted)}")
+    batches: dict[str, int] = {}
+    for spec in specs:
+        value = inputs[spec.name]
+        shape = tuple(getattr(value, "shape", ()))
+        if shape[1:] != spec.shape or not shape or shape[0] < 1:
+            expected = "×".join(map(str, ("N", *spec.shape)))
+            actual = "×".join(map(str, shape)) or f"a {type(value).__name__}"
+            raise EngineError(f"{graph}: input {spec.name!r} is {actual}, the bundle's graph takes {expected}, N ≥ 1")
+        if isinstance(value, np.ndarray) and not _can_become(value.dtype, spec.dtype):
+            raise EngineError(f"{graph}: input {spec.name!r} is {value.dtype}, the graph takes {_named(spec.dtype)}")
+        batches[spec.name] = int(shape[0])
+    if len(set(batches.values())) != 1:
+        raise EngineError(f"{graph}: the inputs' batch sizes differ ({batches}); give all the same")
+    return next(iter(batches.values()))
+
+
+def _can_become(actual: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    """Images must be uint8; float inputs may come in either precision. Nothing else is converted silently."""
+    floats = (np.dtype(np.float32), np.dtype(np.float16))
+    return actual == wanted or (wanted in floats and actual in floats)
+
+
+def _named(dtype: np.dtype[Any]) -> str:
+    return str(dtype) if dtype == np.uint8 else "float32 or float16"
