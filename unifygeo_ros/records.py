@@ -136,6 +136,9 @@ class RejectionReason(enum.Enum):
     BLACK_IMAGE = "black_image"
     FROZEN_IMAGE = "frozen_image"
     BLURRED_IMAGE = "blurred_image"
+    BAD_STAMP = "bad_stamp"  # none, or not after the image before
+    RATE_LIMIT = "rate_limit"  # too soon after the image before, as configured
+    RESET = "reset"  # the session was reset while the image was localized
     BAD_PRIOR = "bad_prior"  # not finite, or covariance not positive definite
     NO_HEADING = "no_heading"
     OFF_MAP = "off_map"  # the prior's gate holds no tile of the index
