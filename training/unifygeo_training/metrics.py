@@ -114,7 +114,7 @@ class RerankedScores:
 
 
 def reranked_scores(order: Int64, positives: Int64, semi_positives: Int64) -> RerankedScores:
-    """order: int64 (n, k) gallery rows, best first; positives: int64 (n,); semi_positives: int64 (n, s), −1 for none."""
+    """order: int64 (n, k) gallery rows, best first; positives: int64 (n,); semi_positives: int64 (n, s), −1: none."""
     masked = (order[:, :, None] == semi_positives[:, None, :]).any(axis=2) & (order != positives[:, None])
     first = np.argmin(masked, axis=1)  # the first that is not masked; 0 if all are, and then it is not the positive
     return RerankedScores(
