@@ -54,14 +54,31 @@ class CameraMount:
     yaw_rad: float = setting(
         0.0,
         "yaw of the image's centre column in base_link, counter-clockwise from its x axis",
-        minimum=-math.pi,
-        maximum=math.pi,
+        minimum=-3.142,
+        maximum=3.142,
     )
     upside_down: bool = setting(False, "the camera hangs with its top down")
+    elevation_top_rad: float = setting(
+        math.pi / 2,
+        "elevation of the image's upper edge (camera not upside down); π/2 for a full sphere",
+        minimum=-1.571,
+        maximum=1.571,
+    )
+    elevation_bottom_rad: float = setting(
+        -math.pi / 2,
+        "elevation of the image's lower edge (camera not upside down); −π/2 for a full sphere",
+        minimum=-1.571,
+        maximum=1.571,
+    )
     mask_path: str = setting("", "PNG of the image's aspect, black where the vehicle itself is seen; empty: none")
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if not self.elevation_top_rad > self.elevation_bottom_rad:
+            raise ConfigurationError(
+                f"elevation_top_rad {self.elevation_top_rad} is not above elevation_bottom_rad "
+                f"{self.elevation_bottom_rad}; give the elevations of the image's edges, the upper one first"
+            )
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,10 @@ class LocalizerConfig:
         8.0, "mean grey value, 0 to 255, under which an image is black", minimum=0.0, maximum=255.0
     )
     minimum_sharpness: float = setting(
-        0.0, "variance of the Laplacian under which an image is blurred; 0: not checked", minimum=0.0, maximum=1e6
+        3.0,
+        "variance of the Laplacian, at 512 columns, under which an image is blurred or blank; 0: not checked",
+        minimum=0.0,
+        maximum=1e6,
     )
 
     def __post_init__(self) -> None:

@@ -1,0 +1,278 @@
+"""Camera image → panorama: the one preprocessing of training and runtime.
+
+Convention
+----------
+Column c of W looks, at its centre, ``(c + 0.5)/W · 2π − π`` clockwise (seen from above: to the right) of the centre
+column; row r of H looks at the elevation ``top − (r + 0.5)/H · (top − bottom)``. This holds for the camera's image
+(elevations of `CameraMount`, azimuths relative to the camera) and for the panorama made from it (elevations of
+`GroundSpec`, azimuths relative to north, or to base_link's x axis where the heading is not known).
+docs/panoramas.md draws it.
+
+Two ways lead from the one to the other, and both average over the area that an output pixel covers:
+
+* *level* (no tilt, and the model's elevations on whole rows of the image, the usual case): crop, roll the columns,
+  average. A roll by a fraction of a column first mixes neighbouring columns; else the areas are exact.
+* *general*: the image is averaged down to twice the panorama's resolution, sampled there bilinearly along the rotated
+  directions, and averaged in twos.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.config import CameraMount, LocalizerConfig
+from unifygeo_ros.errors import InputError
+from unifygeo_ros.geodesy import azimuth_from_yaw
+from unifygeo_ros.inference.bundle import GroundSpec
+from unifygeo_ros.localization.image_files import read_image
+from unifygeo_ros.records import CameraImage, Float32, Heading, Panorama, Rejection, RejectionReason, UInt8
+
+ASPECT_TOLERANCE = 0.01
+"""Largest relative deviation of width / height from what the mount's elevations say (2 for a full sphere)."""
+
+FILL_RGB = (124, 116, 104)
+"""What stands where the image shows nothing of the world: under the body mask and beyond its vertical field. It is the
+mean colour of ImageNet, near 0 after the networks' normalisation; the training's dropout paints the same."""
+
+MIN_TILT_RAD = 2e-3
+"""Smaller tilts are not corrected: a quarter of a row of the largest ground input, 384 rows for 180°."""
+
+_WHOLE_ROWS = 0.02  # the level way takes elevations this near to whole rows; 2% of a row is invisible
+_WHOLE_COLUMNS = 1 / 64  # a roll this near to whole columns is made of whole columns
+_SHARPNESS_WIDTH = 512
+_MASK_WIDTH = 1024
+
+
+def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig) -> Rejection | None:
+    """Why an image is of no use, or None: wrong type or aspect, a tilt that is not finite, black, blurred.
+
+    Brightness is the mean over every eighth pixel. Sharpness is the variance of the Laplacian of the grey image
+    averaged down to 512 columns: there it hardly depends on the camera's resolution, and counts the detail that the
+    network can see.
+    """
+
+    def rejection(reason: RejectionReason, detail: str) -> Rejection:
+        return Rejection(image.stamp_ns, reason, detail)
+
+    pixels = image.pixels
+    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3):
+        got = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {getattr(pixels, 'shape', '')}"
+        return rejection(RejectionReason.BAD_IMAGE, f"image is {got}, must be uint8 (height, width, 3) RGB; convert it")
+    height, width = pixels.shape[:2]
+    if problem := _aspect_problem(height, width, mount):
+        return rejection(RejectionReason.BAD_IMAGE, f"image {problem}")
+    for name, angle in (("roll", image.roll_rad), ("pitch", image.pitch_rad)):
+        if angle is not None and not math.isfinite(angle):
+            return rejection(RejectionReason.BAD_IMAGE, f"{name} is {angle} rad, must be finite or not given")
+    brightness = float(pixels[::8, ::8].mean())
+    if brightness < config.minimum_brightness:
+        return rejection(
+            RejectionReason.BLACK_IMAGE,
+            f"mean brightness {brightness:.1f} of 255 is under minimum_brightness {config.minimum_brightness:g}; "
+            "check the lens cap and the exposure",
+        )
+    if config.minimum_sharpness > 0.0:
+        value = sharpness(pixels)
+        if value < config.minimum_sharpness:
+            return rejection(
+                RejectionReason.BLURRED_IMAGE,
+                f"sharpness {value:.2f} is under minimum_sharpness {config.minimum_sharpness:g}; "
+                "check focus, dirt on the lens and motion blur",
+            )
+    return None
+
+
+def sharpness(pixels: UInt8) -> float:
+    """Variance of the Laplacian (grey values²) after averaging down to 512 columns. pixels: uint8 (H, W, 3) RGB."""
+    height, width = pixels.shape[:2]
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    if width > _SHARPNESS_WIDTH:
+        factor = width // _SHARPNESS_WIDTH  # averaging in whole blocks first is several times faster
+        grey = cv2.resize(grey, (width // factor, max(1, height // factor)), interpolation=cv2.INTER_AREA)
+        rows = max(1, round(height * _SHARPNESS_WIDTH / width))
+        grey = cv2.resize(grey, (_SHARPNESS_WIDTH, rows), interpolation=cv2.INTER_AREA)
+    return float(cv2.Laplacian(grey, cv2.CV_32F).var())
+
+
+def image_digest(image: CameraImage) -> bytes:
+    """Identity of an image's pixels, 16 bytes, from every fourth row and column.
+
+    A camera that delivers the same digest twice has frozen: two exposures, even of a still scene, differ in their
+    noise. (A simulator without noise, standing still, looks frozen too.)
+    """
+    sample = np.ascontiguousarray(image.pixels[::4, ::4])
+    return hashlib.blake2b(sample.tobytes() + repr(image.pixels.shape).encode(), digest_size=16).digest()
+
+
+def prepare_panorama(image: CameraImage, ground: GroundSpec, mount: CameraMount, heading: Heading | None) -> Panorama:
+    """The panorama that the ground encoder takes, facing north, or base_link's x axis where `heading` is None.
+
+    image: one that `check_image` lets pass. The tilt is taken out when the image brings both of its angles.
+    Raises InputError for an image of the wrong aspect and for a mask that cannot be used.
+    """
+    if problem := _aspect_problem(image.pixels.shape[0], image.pixels.shape[1], mount):
+        raise InputError(f"image {problem}")
+    vehicle_azimuth_rad = 0.0 if heading is None else azimuth_from_yaw(heading.yaw_rad)
+    roll_rad, pitch_rad = image.roll_rad or 0.0, image.pitch_rad or 0.0
+    if image.roll_rad is None or image.pitch_rad is None or math.hypot(roll_rad, pitch_rad) < MIN_TILT_RAD:
+        roll_rad = pitch_rad = 0.0
+    geometry = mount, ground, vehicle_azimuth_rad, roll_rad, pitch_rad
+    pixels, seen = _resample(image.pixels, *geometry)
+    if mount.mask_path:
+        world, _ = _resample(_body_mask(mount), *geometry)
+        seen = (world > 250) if seen is None else seen & (world > 250)  # up to 2% of a pixel may be vehicle
+    if seen is not None:
+        pixels[~seen] = FILL_RGB
+    return Panorama(pixels, image.stamp_ns, None if heading is None else 0.0)
+
+
+def _aspect_problem(height: int, width: int, mount: CameraMount) -> str | None:
+    """What is wrong with an image's size, or None."""
+    if min(height, width) < 8:
+        return f"is {width}x{height} pixels, at least 8x8 are needed"
+    expected = 2 * math.pi / (mount.elevation_top_rad - mount.elevation_bottom_rad)
+    if abs(width / height / expected - 1) <= ASPECT_TOLERANCE:
+        return None
+    return (
+        f"is {width}x{height}, aspect {width / height:.3f}; a 360° image of elevations "
+        f"{math.degrees(mount.elevation_bottom_rad):g}° … {math.degrees(mount.elevation_top_rad):g}° has "
+        f"{expected:.3f} ± {ASPECT_TOLERANCE:.0%}; give an equirectangular image, or its elevations in the camera mount"
+    )
+
+
+def _resample(
+    pixels: UInt8,
+    mount: CameraMount,
+    ground: GroundSpec,
+    vehicle_azimuth_rad: float,
+    roll_rad: float,
+    pitch_rad: float,
+) -> tuple[UInt8, npt.NDArray[np.bool_] | None]:
+    """Image → panorama. pixels: uint8 (H, W) or (H, W, 3). Returns uint8 (ground.height, ground.width[, 3]), and where
+    it shows something of the image, None for everywhere."""
+    top, bottom = mount.elevation_top_rad, mount.elevation_bottom_rad
+    if mount.upside_down:  # half a turn about the viewing axis: azimuth and elevation change sign
+        pixels, top, bottom = np.asarray(cv2.flip(pixels, -1), np.uint8), -bottom, -top
+    rows_per_rad = pixels.shape[0] / (top - bottom)
+    first = (top - ground.elevation_top_rad) * rows_per_rad  # row edges of the model's field
+    last = (top - ground.elevation_bottom_rad) * rows_per_rad
+    whole = abs(first - round(first)) < _WHOLE_ROWS and abs(last - round(last)) < _WHOLE_ROWS
+    inside = round(first) >= 0 and round(last) <= pixels.shape[0]
+    enough = pixels.shape[1] >= ground.width and round(last) - round(first) >= ground.height
+    if roll_rad == pitch_rad == 0.0 and whole and inside and enough:
+        turn_rad = mount.yaw_rad - vehicle_azimuth_rad
+        return _resample_level(pixels[round(first) : round(last)], ground, turn_rad), None
+    camera_from_panorama = (
+        _rotation_z(-mount.yaw_rad)
+        @ _rotation_x(roll_rad).T
+        @ _rotation_y(pitch_rad).T
+        @ _rotation_z(vehicle_azimuth_rad)  # azimuth is clockwise, z is up: minus twice
+    )
+    return _resample_general(pixels, top, bottom, ground, camera_from_panorama)
+
+
+def _resample_level(pixels: UInt8, ground: GroundSpec, turn_rad: float) -> UInt8:
+    """Rows of just the model's elevations, rolled to the left by turn_rad and averaged down."""
+    width = pixels.shape[1]
+    shift = (turn_rad / (2 * math.pi) * width) % width
+    whole = round(shift) if abs(shift - round(shift)) < _WHOLE_COLUMNS else math.floor(shift)
+    fraction = shift - whole
+    whole %= width
+    if abs(fraction) < _WHOLE_COLUMNS:
+        rolled = np.concatenate([pixels[:, whole:], pixels[:, :whole]], axis=1)
+    else:
+        wrapped = np.concatenate([pixels[:, whole:], pixels[:, : whole + 1]], axis=1)
+        rolled = np.asarray(cv2.addWeighted(wrapped[:, :-1], 1 - fraction, wrapped[:, 1:], fraction, 0.0), np.uint8)
+    if rolled.shape[:2] == (ground.height, ground.width):
+        return rolled
+    return np.asarray(cv2.resize(rolled, (ground.width, ground.height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _resample_general(
+    pixels: UInt8, top_rad: float, bottom_rad: float, ground: GroundSpec, camera_from_panorama: npt.NDArray[np.float64]
+) -> tuple[UInt8, npt.NDArray[np.bool_] | None]:
+    """Any rotation. pixels: the whole image, whose rows cover top_rad … bottom_rad."""
+    height, width = pixels.shape[:2]
+    rows_per_rad = height / (top_rad - bottom_rad)
+    # Only the rows that can be needed: the model's field widened by the tilt of its axis, and two for interpolation.
+    tilt_rad = math.acos(min(1.0, max(-1.0, float(camera_from_panorama[2, 2]))))
+    first = max(0, math.floor((top_rad - ground.elevation_top_rad - tilt_rad) * rows_per_rad) - 2)
+    last = min(height, math.ceil((top_rad - ground.elevation_bottom_rad + tilt_rad) * rows_per_rad) + 2)
+    if last <= first:
+        raise InputError(
+            f"the image's elevations {math.degrees(bottom_rad):.0f}° … {math.degrees(top_rad):.0f}° share nothing with "
+            "the model's; check the elevations in the camera's mount"
+        )
+    field_rad = ground.elevation_top_rad - ground.elevation_bottom_rad
+    reduction = min(1.0, 2 * ground.height / field_rad / rows_per_rad)
+    rows = max(1, round((last - first) * reduction))
+    columns = min(width, 2 * ground.width)
+    averaged = np.ascontiguousarray(pixels[first:last])
+    if (rows, columns) != averaged.shape[:2]:
+        averaged = cv2.resize(averaged, (columns, rows), interpolation=cv2.INTER_AREA)
+
+    x, y, z = camera_from_panorama.astype(np.float32) @ _directions(ground)
+    azimuth_rad = np.arctan2(-y, x)
+    elevation_rad = np.arcsin(np.clip(z, -1.0, 1.0))
+    shape = 2 * ground.height, 2 * ground.width
+    column = ((azimuth_rad / (2 * math.pi) + 0.5) * columns - 0.5).astype(np.float32).reshape(shape)
+    row_edge = (top_rad - elevation_rad) * rows_per_rad
+    row = ((row_edge - first) * (rows / (last - first)) - 0.5).astype(np.float32).reshape(shape)
+    sampled = cv2.remap(
+        averaged, column, np.clip(row, 0.0, rows - 1.0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
+    )  # the wrap is that of the columns; rows are clipped
+    panorama = np.asarray(cv2.resize(sampled, (ground.width, ground.height), interpolation=cv2.INTER_AREA), np.uint8)
+    outside = ((row_edge < -0.5) | (row_edge > height + 0.5)).reshape(ground.height, 2, ground.width, 2).any((1, 3))
+    return panorama, ~outside if outside.any() else None
+
+
+@functools.lru_cache(maxsize=4)
+def _directions(ground: GroundSpec) -> Float32:
+    """float32 (3, 2H·2W): unit vectors x (the centre column), y (left), z (up) at twice the panorama's resolution."""
+    height, width = 2 * ground.height, 2 * ground.width
+    azimuth = (np.arange(width) + 0.5) / width * 2 * np.pi - np.pi
+    field = ground.elevation_top_rad - ground.elevation_bottom_rad
+    elevation = (ground.elevation_top_rad - (np.arange(height) + 0.5) / height * field)[:, None]
+    vectors = np.stack(
+        [
+            np.cos(elevation) * np.cos(azimuth),
+            -np.cos(elevation) * np.sin(azimuth),
+            np.broadcast_to(np.sin(elevation), (height, width)),
+        ]
+    )
+    return vectors.reshape(3, -1).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=4)
+def _body_mask(mount: CameraMount) -> UInt8:
+    """uint8 (H, W): 255 where the image shows the world, 0 where the vehicle. Read once; raises InputError."""
+    grey = read_image(Path(mount.mask_path))[:, :, 1]
+    if problem := _aspect_problem(grey.shape[0], grey.shape[1], mount):
+        raise InputError(f"{mount.mask_path}: the mask {problem}")
+    mask = np.where(grey < 128, 0, 255).astype(np.uint8)
+    if mask.shape[1] > _MASK_WIDTH:
+        rows = round(mask.shape[0] * _MASK_WIDTH / mask.shape[1])
+        mask = np.asarray(cv2.resize(mask, (_MASK_WIDTH, rows), interpolation=cv2.INTER_AREA), np.uint8)
+    return mask
+
+
+def _rotation_x(angle_rad: float) -> npt.NDArray[np.float64]:
+    c, s = math.cos(angle_rad), math.sin(angle_rad)
+    return np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
+
+
+def _rotation_y(angle_rad: float) -> npt.NDArray[np.float64]:
+    c, s = math.cos(angle_rad), math.sin(angle_rad)
+    return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+
+
+def _rotation_z(angle_rad: float) -> npt.NDArray[np.float64]:
+    c, s = math.cos(angle_rad), math.sin(angle_rad)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
