@@ -1,0 +1,155 @@
+"""The network against the published tensor list and the numbers of the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from unifygeo_ros.errors import InputError
+from unifygeo_training.checkpoint import load_published, our_name, published_from_ours, published_name, read_tensors
+from unifygeo_training.model import NetworkConfig, UnifyGeo
+from unifygeo_training.model.config import TOWNS_ATTO
+
+TENSORS = Path(__file__).resolve().parents[3] / "shared/reference/published_checkpoint_tensors.txt"
+
+
+@pytest.fixture(scope="module")
+def published() -> UnifyGeo:
+    return UnifyGeo(NetworkConfig())
+
+
+@pytest.fixture(scope="module")
+def random_state(published: UnifyGeo) -> dict[str, torch.Tensor]:
+    """A state dict of the published names filled with random numbers."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randint(0, 1000, value.shape, generator=generator)
+        if value.dtype == torch.int64
+        else torch.randn(value.shape, generator=generator)
+        for name, value in published_from_ours(published.state_dict()).items()
+    }
+
+
+def test_counts_are_those_of_the_published_network(published: UnifyGeo) -> None:
+    assert sum(p.numel() for p in published.parameters()) == 57_698_869
+    assert sum(v.numel() for v in published.state_dict().values()) == 57_700_330
+    assert len(published.state_dict()) == 457
+
+
+@pytest.mark.skipif(not TENSORS.exists(), reason=f"needs {TENSORS}")
+def test_names_and_shapes_are_those_of_the_published_list(published: UnifyGeo) -> None:
+    listed = {}
+    for line in TENSORS.read_text().splitlines():
+        name, shape = line.split(" ", 1)
+        listed[name] = tuple(int(n) for n in shape.strip("()").split(",") if n.strip())
+    ours = {name: tuple(v.shape) for name, v in published_from_ours(published.state_dict()).items()}
+    assert ours == listed
+
+
+def test_mapping_is_complete_and_one_to_one(published: UnifyGeo) -> None:
+    names = list(published.state_dict())
+    theirs = [published_name(name) for name in names]
+    assert len(set(theirs)) == 457
+    assert None not in theirs
+    assert [our_name(name) for name in theirs] == names
+
+
+def test_random_state_round_trips_bit_for_bit(
+    published: UnifyGeo, random_state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(random_state, file)
+    load_published(published, read_tensors(file), str(file))
+    back = published_from_ours(published.state_dict())
+    assert back.keys() == random_state.keys()
+    assert all(torch.equal(back[name], random_state[name]) for name in back)
+
+
+@pytest.mark.parametrize("damage", ["missing", "extra", "misshaped", "not finite"])
+def test_a_tensor_that_does_not_fit_is_named(
+    published: UnifyGeo, random_state: dict[str, torch.Tensor], damage: str
+) -> None:
+    name = "pyramid_decoder.conv3.0.weight"
+    state = dict(random_state)
+    if damage == "missing":
+        del state[name]
+    elif damage == "extra":
+        name = "pyramid_decoder.conv9.0.weight"
+        state[name] = torch.zeros(1)
+    elif damage == "misshaped":
+        state[name] = torch.zeros(192, 384, 3, 1)
+    else:
+        state[name] = torch.full_like(state[name], torch.nan)
+    with pytest.raises(InputError, match=(our_name(name) or name).replace(".", r"\.")):
+        load_published(published, state, "weights.pth")
+
+
+class _Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (print, ("code ran",))
+
+
+def test_a_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save({"logit_scale": _Harmful()}, file)
+    with pytest.raises(InputError, match="unpickling it could run code"):
+        read_tensors(file)
+    assert "code ran" not in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def small() -> UnifyGeo:
+    torch.manual_seed(0)
+    return UnifyGeo(TOWNS_ATTO).eval()
+
+
+@torch.no_grad()
+def test_shapes_and_unit_lengths_of_the_small_member(small: UnifyGeo) -> None:
+    ground = small.encode_ground(torch.randint(0, 256, (2, 96, 320, 3), dtype=torch.uint8))
+    aerial = small.encode_aerial(torch.randint(0, 256, (2, 192, 192, 3), dtype=torch.uint8))
+    decoded = small.decode(ground.levels, aerial.pyramid)
+    assert [tuple(f.shape) for f in ground.levels] == [(2, 320), (2, 160), (2, 80), (2, 40)]
+    assert [tuple(p.shape) for p in aerial.pyramid] == [(2, c, s, s) for c, s in small.pyramid_shape]
+    assert [m.shape[-1] for m in decoded.matches] == [6, 12, 24, 48]
+    assert decoded.logits.shape == (2, 96, 96)
+    for unit in (ground.descriptor, aerial.descriptor, *ground.levels, aerial.match_map):
+        torch.testing.assert_close(unit.norm(dim=1), torch.ones_like(unit.norm(dim=1)))
+
+
+@torch.no_grad()
+def test_m0_is_the_product_of_level_0_and_the_match_map(small: UnifyGeo) -> None:
+    ground = small.encode_ground(torch.randint(0, 256, (2, 96, 320, 3), dtype=torch.uint8))
+    aerial = small.encode_aerial(torch.randint(0, 256, (2, 192, 192, 3), dtype=torch.uint8))
+    decoded = small.decode(ground.levels, aerial.pyramid)
+    expected = torch.einsum("nc,nchw->nhw", ground.levels[0], aerial.match_map)
+    torch.testing.assert_close(decoded.matches[0], expected)
+
+
+@torch.no_grad()
+def test_a_batch_equals_its_single_images(small: UnifyGeo) -> None:
+    images = torch.randint(0, 256, (3, 96, 320, 3), dtype=torch.uint8)
+    together = small.encode_ground(images)
+    for n in range(3):
+        alone = small.encode_ground(images[n : n + 1])
+        torch.testing.assert_close(alone.descriptor[0], together.descriptor[n], atol=1e-5, rtol=0)
+        torch.testing.assert_close(alone.levels[0][0], together.levels[0][n], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_f_is_column_major(small: UnifyGeo) -> None:
+    """Rolling F_g⁰ by one column rolls every f by its channels in a column (LayerNorm's weights are still equal)."""
+    f0 = torch.randn(1, 320, 3, 10)
+    rolled = small.decoder.project(f0.roll(1, dims=3))
+    for f, r in zip(small.decoder.project(f0), rolled, strict=True):
+        torch.testing.assert_close(r, f.roll(f.shape[1] // 10, dims=1))
+
+
+def test_attention_starts_as_plain_gem(small: UnifyGeo) -> None:
+    g = torch.rand(1, 320, 3, 10) + 0.1
+    aggregator = small.ground.aggregator
+    plain = aggregator.norm(aggregator.gem(g))
+    torch.testing.assert_close(aggregator(g), plain / plain.norm(dim=1, keepdim=True))
+    # GeM by hand: the mean of cubes, its cube root.
+    torch.testing.assert_close(aggregator.gem(g)[0, 0], (g[0, 0] ** 3).mean() ** (1 / 3))

@@ -1,0 +1,194 @@
+"""From a network to the robot's model bundle: three ONNX graphs in each precision, and the manifest."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.inference.bundle import (
+    GRAPHS,
+    LEVELS,
+    MANIFEST_NAME,
+    PRECISIONS,
+    BundleManifest,
+    Calibration,
+    GraphFile,
+    ModelBundle,
+    load_bundle,
+    sha256_of_file,
+)
+from unifygeo_training.checkpoint import weights_sha256
+from unifygeo_training.model.network import UnifyGeo
+
+OPSET = 18
+"""Taken by ONNX Runtime ≥ 1.14, TensorRT ≥ 8.6 and TensorRT-RTX."""
+
+F_NAMES = tuple(f"f{level}" for level in range(LEVELS))
+PYRAMID_NAMES = tuple(f"pyramid{level}" for level in range(LEVELS))
+
+
+class GroundEncoder(nn.Module):
+    """image → descriptor, f0 … f3."""
+
+    outputs = ("descriptor", *F_NAMES)
+
+    def __init__(self, network: UnifyGeo) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        ground = self.network.encode_ground(image)
+        dtype = self.network.retrieval_scale.dtype
+        return ground.descriptor, *(f.to(dtype) for f in ground.levels)
+
+
+class AerialEncoder(nn.Module):
+    """image → descriptor, match_map (NHWC), pyramid0 … pyramid3."""
+
+    outputs = ("descriptor", "match_map", *PYRAMID_NAMES)
+
+    def __init__(self, network: UnifyGeo) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        aerial = self.network.encode_aerial(image)
+        match_map = aerial.match_map.permute(0, 2, 3, 1).to(self.network.retrieval_scale.dtype)  # NCHW → NHWC
+        return aerial.descriptor, match_map.contiguous(), *aerial.pyramid
+
+
+class DecoderGraph(nn.Module):
+    """f0 … f3, pyramid0 … pyramid3 → logits."""
+
+    outputs = ("logits",)
+
+    def __init__(self, network: UnifyGeo) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        f0: Tensor,
+        f1: Tensor,
+        f2: Tensor,
+        f3: Tensor,
+        pyramid0: Tensor,
+        pyramid1: Tensor,
+        pyramid2: Tensor,
+        pyramid3: Tensor,
+    ) -> Tensor:
+        return self.network.decode((f0, f1, f2, f3), (pyramid0, pyramid1, pyramid2, pyramid3)).logits
+
+
+@dataclass(frozen=True)
+class BundleText:
+    """What the manifest says beside numbers."""
+
+    name: str
+    licence: str
+    trained_on: str
+
+
+def export_bundle(
+    network: UnifyGeo,
+    output: Path | str,
+    text: BundleText,
+    *,
+    precisions: Sequence[str] = PRECISIONS,
+    calibration: Calibration | None = None,
+) -> ModelBundle:
+    """Write the bundle folder, complete or not at all. Raises ConfigurationError if `output` exists."""
+    output = Path(output)
+    if output.exists():
+        raise ConfigurationError(f"{output} exists; remove it or choose another --output")
+    unknown = set(precisions) - set(PRECISIONS)
+    if unknown or not precisions:
+        raise ConfigurationError(f"precisions {sorted(precisions)}, must be among {', '.join(PRECISIONS)}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+        folder = Path(temporary) / output.name
+        folder.mkdir()
+        graphs: dict[str, dict[str, GraphFile]] = {name: {} for name in GRAPHS}
+        for precision in precisions:
+            for name, model in build_graphs(network, precision).items():
+                file = folder / f"{name}.{precision}.onnx"
+                onnx.save(model, file)
+                graphs[name][precision] = GraphFile(file.name, sha256_of_file(file))
+        config = network.config
+        manifest = BundleManifest(
+            name=text.name,
+            ground=config.ground,
+            aerial=config.aerial,
+            descriptor_dim=network.descriptor_dim,
+            pyramid=network.pyramid_shape,
+            distribution_size=config.distribution_size,
+            mean=config.mean,
+            std=config.std,
+            weights_sha256=weights_sha256(network),
+            graphs=graphs,
+            calibration=calibration or Calibration(),
+            licence=text.licence,
+            trained_on=text.trained_on,
+            network=config.model_dump(mode="json"),
+        )
+        (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        load_bundle(folder)
+        os.chmod(folder, 0o755)
+        shutil.move(folder, output)
+    return load_bundle(output)
+
+
+def build_graphs(network: UnifyGeo, precision: str) -> dict[str, onnx.ModelProto]:
+    """The three graphs of one precision, checked. fp16 is strongly typed: weights and maps are float16, and the parts
+    that the network computes in float32 say so by explicit casts."""
+    network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+    if precision == "fp16":
+        network = network.half()
+    config, dtype = network.config, network.retrieval_scale.dtype
+    # Batch 2 as the example: torch.export takes a dimension of 1 for a constant.
+    ground = torch.zeros(2, config.ground_height, config.ground_width, 3, dtype=torch.uint8)
+    aerial = torch.zeros(2, config.aerial_size, config.aerial_size, 3, dtype=torch.uint8)
+    levels = tuple(torch.zeros(2, channels, dtype=dtype) for channels, _ in network.pyramid_shape)
+    pyramid = tuple(torch.zeros(2, channels, size, size, dtype=dtype) for channels, size in network.pyramid_shape)
+    return {
+        "ground_encoder": _to_onnx(GroundEncoder(network), (ground,), ("image",)),
+        "aerial_encoder": _to_onnx(AerialEncoder(network), (aerial,), ("image",)),
+        "decoder": _to_onnx(DecoderGraph(network), (*levels, *pyramid), (*F_NAMES, *PYRAMID_NAMES)),
+    }
+
+
+def _to_onnx(
+    module: GroundEncoder | AerialEncoder | DecoderGraph, inputs: tuple[Tensor, ...], names: tuple[str, ...]
+) -> onnx.ModelProto:
+    batch = torch.export.Dim("N", min=1, max=4096)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            module.eval(),
+            inputs,
+            dynamo=True,
+            input_names=names,
+            output_names=module.outputs,
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            opset_version=OPSET,
+            optimize=True,
+        )
+    assert program is not None
+    model = program.model_proto
+    for graph_value in (*model.graph.input, *model.graph.output):  # "s0", "N" … by the exporter's mood
+        graph_value.type.tensor_type.shape.dim[0].dim_param = "N"
+    del model.graph.value_info[:]
+    for node in model.graph.node:  # source lines and paths of the machine that exported
+        del node.metadata_props[:]
+        node.doc_string = ""
+    onnx.checker.check_model(model, full_check=True)
+    return model
