@@ -1,0 +1,118 @@
+"""The exported bundle in ONNX Runtime and in TensorRT-RTX, both real."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from unifygeo_training.checkpoint import load_strictly, weights_sha256
+from unifygeo_training.export import BundleText, export_bundle
+from unifygeo_training.model import NetworkConfig, UnifyGeo
+from unifygeo_training.model.config import TOWNS_ATTO
+
+from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.inference.bundle import GRAPHS, PRECISIONS, ModelBundle, load_bundle
+
+# What fp16 may cost, relative to the largest value of an output: 2⁻¹¹ a rounding, a few dozen roundings in a row.
+TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def network() -> UnifyGeo:
+    torch.manual_seed(0)
+    return UnifyGeo(TOWNS_ATTO).eval()
+
+
+@pytest.fixture(scope="module")
+def bundle(network: UnifyGeo, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    return export_bundle(
+        network, tmp_path_factory.mktemp("export") / "bundle", BundleText("random", "Apache-2.0", "nothing")
+    )
+
+
+def _session(bundle: ModelBundle, graph: str, precision: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        str(bundle.graph_path(graph, precision)), options, providers=["CPUExecutionProvider"]
+    )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("batch", [1, 3])
+@torch.no_grad()
+def test_onnx_equals_torch(network: UnifyGeo, bundle: ModelBundle, precision: str, batch: int) -> None:
+    rng = np.random.default_rng(batch)
+    panorama = rng.integers(0, 256, (batch, 96, 320, 3), dtype=np.uint8)
+    tile = rng.integers(0, 256, (batch, 192, 192, 3), dtype=np.uint8)
+    ground = network.encode_ground(torch.from_numpy(panorama))
+    aerial = network.encode_aerial(torch.from_numpy(tile))
+    logits = network.decode(ground.levels, aerial.pyramid).logits
+
+    dtype = np.float32 if precision == "fp32" else np.float16
+    g = _session(bundle, "ground_encoder", precision).run(None, {"image": panorama})
+    a = _session(bundle, "aerial_encoder", precision).run(None, {"image": tile})
+    levels = {f"f{n}": f.numpy().astype(dtype) for n, f in enumerate(ground.levels)}
+    pyramid = {f"pyramid{n}": p.numpy().astype(dtype) for n, p in enumerate(aerial.pyramid)}
+    (d,) = _session(bundle, "decoder", precision).run(None, {**levels, **pyramid})
+
+    expected = [ground.descriptor, *ground.levels, aerial.descriptor, aerial.match_map.permute(0, 2, 3, 1)]
+    expected += [*aerial.pyramid, logits]
+    for ours, theirs in zip([*g, *a, d], expected, strict=True):
+        assert ours.shape == tuple(theirs.shape)
+        error = np.abs(ours.astype(np.float32) - theirs.numpy()).max()
+        assert error <= TOLERANCE[precision] * float(theirs.abs().max())
+    assert g[0].dtype == a[0].dtype == d.dtype == np.float32
+    assert g[1].dtype == a[1].dtype == a[2].dtype == dtype
+
+
+def test_manifest_rebuilds_the_network(network: UnifyGeo, bundle: ModelBundle) -> None:
+    manifest = load_bundle(bundle.path).manifest
+    rebuilt = UnifyGeo(NetworkConfig.model_validate(manifest.network))
+    load_strictly(rebuilt, network.state_dict(), "the exported network")
+    assert weights_sha256(rebuilt) == manifest.weights_sha256
+    assert manifest.descriptor_dim == 320
+    assert manifest.pyramid == ((320, 6), (160, 12), (80, 24), (40, 48))
+    assert manifest.distribution_size == 96
+
+
+def test_an_existing_folder_is_not_overwritten(network: UnifyGeo, bundle: ModelBundle) -> None:
+    with pytest.raises(ConfigurationError, match="exists"):
+        export_bundle(network, bundle.path, BundleText("random", "Apache-2.0", "nothing"))
+
+
+def test_weights_hash_changes_with_any_weight(network: UnifyGeo) -> None:
+    before = weights_sha256(network)
+    parameter = network.decoder.output[0].bias
+    with torch.no_grad():
+        parameter[3] += 1e-3
+        changed = weights_sha256(network)
+        parameter[3] -= 1e-3
+    assert changed != before
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_graphs_build_as_tensorrt_rtx_engines(bundle: ModelBundle, graph: str, precision: str) -> None:
+    """Real engines for a compute capability (Ada, SM89) that this machine need not have."""
+    trt = pytest.importorskip("tensorrt_rtx_bindings")
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    definition = builder.create_network(0)  # RTX knows strongly typed networks only
+    parser = trt.OnnxParser(definition, logger)
+    assert parser.parse_from_file(str(bundle.graph_path(graph, precision))), [
+        parser.get_error(n).desc() for n in range(parser.num_errors)
+    ]
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM89, 0)
+    profile = builder.create_optimization_profile()
+    for n in range(definition.num_inputs):
+        tensor = definition.get_input(n)
+        shape = tuple(tensor.shape)[1:]
+        profile.set_shape(tensor.name, (1, *shape), (1, *shape), (8, *shape))
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(definition, config)
+    assert engine is not None
+    assert engine.nbytes > 1_000_000

@@ -1,0 +1,37 @@
+"""The command `unifygeo-train`: one line for each subcommand, each in a module of its own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from unifygeo_ros.errors import UnifyGeoError
+
+COMMAND_MODULES = ("unifygeo_training.export_command",)
+"""Modules with `add_command(subparsers)`; they import what is heavy only when they run."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="unifygeo-train", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMAND_MODULES:
+        importlib.import_module(name).add_command(subparsers)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand. An error that the user can mend is one line on stderr and exit status 2."""
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        return int(options.run(options))
+    except UnifyGeoError as error:
+        print(f"unifygeo-train {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
