@@ -110,6 +110,8 @@ class TileDistribution:
     """D of one tile, after the calibrated temperature. probability: float32 (P, P), sums to 1, covers the whole tile.
 
     Its pixel (r, c) has its centre at map_from_tile(r, c, centre…, size=P, metres_per_pixel=tile side / P).
+    heading: where the heading was searched, the one found for this tile, with which D was decoded (each tile has its
+    own); None where one heading was given for all.
     """
 
     tile_id: int
@@ -117,6 +119,7 @@ class TileDistribution:
     centre_north_m: float
     metres_per_pixel: float
     probability: Float32
+    heading: Heading | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,8 @@ class Fix:
 
     covariance_m2: float64 (2, 2), map east and north, symmetric positive definite. score: re-ranking score of the
     winner. ambiguity: share of the belief outside the neighbourhood of the answer, 0 … 1. hypotheses: the answer
-    first, then its rivals (camera positions).
+    first, then its rivals (camera positions). integrity: probability that base_link lies inside the 95% ellipse of
+    covariance_m2 (Mahalanobis distance² below 5.99), None where it was not computed.
     """
 
     stamp_ns: int
