@@ -17,7 +17,6 @@ from unifygeo_ros.evaluation.truth_sources import (
     recording_of_samples,
     sample_of_navsatfix,
     sample_of_pose_with_covariance,
-    yaw_of_quaternion,
 )
 from unifygeo_ros.geodesy import Datum, LocalFrame
 
@@ -166,12 +165,6 @@ def test_navsatfix_status_and_covariance():
     assert sample_of_navsatfix(navsatfix(latitude=math.nan)) is None
     assert np.isnan(sample_of_navsatfix(navsatfix(covariance_type=0)).covariance_m2).all()
     assert np.isnan(sample_of_navsatfix(navsatfix(covariance=[0] * 9)).covariance_m2).all()
-
-
-def test_yaw_of_quaternions():
-    assert yaw_of_quaternion(0, 0, math.sin(0.6), math.cos(0.6)) == pytest.approx(1.2)
-    assert yaw_of_quaternion(0, 0, 2 * math.sin(0.6), 2 * math.cos(0.6)) == pytest.approx(1.2)
-    assert math.isnan(yaw_of_quaternion(0, 0, 0, 0))
 
 
 def test_tum_file(tmp_path):

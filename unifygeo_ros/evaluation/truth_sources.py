@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from unifygeo_ros.errors import InputError
 from unifygeo_ros.evaluation.truth import Recording
+from unifygeo_ros.localization.motion import roll_pitch_yaw
+from unifygeo_ros.message_records import stamp_ns
 
 Float = npt.NDArray[np.float64]
 
@@ -29,19 +31,6 @@ class Sample(NamedTuple):
     second: float
     yaw_rad: float
     covariance_m2: Float
-
-
-def stamp_ns(header: Any) -> int:
-    """Nanoseconds of a std_msgs/Header (ROS 2's field names; rosbags gives rosbag1 messages the same ones)."""
-    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
-
-
-def yaw_of_quaternion(x: float, y: float, z: float, w: float) -> float:
-    """REP-103 yaw of a quaternion of any length; NaN if it is zero or not finite."""
-    length = x * x + y * y + z * z + w * w
-    if not (math.isfinite(length) and length > 1e-12):
-        return math.nan
-    return math.atan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z)
 
 
 def sample_of_navsatfix(message: Any) -> Sample | None:
@@ -109,7 +98,7 @@ def _read_tum(path: Path, content: list[tuple[int, str]]) -> Recording:
         if len(fields) != 8:
             raise InputError(f"{path}:{number}: {len(fields)} fields, a TUM line has 8: stamp x y z qx qy qz qw")
         x, y, _z, *quaternion = (_number(path, number, field) for field in fields[1:])
-        yaw = yaw_of_quaternion(*quaternion)
+        _roll, _pitch, yaw = roll_pitch_yaw(*quaternion)
         samples.append(Sample(_nanoseconds(path, number, fields[0], 9), x, y, yaw, _UNKNOWN))
     return recording_of_samples(samples, geodetic=False, source=str(path))
 
@@ -161,7 +150,7 @@ def _nanoseconds(path: Path, line: int, text: str, shift: int) -> int:
 
 def _sample_of_pose(header: Any, pose: Any, covariance: Float) -> Sample | None:
     q = pose.orientation
-    yaw = yaw_of_quaternion(q.x, q.y, q.z, q.w)
+    _roll, _pitch, yaw = roll_pitch_yaw(q.x, q.y, q.z, q.w)
     return _checked(Sample(stamp_ns(header), pose.position.x, pose.position.y, yaw, covariance))
 
 
