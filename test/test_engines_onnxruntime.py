@@ -74,6 +74,17 @@ def test_residents_chain_as_host_arrays_do(bundle: ModelBundle, engines: EngineS
     through_host = engines.decoder.run({n: all_ground[n] for n in f} | {n: all_aerial[n] for n in pyramid})["logits"]
     np.testing.assert_array_equal(chained, through_host)
     np.testing.assert_array_equal(kept_f["f0"].numpy(), all_ground["f0"])
+    assert kept_f["f0"].shape == all_ground["f0"].shape
+
+
+def test_only_the_outputs_asked_for_come_back(engines: EngineSet) -> None:
+    image = {"image": images((64, 64))}
+    assert set(engines.aerial_encoder.run(image, ("descriptor", "match_map"))) == {"descriptor", "match_map"}
+    host, kept = engines.aerial_encoder.run_resident(image, ("pyramid0",), ())
+    assert host == {}
+    assert set(kept) == {"pyramid0"}
+    with pytest.raises(EngineError, match="choose one"):
+        engines.aerial_encoder.run_resident(image, ("pyramid0",), ("pyramid0",))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +112,8 @@ def test_unequal_batches_and_unknown_residents_are_refused(bundle: ModelBundle, 
         engines.decoder.run(inputs)
     with pytest.raises(EngineError, match="no outputs \\['f9'\\]"):
         engines.ground_encoder.run_resident({"image": images((32, 128))}, ["f9"])
+    with pytest.raises(EngineError, match="no outputs \\['g0'\\]"):
+        engines.ground_encoder.run({"image": images((32, 128))}, ["g0"])
 
 
 def test_the_seed_decides_weights_and_outputs(bundle: ModelBundle, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Collection, Mapping, Protocol, Sequence, Union
+from typing import Any, Callable, Collection, Mapping, Protocol, Sequence, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -46,21 +47,22 @@ class Engine(Protocol):
         """Backend, version, device and precision, for logs and diagnostics."""
         ...
 
-    def run(self, inputs: Mapping[str, Input]) -> Mapping[str, Float32]:
+    def run(self, inputs: Mapping[str, Input], outputs: Collection[str] | None = None) -> Mapping[str, Float32]:
         """Run the graph.
 
-        Shapes and dtypes as in `unifygeo_ros.inference.bundle`; a float input may be float32 or float16. Outputs are
-        float32 in every precision and belong to the caller. Raises EngineError for a missing, unknown or misshaped
-        input.
+        Shapes and dtypes as in `unifygeo_ros.inference.bundle`; a float input may be float32 or float16. outputs: the
+        names of those that are wanted, None: all. They are float32 in every precision and belong to the caller. Raises
+        EngineError for a missing, unknown or misshaped input and for an unknown output.
         """
         ...
 
     def run_resident(
-        self, inputs: Mapping[str, Input], resident: Collection[str]
+        self, inputs: Mapping[str, Input], resident: Collection[str], outputs: Collection[str] | None = None
     ) -> tuple[Mapping[str, Float32], Mapping[str, ResidentArray]]:
         """As `run`, but the outputs named in `resident` stay on the device and are returned second.
 
-        Without a device of its own (ONNX Runtime on the CPU) they are arrays in the graph's own precision.
+        outputs: those wanted on the host, None: all the others. Without a device of its own (ONNX Runtime on the CPU)
+        a resident is the array in the graph's own precision.
         """
         ...
 
@@ -77,6 +79,7 @@ class EngineSet:
     aerial_encoder: Engine
     decoder: Engine
     description: str
+    on_close: Callable[[], None] | None = None  # frees what the three share
 
     def __enter__(self) -> EngineSet:
         return self
@@ -89,6 +92,8 @@ class EngineSet:
     def close(self) -> None:
         for engine in (self.ground_encoder, self.aerial_encoder, self.decoder):
             engine.close()
+        if self.on_close is not None:
+            self.on_close()
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,11 @@ class TensorSpec:
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one element of the batch."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def check_inputs(graph: str, specs: Sequence[TensorSpec], inputs: Mapping[str, Any]) -> int:
@@ -123,6 +133,21 @@ def check_inputs(graph: str, specs: Sequence[TensorSpec], inputs: Mapping[str, A
     if len(set(batches.values())) != 1:
         raise EngineError(f"{graph}: the inputs' batch sizes differ ({batches}); give all the same")
     return next(iter(batches.values()))
+
+
+def check_outputs(
+    graph: str, specs: Sequence[TensorSpec], resident: Collection[str], outputs: Collection[str] | None
+) -> set[str]:
+    """The names of the outputs that go to the host. Raises EngineError for names that are not outputs, or in both."""
+    known = {spec.name for spec in specs}
+    wanted = known - set(resident) if outputs is None else set(outputs)
+    unknown = sorted((wanted | set(resident)) - known)
+    if unknown:
+        raise EngineError(f"{graph}: no outputs {unknown}; it has {sorted(known)}")
+    both = sorted(wanted & set(resident))
+    if both:
+        raise EngineError(f"{graph}: outputs {both} are asked for on the host and on the device; choose one")
+    return wanted
 
 
 def _can_become(actual: np.dtype[Any], wanted: np.dtype[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Collection, Mapping
@@ -10,28 +11,28 @@ import numpy as np
 import onnxruntime
 
 from unifygeo_ros.errors import EngineError
-from unifygeo_ros.inference.engine import Array, Float32, Input, ResidentArray, TensorSpec, check_inputs
+from unifygeo_ros.inference.engine import Float32, Input, ResidentArray, TensorSpec, check_inputs, check_outputs
 
 # ONNX Runtime's names of element types. Only these three cross the borders of a bundle's graphs.
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 @dataclass(frozen=True)
-class HostArray:
-    """A resident of an engine that computes in host memory: the array as the graph gave it."""
+class OrtArray:
+    """An output left in ONNX Runtime's own memory, on its device."""
 
-    array: Array
+    value: Any  # onnxruntime.OrtValue
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.array.shape
+        return tuple(self.value.shape())
 
     @property
     def nbytes(self) -> int:
-        return self.array.nbytes
+        return math.prod(self.shape) * np.dtype(DTYPES[self.value.data_type()]).itemsize
 
     def numpy(self) -> Float32:
-        return self.array.astype(np.float32)
+        return np.asarray(self.value.numpy(), np.float32)
 
 
 class OnnxRuntimeEngine:
@@ -70,43 +71,53 @@ class OnnxRuntimeEngine:
             )
         self._inputs = [_spec(path, node) for node in self._session.get_inputs()]
         self._outputs = [_spec(path, node) for node in self._session.get_outputs()]
-        self._output_names = [spec.name for spec in self._outputs]
+        self._place = ("cuda", device) if provider == "CUDAExecutionProvider" else ("cpu", 0)
         where = "CPU" if provider == "CPUExecutionProvider" else f"{provider} device {device}"
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, {precision}"
 
-    def run(self, inputs: Mapping[str, Input]) -> Mapping[str, Float32]:
-        return self.run_resident(inputs, ())[0]
+    def run(self, inputs: Mapping[str, Input], outputs: Collection[str] | None = None) -> Mapping[str, Float32]:
+        return self.run_resident(inputs, (), outputs)[0]
 
     def run_resident(
-        self, inputs: Mapping[str, Input], resident: Collection[str]
+        self, inputs: Mapping[str, Input], resident: Collection[str], outputs: Collection[str] | None = None
     ) -> tuple[Mapping[str, Float32], Mapping[str, ResidentArray]]:
         if self._session is None:
             raise EngineError(f"{self._graph}: the engine is closed; open the engines again")
         check_inputs(self._graph, self._inputs, inputs)
-        check_resident(self._graph, self._output_names, resident)
-        feed = {}
+        wanted = check_outputs(self._graph, self._outputs, resident, outputs)
+        binding = self._session.io_binding()
+        held = []  # the binding points at the arrays, it does not hold them
         for spec in self._inputs:
             value = inputs[spec.name]
-            if not isinstance(value, (np.ndarray, HostArray)):
+            if isinstance(value, OrtArray):
+                binding.bind_ortvalue_input(spec.name, self._in_own_type(spec, value))
+            elif isinstance(value, np.ndarray):
+                held.append(np.ascontiguousarray(value, spec.dtype))
+                binding.bind_cpu_input(spec.name, held[-1])
+            else:
                 raise EngineError(f"{self._graph}: input {spec.name!r} is a resident of another backend's engine")
-            array = value.array if isinstance(value, HostArray) else value
-            feed[spec.name] = np.ascontiguousarray(array, spec.dtype)
+        names = [spec.name for spec in self._outputs if spec.name in wanted or spec.name in resident]
+        for name in names:
+            binding.bind_output(name, *(self._place if name in resident else ("cpu", 0)))
         try:
-            outputs = dict(zip(self._output_names, self._session.run(self._output_names, feed), strict=True))
+            self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime raises a dozen unrelated types
             raise EngineError(f"{self._graph}: ONNX Runtime failed: {error}") from error
-        host = {name: array.astype(np.float32, copy=False) for name, array in outputs.items() if name not in resident}
-        return host, {name: HostArray(outputs[name]) for name in resident}
+        values = dict(zip(names, binding.get_outputs(), strict=True))
+        host = {name: np.asarray(values[name].numpy(), np.float32) for name in wanted}
+        return host, {name: OrtArray(values[name]) for name in resident}
+
+    def _in_own_type(self, spec: TensorSpec, value: OrtArray) -> Any:
+        actual = DTYPES[value.value.data_type()]
+        if actual != spec.dtype:
+            raise EngineError(
+                f"{self._graph}: resident {spec.name!r} is {np.dtype(actual)}, the graph takes {spec.dtype}; open all "
+                "three engines in one precision"
+            )
+        return value.value
 
     def close(self) -> None:
         self._session = None
-
-
-def check_resident(graph: str, outputs: Collection[str], resident: Collection[str]) -> None:
-    """Refuse names in `resident` that are not outputs. Raises EngineError."""
-    unknown = sorted(set(resident) - set(outputs))
-    if unknown:
-        raise EngineError(f"{graph}: no outputs {unknown} to keep on the device; it has {sorted(outputs)}")
 
 
 def _spec(path: Path, node: Any) -> TensorSpec:

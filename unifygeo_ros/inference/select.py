@@ -53,8 +53,11 @@ def _open(
     if precision == "auto":
         precision = "fp32" if backend in CPU_BACKENDS else "fp16"
     if backend in ("tensorrt", "tensorrt_rtx"):
-        raise EngineError(f"{backend} is not there yet")
-    engines = _open_onnxruntime(bundle, backend, precision, device, threads)
+        from unifygeo_ros.inference.tensorrt_engine import open_tensorrt
+
+        engines = open_tensorrt(bundle, backend, precision, device, cache_dir)
+    else:
+        engines = _open_onnxruntime(bundle, backend, precision, device, threads)
     logger.info("Engines of %s: %s", bundle.manifest.name, engines.description)
     return engines
 

@@ -1,0 +1,421 @@
+"""Engines of TensorRT: compiled where they run, kept in the cache, chained on the GPU.
+
+What has run without a GPU and what has not is said in docs/engines.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Collection, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.errors import EngineError
+from unifygeo_ros.inference.bundle import GRAPHS, ModelBundle
+from unifygeo_ros.inference.cuda import CudaDevice, CudaGraph, DeviceBuffer, PinnedArray
+from unifygeo_ros.inference.engine import (
+    EngineSet,
+    Float32,
+    Input,
+    ResidentArray,
+    TensorSpec,
+    check_inputs,
+    check_outputs,
+)
+from unifygeo_ros.inference.engine_cache import EngineCache, EngineKey
+from unifygeo_ros.inference.tensorrt_build import MAX_BATCH, WORKSPACE_BYTES, build_plan
+from unifygeo_ros.inference.tensorrt_library import Library, load_library
+
+logger = logging.getLogger(__name__)
+
+ANY_GPU = "any"
+
+
+def engine_key(
+    bundle: ModelBundle, graph: str, precision: str, library: Library, gpu: str, compute_capability: tuple[int, int]
+) -> EngineKey:
+    """The cache key of one engine of a bundle.
+
+    gpu: the GPU's name. Engines of tensorrt_rtx hold no kernel chosen by measurement and run on every GPU of their
+    compute capability, so their key leaves the name out, and one built ahead of time is found.
+    """
+    return EngineKey(
+        graph=graph,
+        precision=precision,
+        weights_sha256=bundle.manifest.weights_sha256,
+        graph_sha256=bundle.manifest.graphs[graph][precision].sha256,
+        backend=library.backend,
+        version=library.version,
+        gpu=ANY_GPU if library.is_rtx else gpu,
+        compute_capability="{}.{}".format(*compute_capability),
+        options=f"batch 1 and 2-{MAX_BATCH[graph]}, workspace {WORKSPACE_BYTES}",
+    )
+
+
+@dataclass(frozen=True)
+class CompiledEngine:
+    """A plan in the cache. seconds: of the build, 0 when it was there already."""
+
+    key: EngineKey
+    path: Path
+    plan: bytes
+    seconds: float
+
+
+def compile_engine(
+    bundle: ModelBundle,
+    graph: str,
+    precision: str,
+    library: Library,
+    cache: EngineCache,
+    *,
+    gpu: str,
+    compute_capability: tuple[int, int],
+    ahead_of_time: bool = False,
+    rebuild: bool = False,
+) -> CompiledEngine:
+    """Take an engine from the cache, or build it and put it there.
+
+    ahead_of_time: build for compute_capability rather than for the GPU of this machine (tensorrt_rtx). rebuild: even
+    if it is there. Raises BundleError for a precision the bundle does not hold, EngineError.
+    """
+    onnx_path = bundle.graph_path(graph, precision)
+    key = engine_key(bundle, graph, precision, library, gpu, compute_capability)
+    plan = None if rebuild else cache.load(key)
+    if plan is None:
+        with cache.lock():
+            plan = None if rebuild else cache.load(key)  # another process may just have built it
+            if plan is None:
+                timing_key = _timing_key(key)
+                built = build_plan(
+                    library,
+                    graph,
+                    onnx_path,
+                    compute_capability=compute_capability if ahead_of_time else None,
+                    timing_cache=cache.load(timing_key),
+                )
+                if built.timing_cache is not None:
+                    cache.store(timing_key, built.timing_cache)
+                return CompiledEngine(key, cache.store(key, built.plan), built.plan, built.seconds)
+    return CompiledEngine(key, cache.path(key), plan, 0.0)
+
+
+def _timing_key(key: EngineKey) -> EngineKey:
+    """One timing cache serves all graphs and bundles on a GPU."""
+    return dataclasses.replace(
+        key, graph="all", precision="all", weights_sha256="", graph_sha256="", options="", part="timing"
+    )
+
+
+def open_tensorrt(
+    bundle: ModelBundle, backend: str, precision: str, device: int, cache_dir: Path | None, *, graphs: bool = True
+) -> EngineSet:
+    """The three engines of a bundle on one GPU, compiled first where the cache has none.
+
+    graphs: replay captured CUDA graphs; off, every run enqueues its kernels one by one (for comparison in tests).
+    Raises EngineError, and BundleError for a precision the bundle does not hold.
+    """
+    library = load_library(backend)
+    cuda = CudaDevice(device)
+    opened: list[TensorRTEngine] = []
+    try:
+        if library.is_rtx:
+            library.compute_capability(cuda.compute_capability)  # refuse an unsupported GPU before any work
+        cache = EngineCache(cache_dir)
+        for graph in GRAPHS:
+            opened.append(_open_one(bundle, graph, precision, library, cuda, cache, graphs))
+    except BaseException:
+        for engine in opened:
+            engine.close()
+        cuda.close()
+        raise
+    ground_encoder, aerial_encoder, decoder = opened
+    return EngineSet(ground_encoder, aerial_encoder, decoder, ground_encoder.description, on_close=cuda.close)
+
+
+def _open_one(
+    bundle: ModelBundle,
+    graph: str,
+    precision: str,
+    library: Library,
+    cuda: CudaDevice,
+    cache: EngineCache,
+    graphs: bool,
+) -> TensorRTEngine:
+    cuda.make_current()
+    compile_here = functools.partial(
+        compile_engine,
+        bundle,
+        graph,
+        precision,
+        library,
+        cache,
+        gpu=cuda.name,
+        compute_capability=cuda.compute_capability,
+    )
+    compiled = compile_here()
+    try:
+        return TensorRTEngine(graph, compiled, library, cuda, cache, graphs=graphs)
+    except EngineError as error:
+        if compiled.seconds > 0:
+            raise  # fresh from the builder: another build would give the same
+        # The checksum held, yet the library refuses it: say, the driver has changed underneath.
+        logger.warning("%s: %s; building it again", compiled.path, error)
+    return TensorRTEngine(graph, compile_here(rebuild=True), library, cuda, cache, graphs=graphs)
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """An output left on the GPU."""
+
+    device: CudaDevice
+    buffer: DeviceBuffer
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        return self.buffer.nbytes
+
+    def numpy(self) -> Float32:
+        self.device.make_current()
+        host = np.empty(self.shape, self.dtype)
+        self.device.copy_to_host(host, self.buffer.pointer)
+        self.device.synchronize()
+        return host.astype(np.float32, copy=False)
+
+
+@dataclass
+class _Lane:
+    """An execution context of one optimisation profile, with its buffers for the profile's largest batch.
+
+    Addresses stay the same for the lane's whole life, which is what lets a captured graph be replayed.
+    """
+
+    context: Any
+    most: int
+    device: dict[str, DeviceBuffer]
+    pinned: dict[str, PinnedArray] = field(default_factory=dict)
+    batch: int = 0  # the one that the context's shapes are set to
+    runs: dict[int, int] = field(default_factory=dict)  # by batch, until its graph is captured
+    graphs: dict[int, CudaGraph] = field(default_factory=dict)
+
+
+class TensorRTEngine:
+    """One graph as a TensorRT engine. Not safe for use from two threads at once."""
+
+    def __init__(
+        self,
+        graph: str,
+        compiled: CompiledEngine,
+        library: Library,
+        device: CudaDevice,
+        cache: EngineCache,
+        *,
+        graphs: bool = True,
+    ) -> None:
+        """Raises EngineError when the library does not take the plan."""
+        self._graph = graph
+        self._library = library
+        self._device = device
+        self._cache = cache
+        self._use_graphs = graphs
+        self._log = library.logger()
+        self._runtime = library.module.Runtime(self._log)
+        self._engine = self._runtime.deserialize_cuda_engine(compiled.plan)
+        if self._engine is None:
+            raise EngineError(f"{compiled.path}: {library.backend} does not take this engine ({self._log.last_error})")
+        self._inputs: list[TensorSpec] = []
+        self._outputs: list[TensorSpec] = []
+        for i in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(i)
+            is_input = self._engine.get_tensor_mode(name) == library.module.TensorIOMode.INPUT
+            dtype = np.dtype(library.module.nptype(self._engine.get_tensor_dtype(name)))
+            spec = TensorSpec(name, dtype, tuple(self._engine.get_tensor_shape(name))[1:])
+            (self._inputs if is_input else self._outputs).append(spec)
+        self._lanes: dict[int, _Lane] = {}
+        self._runtime_cache_key = dataclasses.replace(compiled.key, part="runtime", gpu=device.name)
+        self._runtime_config = self._make_runtime_config()
+        self._stored_runtime_cache = b""
+        self.description = (
+            f"{library.backend} {library.version}, {device.name} (compute capability "
+            f"{'.'.join(map(str, device.compute_capability))}), {compiled.key.precision}"
+        )
+
+    def run(self, inputs: Mapping[str, Input], outputs: Collection[str] | None = None) -> Mapping[str, Float32]:
+        return self.run_resident(inputs, (), outputs)[0]
+
+    def run_resident(
+        self, inputs: Mapping[str, Input], resident: Collection[str], outputs: Collection[str] | None = None
+    ) -> tuple[Mapping[str, Float32], Mapping[str, ResidentArray]]:
+        if self._engine is None:
+            raise EngineError(f"{self._graph}: the engine is closed; open the engines again")
+        batch = check_inputs(self._graph, self._inputs, inputs)
+        wanted = check_outputs(self._graph, self._outputs, resident, outputs)
+        for name, value in inputs.items():
+            if not isinstance(value, np.ndarray) and not (
+                isinstance(value, DeviceArray) and value.device is self._device
+            ):
+                raise EngineError(f"{self._graph}: input {name!r} is a resident of another set's engine")
+        self._device.make_current()
+        host: dict[str, Float32] = {}
+        kept: dict[str, DeviceArray] = {}
+        for spec in self._outputs:
+            if spec.name in wanted:
+                host[spec.name] = np.empty((batch, *spec.shape), np.float32)
+            elif spec.name in resident:
+                buffer = self._device.allocate(batch * spec.row_bytes)
+                kept[spec.name] = DeviceArray(self._device, buffer, (batch, *spec.shape), spec.dtype)
+        most = MAX_BATCH[self._graph]
+        for start in range(0, batch, most):
+            self._run_piece(slice(start, min(start + most, batch)), inputs, host, kept)
+        return host, kept
+
+    def close(self) -> None:
+        if self._engine is None:
+            return
+        self._device.make_current()
+        self._device.synchronize()
+        self._store_runtime_cache()
+        for lane in self._lanes.values():
+            for graph in lane.graphs.values():
+                graph.free()
+            for pinned in lane.pinned.values():
+                pinned.free()
+        self._lanes.clear()  # contexts before the engine, the engine before the runtime
+        self._engine = None
+        self._runtime_config = None
+        self._runtime = None
+
+    def _run_piece(
+        self, rows: slice, inputs: Mapping[str, Input], host: dict[str, Float32], kept: dict[str, DeviceArray]
+    ) -> None:
+        """Run `rows` of the batch axis, at most MAX_BATCH of them, and fill them into the outputs."""
+        batch = rows.stop - rows.start
+        lane = self._lane(batch)
+        for spec in self._inputs:
+            value, target = inputs[spec.name], lane.device[spec.name].pointer
+            if isinstance(value, DeviceArray):
+                self._copy_resident(spec, value, target, rows)
+            else:
+                staged = self._pinned(lane, spec)[:batch]
+                staged[...] = np.asarray(value)[rows]  # to float16 where the graph wants that
+                self._device.copy_to_device(target, staged)
+        self._launch(lane, batch)
+        for spec in self._outputs:
+            source = lane.device[spec.name].pointer
+            if spec.name in kept:
+                offset = rows.start * spec.row_bytes
+                self._device.copy_on_device(kept[spec.name].buffer.pointer + offset, source, batch * spec.row_bytes)
+            elif spec.name in host:
+                self._device.copy_to_host(self._pinned(lane, spec)[:batch], source)
+        # The pinned arrays are free for the next run only now, also when nothing comes back to the host.
+        self._device.synchronize()
+        for spec in self._outputs:
+            if spec.name in host:
+                host[spec.name][rows] = self._pinned(lane, spec)[:batch]
+
+    def _copy_resident(self, spec: TensorSpec, value: DeviceArray, target: int, rows: slice) -> None:
+        """Queue the copy of `rows` of a resident into an input's buffer."""
+        if value.dtype != spec.dtype:
+            raise EngineError(
+                f"{self._graph}: resident {spec.name!r} is {value.dtype}, the graph takes {spec.dtype}; open all three "
+                "engines in one precision"
+            )
+        source = value.buffer.pointer + rows.start * spec.row_bytes
+        self._device.copy_on_device(target, source, (rows.stop - rows.start) * spec.row_bytes)
+
+    def _launch(self, lane: _Lane, batch: int) -> None:
+        """Put the graph's kernels on the stream: one by one at first, as a captured CUDA graph from the third run on.
+
+        The first run of a batch size lets TensorRT do its deferred work (and tensorrt_rtx compile its kernels), which
+        must not happen during a capture. A batch size met once, like the rest of an index build, is never captured.
+        """
+        if batch in lane.graphs:
+            lane.graphs[batch].launch()
+            return
+        if lane.batch != batch:
+            for spec in self._inputs:
+                if not lane.context.set_input_shape(spec.name, (batch, *spec.shape)):
+                    raise EngineError(f"{self._graph}: TensorRT refuses batch {batch} ({self._log.last_error})")
+            lane.batch = batch
+        self._enqueue(lane)
+        lane.runs[batch] = lane.runs.get(batch, 0) + 1
+        if lane.runs[batch] == 1:
+            self._store_runtime_cache()
+        elif self._use_graphs and lane.runs[batch] == 2 and self._capturable(lane):
+            self._device.synchronize()
+            lane.graphs[batch] = self._device.capture(lambda: self._enqueue(lane))
+            logger.debug("%s: captured a CUDA graph for batch %d", self._graph, batch)
+
+    def _enqueue(self, lane: _Lane) -> None:
+        if not lane.context.execute_async_v3(self._device.stream_handle):
+            raise EngineError(f"{self._graph}: TensorRT failed ({self._log.last_error}); see `nvidia-smi`")
+
+    def _capturable(self, lane: _Lane) -> bool:
+        ask: Callable[[int], bool] | None = getattr(lane.context, "is_stream_capturable", None)  # tensorrt_rtx alone
+        if ask is None or ask(self._device.stream_handle):
+            return True
+        logger.info("%s: %s cannot capture this engine; its kernels run one by one", self._graph, self._library.backend)
+        return False
+
+    def _lane(self, batch: int) -> _Lane:
+        """The lane for a batch size, made when it is first needed: 0 for single images, 1 for the rest."""
+        profile = 0 if batch == 1 else 1
+        if profile not in self._lanes:
+            self._lanes[profile] = self._make_lane(profile, 1 if profile == 0 else MAX_BATCH[self._graph])
+        return self._lanes[profile]
+
+    def _make_lane(self, profile: int, most: int) -> _Lane:
+        if self._runtime_config is None:
+            context = self._engine.create_execution_context()
+        else:
+            context = self._engine.create_execution_context(self._runtime_config)
+        if context is None:
+            raise EngineError(
+                f"{self._graph}: no execution context ({self._log.last_error}); is the GPU's memory full?"
+            )
+        if not context.set_optimization_profile_async(profile, self._device.stream_handle):
+            raise EngineError(f"{self._graph}: no optimisation profile {profile}; run `unifygeo compile --rebuild`")
+        specs: Sequence[TensorSpec] = (*self._inputs, *self._outputs)
+        device = {spec.name: self._device.allocate(most * spec.row_bytes) for spec in specs}
+        for name, buffer in device.items():
+            context.set_tensor_address(name, buffer.pointer)
+        return _Lane(context, most, device)
+
+    def _pinned(self, lane: _Lane, spec: TensorSpec) -> npt.NDArray[Any]:
+        """The staging array of a tensor, made when the tensor first crosses to or from the host."""
+        if spec.name not in lane.pinned:
+            lane.pinned[spec.name] = self._device.pinned((lane.most, *spec.shape), spec.dtype)
+        return lane.pinned[spec.name].array
+
+    def _make_runtime_config(self) -> Any:
+        """tensorrt_rtx compiles its kernels on first use: keep them, and compile them before a graph is captured."""
+        if not self._library.is_rtx:
+            return None
+        config = self._engine.create_runtime_config()
+        runtime_cache = config.create_runtime_cache()
+        stored = self._cache.load(self._runtime_cache_key)
+        if stored is not None and not runtime_cache.deserialize(stored):
+            logger.warning("%s: the cache of compiled kernels does not fit; it is started anew", self._graph)
+        config.set_runtime_cache(runtime_cache)
+        # By default specialised kernels are compiled in the background, and a graph captured meanwhile would keep the
+        # general ones for good.
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            self._library.module.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        return config
+
+    def _store_runtime_cache(self) -> None:
+        """Keep what tensorrt_rtx has compiled so far, if it is more than is stored."""
+        if self._runtime_config is None:
+            return
+        content = bytes(self._runtime_config.get_runtime_cache().serialize())
+        if content and content != self._stored_runtime_cache:
+            self._cache.store(self._runtime_cache_key, content)
+            self._stored_runtime_cache = content

@@ -1,0 +1,108 @@
+"""TensorRT's two libraries behind one set of names.
+
+* ``tensorrt``: on a Jetson the system's (10.3 in JetPack 6), elsewhere NVIDIA's package; up to TensorRT 11.
+* ``tensorrt_rtx``: TensorRT for RTX, which installs from PyPI. It builds without a GPU, for a compute capability.
+
+They share one Python API but for three points, which are settled here and nowhere else: how strong typing is asked
+for, the timing cache (tensorrt) against the runtime cache (tensorrt_rtx), and building for another machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import platform
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from unifygeo_ros.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("tensorrt", "tensorrt_rtx")
+OLDEST = (10, 3)  # of `tensorrt`: what JetPack 6 brings
+
+# Module names by backend, in the order in which they are tried, and the remedy where none is there.
+MODULES = {
+    # The second name is the first one's content; pip installs it alone with tensorrt-rtx-cu13-bindings.
+    "tensorrt": (
+        ("tensorrt",),
+        "on a Jetson use the system's Python packages (docs/jetson.md), elsewhere `pip install tensorrt-cu13` or cu12",
+    ),
+    "tensorrt_rtx": (
+        ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+        "`pip install tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs`",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Library:
+    """One of the two libraries, imported. module: its Python module."""
+
+    backend: str
+    module: Any
+    version: str
+
+    @property
+    def is_rtx(self) -> bool:
+        return self.backend == "tensorrt_rtx"
+
+    def logger(self) -> Any:
+        """A logger of the library that writes to ours. It must outlive what is made with it."""
+        module = self.module
+        levels = {
+            module.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
+            module.ILogger.Severity.ERROR: logging.ERROR,
+            module.ILogger.Severity.WARNING: logging.DEBUG,  # chatter on every build, no action follows from it
+            module.ILogger.Severity.INFO: logging.DEBUG,
+            module.ILogger.Severity.VERBOSE: logging.NOTSET,
+        }
+
+        class Forward(module.ILogger):  # type: ignore[misc, name-defined]  # the module is known only at run time
+            def __init__(self) -> None:
+                module.ILogger.__init__(self)
+                self.last_error = ""
+
+            def log(self, severity: Any, message: str) -> None:
+                level = levels[severity]
+                if level >= logging.ERROR:
+                    self.last_error = message
+                if level > logging.NOTSET:
+                    logger.log(level, "%s: %s", module.__name__, message)
+
+        return Forward()
+
+    def compute_capability(self, wanted: tuple[int, int]) -> Any:
+        """The member of ComputeCapability of tensorrt_rtx. Raises EngineError for one it does not know."""
+        name = f"SM{wanted[0]}{wanted[1]}"
+        known = self.module.ComputeCapability.__members__
+        if name not in known:
+            listed = ", ".join(f"{n[2:-1]}.{n[-1]}" for n in known if n.startswith("SM"))
+            raise EngineError(
+                f"{self.backend} {self.version} does not build for compute capability {wanted[0]}.{wanted[1]}, only "
+                f"for {listed}; use another backend for this GPU"
+            )
+        return known[name]
+
+
+def load_library(backend: str) -> Library:
+    """Import a library. Raises EngineError where it is not installed or too old."""
+    names, remedy = MODULES[backend]
+    reasons = []
+    for name in names:
+        try:
+            module: ModuleType = importlib.import_module(name)
+        except Exception as error:  # ImportError, but also OSError for a library that does not load
+            reasons.append(str(error))
+            continue
+        version = str(getattr(module, "__version__", "0"))
+        if backend == "tensorrt" and _numbers(version) < OLDEST:
+            raise EngineError(f"tensorrt {version} is too old, {OLDEST[0]}.{OLDEST[1]} or newer is needed; {remedy}")
+        return Library(backend, module, version)
+    raise EngineError(f"{backend} cannot be imported on this {platform.machine()} ({'; '.join(reasons)}); {remedy}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
