@@ -1,0 +1,111 @@
+"""What can be judged: queries, a gallery of tiles, the truth, and images of the network's size."""
+
+from __future__ import annotations
+
+import functools
+from typing import Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyproj
+
+from unifygeo_ros.errors import InputError
+from unifygeo_training.data.images import read_image
+from unifygeo_training.data.split import CrossViewSplit
+from unifygeo_training.model import NetworkConfig
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+
+
+class EvaluationSet(Protocol):
+    """n queries against m north-up tiles.
+
+    tiles: int64 (n, 1 + s): the positive, then semi-positives or −1. offsets_m: float64 (n, 2), the camera east and
+    north of its positive's centre; NaN where the data set does not tell, and then nothing metric is judged.
+    side_m: float64 (m,), length of the tiles' sides.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tiles(self) -> Int64: ...
+    @property
+    def offsets_m(self) -> Float64: ...
+    @property
+    def side_m(self) -> Float64: ...
+
+    def ground_image(self, query: int) -> UInt8:
+        """uint8 (H, W, 3) RGB of the network's ground size, centre column facing north."""
+        ...
+
+    def aerial_image(self, tile: int) -> UInt8:
+        """uint8 (L, L, 3) RGB of the network's aerial size."""
+        ...
+
+    def displacement_m(self, start: Int64, end: Int64) -> Float64:
+        """East and north from the centres of tiles to the centres of others: int64 (n,) each → float64 (n, 2)."""
+        ...
+
+
+class SplitImages:
+    """A `CrossViewSplit` on disk as an `EvaluationSet`. Images are read when they are asked for."""
+
+    def __init__(self, split: CrossViewSplit, config: NetworkConfig) -> None:
+        """Raises InputError where the panoramas do not reach the elevations that the network sees."""
+        ground = config.ground
+        tolerance = 1e-6
+        if (
+            split.ground_top_rad < ground.elevation_top_rad - tolerance
+            or split.ground_bottom_rad > ground.elevation_bottom_rad + tolerance
+        ):
+            have, want = (
+                np.degrees([split.ground_bottom_rad, split.ground_top_rad]),
+                np.degrees([ground.elevation_bottom_rad, ground.elevation_top_rad]),
+            )
+            raise InputError(
+                f"{split.name}: its panoramas show elevations {have[0]:.1f}° to {have[1]:.1f}°, the network wants "
+                f"{want[0]:.1f}° to {want[1]:.1f}°; use a network config for this data set"
+            )
+        self.split = split
+        self.config = config
+
+    @property
+    def name(self) -> str:
+        return self.split.name
+
+    @property
+    def tiles(self) -> Int64:
+        return self.split.tiles
+
+    @functools.cached_property
+    def offsets_m(self) -> Float64:
+        down_right = self.split.offsets_px[:, 0] * self.split.metres_per_pixel[self.split.positives, None]
+        return np.stack([down_right[:, 1], -down_right[:, 0]], axis=1)
+
+    @property
+    def side_m(self) -> Float64:
+        return self.split.metres_per_pixel * self.split.tile_size
+
+    def ground_image(self, query: int) -> UInt8:
+        ground = self.config.ground
+        image = read_image(self.split.ground[query])
+        field = self.split.ground_top_rad - self.split.ground_bottom_rad
+        top, bottom = (
+            round((self.split.ground_top_rad - elevation) / field * len(image))
+            for elevation in (ground.elevation_top_rad, ground.elevation_bottom_rad)
+        )
+        return cv2.resize(image[top:bottom], (ground.width, ground.height), interpolation=cv2.INTER_AREA)
+
+    def aerial_image(self, tile: int) -> UInt8:
+        size = self.config.aerial_size
+        return cv2.resize(read_image(self.split.gallery[tile]), (size, size), interpolation=cv2.INTER_AREA)
+
+    def displacement_m(self, start: Int64, end: Int64) -> Float64:
+        a, b = self.split.gallery_lat_lon[start], self.split.gallery_lat_lon[end]
+        azimuth_deg, _, distance_m = pyproj.Geod(ellps="WGS84").inv(a[:, 1], a[:, 0], b[:, 1], b[:, 0])
+        azimuth = np.radians(azimuth_deg)
+        return np.stack([np.sin(azimuth), np.cos(azimuth)], axis=1) * np.asarray(distance_m)[:, None]
+
