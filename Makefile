@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 export AMENT_PREFIX_PATH := $(abspath $(VENV))$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training$(if $(PYTHONPATH),:$(PYTHONPATH))
 
+# Libraries with thread pools of their own slow each other down; a test needs one thread.
+test: export OMP_NUM_THREADS := 1
+
 .PHONY: test lint
 
 test: $(VENV)/.test lint

@@ -136,7 +136,7 @@ def test_labels_are_drawn_where_the_camera_is(tmp_path):
     split = load_vigor(tmp_path, "cross-area", "test", labels="original")
     picture = draw_labels(split, 0)
     row, column = split.camera_pixel(320)[0].round().astype(int)
-    assert picture[-320:][row, column].tolist() == [0, 0, 255]
+    assert picture[-320:][row, column].tolist() == [255, 0, 0]
 
 
 def test_cvusa(tmp_path):

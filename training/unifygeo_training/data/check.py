@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from unifygeo_ros.errors import InputError
+from unifygeo_ros.localization.image_files import read_image
 from unifygeo_training.data.split import NO_TILE, CrossViewSplit
 
 EXAMPLES = 3
@@ -90,7 +91,7 @@ def check_split(
 
 
 def draw_labels(split: CrossViewSplit, query: int) -> np.ndarray:
-    """The panorama above the tiles of one query, the camera marked on each tile: uint8 (H, W, 3), BGR.
+    """The panorama above the tiles of one query, the camera marked on each tile: uint8 (H, W, 3), RGB.
 
     Red cross: camera on the positive; yellow: on semi-positives. A camera outside a tile is an arrow to its edge.
     """
@@ -99,9 +100,9 @@ def draw_labels(split: CrossViewSplit, query: int) -> np.ndarray:
     for column, tile in enumerate(split.tiles[query]):
         if tile == NO_TILE:
             continue
-        image = cv2.resize(_read(split.gallery[tile]), (side, side), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(read_image(split.gallery[tile]), (side, side), interpolation=cv2.INTER_AREA)
         down, right = split.offsets_px[query, column] * side / split.tile_size + (side - 1) / 2
-        colour = (0, 0, 255) if column == 0 else (0, 220, 255)
+        colour = (255, 0, 0) if column == 0 else (255, 220, 0)
         inside = 0 <= down < side and 0 <= right < side
         point = (int(np.clip(right, 4, side - 5)), int(np.clip(down, 4, side - 5)))
         if inside:
@@ -110,7 +111,7 @@ def draw_labels(split: CrossViewSplit, query: int) -> np.ndarray:
             cv2.arrowedLine(image, (side // 2, side // 2), point, colour, 2, cv2.LINE_AA)
         tiles.append(image)
     row = np.hstack(tiles)
-    panorama = _read(split.ground[query])
+    panorama = read_image(split.ground[query])
     height = round(panorama.shape[0] * row.shape[1] / panorama.shape[1])
     return np.vstack([cv2.resize(panorama, (row.shape[1], height), interpolation=cv2.INTER_AREA), row])
 
@@ -174,27 +175,12 @@ def _sizes(
 ) -> list[tuple[int, int] | None]:
     def size(file: Path) -> tuple[int, int] | None:
         try:
-            return _read(file).shape[:2]
+            return read_image(file).shape[:2]
         except InputError:
             return None
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         return list(pool.map(size, progress(files, len(files))))
-
-
-def _read(file: Path) -> np.ndarray:
-    """uint8 (H, W, 3), BGR. Raises InputError for an unreadable or truncated image."""
-    try:
-        data = np.frombuffer(file.read_bytes(), np.uint8)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error})") from error
-    # OpenCV fills the missing rows of a truncated JPEG with grey and succeeds: its end marker must be looked for.
-    if data.size > 2 and data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-64:].tobytes():
-        raise InputError(f"{file}: the JPEG is truncated; copy it again")
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise InputError(f"{file}: is not an image that can be decoded; copy it again")
-    return image
 
 
 def _odd_shapes(files: list[Path], sizes: dict[Path, tuple[int, int] | None]) -> list[Path]:

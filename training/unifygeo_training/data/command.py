@@ -67,6 +67,6 @@ def run(args: argparse.Namespace) -> int:
             chosen = np.random.default_rng(args.seed).permutation(len(split.ground))[: args.draw]
             for query in sorted(chosen):
                 file = args.output / f"{part}_{query:06d}.jpg"
-                cv2.imwrite(str(file), draw_labels(split, query))
+                cv2.imwrite(str(file), cv2.cvtColor(draw_labels(split, query), cv2.COLOR_RGB2BGR))
             print(f"  labels of {len(chosen)} queries are drawn in {args.output}/")
     return 0 if all_ok else 1

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyproj
 
 from unifygeo_ros.errors import InputError
-from unifygeo_training.data.images import read_image
+from unifygeo_ros.localization.image_files import read_image
 from unifygeo_training.data.split import CrossViewSplit
 from unifygeo_training.model import NetworkConfig
 
@@ -108,4 +108,3 @@ class SplitImages:
         azimuth_deg, _, distance_m = pyproj.Geod(ellps="WGS84").inv(a[:, 1], a[:, 0], b[:, 1], b[:, 0])
         azimuth = np.radians(azimuth_deg)
         return np.stack([np.sin(azimuth), np.cos(azimuth)], axis=1) * np.asarray(distance_m)[:, None]
-

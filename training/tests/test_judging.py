@@ -1,0 +1,129 @@
+"""The streaming judge against the same metrics computed one image at a time, and the tables' layout."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from unifygeo_ros.errors import InputError
+from unifygeo_training.judging.judge import judge
+from unifygeo_training.judging.tables import Ablation, ablation_report, read_json, report, to_json
+from unifygeo_training.model import NetworkConfig, UnifyGeo
+
+CONFIG = NetworkConfig(
+    backbone="convnext_atto",
+    ground_height=64,
+    ground_width=320,
+    aerial_size=64,
+    metres_per_pixel=0.5,
+    output_stride=2,
+    layer_scale=0.1,
+)
+QUERIES, TILES, SPACING_M = 7, 12, 16.0
+
+
+class RandomSet:
+    """Tiles in a row, each SPACING_M east of the last; images are noise, so the answers are arbitrary but fixed."""
+
+    name = "VIGOR same-area of noise"
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(3)
+        self._ground = random.integers(0, 256, (QUERIES, 64, 320, 3), np.uint8)
+        self._aerial = random.integers(0, 256, (TILES, 64, 64, 3), np.uint8)
+        # Coarse colour so that an untrained network sees a difference between images.
+        self._ground[:, :, ::2] = random.integers(0, 256, (QUERIES, 1, 1, 3))
+        self._aerial[:, :, ::2] = random.integers(0, 256, (TILES, 1, 1, 3))
+        positives = random.permutation(TILES)[:QUERIES]
+        self.tiles = np.stack([positives, (positives + 1) % TILES, np.full(QUERIES, -1)], axis=1)
+        self.offsets_m = random.uniform(-8, 8, (QUERIES, 2))
+        self.side_m = np.full(TILES, 32.0)
+
+    def ground_image(self, query):
+        return self._ground[query]
+
+    def aerial_image(self, tile):
+        return self._aerial[tile]
+
+    def displacement_m(self, start, end):
+        return np.stack([(np.asarray(end) - start) * SPACING_M, np.zeros(len(start))], axis=1)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return UnifyGeo(CONFIG).eval()
+
+
+@torch.inference_mode()
+def one_at_a_time(network: UnifyGeo, data: RandomSet, k: int) -> dict[str, float]:
+    """The same numbers from the definitions, without batches, blocks, memory maps or FAISS."""
+    aerial = [network.encode_aerial(torch.from_numpy(image[None])) for image in data._aerial]
+    first, reranked_first, hits, errors, metric = [], [], [], [], []
+    for query in range(QUERIES):
+        ground = network.encode_ground(torch.from_numpy(data._ground[query][None]))
+        similarity = np.array([float((ground.descriptor * a.descriptor).sum()) for a in aerial])
+        best = np.argsort(-similarity)[:k]
+        scores = {}
+        for tile in best:
+            cosine = torch.einsum("nchw,nc->nhw", aerial[tile].match_map.half().float(), ground.levels[0])
+            scores[tile] = similarity[tile] + float(cosine.max())
+        positive, semi = data.tiles[query, 0], set(data.tiles[query, 1:])
+        winner = max(scores, key=scores.get)
+        first.append(best[0] == positive)
+        reranked_first.append(winner == positive)
+        hits.append(next(t for t in np.argsort(-similarity) if t not in semi or t == positive) == positive)
+
+        def answer(tile, ground=ground):
+            logits = network.decode(ground.levels, aerial[tile].pyramid).logits[0].numpy()
+            row, column = np.unravel_index(logits.argmax(), logits.shape)
+            return np.array([(column - 15.5) * 1.0, (15.5 - row) * 1.0])  # 32 pixels of 1 m
+
+        truth = data.offsets_m[query]
+        metric.append(np.hypot(*(answer(positive) - truth)))
+        errors.append(np.hypot(*(answer(winner) + np.array([(winner - positive) * SPACING_M, 0]) - truth)))
+    return {
+        "first": 100 * np.mean(first),
+        "reranked": 100 * np.mean(reranked_first),
+        "hits": 100 * np.mean(hits),
+        "mean": np.mean(metric),
+        "within_10": 100 * np.mean(np.array(errors) <= 10.0),
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_judge_agrees_with_one_image_at_a_time(network, tmp_path, batch):
+    data = RandomSet()
+    judgement = judge(network, data, tmp_path, candidates=4, batch=batch, workers=2)
+    expected = one_at_a_time(network, data, 4)
+    assert judgement.retrieval.recall_1 == pytest.approx(expected["first"])
+    assert judgement.reranked.recall_1 == pytest.approx(expected["reranked"])
+    assert judgement.retrieval.hit_rate == pytest.approx(expected["hits"])
+    assert judgement.metric.mean_m == pytest.approx(expected["mean"], abs=1e-9)
+    assert judgement.final.geographic[10.0] == pytest.approx(expected["within_10"])
+
+
+def test_data_without_positions_is_judged_by_retrieval_alone(network, tmp_path):
+    data = RandomSet()
+    data.offsets_m = np.full((QUERIES, 2), np.nan)
+    judgement = judge(network, data, tmp_path)
+    assert judgement.metric is judgement.final is None
+    assert "Metric" not in report(judgement)
+
+
+def test_tables_and_json_hold_the_same_numbers(network, tmp_path):
+    judgement = judge(network, RandomSet(), tmp_path)
+    text = report(judgement)
+    assert "| the paper" in text
+    assert "39.64" in text
+    assert f"{judgement.metric.median_m:.2f}" in text
+    file = tmp_path / "judgement.json"
+    file.write_text(to_json(judgement, "a.ckpt", Ablation(reranking_loss=False)))
+    content = read_json(file)
+    assert content["metric"]["mean_m"] == judgement.metric.mean_m
+    table = ablation_report([content])
+    assert table.count("| ✓  |  ✓ |") >= 4  # two rows each in Tables V and VII
+    file.write_text(json.dumps({"format": "else"}))
+    with pytest.raises(InputError, match="write it again"):
+        read_json(file)

@@ -1,0 +1,207 @@
+"""The whole pipeline of the paper (section III-B) over an evaluation set, streaming.
+
+A gallery of m tiles costs m × (C + S² C_0 × 2) bytes of scratch disk (224 KB a tile at the published size: 20 GB for
+VIGOR's 90,618) and one aerial encoding a tile, plus one more for each tile that wins or is a positive. Memory holds
+the queries' features (6 KB each at the published size) and one batch.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unifygeo_ros.geodesy import map_from_tile
+from unifygeo_training import metrics
+from unifygeo_training.judging.evaluation_set import EvaluationSet
+from unifygeo_training.model import UnifyGeo
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+Progress = Callable[[Iterable[Int64], str, int], Iterable[Int64]]
+
+CANDIDATES = 5
+"""k of the paper."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All metrics of one network on one evaluation set. Fields that the data cannot give are None.
+
+    final: the pipeline's answer. without_reranking: the same, with the nearest tile decoded. tile_centre: the
+    re-ranked winner's centre as the answer. retrieval_only: the nearest tile's centre. metric: on the positive tile.
+    """
+
+    data: str
+    queries: int
+    gallery: int
+    candidates: int
+    retrieval: metrics.RetrievalScores
+    reranked: metrics.RerankedScores
+    metric: metrics.MetricScores | None
+    final: metrics.CvglScores | None
+    without_reranking: metrics.CvglScores | None
+    tile_centre: metrics.CvglScores | None
+    retrieval_only: metrics.CvglScores | None
+
+
+@torch.inference_mode()
+def judge(
+    network: UnifyGeo,
+    data: EvaluationSet,
+    scratch: Path,
+    *,
+    candidates: int = CANDIDATES,
+    batch: int = 32,
+    workers: int = 4,
+    device: torch.device | str = "cpu",
+    progress: Progress = lambda batches, what, total: batches,
+) -> Judgement:
+    """Judge a network in evaluation mode. scratch: an empty folder for the gallery's features; the caller removes it.
+
+    progress: wraps the batches (of rows) of each pass, given what is done and how many batches there are.
+    Raises InputError for images that cannot be read and for descriptors that must not score.
+    """
+    network = network.to(device).eval()
+    encoder = _Encoder(network, data, batch, workers, torch.device(device), progress)
+    descriptors, match_maps = encoder.gallery(scratch)
+    queries, levels = encoder.queries()
+    positives, semi_positives = data.tiles[:, 0], data.tiles[:, 1:]
+
+    ranks = metrics.retrieval_ranks(queries, descriptors, positives)
+    masked_ranks = metrics.retrieval_ranks(queries, descriptors, positives, semi_positives)
+    similarities, nearest = metrics.nearest(queries, descriptors, candidates)
+    order = rerank(levels[0], similarities, nearest, match_maps)
+
+    metric = final = without_reranking = tile_centre = retrieval_only = None
+    if np.isfinite(data.offsets_m).all():
+        tiles_of = {"winner": order[:, 0], "nearest": nearest[:, 0], "positive": positives}
+        offsets = encoder.answers(levels, tiles_of)
+
+        def cvgl(tiles: Int64, offset_m: Float64) -> metrics.CvglScores:
+            error = data.displacement_m(positives, tiles) + offset_m - data.offsets_m
+            return metrics.cvgl_scores(np.hypot(*error.T), tiles, positives)
+
+        metric = metrics.metric_scores(np.hypot(*(offsets["positive"] - data.offsets_m).T))
+        centre = np.zeros_like(data.offsets_m)
+        final = cvgl(order[:, 0], offsets["winner"])
+        without_reranking = cvgl(nearest[:, 0], offsets["nearest"])
+        tile_centre = cvgl(order[:, 0], centre)
+        retrieval_only = cvgl(nearest[:, 0], centre)
+    return Judgement(
+        data=data.name,
+        queries=len(queries),
+        gallery=len(descriptors),
+        candidates=candidates,
+        retrieval=metrics.retrieval_scores(ranks, masked_ranks, len(descriptors)),
+        reranked=metrics.reranked_scores(order, positives, semi_positives),
+        metric=metric,
+        final=final,
+        without_reranking=without_reranking,
+        tile_centre=tile_centre,
+        retrieval_only=retrieval_only,
+    )
+
+
+def rerank(f0: Float32, similarities: Float32, rows: Int64, match_maps: npt.NDArray[np.float16]) -> Int64:
+    """Eq. 4: candidates in the order of similarity + max M⁰, best first.
+
+    f0: float32 (n, C_0). similarities, rows: (n, k). match_maps: float16 (m, S², C_0), a memory map is fine.
+    Returns int64 (n, k), the rows in their new order.
+    """
+    order = np.empty_like(rows)
+    for i, candidates in enumerate(rows):
+        cosines = match_maps[candidates].astype(np.float32) @ f0[i]  # (k, S²)
+        order[i] = candidates[np.argsort(-(similarities[i] + cosines.max(axis=1)), kind="stable")]
+    return order
+
+
+class _Encoder:
+    """Runs the network over images that are read ahead by threads."""
+
+    def __init__(
+        self,
+        network: UnifyGeo,
+        data: EvaluationSet,
+        batch: int,
+        workers: int,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        self.network, self.data, self.batch, self.workers = network, data, batch, workers
+        self.device, self.progress = device, progress
+
+    def gallery(self, scratch: Path) -> tuple[Float32, npt.NDArray[np.float16]]:
+        """Descriptors (m, C) float32 and match maps (m, S², C_0) float16, memory-mapped in scratch."""
+        m, (channels, size) = len(self.data.side_m), self.network.pyramid_shape[0]
+        descriptors = np.lib.format.open_memmap(
+            scratch / "descriptors.npy", "w+", np.float32, (m, self.network.descriptor_dim)
+        )
+        maps = np.lib.format.open_memmap(scratch / "match_maps.npy", "w+", np.float16, (m, size * size, channels))
+        for rows, images in self._batches(np.arange(m), self.data.aerial_image, "gallery"):
+            aerial = self.network.encode_aerial(images)
+            assert aerial.descriptor is not None
+            descriptors[rows] = aerial.descriptor.float().cpu().numpy()
+            maps[rows] = aerial.match_map.flatten(2).transpose(1, 2).half().cpu().numpy()  # (N, C, S²) → (N, S², C)
+        return descriptors, maps
+
+    def queries(self) -> tuple[Float32, tuple[Float32, ...]]:
+        """Descriptors (n, C) and levels f_g⁰ … f_g³ (n, C_l), float32."""
+        descriptors, levels = [], []
+        for _rows, images in self._batches(np.arange(len(self.data.tiles)), self.data.ground_image, "queries"):
+            ground = self.network.encode_ground(images)
+            assert ground.descriptor is not None
+            descriptors.append(ground.descriptor.float().cpu().numpy())
+            levels.append([level.float().cpu().numpy() for level in ground.levels])
+        return np.concatenate(descriptors), tuple(np.concatenate(level) for level in zip(*levels, strict=True))
+
+    def answers(self, levels: tuple[Float32, ...], tiles_of: dict[str, Int64]) -> dict[str, Float64]:
+        """Most probable pixel of D on the tile that each query names, as metres east and north of the tile's centre.
+
+        tiles_of: by name int64 (n,); each tile is encoded once. Returns by name float64 (n, 2).
+        """
+        wanted = np.unique(np.concatenate(list(tiles_of.values())))
+        n = len(self.data.tiles)
+        offsets = {name: np.full((n, 2), np.nan) for name in tiles_of}
+        for rows, images in self._batches(wanted, self.data.aerial_image, "decoding"):
+            pyramid = self.network.encode_aerial(images, descriptor=False).pyramid
+            for name, tiles in tiles_of.items():
+                queries = np.flatnonzero(np.isin(tiles, rows))
+                for chunk in np.split(queries, range(self.batch, len(queries), self.batch)):
+                    if len(chunk):
+                        place = np.searchsorted(rows, tiles[chunk])
+                        offsets[name][chunk] = self._decode(levels, chunk, pyramid, place, tiles[chunk])
+        return offsets
+
+    def _decode(
+        self,
+        levels: tuple[Float32, ...],
+        queries: Int64,
+        pyramid: tuple[torch.Tensor, ...],
+        place: Int64,
+        tiles: Int64,
+    ) -> Float64:
+        ground = tuple(torch.from_numpy(level[queries]).to(self.device) for level in levels)
+        logits = self.network.decode(ground, tuple(level[place] for level in pyramid)).logits
+        size = logits.shape[-1]
+        row, column = np.divmod(logits.flatten(1).argmax(dim=1).cpu().numpy(), size)
+        return map_from_tile(row, column, 0.0, 0.0, size, self.data.side_m[tiles] / size)
+
+    def _batches(
+        self, rows: Int64, read: Callable[[int], npt.NDArray[np.uint8]], what: str
+    ) -> Iterator[tuple[Int64, torch.Tensor]]:
+        """Rows and their images (N, H, W, 3) uint8 on the device; the next batch is read while one is computed."""
+        batches = [rows[start : start + self.batch] for start in range(0, len(rows), self.batch)]
+        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
+            pending = [pool.submit(read, int(row)) for row in batches[0]]
+            following = iter(batches[1:])
+            for batch in self.progress(batches, what, len(batches)):
+                images = [job.result() for job in pending]
+                pending = [pool.submit(read, int(row)) for row in next(following, ())]
+                yield batch, torch.from_numpy(np.stack(images)).to(self.device)
