@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
+from unifygeo_ros.errors import ConfigurationError
 from unifygeo_training.cli import main
 from unifygeo_training.configuration import read_network_config
 from unifygeo_training.model import NetworkConfig
-
-from unifygeo_ros.errors import ConfigurationError
 
 
 def test_defaults_are_the_published_network(tmp_path: Path) -> None:

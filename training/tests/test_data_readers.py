@@ -3,51 +3,19 @@
 import math
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import scipy.io
-from unifygeo_training.data.centre_aligned import load_cvact, load_cvusa
-from unifygeo_training.data.check import METRES_PER_DEGREE, check_split, draw_labels
-from unifygeo_training.data.vigor import CITIES, METRES_PER_PIXEL, load_vigor, read_labels
+from small_vigor import make_vigor, write_image
 
 from unifygeo_ros.errors import InputError
+from unifygeo_training.data.centre_aligned import load_cvact, load_cvusa
+from unifygeo_training.data.check import METRES_PER_DEGREE, check_split, draw_labels
+from unifygeo_training.data.vigor import METRES_PER_PIXEL, load_vigor, read_labels
 
 REAL_LABELS = (
     Path(__file__).resolve().parents[2] / "../shared/data/labels/vigor_seattle_same_area_balanced_test__corrected.txt"
 )
-
-
-def write_image(file: Path, height: int, width: int, value: int = 128) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    image = np.full((height, width, 3), value, np.uint8)
-    image[:: max(1, height // 7)] = 255 - value
-    assert cv2.imwrite(str(file), image)
-
-
-def make_vigor(root: Path, *, nested: bool = True, labels: str = "original", newline: str = "\n") -> None:
-    """Two tiles a city, half a tile apart in latitude; a query 100 px below and 60 px left of the first's centre."""
-    folder, suffix = ("splits", ".txt") if labels == "original" else ("splits__corrected", "__corrected.txt")
-    for city in CITIES["same-area", "train"]:
-        scale = METRES_PER_PIXEL[city]
-        latitude, longitude = 47.6, -122.3
-        north_degrees = 320 * scale / METRES_PER_DEGREE
-        east_degrees_per_px = scale / METRES_PER_DEGREE / math.cos(math.radians(latitude))
-        tiles = [f"satellite_{latitude + i * north_degrees:.10f}_{longitude}.png" for i in range(2)]
-        camera = (latitude - 100 * scale / METRES_PER_DEGREE, longitude - 60 * east_degrees_per_px)
-        panorama = f"Abc_-1,{camera[0]:.6f},{camera[1]:.6f},.jpg"
-        # The second tile is 320 px further north: the camera is 420 px below its centre, outside. Named thrice.
-        row = f"{panorama} {tiles[0]} 100.0 60.0" + f" {tiles[1]} 420.0 60.0" * 3
-        aerial = root / (f"{city}/satellite" if nested else f"satellite/{city}")
-        ground = root / (f"{city}/panorama" if nested else f"ground/{city}")
-        for tile in tiles:
-            write_image(aerial / tile, 640, 640)
-        write_image(ground / panorama, 64, 128)
-        (root / "splits" / city).mkdir(parents=True, exist_ok=True)
-        (root / "splits" / city / "satellite_list.txt").write_text("\n".join(tiles))
-        (root / folder / city).mkdir(parents=True, exist_ok=True)
-        for stem in ("same_area_balanced_train", "same_area_balanced_test", "pano_label_balanced"):
-            (root / folder / city / (stem + suffix)).write_bytes((row + newline).encode())
 
 
 @pytest.mark.parametrize("nested", [True, False])

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from small_vigor import make_vigor
 
 from unifygeo_ros.errors import InputError
+from unifygeo_training.cli import main
 from unifygeo_training.judging.judge import judge
 from unifygeo_training.judging.tables import Ablation, ablation_report, read_json, report, to_json
 from unifygeo_training.model import NetworkConfig, UnifyGeo
@@ -127,3 +129,18 @@ def test_tables_and_json_hold_the_same_numbers(network, tmp_path):
     file.write_text(json.dumps({"format": "else"}))
     with pytest.raises(InputError, match="write it again"):
         read_json(file)
+
+
+def test_the_commands_run_on_a_small_vigor(tmp_path, capsys):
+    make_vigor(tmp_path)
+    network = UnifyGeo(CONFIG)
+    torch.save({"network": CONFIG.model_dump(), "model": network.state_dict()}, tmp_path / "a.ckpt")
+    where = ["vigor-cross-area", str(tmp_path), "--labels", "original"]
+    assert main(["check-data", *where, "--draw", "1", "--output", str(tmp_path / "drawn")]) == 0
+    assert len(list((tmp_path / "drawn").iterdir())) == 2
+    file = str(tmp_path / "a.json")
+    assert main(["test", str(tmp_path / "a.ckpt"), *where, "--json", file, "--device", "cpu", "--batch", "2"]) == 0
+    assert main(["tables", file, file]) == 0
+    printed = capsys.readouterr().out
+    assert "VIGOR cross-area test (original labels): 2 queries, 4 tiles" in printed
+    assert "Table VII" in printed

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from unifygeo_training import metrics
 
 from unifygeo_ros.errors import InputError
+from unifygeo_training import metrics
 
 
 def unit(rows) -> np.ndarray:

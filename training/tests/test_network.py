@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from unifygeo_ros.errors import InputError
 from unifygeo_training.checkpoint import load_published, our_name, published_from_ours, published_name, read_tensors
 from unifygeo_training.model import NetworkConfig, UnifyGeo
 from unifygeo_training.model.config import TOWNS_ATTO
-
-from unifygeo_ros.errors import InputError
 
 TENSORS = Path(__file__).resolve().parents[3] / "shared/reference/published_checkpoint_tensors.txt"
 

@@ -107,6 +107,13 @@ def load_published(network: UnifyGeo, state: Mapping[str, Tensor], source: str) 
     load_strictly(network, _renamed(state, our_name, source), source)
 
 
+def published_network(path: Path | str, config: NetworkConfig) -> UnifyGeo:
+    """A network in evaluation mode with the weights of one of the authors' files. Raises InputError."""
+    network = UnifyGeo(config)
+    load_published(network, read_tensors(path), str(path))
+    return network.eval()
+
+
 def load_strictly(network: UnifyGeo, state: Mapping[str, Tensor], source: str) -> None:
     """Fill the network from a state dict of our names. Raises InputError naming missing, extra, misshaped tensors."""
     expected = network.state_dict()

@@ -36,14 +36,12 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _import_checkpoint(options: argparse.Namespace) -> int:
-    from unifygeo_training.checkpoint import load_published, read_tensors
+    from unifygeo_training.checkpoint import published_network
     from unifygeo_training.configuration import read_network_config
-    from unifygeo_training.model import NetworkConfig, UnifyGeo
+    from unifygeo_training.model import NetworkConfig
 
     config = read_network_config(options.network) if options.network else NetworkConfig()
-    network = UnifyGeo(config)
-    load_published(network, read_tensors(options.weights), str(options.weights))
-    return _write(options, network.eval(), f"the weights of {options.weights.name}")
+    return _write(options, published_network(options.weights, config), f"the weights of {options.weights.name}")
 
 
 def _write(options: argparse.Namespace, network: Any, trained_on: str) -> int:

@@ -37,12 +37,19 @@ def _test(options: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from unifygeo_training.checkpoint import load_for_inference
+    from unifygeo_training.checkpoint import load_network, published_network
+    from unifygeo_training.configuration import read_network_config
     from unifygeo_training.judging.evaluation_set import SplitImages
     from unifygeo_training.judging.judge import judge
     from unifygeo_training.judging.tables import Ablation, report, to_json
+    from unifygeo_training.model import NetworkConfig
 
-    network, content = load_for_inference(options.checkpoint, published=options.published, network=options.network)
+    if options.published:
+        config = read_network_config(options.network) if options.network else NetworkConfig()
+        network, ablation = published_network(options.checkpoint, config), Ablation()
+    else:
+        network, content = load_network(options.checkpoint)
+        ablation = Ablation(**content.get("ablation", {}))
     part = options.part or SPLITS[options.dataset][-1]
     data = SplitImages(load_split(options.dataset, options.root, part, options.labels), network.config)
     device = options.device
@@ -61,7 +68,6 @@ def _test(options: argparse.Namespace) -> int:
         )
     print(report(judgement))
     if options.json:
-        ablation = Ablation(**content.get("ablation", {}))
         options.json.write_text(to_json(judgement, str(options.checkpoint), ablation), encoding="utf-8")
         print(f"\nthe numbers are in {options.json}")
     return 0
