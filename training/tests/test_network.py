@@ -153,3 +153,13 @@ def test_attention_starts_as_plain_gem(small: UnifyGeo) -> None:
     torch.testing.assert_close(aggregator(g), plain / plain.norm(dim=1, keepdim=True))
     # GeM by hand: the mean of cubes, its cube root.
     torch.testing.assert_close(aggregator.gem(g)[0, 0], (g[0, 0] ** 3).mean() ** (1 / 3))
+
+
+def test_the_rows_of_cvusa_and_cvact_need_not_fill_the_last_cell():
+    config = NetworkConfig(
+        backbone="convnext_atto", ground_height=140, ground_width=320, aerial_size=64, layer_scale=0.1
+    )
+    assert config.rows == 4
+    network = UnifyGeo(config).eval()
+    ground = network.encode_ground(torch.zeros(1, 140, 320, 3, dtype=torch.uint8))
+    assert [level.shape[1] for level in ground.levels] == [320, 160, 80, 40]

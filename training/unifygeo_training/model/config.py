@@ -28,7 +28,7 @@ class NetworkConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = "convnext_tiny.fb_in22k_ft_in1k_384"
-    ground_height: int = Field(default=384, ge=HEAD_STRIDE, multiple_of=HEAD_STRIDE)
+    ground_height: int = Field(default=384, ge=HEAD_STRIDE)
     ground_width: int = Field(default=768, ge=HEAD_STRIDE, multiple_of=HEAD_STRIDE)
     ground_elevation_top_deg: float = Field(default=90.0, gt=-90.0, le=90.0)
     ground_elevation_bottom_deg: float = Field(default=-90.0, ge=-90.0, lt=90.0)
@@ -51,7 +51,7 @@ class NetworkConfig(BaseModel):
 
     @property
     def rows(self) -> int:
-        """Rows of the ground branch's coarsest map."""
+        """Rows of the ground branch's coarsest map; strided convolutions drop what is left over (140 → 4)."""
         return self.ground_height // HEAD_STRIDE
 
     @property
