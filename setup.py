@@ -47,7 +47,14 @@ setup(
         # Reading aerial imagery and searching it: the index.
         "index": ["faiss-cpu>=1.7.4", "rasterio>=1.3", "tqdm>=4.64"],
         # Replay of bags and its report, without ROS.
-        "evaluation": ["jinja2>=3.1", "matplotlib>=3.7", "rosbags>=0.10", "rosbags-image>=0.9", "scipy>=1.10"],
+        "evaluation": [
+            "backports.zstd>=1.0; python_version < '3.14'",
+            "jinja2>=3.1",
+            "lz4>=4.0",
+            "matplotlib>=3.7",
+            "rosbags>=0.10",
+            "scipy>=1.10",
+        ],
         # Building a large index on several machines.
         "ray": ["ray>=2.9"],
         "test": ["hypothesis>=6.80", "pytest>=7.4", "pytest-timeout>=2.2"],
