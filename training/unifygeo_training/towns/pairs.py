@@ -1,0 +1,199 @@
+"""Training pairs from towns, cached as plain arrays: orthophotos, panoramas, and where each was taken.
+
+A cached town is a folder `town_00042` with
+  * `orthophotos.npy`, uint8 (V, P, P, 3): the town from above on V different days, row 0 north;
+  * `panoramas.npy`, uint8 (N, H, W, 3): centre column north, elevations TRAINING_VIEW;
+  * `positions.npy`, float64 (N, 2): the camera, metres east and north of the town's south-west corner;
+  * `town.json`: `TownRecord`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.errors import ConfigurationError, InputError
+from unifygeo_training.towns.light import draw_appearance
+from unifygeo_training.towns.orthophoto import crop_tile, render_orthophoto
+from unifygeo_training.towns.panorama import TRAINING_VIEW, light_stage, render_panorama, set_stage
+from unifygeo_training.towns.scene import Town, clearance
+from unifygeo_training.towns.town import (
+    DEFAULT_METRES_PER_PIXEL,
+    DEFAULT_SIZE_M,
+    FIRST_HELD_OUT_SEED,
+    GENERATOR_VERSION,
+    build_town,
+)
+
+Float = npt.NDArray[np.float64]
+UInt8 = npt.NDArray[np.uint8]
+
+CAMERA_HEIGHT_M = 2.0
+MARGIN_M = 40.0
+"""No camera stands nearer to the town's edge, so that a tile of 70 m around it lies in the town."""
+
+FREE_AROUND_M = 0.8
+PAIRS_A_LIGHT = 40
+"""Panoramas that share a sun and a season; each has its own camera noise."""
+
+
+@dataclass(frozen=True)
+class TownRecord:
+    """What a cached town is: enough to make it again."""
+
+    seed: int
+    size_m: float
+    metres_per_pixel: float
+    origin_east_m: float
+    origin_north_m: float
+    pairs: int
+    orthophotos: int
+    camera_height_m: float
+    panorama_top_rad: float
+    panorama_bottom_rad: float
+    generator_version: int
+
+
+@dataclass(frozen=True)
+class CachedTown:
+    """A town read back from disk; the arrays are memory-mapped. See the module's docstring for their shapes."""
+
+    record: TownRecord
+    orthophotos: UInt8
+    panoramas: UInt8
+    positions: Float
+
+    def tile(self, view: int, east_m: float, north_m: float, size: int, side_m: float) -> UInt8:
+        """The north-up tile of orthophoto `view` centred at a town point: uint8 (size, size, 3)."""
+        return crop_tile(self.orthophotos[view], self.record.metres_per_pixel, east_m, north_m, size, side_m)
+
+
+def folder_of(output: Path, seed: int) -> Path:
+    """Where the cached town of a seed lies."""
+    return output / f"town_{seed:05d}"
+
+
+def street_positions(rng: np.random.Generator, town: Town, count: int) -> Float:
+    """Random camera positions in the streets' lanes, clear of solids, float64 (count, 2)."""
+    weights = np.array([s.length_m for s in town.streets])
+    weights /= weights.sum()
+    found: list[Float] = []
+    for _ in range(count * 60):
+        if len(found) == count:
+            break
+        s = town.streets[int(rng.choice(len(weights), p=weights))]
+        k = int(rng.integers(1, len(s.line) - 1))
+        left, right = s.lane_edges_m
+        d = s.line[k + 1] - s.line[k - 1]
+        aside = np.array([-d[1], d[0]]) / np.hypot(*d)
+        p = s.line[k] + aside * rng.uniform(right + 0.6, left - 0.6)
+        if (
+            MARGIN_M <= p.min()
+            and p.max() <= town.size_m - MARGIN_M
+            and clearance(town.objects, p[0], p[1], CAMERA_HEIGHT_M + 0.6) > FREE_AROUND_M
+        ):
+            found.append(p)
+    if len(found) < count:
+        raise ConfigurationError(
+            f"town {town.seed} of {town.size_m:.0f} m has room for {len(found)} of {count} cameras; make the town larger"
+        )
+    return np.array(found).reshape(count, 2)
+
+
+def render_pairs(
+    seed: int,
+    count: int,
+    output: Path,
+    *,
+    size_m: float = DEFAULT_SIZE_M,
+    orthophotos: int = 2,
+    metres_per_pixel: float = DEFAULT_METRES_PER_PIXEL,
+) -> Path:
+    """Renders a town and `count` panoramas into its folder under `output`; a complete one is left alone.
+
+    The folder appears under its name only when all of it is written.
+    """
+    folder = folder_of(output, seed)
+    if folder.exists():
+        record = load_record(folder)
+        if (record.pairs, record.generator_version) == (count, GENERATOR_VERSION):
+            return folder
+        raise ConfigurationError(
+            f"{folder} holds {record.pairs} pairs of generator version {record.generator_version}, not {count} of "
+            f"version {GENERATOR_VERSION}; give another --output or remove it"
+        )
+    temporary = output / f".town_{seed:05d}.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    rng = np.random.default_rng([GENERATOR_VERSION, seed, 1])
+    town = build_town(seed, size_m, metres_per_pixel)
+    pixels = town.ground.shape[0]
+    aerial = np.lib.format.open_memmap(
+        temporary / "orthophotos.npy", "w+", np.uint8, (orthophotos, pixels, pixels, 3)
+    )
+    for view in range(orthophotos):
+        aerial[view] = render_orthophoto(town, draw_appearance(rng))
+    aerial.flush()
+    stage = set_stage(town)
+    positions = street_positions(rng, town, count)
+    shape = (count, TRAINING_VIEW.height, TRAINING_VIEW.width, 3)
+    panoramas = np.lib.format.open_memmap(temporary / "panoramas.npy", "w+", np.uint8, shape)
+    for k, (x, y) in enumerate(positions):
+        if k % PAIRS_A_LIGHT == 0:
+            lit = light_stage(stage, draw_appearance(rng))
+        panoramas[k] = render_panorama(lit, x, y, height_m=CAMERA_HEIGHT_M, noise_seed=seed * 100_003 + k)
+    panoramas.flush()
+    np.save(temporary / "positions.npy", positions)
+    record = TownRecord(
+        seed,
+        size_m,
+        metres_per_pixel,
+        *town.origin,
+        count,
+        orthophotos,
+        CAMERA_HEIGHT_M,
+        TRAINING_VIEW.top_rad,
+        TRAINING_VIEW.bottom_rad,
+        GENERATOR_VERSION,
+    )
+    (temporary / "town.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
+    temporary.replace(folder)
+    return folder
+
+
+def load_record(folder: Path) -> TownRecord:
+    """The record of a cached town."""
+    try:
+        return TownRecord(**json.loads((folder / "town.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{folder} is no cached town ({error}); make it with `unifygeo-train towns render`") from error
+
+
+def load_town(folder: Path) -> CachedTown:
+    """Opens a cached town without reading its pixels."""
+    record = load_record(folder)
+    return CachedTown(
+        record,
+        np.load(folder / "orthophotos.npy", mmap_mode="r"),
+        np.load(folder / "panoramas.npy", mmap_mode="r"),
+        np.load(folder / "positions.npy"),
+    )
+
+
+def load_training_towns(output: Path) -> list[CachedTown]:
+    """All cached towns of a folder, by seed; a held-out one among them is an error."""
+    towns = [load_town(folder) for folder in sorted(output.glob("town_*"))]
+    if not towns:
+        raise InputError(f"{output} holds no cached town; make some with `unifygeo-train towns render`")
+    held_out = [t.record.seed for t in towns if t.record.seed >= FIRST_HELD_OUT_SEED]
+    if held_out:
+        raise InputError(
+            f"{output} holds towns {held_out}, which are kept for testing (seeds from {FIRST_HELD_OUT_SEED}); "
+            "train on a folder without them"
+        )
+    return towns
