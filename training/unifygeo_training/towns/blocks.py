@@ -79,6 +79,8 @@ def _carpet(rng: np.random.Generator, canvas: Canvas, labels: npt.NDArray[np.int
     near = cv2.resize(grown, (canvas.pixels, canvas.pixels), interpolation=cv2.INTER_NEAREST).astype(np.int32)
     inside = near > 0
     canvas.albedo[inside] = colours[near[inside]]
+    unpainted = ~canvas.albedo.any(axis=2)  # slivers between the footways' raster and the blocks' coarser one
+    canvas.albedo[unpainted] = (150, 146, 138, 0)
 
 
 def _build_along(
@@ -234,7 +236,9 @@ def _park(
         a, b = a - d * 1.5, b + d * 1.5
         bend = np.array([-d[1], d[0]]) * rng.normal(0, 0.35)
         t = np.linspace(0, 1, 60)[:, None]
-        canvas.stroke((1 - t) ** 2 * a + 2 * t * (1 - t) * ((a + b) / 2 + bend) + t**2 * b, rng.uniform(1.4, 2.6), gravel)
+        canvas.stroke(
+            (1 - t) ** 2 * a + 2 * t * (1 - t) * ((a + b) / 2 + bend) + t**2 * b, rng.uniform(1.4, 2.6), gravel
+        )
     if block.area_m2 > 1200 and rng.random() < 0.6:
         x, y = spots[0]
         r = rng.uniform(4, min(13, np.sqrt(block.area_m2) / 4))
@@ -280,7 +284,9 @@ def _fill(
         _street_furniture(rng, canvas, objects, s)
 
 
-def _put(rng: np.random.Generator, canvas: Canvas, objects: Objects, what: str, x: float, y: float, angle: float) -> None:
+def _put(
+    rng: np.random.Generator, canvas: Canvas, objects: Objects, what: str, x: float, y: float, angle: float
+) -> None:
     """One thing at (x, y), if there is room for it."""
 
     def room(half_x: float, half_y: float) -> bool:
@@ -306,7 +312,9 @@ def _put(rng: np.random.Generator, canvas: Canvas, objects: Objects, what: str, 
     elif what == "bed":
         a, b = rng.uniform(1.0, 4.0), rng.uniform(0.8, 2.0)
         if room(a, b):
-            canvas.polygon(rectangle(x, y, a, b, angle), tint(((110, 84, 60), (150, 96, 104), (160, 150, 70), (96, 120, 60))), 0.5)
+            canvas.polygon(
+                rectangle(x, y, a, b, angle), tint(((110, 84, 60), (150, 96, 104), (160, 150, 70), (96, 120, 60))), 0.5
+            )
             for _ in range(int(rng.integers(0, 4))):
                 u, v = rng.uniform(-a, a), rng.uniform(-b, b)
                 objects.bush(rng, x + u * np.cos(angle), y + v * np.sin(angle), rng.uniform(0.25, 0.5))
@@ -332,11 +340,15 @@ def _put(rng: np.random.Generator, canvas: Canvas, objects: Objects, what: str, 
                 u, v = rng.uniform(-a + 1, a - 1), rng.uniform(-b + 1, b - 1)
                 px = x + u * np.cos(angle) - v * np.sin(angle)
                 py = y + u * np.sin(angle) + v * np.cos(angle)
-                objects.box(rng, px, py, rng.uniform(0.3, 1.2), 0.4, 0, rng.uniform(0.8, 2.6), angle, pick(rng, ACCENTS))
+                objects.box(
+                    rng, px, py, rng.uniform(0.3, 1.2), 0.4, 0, rng.uniform(0.8, 2.6), angle, pick(rng, ACCENTS)
+                )
     elif what == "court":
         a, b = rng.uniform(8, 13), rng.uniform(5, 7)
         if room(a, b):
-            canvas.polygon(rectangle(x, y, a, b, angle), tint(((170, 92, 70), (80, 130, 90), (80, 110, 160), (150, 150, 150))))
+            canvas.polygon(
+                rectangle(x, y, a, b, angle), tint(((170, 92, 70), (80, 130, 90), (80, 110, 160), (150, 150, 150)))
+            )
             canvas.outline(rectangle(x, y, a - 0.8, b - 0.8, angle), 0.22, WHITE)
             canvas.polygon(rectangle(x, y, 0.11, b - 0.8, angle), WHITE)
             canvas.outline(rectangle(x, y, a * 0.45, b * 0.6, angle), 0.18, WHITE)
@@ -349,9 +361,7 @@ def _put(rng: np.random.Generator, canvas: Canvas, objects: Objects, what: str, 
     elif what == "garages":
         count = int(rng.integers(2, 6))
         if room(count * 1.5 + 0.5, 3.3):
-            objects.box(
-                rng, x, y, count * 1.5, 2.8, 0, 2.5, angle, pick(rng, FLATS), pick(rng, FLATS)
-            )
+            objects.box(rng, x, y, count * 1.5, 2.8, 0, 2.5, angle, pick(rng, FLATS), pick(rng, FLATS))
     elif what == "stack":
         a, b = rng.uniform(1.2, 6), rng.uniform(1.2, 1.4)
         if room(a + 0.5, b + 0.5):
@@ -437,4 +447,6 @@ def _street_furniture(rng: np.random.Generator, canvas: Canvas, objects: Objects
                 objects.box(rng, x, y, 0.7, 0.5, 0, 0.55, angle, (0.55, 0.54, 0.52), (0.35, 0.45, 0.25))
             elif s.pavement_m > 2:
                 objects.box(rng, x, y, 1.8, 0.5, 2.3, 2.45, angle, (0.5, 0.52, 0.55), (0.62, 0.66, 0.7))
-                objects.box(rng, *(s.line[i] + aside[i] * side * (offset + 0.75)), 1.8, 0.05, 0, 2.3, angle, (0.4, 0.5, 0.55))
+                objects.box(
+                    rng, *(s.line[i] + aside[i] * side * (offset + 0.75)), 1.8, 0.05, 0, 2.3, angle, (0.4, 0.5, 0.55)
+                )

@@ -25,7 +25,9 @@ def _asphalt(rng: np.random.Generator, rank: int) -> Colour:
 
 
 def _paving(rng: np.random.Generator) -> Colour:
-    base = np.array([(168, 164, 158), (180, 170, 152), (150, 148, 150), (176, 150, 134), (140, 140, 136)])[rng.integers(5)]
+    base = np.array([(168, 164, 158), (180, 170, 152), (150, 148, 150), (176, 150, 134), (140, 140, 136)])[
+        rng.integers(5)
+    ]
     return tuple(base * rng.uniform(0.9, 1.08))
 
 
@@ -307,7 +309,8 @@ def _park(rng: np.random.Generator, canvas: Canvas, s: Street, a: int, b: int, o
         if rng.random() < 0.4:
             tone = rng.uniform(90, 150)
             canvas.polygon(
-                band(s.line[a : b + 1], side * (half - 0.05), side * (half - PARKING_M)), (tone, tone * 0.95, tone * 0.9)
+                band(s.line[a : b + 1], side * (half - 0.05), side * (half - PARKING_M)),
+                (tone, tone * 0.95, tone * 0.9),
             )
         lines = rng.random() < 0.6
         full = rng.uniform(0.35, 0.9)

@@ -52,9 +52,7 @@ def _render(args: argparse.Namespace) -> int:
         tqdm(total=len(args.seeds), unit="town") as bar,
     ):
         tasks = [
-            pool.submit(
-                render_pairs, seed, args.pairs, args.output, size_m=args.size_m, orthophotos=args.orthophotos
-            )
+            pool.submit(render_pairs, seed, args.pairs, args.output, size_m=args.size_m, orthophotos=args.orthophotos)
             for seed in args.seeds
         ]
         try:

@@ -163,7 +163,9 @@ class Objects:
             height = radius_m * rng.uniform(3.0, 4.5)
             foot = max(rng.uniform(0.4, 1.2), bare_m)
             dark = (green[0] * 0.7, green[1] * 0.75, green[2] * 0.9)
-            self.add(rng, Shape.CONE, Kind.LEAVES, x, y, radius_m * 0.85, radius_m * 0.85, foot, foot + height, colour=dark)
+            self.add(
+                rng, Shape.CONE, Kind.LEAVES, x, y, radius_m * 0.85, radius_m * 0.85, foot, foot + height, colour=dark
+            )
         else:
             foot = max(rng.uniform(1.6, 2.8), bare_m)
             tall = radius_m * rng.uniform(1.5, 2.6)
@@ -268,12 +270,24 @@ class Objects:
         length, width = rng.uniform(1.85, 2.35), rng.uniform(0.85, 0.95)
         if rng.random() < 0.12:  # van
             self.add(
-                rng, Shape.BOX, Kind.CAR, x, y, 2.6, 1.0, 0.22, rng.uniform(1.9, 2.4), angle_rad=angle_rad, colour=colour,
+                rng,
+                Shape.BOX,
+                Kind.CAR,
+                x,
+                y,
+                2.6,
+                1.0,
+                0.22,
+                rng.uniform(1.9, 2.4),
+                angle_rad=angle_rad,
+                colour=colour,
                 views=views,
             )
             return
         waist, roof = rng.uniform(0.85, 1.0), rng.uniform(1.4, 1.65)
-        self.add(rng, Shape.BOX, Kind.CAR, x, y, length, width, 0.2, waist, angle_rad=angle_rad, colour=colour, views=views)
+        self.add(
+            rng, Shape.BOX, Kind.CAR, x, y, length, width, 0.2, waist, angle_rad=angle_rad, colour=colour, views=views
+        )
         back = rng.uniform(0.15, 0.35)
         self.add(
             rng,
@@ -340,7 +354,13 @@ class Objects:
         if rng.random() < 0.8:  # chimney
             at = np.array([x, y]) + along * rng.uniform(-0.6, 0.6) * a + across * rng.uniform(-0.4, 0.4) * b
             self.box(
-                rng, *at, 0.4, 0.4, height_m * 0.8, height_m + rise + rng.uniform(0.2, 1.0), ridge_angle,
+                rng,
+                *at,
+                0.4,
+                0.4,
+                height_m * 0.8,
+                height_m + rise + rng.uniform(0.2, 1.0),
+                ridge_angle,
                 pick(rng, ((0.5, 0.3, 0.25), (0.6, 0.58, 0.55))),
             )
         for side in (1, -1):  # dormers, skylights or solar panels
@@ -349,7 +369,15 @@ class Objects:
                 for u in np.arange(-a + 2, a - 1.5, rng.uniform(3, 6)):
                     at = np.array([x, y]) + along * u + across * side * 0.6 * b
                     self.box(
-                        rng, *at, 0.8, 0.28 * b, height_m, height_m + rise * 0.4 + 0.9, ridge_angle, wall, pick(rng, FLATS)
+                        rng,
+                        *at,
+                        0.8,
+                        0.28 * b,
+                        height_m,
+                        height_m + rise * 0.4 + 0.9,
+                        ridge_angle,
+                        wall,
+                        pick(rng, FLATS),
                     )
 
     def _on_the_roof(
@@ -358,7 +386,9 @@ class Objects:
         """Stair heads, machines, skylights, solar panels, a set-back storey."""
         c, s = np.cos(angle_rad), np.sin(angle_rad)
 
-        def place(u: float, v: float, hu: float, hv: float, height: float, colour: Rgb, roof: Rgb | None = None) -> None:
+        def place(
+            u: float, v: float, hu: float, hv: float, height: float, colour: Rgb, roof: Rgb | None = None
+        ) -> None:
             at = (x + u * c - v * s, y + u * s + v * c)
             self.box(rng, *at, hu, hv, top_m, top_m + height, angle_rad, colour, roof)
 
@@ -384,7 +414,10 @@ class Objects:
             hu, hv = rng.uniform(0.5, 2.2), rng.uniform(0.5, 1.6)
             if hu > half_x - 1 or hv > half_y - 1:
                 continue
-            u, v = rng.uniform(-half_x + hu + 0.6, half_x - hu - 0.6), rng.uniform(-half_y + hv + 0.6, half_y - hv - 0.6)
+            u, v = (
+                rng.uniform(-half_x + hu + 0.6, half_x - hu - 0.6),
+                rng.uniform(-half_y + hv + 0.6, half_y - hv - 0.6),
+            )
             place(u, v, hu, hv, rng.uniform(0.5, 2.6), pick(rng, FLATS), pick(rng, FLATS))
         if rng.random() < 0.3:  # solar panels or skylights in rows
             blue = pick(rng, ((0.12, 0.16, 0.28), (0.75, 0.82, 0.86)))

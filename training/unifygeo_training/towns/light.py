@@ -36,7 +36,7 @@ class Appearance:
 def draw_appearance(rng: np.random.Generator) -> Appearance:
     """A day, a season and a camera at random: from clear noon to an overcast evening, from spring to late autumn."""
     elevation = np.radians(rng.uniform(18, 62))
-    overcast = rng.random() < 0.3
+    overcast = rng.random() < 0.25
     clouds = float(rng.uniform(0.75, 1.0) if overcast else rng.uniform(0.0, 0.7))
     direct = rng.uniform(0.0, 0.25) if overcast else rng.uniform(0.7, 1.15)
     warmth = 0.25 * (1 - np.sin(elevation))
@@ -44,7 +44,7 @@ def draw_appearance(rng: np.random.Generator) -> Appearance:
     blue = 0.03 if overcast else rng.uniform(0.05, 0.16)
     # Season: from fresh green (0) to brown (1).
     season = rng.beta(1.2, 2.0)
-    plants = np.array([1 + 0.75 * season, 1.0 + 0.05 * season, 1 - 0.15 * season]) * rng.uniform(0.75, 1.2)
+    plants = np.array([1 + 0.55 * season, 1.0 + 0.05 * season, 1 - 0.15 * season]) * rng.uniform(0.75, 1.2)
     # The camera exposes for what falls on the ground, and errs.
     exposure = 1.25 / (ambient + direct * np.sin(elevation)) * np.exp(rng.normal(0, 0.18))
     white = np.exp(rng.normal(0, 0.05, 3))

@@ -70,9 +70,7 @@ def render_orthophoto(town: Town, light: Appearance) -> UInt8:
 def write_geotiff(path: Path, pixels: UInt8, town: Town) -> None:
     """Writes an orthophoto of the town as a GeoTIFF in EPSG:32632, tiled, losslessly compressed."""
     east, north = town.origin
-    transform = rasterio.transform.from_origin(
-        east, north + town.size_m, town.metres_per_pixel, town.metres_per_pixel
-    )
+    transform = rasterio.transform.from_origin(east, north + town.size_m, town.metres_per_pixel, town.metres_per_pixel)
     temporary = path.with_name(path.name + ".part")
     with rasterio.open(
         temporary,

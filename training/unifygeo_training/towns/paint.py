@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +52,7 @@ class Canvas:
     def outline(self, points: Float, width_m: float, colour: Colour) -> None:
         """A closed line along a polygon's edge, drawn inside and outside equally."""
         closed = np.vstack([points, points[:1]])
-        for a, b in zip(closed[:-1], closed[1:], strict=True):
+        for a, b in itertools.pairwise(closed):
             self.stroke(np.stack([a, b]), width_m, colour)
 
     def disc(self, x: float, y: float, radius_m: float, colour: Colour, plants: float = 0.0) -> None:

@@ -93,14 +93,14 @@ def street_positions(rng: np.random.Generator, town: Town, count: int) -> Float:
         aside = np.array([-d[1], d[0]]) / np.hypot(*d)
         p = s.line[k] + aside * rng.uniform(right + 0.6, left - 0.6)
         if (
-            MARGIN_M <= p.min()
+            p.min() >= MARGIN_M
             and p.max() <= town.size_m - MARGIN_M
             and clearance(town.objects, p[0], p[1], CAMERA_HEIGHT_M + 0.6) > FREE_AROUND_M
         ):
             found.append(p)
     if len(found) < count:
         raise ConfigurationError(
-            f"town {town.seed} of {town.size_m:.0f} m has room for {len(found)} of {count} cameras; make the town larger"
+            f"town {town.seed} of {town.size_m:.0f} m has room for {len(found)} of {count} cameras; enlarge the town"
         )
     return np.array(found).reshape(count, 2)
 
@@ -133,9 +133,7 @@ def render_pairs(
     rng = np.random.default_rng([GENERATOR_VERSION, seed, 1])
     town = build_town(seed, size_m, metres_per_pixel)
     pixels = town.ground.shape[0]
-    aerial = np.lib.format.open_memmap(
-        temporary / "orthophotos.npy", "w+", np.uint8, (orthophotos, pixels, pixels, 3)
-    )
+    aerial = np.lib.format.open_memmap(temporary / "orthophotos.npy", "w+", np.uint8, (orthophotos, pixels, pixels, 3))
     for view in range(orthophotos):
         aerial[view] = render_orthophoto(town, draw_appearance(rng))
     aerial.flush()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-import cv2
 from numba import njit
 
 from unifygeo_training.towns.light import Appearance, Float32, shadow_heights
@@ -115,7 +115,7 @@ def render_panorama(
 
 
 def develop(colour: Float32, light: Appearance, noise_seed: int) -> npt.NDArray[np.uint8]:
-    """The camera: gain, soft shoulder, gamma, noise, 8 bits. colour: float32 (H, W, 3), linear, 1 = white in full light."""
+    """The camera: gain, gamma, noise, 8 bits. colour: float32 (H, W, 3), linear."""
     values = colour * np.asarray(light.gain, np.float32)
     np.power(values, np.float32(light.gamma / 2.2), out=values)
     values *= 210
@@ -245,7 +245,9 @@ def _shade(
             direct = facing * lit
             # Albedo is stored as it looks (gamma 2); light is linear.
             out[r, c, 0] = clear * red * red * (sky[0] * open_sky + sun[0] * direct) + (1 - clear) * horizon[0] * 0.6
-            out[r, c, 1] = clear * green * green * (sky[1] * open_sky + sun[1] * direct) + (1 - clear) * horizon[1] * 0.6
+            out[r, c, 1] = (
+                clear * green * green * (sky[1] * open_sky + sun[1] * direct) + (1 - clear) * horizon[1] * 0.6
+            )
             out[r, c, 2] = clear * blue * blue * (sky[2] * open_sky + sun[2] * direct) + (1 - clear) * horizon[2] * 0.6
 
 

@@ -25,7 +25,9 @@ CELL_M = 8.0
 NEAR_M = 0.05
 
 # Faces. Sides of a box: where the ray enters the slab. The rest: roofs, top and bottom.
-PLUS_X, MINUS_X, PLUS_Y, MINUS_Y, TOP, BOTTOM, SLOPE_PLUS_Y, SLOPE_MINUS_Y, SLOPE_PLUS_X, SLOPE_MINUS_X, ROUND = range(11)
+PLUS_X, MINUS_X, PLUS_Y, MINUS_Y, TOP, BOTTOM, SLOPE_PLUS_Y, SLOPE_MINUS_Y, SLOPE_PLUS_X, SLOPE_MINUS_X, ROUND = range(
+    11
+)
 
 _BOX, _GABLE, _HIP = int(Shape.BOX), int(Shape.GABLE), int(Shape.HIP)
 _ELLIPSOID, _CYLINDER, _CONE = int(Shape.ELLIPSOID), int(Shape.CYLINDER), int(Shape.CONE)
@@ -67,12 +69,8 @@ def sort_into_grid(objects: npt.NDArray[np.void], size_m: float) -> Grid:
     across = np.where(box > 0, objects["half_y"], objects["half_x"])
     reach_x = np.where(box > 0, abs(objects["cos"]) * objects["half_x"] + abs(objects["sin"]) * across, across)
     reach_y = np.where(box > 0, abs(objects["sin"]) * objects["half_x"] + abs(objects["cos"]) * across, across)
-    low_i, high_i = (
-        np.clip((objects["x"] + sign * reach_x) // CELL_M, 0, cells - 1).astype(int) for sign in (-1, 1)
-    )
-    low_j, high_j = (
-        np.clip((objects["y"] + sign * reach_y) // CELL_M, 0, cells - 1).astype(int) for sign in (-1, 1)
-    )
+    low_i, high_i = (np.clip((objects["x"] + sign * reach_x) // CELL_M, 0, cells - 1).astype(int) for sign in (-1, 1))
+    low_j, high_j = (np.clip((objects["y"] + sign * reach_y) // CELL_M, 0, cells - 1).astype(int) for sign in (-1, 1))
     members: list[list[int]] = [[] for _ in range(cells * cells)]
     for k in range(len(objects)):
         for j in range(low_j[k], high_j[k] + 1):

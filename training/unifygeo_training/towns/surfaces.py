@@ -62,7 +62,7 @@ def normal_of(o, face, x, y, z):
         return 0.0, 0.0, 1.0
     if face == BOTTOM:
         return 0.0, 0.0, -1.0
-    if face == SLOPE_PLUS_Y or face == SLOPE_MINUS_Y or face == SLOPE_PLUS_X or face == SLOPE_MINUS_X:
+    if face in (SLOPE_PLUS_Y, SLOPE_MINUS_Y, SLOPE_PLUS_X, SLOPE_MINUS_X):
         pitch = o.rise / o.half_y
         up = 1 / np.sqrt(1 + pitch * pitch)
         out = pitch * up
@@ -99,12 +99,12 @@ def albedo_of(o, face, x, y, z):
         return o.r * 0.5, o.g * 0.5, o.b * 0.5, 0.0
     if face >= TOP:
         return _roof(o, face, lx, ly)
-    along = ly + o.half_y if face == PLUS_X or face == MINUS_X else lx + o.half_x
-    length = 2 * (o.half_y if face == PLUS_X or face == MINUS_X else o.half_x)
+    along = ly + o.half_y if face in (PLUS_X, MINUS_X) else lx + o.half_x
+    length = 2 * (o.half_y if face in (PLUS_X, MINUS_X) else o.half_x)
     if o.kind == _BUILDING:
         return _facade(o, face, along, z - o.bottom, length)
     if o.kind == _CAR:
-        if z < 0.62 and (face == PLUS_Y or face == MINUS_Y) and abs(abs(lx) - 0.62 * o.half_x) < 0.34:
+        if z < 0.62 and (face in (PLUS_Y, MINUS_Y)) and abs(abs(lx) - 0.62 * o.half_x) < 0.34:
             return 0.04, 0.04, 0.04, 0.0
         if face == PLUS_X and abs(ly) > 0.55 * o.half_y and z > 0.5 and z < 0.75:
             return 0.95, 0.95, 0.85, 0.0
@@ -115,7 +115,7 @@ def albedo_of(o, face, x, y, z):
         return o.r, o.g, o.b, 0.0
     if o.kind == _CABIN:
         inside = z > o.bottom + 0.08 and z < o.top - 0.08 and along > 0.12 and along < length - 0.12
-        pillar = (face == PLUS_Y or face == MINUS_Y) and abs(along - 0.52 * length) < 0.07
+        pillar = (face in (PLUS_Y, MINUS_Y)) and abs(along - 0.52 * length) < 0.07
         if inside and not pillar:
             return 0.07, 0.09, 0.11, 0.0
         return o.r, o.g, o.b, 0.0
@@ -135,7 +135,7 @@ def _roof(o, face, lx, ly):
             grain *= 0.94 + 0.12 * chance(int(np.floor(lx / 2.5)), o.seed, 3)
         else:
             # Tiles in rows down the slope; a ridge line.
-            down = abs(ly) if face == SLOPE_PLUS_Y or face == SLOPE_MINUS_Y else abs(lx)
+            down = abs(ly) if face in (SLOPE_PLUS_Y, SLOPE_MINUS_Y) else abs(lx)
             grain *= 0.9 + 0.2 * chance(int(np.floor(down / 0.6)), int(np.floor(lx / 1.1)), o.seed)
             if face <= SLOPE_MINUS_Y and abs(ly) < 0.22:
                 grain *= 0.7
@@ -182,7 +182,7 @@ def _facade(o, face, along, up, length):
         return r, g, b, 0.0
     if o.trim == 1 and fv < 0.07 and i > 0:
         return min(r * 1.35, 1.0), min(g * 1.35, 1.0), min(b * 1.35, 1.0), 0.0
-    if o.trim == 2 and i > 0 and fv < 0.33 and (j + o.seed) % 3 == 0 and (face == PLUS_Y or face == MINUS_Y):
+    if o.trim == 2 and i > 0 and fv < 0.33 and (j + o.seed) % 3 == 0 and (face in (PLUS_Y, MINUS_Y)):
         return 0.5 * r + 0.4 * o.accent_r, 0.5 * g + 0.4 * o.accent_g, 0.5 * b + 0.4 * o.accent_b, 0.0
     across, over = abs(fu - 0.5) / o.window_w, abs(fv - 0.55) / o.window_h
     if across < 0.5 and over < 0.5:

@@ -21,9 +21,7 @@ DEFAULT_SIZE_M = 600.0
 DEFAULT_METRES_PER_PIXEL = 0.2
 
 
-def build_town(
-    seed: int, size_m: float = DEFAULT_SIZE_M, metres_per_pixel: float = DEFAULT_METRES_PER_PIXEL
-) -> Town:
+def build_town(seed: int, size_m: float = DEFAULT_SIZE_M, metres_per_pixel: float = DEFAULT_METRES_PER_PIXEL) -> Town:
     """The town of a seed: the same on every machine. A larger or finer town of the same seed is another town."""
     rng = np.random.default_rng([GENERATOR_VERSION, seed, round(size_m)])
     streets = lay_streets(rng, size_m)
