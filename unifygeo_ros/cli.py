@@ -18,14 +18,20 @@ COMMAND_MODULES: tuple[str, ...] = ("unifygeo_ros.inference.command",)
 """Modules with `add_command(subparsers) -> None`, which sets `run=` to a function (args) -> exit status."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
     parser = argparse.ArgumentParser(prog="unifygeo", description=unifygeo_ros.__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {unifygeo_ros.__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what is done and which choices are made")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for module in COMMAND_MODULES:
         importlib.import_module(module).add_command(subparsers)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; an error that the user can mend is one line on stderr and exit status 2."""
+    args = build_parser().parse_args(argv)
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
