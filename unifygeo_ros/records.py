@@ -192,6 +192,7 @@ class Fix:
     ambiguity: float
     hypotheses: tuple[Hypothesis, ...]
     timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
+    integrity: float | None = None
 
 
 @dataclass(frozen=True)
