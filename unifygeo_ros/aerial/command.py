@@ -1,0 +1,171 @@
+"""Commands on indexes: `unifygeo index build` and `unifygeo index info`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unifygeo_ros.aerial.index import TileIndex
+    from unifygeo_ros.geodesy import Datum
+
+
+def add_command(subparsers: Any) -> None:
+    """Add `index` to the parser of `unifygeo`."""
+    index = subparsers.add_parser("index", help="build an index of aerial imagery, or look into one")
+    commands = index.add_subparsers(metavar="COMMAND", required=True)
+
+    build = commands.add_parser(
+        "build",
+        help="aerial imagery → index",
+        description="Cut imagery into north-up tiles, encode them, write an index. A build that was interrupted goes "
+        "on when the same command is given again.",
+    )
+    build.add_argument(
+        "imagery",
+        nargs="+",
+        type=Path,
+        help="GeoTIFF files or folders of them, folders of XYZ tiles (z/x/y.png), MBTiles files; or one VIGOR city",
+    )
+    build.add_argument("--model", required=True, type=Path, help="folder of the model bundle")
+    build.add_argument("--output", required=True, type=Path, help="folder of the index, made by this command")
+    build.add_argument(
+        "--datum", type=_datum, metavar="LAT,LON[,HEIGHT]", help="origin of the map frame (middle of the imagery)"
+    )
+    build.add_argument(
+        "--stride", type=float, default=0.5, help="distance of tile centres, of a tile's side (%(default)s)"
+    )
+    build.add_argument(
+        "--minimum-coverage", type=float, default=0.5, help="share of a tile that must be known (%(default)s)"
+    )
+    build.add_argument("--bands", type=_bands, metavar="R,G,B", help="bands to take as red, green, blue, from 1")
+    build.add_argument(
+        "--scale",
+        type=_scale,
+        metavar="LOW,HIGH",
+        help="values that become black and white (8 bit: as they are; else the 0.5th and 99.5th percentile)",
+    )
+    build.add_argument("--nodata", type=float, help="value of unknown pixels, for files that do not say it")
+    build.add_argument(
+        "--search", choices=("auto", "exact", "ivfpq"), default="auto", help="auto: exact up to a million tiles"
+    )
+    build.add_argument("--backend", default="auto", help="inference backend (%(default)s)")
+    build.add_argument("--precision", default="auto", help="fp32, fp16 or auto")
+    build.add_argument("--batch-size", type=int, default=8, help="tiles in one run of the encoder (%(default)s)")
+    build.add_argument("--readers", type=int, default=2, help="threads that cut tiles (%(default)s)")
+    build.set_defaults(run=_build)
+
+    info = commands.add_parser("info", help="show what an index holds")
+    info.add_argument("index", type=Path, help="folder of the index")
+    info.add_argument("--verify", action="store_true", help="read every file and compare its checksum")
+    info.add_argument("--plot", type=Path, metavar="PNG", help="draw the coverage into this file")
+    info.set_defaults(run=_info)
+
+
+def _build(args: argparse.Namespace) -> int:
+    from unifygeo_ros.aerial.build import build_index
+    from unifygeo_ros.aerial.imagery import ImageryOptions
+    from unifygeo_ros.inference.bundle import load_bundle
+    from unifygeo_ros.inference.select import open_engines
+
+    bundle = load_bundle(args.model)
+    with open_engines(bundle, backend=args.backend, precision=args.precision) as engines:
+        report = build_index(
+            args.imagery,
+            bundle,
+            engines,
+            args.output,
+            datum=args.datum,
+            stride=args.stride,
+            minimum_coverage=args.minimum_coverage,
+            batch_size=args.batch_size,
+            search=args.search,
+            options=ImageryOptions(args.bands, args.scale, args.nodata),
+            readers=args.readers,
+            progress=True,
+        )
+    print(
+        f"{report.path}: {report.tiles} tiles, {report.skipped} left out as empty; {report.encoded} encoded in "
+        f"{report.seconds:.1f} s, the encoder running {report.encoder_share:.0%} of it"
+    )
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from unifygeo_ros.aerial.index import open_index
+
+    index = open_index(args.index, verify=args.verify)
+    rows = _rows(index)
+    if args.verify:
+        rows["checksums"] = "every file read and correct"
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value}")
+    if args.plot is not None:
+        from unifygeo_ros.aerial.coverage import draw_coverage
+
+        draw_coverage(index, args.plot)
+    return 0
+
+
+def _rows(index: TileIndex) -> dict[str, str]:
+    manifest = index.manifest
+    west, south = index.centres_m.min(axis=0) - manifest.side_m / 2
+    east, north = index.centres_m.max(axis=0) + manifest.side_m / 2
+    size = sum(record.bytes for record in manifest.files.values())
+    stride = "as the data set has them" if manifest.stride_m is None else f"{manifest.stride_m:g} m apart"
+    rows = {
+        "tiles": f"{manifest.tiles}, {manifest.skipped} more left out as empty",
+        "tile": f"{manifest.tile_size}×{manifest.tile_size} px at {manifest.metres_per_pixel:g} m/px "
+        f"({manifest.side_m:g} m), {stride}",
+        "datum": f"{manifest.datum.latitude_deg:.7f}, {manifest.datum.longitude_deg:.7f}, "
+        f"height {manifest.datum.height_m:g} m",
+        "extent": f"east {west:.1f} … {east:.1f} m, north {south:.1f} … {north:.1f} m",
+        "model": manifest.model,
+        "weights": manifest.weights_sha256,
+        "encoder": manifest.encoder,
+        "descriptor": str(manifest.descriptor_dim),
+        "match map": f"{manifest.match_size}×{manifest.match_size}×{manifest.match_channels}, float16",
+        "search": manifest.search,
+        "size": f"{size / 1e6:.1f} MB",
+    }
+    for number, source in enumerate(manifest.imagery.get("rasters", [manifest.imagery]), start=1):
+        files = source.get("files", [])
+        named = (
+            ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+            if isinstance(files, list)
+            else f"{files} files"
+        )
+        details = ", ".join(
+            f"{key} {value}" for key, value in source.items() if key not in ("kind", "files") and value is not None
+        )
+        rows[f"imagery {number}"] = f"{source.get('kind')}: {named} ({details})"
+    return rows
+
+
+def _datum(text: str) -> Datum:
+    from unifygeo_ros.geodesy import Datum
+
+    values = _numbers(text, (2, 3), "LAT,LON or LAT,LON,HEIGHT in degrees and metres")
+    return Datum(*values)
+
+
+def _bands(text: str) -> tuple[int, int, int]:
+    red, green, blue = _numbers(text, (3,), "three band numbers R,G,B")
+    return int(red), int(green), int(blue)
+
+
+def _scale(text: str) -> tuple[float, float]:
+    low, high = _numbers(text, (2,), "two values LOW,HIGH")
+    return low, high
+
+
+def _numbers(text: str, counts: tuple[int, ...], wanted: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return values

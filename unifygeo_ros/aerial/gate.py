@@ -1,0 +1,63 @@
+"""The prior's gate: which tiles an image may have been taken on, given where base_link is believed to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.errors import InputError
+from unifygeo_ros.records import Float64, Prior
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The tiles whose square touches the ellipse of `prior` at `sigma` standard deviations (a Mahalanobis distance)."""
+
+    prior: Prior
+    sigma: float
+
+    def __post_init__(self) -> None:
+        covariance = np.asarray(self.prior.covariance_m2, np.float64)
+        values = [self.prior.east_m, self.prior.north_m, self.sigma, *covariance.ravel()]
+        if covariance.shape != (2, 2) or not np.all(np.isfinite(values)) or self.sigma <= 0:
+            raise InputError(
+                f"prior {self.prior.east_m}, {self.prior.north_m} with covariance {covariance.tolist()} and gate "
+                f"{self.sigma} sigma: all must be finite, the covariance 2x2 and the gate above 0"
+            )
+        (var_east, cross), (cross_again, var_north) = covariance
+        if cross != cross_again or var_east <= 0 or var_east * var_north - cross * cross_again <= 0:
+            raise InputError(
+                f"the prior's covariance {covariance.tolist()} is not symmetric positive definite; "
+                "give variances above 0 in m²"
+            )
+
+    @property
+    def half_extents_m(self) -> tuple[float, float]:
+        """Half width (east) and half height (north) of the box around the ellipse."""
+        covariance = self.prior.covariance_m2
+        return self.sigma * float(np.sqrt(covariance[0, 0])), self.sigma * float(np.sqrt(covariance[1, 1]))
+
+    def touches(self, centres_m: Float64, side_m: float) -> npt.NDArray[np.bool_]:
+        """Which squares of side `side_m`, axes east and north, centred on centres_m (n, 2), touch the ellipse.
+
+        The smallest Mahalanobis distance of a square is 0 if the mean lies inside, else it is reached on one of
+        the four edges, where it is a parabola whose lowest point is clipped to the edge.
+        """
+        (var_east, cross), (_, var_north) = self.prior.covariance_m2
+        determinant = var_east * var_north - cross * cross
+        # P = Σ⁻¹
+        p_east, p_north, p_cross = var_north / determinant, var_east / determinant, -cross / determinant
+        east = np.asarray(centres_m[:, 0]) - self.prior.east_m
+        north = np.asarray(centres_m[:, 1]) - self.prior.north_m
+        half = side_m / 2
+        smallest = np.where((np.abs(east) <= half) & (np.abs(north) <= half), 0.0, np.inf)
+        for sign in (-half, half):
+            x = east + sign  # the west or east edge, y runs along it
+            y = np.clip(-p_cross * x / p_north, north - half, north + half)
+            smallest = np.minimum(smallest, p_east * x * x + 2 * p_cross * x * y + p_north * y * y)
+            y = north + sign  # the south or north edge, x runs along it
+            x = np.clip(-p_cross * y / p_east, east - half, east + half)
+            smallest = np.minimum(smallest, p_east * x * x + 2 * p_cross * x * y + p_north * y * y)
+        return np.asarray(smallest <= self.sigma**2)

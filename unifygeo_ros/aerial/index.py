@@ -1,0 +1,243 @@
+"""The index: everything that the localizer knows of the region, mapped from disk.
+
+`open_index` verifies the manifest and the tile table and maps the other files without reading them. What is mapped is
+verified by the CRC-32 of its tile when it is first used, so a flipped byte is refused before it can reach a fix and a
+region of any size opens at once. `verify=True` (`unifygeo index info --verify`) reads and checks everything.
+
+The map is a local tangent plane and tiles are squares of it, north-up to the accuracy that `unifygeo_ros.geodesy`
+states for its range.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.aerial.gate import Gate
+from unifygeo_ros.aerial.manifest import (
+    DESCRIPTORS,
+    MATCH_MAPS,
+    PIXELS,
+    SEARCH,
+    TILE_DTYPE,
+    TILES,
+    UNIT_LENGTH_TOLERANCE,
+    IndexManifest,
+    cell_key,
+    cell_keys,
+    read_manifest,
+)
+from unifygeo_ros.aerial.search import DescriptorSearch, nearest_among, open_search
+from unifygeo_ros.errors import IndexFormatError, InputError
+from unifygeo_ros.geodesy import LocalFrame
+from unifygeo_ros.inference.bundle import ModelBundle, sha256_of_file
+from unifygeo_ros.records import Candidates, Float32, Float64, UInt8
+
+Ids = npt.NDArray[np.int64]
+_REMEDY = "copy the index again or build it again"
+
+
+class VerifiedRows:
+    """A mapped array with one row a tile, each row checked against its CRC-32 when it is first taken."""
+
+    def __init__(self, rows: npt.NDArray[np.generic], checksums: npt.NDArray[np.uint32], name: str) -> None:
+        self._rows = rows
+        self._checksums = checksums
+        self._verified = np.zeros(len(rows), np.bool_)
+        self._name = name
+        self.shape = rows.shape
+        self.dtype = rows.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, tile_ids: int | np.integer | slice | Sequence[int] | Ids) -> npt.NDArray[np.generic]:
+        """Rows of the tiles: the mapped row for one id or a slice, a copy for several. Raises IndexFormatError."""
+        self.verify(np.atleast_1d(np.arange(len(self))[tile_ids] if isinstance(tile_ids, slice) else tile_ids))
+        return np.asarray(self._rows[tile_ids])
+
+    def verify(self, tile_ids: npt.ArrayLike | None = None) -> npt.NDArray[np.generic]:
+        """Check the rows of some tiles, of all by default, that were not checked before; returns the whole mapped
+        array. Raises IndexFormatError."""
+        ids = np.arange(len(self)) if tile_ids is None else np.asarray(tile_ids, np.int64)
+        for tile_id in ids[~self._verified[ids]].tolist():
+            if zlib.crc32(self._rows[tile_id].data) != self._checksums[tile_id]:
+                raise IndexFormatError(f"{self._name}: tile {tile_id} does not match its checksum; {_REMEDY}")
+            self._verified[tile_id] = True
+        return self._rows
+
+
+class TileIndex:
+    """An opened index. Safe for reading from several threads.
+
+    manifest: what the index says of itself. frame: the map frame. centres_m: float64 (n, 2), east and north of the tile
+    centres, mapped, read-only. descriptors: float32 (n, C). match_maps: float16 (n, S, S, C_0), unit length along the
+    last axis. Both are taken by tile ids and verified when they are.
+    """
+
+    def __init__(self, path: Path, manifest: IndexManifest, search_device: str = "auto") -> None:
+        self.path = path
+        self.manifest = manifest
+        self.frame = LocalFrame(manifest.datum)
+        count = manifest.tiles
+        self._table = np.memmap(path / TILES, TILE_DTYPE, mode="r", shape=(count,))
+        self._cells = self._table["cell"]
+        self.centres_m: Float64 = np.ndarray(
+            (count, 2), np.dtype("<f8"), buffer=self._table, strides=(TILE_DTYPE.itemsize, 8)
+        )
+        self.descriptors = VerifiedRows(
+            np.asarray(np.memmap(path / DESCRIPTORS, "<f4", mode="r", shape=(count, manifest.descriptor_dim))),
+            self._table["descriptor_crc"],
+            str(path / DESCRIPTORS),
+        )
+        shape = (count, manifest.match_size, manifest.match_size, manifest.match_channels)
+        self.match_maps = VerifiedRows(
+            np.asarray(np.memmap(path / MATCH_MAPS, "<f2", mode="r", shape=shape)),
+            self._table["match_map_crc"],
+            str(path / MATCH_MAPS),
+        )
+        self._pixels = np.memmap(path / PIXELS, np.uint8, mode="r")
+        self._search_device = search_device
+        self._search: DescriptorSearch | None = None
+
+    def __len__(self) -> int:
+        return self.manifest.tiles
+
+    @property
+    def tile_size(self) -> int:
+        """Rows = columns of a tile, pixels."""
+        return self.manifest.tile_size
+
+    @property
+    def metres_per_pixel(self) -> float:
+        return self.manifest.metres_per_pixel
+
+    def tile_pixels(self, tile_id: int) -> UInt8:
+        """The pixels that the aerial encoder saw: uint8 (L, L, 3) RGB, north up. Raises IndexFormatError."""
+        entry = self._table[tile_id]
+        start, length = int(entry["pixels_offset"]), int(entry["pixels_bytes"])
+        encoded = self._pixels[start : start + length]
+        if len(encoded) != length or zlib.crc32(encoded.data) != entry["pixels_crc"]:
+            raise IndexFormatError(f"{self.path / PIXELS}: tile {tile_id} does not match its checksum; {_REMEDY}")
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        if image is None or image.shape != (self.tile_size, self.tile_size, 3):
+            raise IndexFormatError(f"{self.path / PIXELS}: tile {tile_id} cannot be decoded; {_REMEDY}")
+        return np.asarray(image[:, :, ::-1])  # BGR → RGB
+
+    def tiles_within(self, gate: Gate) -> Ids:
+        """The tiles inside the gate, int64, rising. Looks only at tiles near the ellipse: one binary search for each
+        row of cells that the box around it crosses."""
+        side = self.manifest.side_m
+        mean = np.array([gate.prior.east_m, gate.prior.north_m])
+        # A tile touches the box if its centre is at most half a side outside; a hair more against rounding.
+        reach = np.array(gate.half_extents_m) + side / 2 * (1 + 1e-9)
+        low, high = np.clip(np.floor(np.stack([mean - reach, mean + reach]) / side), -(2.0**30), 2.0**30).astype(int)
+        first_row, last_row = self._row_range()
+        rows = np.arange(max(low[1], first_row), min(high[1], last_row) + 1, dtype=np.int64)
+        starts = np.searchsorted(self._cells, cell_key(rows, int(low[0])), side="left")
+        ends = np.searchsorted(self._cells, cell_key(rows, int(high[0])), side="right")
+        spans = [
+            np.arange(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True) if start < end
+        ]
+        if not spans:
+            return np.empty(0, np.int64)
+        near = np.concatenate(spans).astype(np.int64)
+        return near[gate.touches(self.centres_m[near], side)]
+
+    def search(self, descriptor: npt.ArrayLike, k: int, gate: Gate | None = None) -> Candidates:
+        """The k most similar tiles, of those inside the gate if there is one; fewer where there are fewer, none if the
+        gate holds none. descriptor: float32 (C,), unit length. Raises InputError and IndexFormatError."""
+        query = self._checked_descriptor(descriptor)
+        if k < 1:
+            raise InputError(f"{k} candidates asked for, must be at least 1")
+        if gate is not None:
+            tile_ids = self.tiles_within(gate)
+            return nearest_among(self._verified_descriptors(tile_ids), tile_ids, query, k)
+        if self._search is None:
+            self._search = self._open_search()
+        return self._search.nearest(query, min(k, len(self)))
+
+    def verify(self) -> None:
+        """Read every file and compare it with the manifest. Raises IndexFormatError."""
+        for name in self.manifest.files:
+            _verify_file(self.path, self.manifest, name)
+
+    def _open_search(self) -> DescriptorSearch:
+        """The search of the whole index, its files verified: all descriptors for an exact one, which reads them all
+        anyway; the inverted lists for IVF-PQ."""
+        if self.manifest.search == "ivfpq":
+            _verify_file(self.path, self.manifest, SEARCH)
+            descriptors = self._verified_descriptors(np.empty(0, np.int64))
+        else:
+            descriptors = self._verified_descriptors(None)
+        return open_search(self.manifest.search, descriptors, self.path / SEARCH, self._search_device)
+
+    def _verified_descriptors(self, tile_ids: Ids | None) -> Float32:
+        return self.descriptors.verify(tile_ids).view(np.float32)
+
+    def _row_range(self) -> tuple[int, int]:
+        """First and last row of cells that hold tiles: the table is sorted by rows."""
+        rows = (cell_keys(self.centres_m[[0, -1]], self.manifest.side_m) + 2**31) >> 32
+        return int(rows[0]), int(rows[1])
+
+    def _checked_descriptor(self, descriptor: npt.ArrayLike) -> Float32:
+        query = np.ascontiguousarray(descriptor, np.float32)
+        if query.shape != (self.manifest.descriptor_dim,):
+            raise InputError(
+                f"descriptor of shape {query.shape}, the index holds width {self.manifest.descriptor_dim}; "
+                "use the model that made the index"
+            )
+        length = float(np.linalg.norm(query))
+        if not abs(length - 1) <= UNIT_LENGTH_TOLERANCE:  # also false for NaN
+            raise InputError(
+                f"descriptor of length {length}, must be finite and 1 to within {UNIT_LENGTH_TOLERANCE}; "
+                "the image or the model is damaged"
+            )
+        return query
+
+
+def open_index(
+    path: Path | str, *, bundle: ModelBundle | None = None, verify: bool = False, search_device: str = "auto"
+) -> TileIndex:
+    """Open an index folder. Raises IndexFormatError where it is damaged or was made with other weights than bundle's.
+
+    verify: read and check every file now, not at first use. search_device: "auto", "cpu" or "gpu", for an ungated
+    search.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    if bundle is not None and bundle.manifest.weights_sha256 != manifest.weights_sha256:
+        raise IndexFormatError(
+            f"{folder}: made with the weights {manifest.weights_sha256[:12]}… of {manifest.model}, but the model is "
+            f"{bundle.manifest.name} with {bundle.manifest.weights_sha256[:12]}…; give the index's model, or build the "
+            "index again"
+        )
+    for name, record in manifest.files.items():
+        try:
+            size = (folder / name).stat().st_size
+        except OSError as error:
+            raise IndexFormatError(f"{folder / name}: cannot be read ({error}); {_REMEDY}") from error
+        if size != record.bytes:
+            raise IndexFormatError(f"{folder / name}: {size} bytes, the manifest says {record.bytes}; {_REMEDY}")
+    _verify_file(folder, manifest, TILES)
+    index = TileIndex(folder, manifest, search_device)
+    if verify:
+        index.verify()
+    return index
+
+
+def _verify_file(folder: Path, manifest: IndexManifest, name: str) -> None:
+    try:
+        digest = sha256_of_file(folder / name)
+    except OSError as error:
+        raise IndexFormatError(f"{folder / name}: cannot be read ({error}); {_REMEDY}") from error
+    if digest != manifest.files[name].sha256:
+        raise IndexFormatError(
+            f"{folder / name}: SHA-256 is {digest[:12]}…, the manifest says {manifest.files[name].sha256[:12]}…; "
+            f"{_REMEDY}"
+        )

@@ -1,0 +1,186 @@
+"""What an index says of itself, and the layout of its files (docs/index_format.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.errors import IndexFormatError
+from unifygeo_ros.geodesy import Datum
+from unifygeo_ros.records import Float64
+
+FORMAT = "unifygeo-index"
+FORMAT_VERSION = 1
+
+MANIFEST = "manifest.json"
+TILES = "tiles.bin"
+DESCRIPTORS = "descriptors.f32"
+MATCH_MAPS = "match_maps.f16"
+PIXELS = "pixels.bin"
+SEARCH = "search.faiss"
+TILE_FILES = (TILES, DESCRIPTORS, MATCH_MAPS, PIXELS)
+"""The files that grow by one record a tile. They have no header, so that they can be written as a stream and hashed on
+the way; shapes and types are in the manifest. All numbers are little-endian."""
+
+TILE_DTYPE = np.dtype(
+    [
+        ("east_m", "<f8"),
+        ("north_m", "<f8"),
+        ("cell", "<i8"),  # of the coarse grid, see cell_keys; the table is sorted by it
+        ("pixels_offset", "<u8"),  # of the tile's PNG in pixels.bin
+        ("pixels_bytes", "<u4"),
+        ("descriptor_crc", "<u4"),  # CRC-32 of the tile's bytes in each file
+        ("match_map_crc", "<u4"),
+        ("pixels_crc", "<u4"),
+    ]
+)
+
+UNIT_LENGTH_TOLERANCE = 1e-3
+"""How far a descriptor's length may be from 1: float16 arithmetic inside an engine errs by about 5e-4."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size and SHA-256 of one file of the index."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class IndexManifest:
+    """All that an index says of itself.
+
+    weights_sha256, model: of the bundle that made it. encoder: backend and precision. datum: of the map frame.
+    tile_size: rows = columns. stride_m: distance of neighbouring tile centres, None where they lie as the data set has
+    them. imagery: the source's own words (kind, files, CRS, metres per pixel). skipped: tiles left out as empty.
+    search: "exact" or "ivfpq".
+    """
+
+    model: str
+    weights_sha256: str
+    encoder: str
+    datum: Datum
+    tiles: int
+    skipped: int
+    tile_size: int
+    metres_per_pixel: float
+    stride_m: float | None
+    minimum_coverage: float
+    descriptor_dim: int
+    match_size: int
+    match_channels: int
+    imagery: Mapping[str, Any]
+    search: str
+    files: Mapping[str, FileRecord]
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def side_m(self) -> float:
+        """Side of a tile, metres."""
+        return self.tile_size * self.metres_per_pixel
+
+    def to_json(self) -> str:
+        """The text of manifest.json: canonical, its last entry the SHA-256 of itself without that entry."""
+        content = dataclasses.asdict(self)
+        digest = hashlib.sha256(_canonical(content).encode()).hexdigest()
+        return _canonical({**content, "sha256": digest})
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> IndexManifest:
+        """Parse and check. source: the file's name, for messages. Raises IndexFormatError."""
+        remedy = "build the index again or copy it again"
+        try:
+            raw = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise IndexFormatError(f"{source}: not valid JSON ({error}); {remedy}") from error
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise IndexFormatError(f"{source}: not a {FORMAT} manifest; give a folder that `unifygeo index build` made")
+        if raw.get("format_version") != FORMAT_VERSION:
+            raise IndexFormatError(
+                f"{source}: format version {raw.get('format_version')}, this release reads {FORMAT_VERSION}; "
+                "build the index again"
+            )
+        stated = raw.pop("sha256", None)
+        # The text itself is compared, so that not even a blank can change unnoticed.
+        if (
+            text != _canonical({**raw, "sha256": stated})
+            or stated != hashlib.sha256(_canonical(raw).encode()).hexdigest()
+        ):
+            raise IndexFormatError(f"{source}: the content does not match its own checksum; {remedy}")
+        fields = {item.name for item in dataclasses.fields(cls)}
+        if set(raw) != fields:
+            raise IndexFormatError(
+                f"{source}: missing fields {sorted(fields - set(raw))}, unknown fields {sorted(set(raw) - fields)}; "
+                "build the index again"
+            )
+        try:
+            raw["datum"] = Datum(**raw["datum"])
+            raw["files"] = {name: FileRecord(**record) for name, record in raw["files"].items()}
+            manifest = cls(**raw)
+            manifest._check()
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise IndexFormatError(f"{source}: malformed ({error}); build the index again") from error
+        return manifest
+
+    def _check(self) -> None:
+        """Raises ValueError where the entries contradict each other."""
+        if min(self.tiles, self.tile_size, self.descriptor_dim, self.match_size, self.match_channels) < 1:
+            raise ValueError("a size or number of tiles below 1")
+        if not (math.isfinite(self.metres_per_pixel) and self.metres_per_pixel > 0):
+            raise ValueError(f"metres_per_pixel {self.metres_per_pixel}")
+        if self.search not in ("exact", "ivfpq"):
+            raise ValueError(f"search {self.search!r}")
+        expected = {*TILE_FILES, *((SEARCH,) if self.search == "ivfpq" else ())}
+        if set(self.files) != expected:
+            raise ValueError(f"files {sorted(self.files)} instead of {sorted(expected)}")
+        sizes = {
+            TILES: TILE_DTYPE.itemsize * self.tiles,
+            DESCRIPTORS: 4 * self.descriptor_dim * self.tiles,
+            MATCH_MAPS: 2 * self.match_size**2 * self.match_channels * self.tiles,
+        }
+        for name, size in sizes.items():
+            if self.files[name].bytes != size:
+                raise ValueError(f"{name} of {self.files[name].bytes} bytes, {self.tiles} tiles take {size}")
+
+
+def read_manifest(folder: Path) -> IndexManifest:
+    """The manifest of an index folder. Raises IndexFormatError."""
+    path = folder / MANIFEST
+    try:
+        # newline="": a changed line end must not be mended by the reader
+        with path.open(encoding="utf-8", newline="") as stream:
+            text = stream.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise IndexFormatError(
+            f"{path}: cannot be read ({error}); give the folder of a finished index (`unifygeo index build`)"
+        ) from error
+    return IndexManifest.from_json(text, str(path))
+
+
+def cell_keys(centres_m: Float64, side_m: float) -> npt.NDArray[np.int64]:
+    """Key of the coarse cell (one tile side wide) in which each centre (n, 2) lies.
+
+    Keys grow with the cell's row (north), then its column (east), so that the tiles of a stretch of one row of cells
+    are neighbours in the table. |row|, |column| < 2³¹.
+    """
+    column, row = np.floor(np.asarray(centres_m).T / side_m).astype(np.int64)
+    return np.asarray(cell_key(row, column), np.int64)
+
+
+def cell_key(row: Any, column: Any) -> Any:
+    """Key of the cell (row, column); integers or int64 arrays."""
+    return row * 2**32 + column
+
+
+def _canonical(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"

@@ -1,0 +1,339 @@
+"""Rasters in any CRS → north-up tiles on a grid of the map frame.
+
+A `Raster` is pixels on a regular grid of one CRS at one or more resolutions, from one file or many. A tile is cut from
+it in one warp. Over a tile the way from map metres to raster pixels is affine to well below a pixel: projections of
+aerial imagery bend by d²/2R · tan(latitude), which for a tile of 384 pixels at 0.2 m is 0.2 mm · tan(latitude). The
+residual at nine points is checked for every tile, so a projection that bends more is refused, not warped wrongly.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, Mapping, Protocol, Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyproj
+from rasterio.transform import Affine
+
+from unifygeo_ros.aerial.imagery import COARSEST, TileImage
+from unifygeo_ros.aerial.manifest import cell_keys
+from unifygeo_ros.errors import InputError
+from unifygeo_ros.geodesy import MAX_RANGE_M, Datum, LocalFrame
+from unifygeo_ros.inference.bundle import AerialSpec
+from unifygeo_ros.records import Float64, UInt8
+
+MAX_AFFINE_RESIDUAL_PX = 0.1
+"""Largest distance, in raster pixels, between a tile's true place and its affine approximation."""
+
+_EDGE_POINTS = 17  # along each edge of a footprint, whose straight edges are curves in the map
+_CHUNK_POINTS = 1 << 20
+
+
+class RasterLevel(Protocol):
+    """A raster at one resolution."""
+
+    @property
+    def crs_from_pixel(self) -> Affine:
+        """CRS coordinates of (column, row); integers are pixel corners, as in GDAL."""
+        ...
+
+    def footprints(self) -> npt.NDArray[np.int64]:
+        """int64 (n, 4): first row, first column, rows, columns of the parts (files, web tiles) that hold pixels."""
+        ...
+
+    def read(self, row: int, column: int, rows: int, columns: int) -> UInt8 | None:
+        """A window, which may reach beyond the raster: uint8 (rows, columns, 4), RGB and 255 where it is known, all 0
+        where it is not; None if it touches no part. From any thread. Raises InputError."""
+        ...
+
+
+class Raster(Protocol):
+    """Pixels on a regular grid of one CRS. Picklable: workers open the files themselves."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def crs(self) -> pyproj.CRS: ...
+
+    @property
+    def levels(self) -> Sequence[RasterLevel]:
+        """From the finest to the coarsest."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]: ...
+
+    def fingerprint(self) -> str: ...
+
+
+class RasterImagery:
+    """Rasters laid over each other; where several know a pixel, the first one's counts."""
+
+    def __init__(self, rasters: Sequence[Raster]) -> None:
+        self._rasters = tuple(rasters)
+
+    def centre_deg(self) -> tuple[float, float]:
+        corners = np.concatenate([_geodetic_outline(raster).reshape(-1, 2) for raster in self._rasters])
+        # The middle on the sphere, which no date line disturbs.
+        latitude, longitude = np.radians(corners.T)
+        x, y, z = np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)
+        (x_min, y_min, z_min), (x_max, y_max, z_max) = ((f(x), f(y), f(z)) for f in (np.min, np.max))
+        x, y, z = (x_min + x_max) / 2, (y_min + y_max) / 2, (z_min + z_max) / 2
+        return math.degrees(math.atan2(z, math.hypot(x, y))), math.degrees(math.atan2(y, x))
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"rasters": [raster.describe() for raster in self._rasters]}
+
+    def fingerprint(self) -> str:
+        return "\n".join(raster.fingerprint() for raster in self._rasters)
+
+    def tiles(self, frame: LocalFrame, aerial: AerialSpec, stride: float) -> RasterTiles:
+        levels = []
+        for raster in self._rasters:
+            outline = frame.map_from_geodetic(*np.moveaxis(_geodetic_outline(raster), -1, 0))
+            farthest = float(np.max(np.hypot(outline[..., 0], outline[..., 1])))
+            if not farthest <= MAX_RANGE_M:
+                raise InputError(
+                    f"{raster.name}: reaches {farthest:.0f} m from the datum ({frame.datum.latitude_deg:.7f}, "
+                    f"{frame.datum.longitude_deg:.7f}), the map frame {MAX_RANGE_M:.0f} m; "
+                    "check the georeference and the datum, or build several indexes"
+                )
+            levels.append(_LevelInMap(raster, _choose_level(raster, aerial.metres_per_pixel), frame))
+        stride_m = stride * aerial.side_m
+        centres = _grid_centres(levels, aerial.side_m, stride_m)
+        return RasterTiles(levels, centres, aerial, stride_m)
+
+
+class RasterTiles:
+    """Tiles on a grid of the map frame, one of whose centres is the datum."""
+
+    def __init__(self, levels: Sequence[_LevelInMap], centres_m: Float64, aerial: AerialSpec, stride_m: float) -> None:
+        self._levels = tuple(levels)
+        self._aerial = aerial
+        self.centres_m = centres_m
+        self.metres_per_pixel = aerial.metres_per_pixel
+        self.stride_m = stride_m
+
+    def read(self, number: int) -> TileImage:
+        east, north = self.centres_m[number]
+        size = self._aerial.size
+        pixels = np.zeros((size, size, 3), np.uint8)
+        valid = np.zeros((size, size), np.bool_)
+        for level in self._levels:
+            tile = level.cut(float(east), float(north), size, self.metres_per_pixel)
+            if tile is None:
+                continue
+            new = tile.valid & ~valid
+            pixels[new] = tile.pixels[new]
+            valid |= new
+            if valid.all():
+                break
+        return TileImage(pixels, valid)
+
+
+class _LevelInMap:
+    """A raster level seen from the map frame."""
+
+    def __init__(self, raster: Raster, level: RasterLevel, frame: LocalFrame) -> None:
+        self._raster = raster
+        self._level = level
+        self._frame = frame
+        self._pixel_from_crs = ~level.crs_from_pixel
+
+    @functools.cached_property
+    def _crs_from_geodetic(self) -> pyproj.Transformer:
+        return pyproj.Transformer.from_crs(4326, self._raster.crs, always_xy=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_crs_from_geodetic"}
+
+    def boxes_m(self) -> Float64:
+        """float64 (n, 4): west, south, east, north of each part in the map."""
+        parts = self._level.footprints()
+        boxes = np.empty((len(parts), 4))
+        step = max(1, _CHUNK_POINTS // (4 * _EDGE_POINTS))
+        for start in range(0, len(parts), step):
+            outline = _outline(parts[start : start + step], self._level.crs_from_pixel)
+            geodetic = _geodetic_from_crs(self._raster.crs, outline)
+            points = self._frame.map_from_geodetic(geodetic[..., 0], geodetic[..., 1])
+            boxes[start : start + step] = np.concatenate([points.min(1), points.max(1)], axis=-1)
+        return boxes
+
+    def cut(self, east_m: float, north_m: float, size: int, metres_per_pixel: float) -> TileImage | None:
+        """One tile; None where the raster has nothing."""
+        raster_from_tile = self._raster_from_tile(east_m, north_m, size, metres_per_pixel)
+        corners = raster_from_tile @ np.array(
+            [[-0.5, size - 0.5, -0.5, size - 0.5], [-0.5, -0.5, size - 0.5, size - 0.5], [1] * 4]
+        )
+        margin = 2
+        column, row = np.floor(corners.min(1)).astype(int) - margin
+        columns, rows = np.ceil(corners.max(1)).astype(int) + margin + 1 - (column, row)
+        # Raster pixels for one tile pixel. Whole multiples are averaged first, on blocks whose corners are multiples of
+        # the block in the raster, so that neighbouring tiles and files see the same averages.
+        shrink = math.sqrt(abs(np.linalg.det(raster_from_tile[:, :2])))
+        block = max(1, math.floor(shrink))
+        column, row = column - column % block, row - row % block
+        columns, rows = -(-columns // block) * block + block, -(-rows // block) * block + block
+        window = self._level.read(row, column, rows, columns)
+        if window is None:
+            return None
+        if block > 1:
+            window = cv2.resize(window, (columns // block, rows // block), interpolation=cv2.INTER_AREA)
+        # Pixel centres: window pixel = (raster pixel + 0.5 − corner) / block − 0.5
+        window_from_tile = raster_from_tile.copy()
+        window_from_tile[:, 2] += 0.5 - np.array([column, row])
+        window_from_tile /= block
+        window_from_tile[:, 2] -= 0.5
+        return _warp(window, window_from_tile, size)
+
+    def _raster_from_tile(self, east_m: float, north_m: float, size: int, metres_per_pixel: float) -> Float64:
+        """float64 (2, 3): raster (column, row) from tile (column, row, 1), integers being pixel centres in both."""
+        place = np.array([-0.5, (size - 1) / 2, size - 0.5])
+        tile_column, tile_row = (axis.ravel() for axis in np.meshgrid(place, place))
+        middle = (size - 1) / 2
+        geodetic = self._frame.geodetic_from_map(
+            east_m + (tile_column - middle) * metres_per_pixel, north_m - (tile_row - middle) * metres_per_pixel
+        )
+        x, y = self._crs_from_geodetic.transform(geodetic[:, 1], geodetic[:, 0])
+        column, row = apply(self._pixel_from_crs, x, y)
+        exact = np.stack([column - 0.5, row - 0.5], axis=-1)  # GDAL's corners → pixel centres
+        points = np.stack([tile_column, tile_row, np.ones(9)], axis=-1)
+        if not np.all(np.isfinite(exact)):
+            raise InputError(
+                f"{self._raster.name}: a tile at {geodetic[4, 0]:.6f}, {geodetic[4, 1]:.6f} lies outside the domain of "
+                f"its CRS ({self._raster.crs.name}); check the CRS or reproject the imagery"
+            )
+        solution, *_ = np.linalg.lstsq(points, exact, rcond=None)
+        residual = float(np.max(np.abs(points @ solution - exact)))
+        if residual > MAX_AFFINE_RESIDUAL_PX:
+            raise InputError(
+                f"{self._raster.name}: its projection bends by {residual:.3f} pixels over one tile, at most "
+                f"{MAX_AFFINE_RESIDUAL_PX} can be used; reproject the imagery, to UTM for instance"
+            )
+        return np.ascontiguousarray(solution.T)
+
+
+def _warp(window: UInt8, window_from_tile: Float64, size: int) -> TileImage:
+    """window: uint8 (h, w, 4), unknown pixels all 0. Bilinear, or twice as fine and averaged where the tile is coarser.
+
+    Normalised by the known share of what each tile pixel was mixed from, so that the edge of the known area neither
+    darkens nor loses half a pixel.
+    """
+    fine = 1 if math.sqrt(abs(np.linalg.det(window_from_tile[:, :2]))) <= 1.01 else 2
+    # Pixel centres: tile pixel = (fine pixel + 0.5) / fine − 0.5
+    matrix = window_from_tile.copy()
+    matrix[:, :2] /= fine
+    matrix[:, 2] += window_from_tile[:, :2] @ np.full(2, 0.5 / fine - 0.5)
+    warped = cv2.warpAffine(
+        window,
+        matrix,
+        (size * fine, size * fine),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(0, 0, 0, 0),
+    )
+    if fine > 1:
+        warped = cv2.resize(warped, (size, size), interpolation=cv2.INTER_AREA)
+    known = warped[:, :, 3]
+    valid = known >= 128  # half of it
+    pixels = np.where(valid[..., None], warped[:, :, :3], 0).astype(np.uint8)
+    partly = valid & (known < 255)
+    if partly.any():
+        share = known[partly, None] / 255.0
+        pixels[partly] = np.minimum(np.rint(pixels[partly] / share), 255).astype(np.uint8)
+    return TileImage(pixels, valid)
+
+
+def apply(transform: Affine, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Float64, Float64]:
+    """The affine map of points whose coordinates x and y have any equal shape."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    return (
+        transform.a * x + transform.b * y + transform.c,
+        transform.d * x + transform.e * y + transform.f,
+    )
+
+
+def ground_resolution_m(raster: Raster, level: RasterLevel) -> float:
+    """Metres on the ground for one pixel in the middle of the first part of a level (geometric mean of both axes)."""
+    row, column, rows, columns = level.footprints()[0].tolist()
+    middle = np.array([column + columns / 2, row + rows / 2])
+    steps = middle + np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    x, y = apply(level.crs_from_pixel, steps[:, 0], steps[:, 1])
+    geodetic = _geodetic_from_crs(raster.crs, np.stack([x, y], axis=-1))
+    frame = LocalFrame(Datum(float(geodetic[0, 0]), float(geodetic[0, 1])))
+    points = frame.map_from_geodetic(geodetic[:, 0], geodetic[:, 1])
+    return math.sqrt(abs(np.linalg.det(points[1:] - points[0])))
+
+
+def _choose_level(raster: Raster, metres_per_pixel: float) -> RasterLevel:
+    """The coarsest level that is as fine as the model, else the finest. Raises InputError for too coarse a raster."""
+    levels = raster.levels
+    resolutions = [ground_resolution_m(raster, level) for level in levels]
+    if resolutions[0] > COARSEST * metres_per_pixel:
+        raise InputError(
+            f"{raster.name}: {resolutions[0]:.3g} m per pixel, the model can use at most "
+            f"{COARSEST * metres_per_pixel:.3g} m ({COARSEST:g} times the {metres_per_pixel:.3g} m it was trained at); "
+            "get finer imagery or a model trained on coarser"
+        )
+    # 1 % of tolerance: a level of the model's own resolution serves it, whatever the rounding of the CRS.
+    fine_enough = [i for i, resolution in enumerate(resolutions) if resolution <= metres_per_pixel * 1.01]
+    return levels[fine_enough[-1] if fine_enough else 0]
+
+
+def _grid_centres(levels: Sequence[_LevelInMap], side_m: float, stride_m: float) -> Float64:
+    """Centres of the tiles that touch the box of a part, sorted as the index wants them. float64 (n, 2)."""
+    found: set[tuple[int, int]] = set()
+    for level in levels:
+        for west, south, east, north in level.boxes_m().tolist():
+            columns = range(*_span(west, east, side_m, stride_m))
+            for row in range(*_span(south, north, side_m, stride_m)):
+                found.update((column, row) for column in columns)
+    if not found:
+        return np.empty((0, 2))
+    steps = np.array(sorted(found), np.int64)
+    centres = np.asarray(steps * stride_m, np.float64)
+    order = np.lexsort((steps[:, 0], steps[:, 1], cell_keys(centres, side_m)))
+    return np.ascontiguousarray(centres[order])
+
+
+def _span(low: float, high: float, side_m: float, stride_m: float) -> tuple[int, int]:
+    """Grid numbers whose tiles overlap the stretch low … high."""
+    return math.floor((low - side_m / 2) / stride_m) + 1, math.ceil((high + side_m / 2) / stride_m)
+
+
+def _outline(parts: npt.NDArray[np.int64], crs_from_pixel: Affine) -> Float64:
+    """CRS coordinates of points around each part: (n, 4) → float64 (n, 4 · _EDGE_POINTS, 2)."""
+    share = np.linspace(0.0, 1.0, _EDGE_POINTS)
+    one, zero = np.ones_like(share), np.zeros_like(share)
+    along_columns = np.concatenate([share, one, share, zero])
+    along_rows = np.concatenate([zero, share, one, share])
+    row, column, rows, columns = (parts[:, i, None].astype(np.float64) for i in range(4))
+    x, y = apply(crs_from_pixel, column + columns * along_columns, row + rows * along_rows)
+    return np.stack([x, y], axis=-1)
+
+
+def _geodetic_outline(raster: Raster) -> Float64:
+    """WGS84 points around all the parts of a raster together: float64 (1, 4 · _EDGE_POINTS, 2), latitude first."""
+    level = raster.levels[0]
+    parts = level.footprints()
+    first = parts[:, :2].min(0)
+    box = np.concatenate([first, (parts[:, :2] + parts[:, 2:]).max(0) - first])[None]
+    return _geodetic_from_crs(raster.crs, _outline(box, level.crs_from_pixel), raster.name)
+
+
+def _geodetic_from_crs(crs: pyproj.CRS, points: Float64, name: str = "the imagery") -> Float64:
+    """WGS84 latitude, longitude of CRS points (…, 2). Raises InputError outside the CRS's domain."""
+    transformer = pyproj.Transformer.from_crs(crs, 4326, always_xy=True)
+    longitude, latitude = transformer.transform(points[..., 0], points[..., 1])
+    geodetic = np.stack([np.asarray(latitude), np.asarray(longitude)], axis=-1)
+    if not np.all(np.isfinite(geodetic)):
+        raise InputError(
+            f"{name}: its corners lie outside the domain of its CRS ({crs.name}); the georeference is damaged, set it "
+            "anew"
+        )
+    return geodetic

@@ -1,0 +1,173 @@
+"""Nearest descriptors by cosine, behind one small interface.
+
+`ExactSearch` compares with every mapped descriptor. `InvertedFileSearch` (IVF-PQ) is for regions of more than
+`EXACT_LIMIT` tiles: it visits some of the inverted lists, ranks their product-quantised codes, and compares the best of
+them exactly with the mapped descriptors, so that the similarities it returns are true cosines too.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Protocol
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.errors import ConfigurationError, IndexFormatError
+from unifygeo_ros.records import Candidates, Float32
+
+logger = logging.getLogger(__name__)
+
+EXACT_LIMIT = 1_000_000
+"""Largest number of tiles searched exactly by default: 3 GB of descriptors at width 768, about a third of a second."""
+
+MINIMUM_TRAINING = 10_000
+"""Fewest tiles from which the product quantiser (256 centroids, 39 points each) can be trained."""
+
+_TRAINING_POINTS = 262_144
+_PROBES = 64  # inverted lists visited
+_REFINED = 32  # times k: codes whose descriptors are compared exactly, at least _REFINED_AT_LEAST
+_REFINED_AT_LEAST = 512
+_ADD_BLOCK = 65_536
+
+Ids = npt.NDArray[np.int64]
+
+
+class DescriptorSearch(Protocol):
+    """Finds the tiles nearest to a descriptor in the whole index."""
+
+    @property
+    def description(self) -> str:
+        """Kind and device, for logs."""
+        ...
+
+    def nearest(self, descriptor: Float32, k: int) -> Candidates:
+        """descriptor: float32 (C,), unit length. 1 ≤ k ≤ number of tiles. Most similar first."""
+        ...
+
+
+def choose_search(tiles: int) -> str:
+    """The stated rule: "exact" up to EXACT_LIMIT tiles, "ivfpq" beyond."""
+    return "exact" if tiles <= EXACT_LIMIT else "ivfpq"
+
+
+def nearest_among(descriptors: Float32, tile_ids: Ids, descriptor: Float32, k: int) -> Candidates:
+    """Exact search among some tiles. descriptors: float32 (n, C), mapped; tile_ids: int64 (m,)."""
+    k = min(k, len(tile_ids))
+    if k == 0:
+        return Candidates(np.empty(0, np.int64), np.empty(0, np.float32))
+    similarities, places = _inner_products(descriptors[tile_ids], descriptor, k)
+    return Candidates(tile_ids[places], similarities)
+
+
+class ExactSearch:
+    """FAISS's brute-force kernel straight over the mapped descriptors: no copy, no index object."""
+
+    description = "exact, CPU"
+
+    def __init__(self, descriptors: Float32) -> None:
+        self._descriptors = descriptors
+
+    def nearest(self, descriptor: Float32, k: int) -> Candidates:
+        similarities, tile_ids = _inner_products(self._descriptors, descriptor, k)
+        return Candidates(tile_ids, similarities)
+
+
+class GpuExactSearch:
+    """The same on a GPU: descriptors are copied to its memory once. Needs a FAISS built with CUDA."""
+
+    description = "exact, GPU"
+
+    def __init__(self, descriptors: Float32) -> None:
+        self._resources = faiss.StandardGpuResources()
+        self._index = faiss.GpuIndexFlatIP(self._resources, descriptors.shape[1])
+        for start in range(0, len(descriptors), _ADD_BLOCK):
+            self._index.add(np.ascontiguousarray(descriptors[start : start + _ADD_BLOCK]))
+
+    def nearest(self, descriptor: Float32, k: int) -> Candidates:
+        similarities, tile_ids = self._index.search(descriptor[None], k)
+        return Candidates(tile_ids[0], similarities[0])
+
+
+class InvertedFileSearch:
+    """IVF-PQ over mapped inverted lists, its best codes compared exactly."""
+
+    description = "IVF-PQ refined exactly, CPU"
+
+    def __init__(self, path: Path, descriptors: Float32) -> None:
+        self._descriptors = descriptors
+        try:
+            self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+        except RuntimeError as error:
+            raise IndexFormatError(
+                f"{path}: FAISS cannot read it ({_first_line(error)}); build the index again"
+            ) from error
+        if self._index.ntotal != len(descriptors) or self._index.d != descriptors.shape[1]:
+            raise IndexFormatError(
+                f"{path}: holds {self._index.ntotal} vectors of width {self._index.d} instead of {len(descriptors)} of "
+                f"width {descriptors.shape[1]}; build the index again"
+            )
+        faiss.extract_index_ivf(self._index).nprobe = _PROBES
+
+    def nearest(self, descriptor: Float32, k: int) -> Candidates:
+        count = min(max(_REFINED * k, _REFINED_AT_LEAST), len(self._descriptors))
+        _, found = self._index.search(descriptor[None], count)
+        # Sorted ids walk the mapped file forwards; FAISS marks what it did not find with −1.
+        tile_ids = np.sort(found[0][found[0] >= 0])
+        return nearest_among(self._descriptors, tile_ids, descriptor, k)
+
+
+def open_search(kind: str, descriptors: Float32, path: Path, device: str) -> DescriptorSearch:
+    """The search of an index. kind: "exact" or "ivfpq". device: "auto" takes a GPU if this FAISS sees one; "cpu";
+    "gpu", an error where there is none. The choice is logged."""
+    gpu_there = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+    if device not in ("auto", "cpu", "gpu"):
+        raise ConfigurationError(f"search device {device!r}, must be auto, cpu or gpu")
+    if device == "gpu" and not gpu_there:
+        raise ConfigurationError(
+            "search device gpu: this FAISS sees no GPU; install faiss-gpu on a machine with one, or choose cpu"
+        )
+    if device == "gpu" and kind == "ivfpq":
+        raise ConfigurationError(
+            "search device gpu: an IVF-PQ index is searched where its lists are mapped, on the CPU; choose auto or cpu"
+        )
+    chosen: DescriptorSearch
+    if kind == "ivfpq":
+        chosen = InvertedFileSearch(path, descriptors)
+    elif gpu_there and device != "cpu":
+        chosen = GpuExactSearch(descriptors)
+    else:
+        chosen = ExactSearch(descriptors)
+    logger.info("descriptor search: %s, %d tiles", chosen.description, len(descriptors))
+    return chosen
+
+
+def write_inverted_file(descriptors: Float32, path: Path) -> None:
+    """Train an IVF-PQ index on descriptors (n, C) and write it. Deterministic. Raises ConfigurationError."""
+    tiles, width = descriptors.shape
+    if tiles < MINIMUM_TRAINING:
+        raise ConfigurationError(
+            f"an IVF-PQ search of {tiles} tiles cannot be trained, it takes {MINIMUM_TRAINING}; "
+            "use the exact search, which is fast at this size"
+        )
+    lists = max(1, min(round(4 * math.sqrt(tiles)), tiles // 39))
+    subquantisers = max(m for m in range(1, max(width // 8, 1) + 1) if width % m == 0)
+    index = faiss.index_factory(width, f"IVF{lists},PQ{subquantisers}", faiss.METRIC_INNER_PRODUCT)
+    # Every so many tiles: a sample of the whole region, the same in every build.
+    step = max(1, tiles // _TRAINING_POINTS)
+    index.train(np.ascontiguousarray(descriptors[::step][:_TRAINING_POINTS]))
+    for start in range(0, tiles, _ADD_BLOCK):
+        index.add(np.ascontiguousarray(descriptors[start : start + _ADD_BLOCK]))
+    faiss.write_index(index, str(path))
+
+
+def _inner_products(descriptors: Float32, descriptor: Float32, k: int) -> tuple[Float32, Ids]:
+    similarities, places = faiss.knn(descriptor[None], descriptors, k, metric=faiss.METRIC_INNER_PRODUCT)
+    return similarities[0], places[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

@@ -1,0 +1,50 @@
+"""Paths → imagery: which reader a path gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Sequence
+
+from unifygeo_ros.aerial.geotiff import open_geotiffs
+from unifygeo_ros.aerial.imagery import Imagery, ImageryOptions
+from unifygeo_ros.aerial.raster import Raster, RasterImagery
+from unifygeo_ros.aerial.vigor import VigorCity, find_city
+from unifygeo_ros.aerial.web_tiles import MbTiles, WebTilesRaster, XyzFolder
+from unifygeo_ros.errors import InputError
+
+_GEOTIFF_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
+
+
+def open_imagery(sources: Sequence[Path | str], options: ImageryOptions | None = None) -> Imagery:
+    """The imagery of one region.
+
+    sources: GeoTIFF files, folders of them, folders of XYZ tiles, MBTiles files, in falling order of preference where
+    they overlap; or one VIGOR city folder alone. Raises InputError.
+    """
+    options = options or ImageryOptions()
+    paths = [Path(source) for source in sources]
+    if not paths:
+        raise InputError("no imagery given; name GeoTIFF files, tile folders, an MBTiles file or a VIGOR city folder")
+    cities = [path for path in paths if path.is_dir() and find_city(path)]
+    if cities:
+        if len(paths) > 1:
+            raise InputError(
+                f"{cities[0]}: a VIGOR city cannot be mixed with other imagery ({len(paths)} sources given), its tiles "
+                "have a scale of their own; build one index a city"
+            )
+        return VigorCity(paths[0])
+    rasters: list[Raster] = []
+    geotiffs: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: does not exist; check the path")
+        if path.is_file() and path.suffix.lower() == ".mbtiles":
+            rasters.append(WebTilesRaster(MbTiles(path)))
+        elif path.is_file():
+            geotiffs.append(path)
+        elif files := sorted(file for file in path.iterdir() if file.suffix.lower() in _GEOTIFF_SUFFIXES):
+            geotiffs.extend(files)
+        else:
+            rasters.append(WebTilesRaster(XyzFolder(path)))
+    # Files that share a grid are one raster, wherever they stand in the list.
+    return RasterImagery([*open_geotiffs(geotiffs, options), *rasters])
