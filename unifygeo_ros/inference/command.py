@@ -1,20 +1,48 @@
-"""Commands on model bundles: `unifygeo bundle info`."""
+"""Commands on model bundles: `unifygeo bundle info` and `unifygeo compile`."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.inference.engine import BackendUnavailable
+
+if TYPE_CHECKING:
+    from unifygeo_ros.inference.tensorrt_library import Library
 
 
 def add_command(subparsers: Any) -> None:
-    """Add `bundle` to the parser of `unifygeo`."""
+    """Add `bundle` and `compile` to the parser of `unifygeo`."""
     bundle = subparsers.add_parser("bundle", help="look into a model bundle")
     commands = bundle.add_subparsers(metavar="COMMAND", required=True)
     info = commands.add_parser("info", help="verify a bundle's files and show what its manifest says")
     info.add_argument("bundle", type=Path, help="folder of the model bundle")
     info.set_defaults(run=_info)
+
+    build = subparsers.add_parser(
+        "compile", help="build a bundle's TensorRT engines where they will run, or ahead of time"
+    )
+    build.add_argument("bundle", type=Path, help="folder of the model bundle")
+    build.add_argument(
+        "--backend",
+        choices=("auto", "tensorrt", "tensorrt_rtx"),
+        default="auto",
+        help="auto: the first of the two that is installed",
+    )
+    build.add_argument("--precision", choices=("auto", "fp16", "fp32"), default="auto", help="auto: fp16")
+    build.add_argument("--device", type=int, default=0, help="number of the GPU")
+    build.add_argument("--cache", type=Path, help="folder of compiled engines (default: ~/.cache/unifygeo/engines)")
+    build.add_argument(
+        "--compute-capability",
+        metavar="X.Y",
+        help="build for that GPU instead of the one in this machine, which then needs none (tensorrt_rtx)",
+    )
+    build.add_argument("--rebuild", action="store_true", help="build even what is there already")
+    build.set_defaults(run=_compile)
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -45,3 +73,59 @@ def _info(args: argparse.Namespace) -> int:
     for name, value in rows.items():
         print(f"{name:<{width}}  {value}")
     return 0
+
+
+def _compile(args: argparse.Namespace) -> int:
+    from unifygeo_ros.inference.bundle import GRAPHS, load_bundle
+    from unifygeo_ros.inference.cuda import CudaDevice
+    from unifygeo_ros.inference.engine_cache import EngineCache
+    from unifygeo_ros.inference.select import choose_precision
+    from unifygeo_ros.inference.tensorrt_engine import ANY_GPU, compile_engine
+
+    logging.getLogger("unifygeo_ros.inference").setLevel(logging.INFO)  # the build's progress
+    ahead_of_time = args.compute_capability is not None
+    target = _compute_capability(args.compute_capability) if ahead_of_time else None
+    bundle = load_bundle(args.bundle)
+    library = _library(args.backend, ahead_of_time)
+    precision = choose_precision(bundle, library.backend, args.precision)
+    cache = EngineCache(args.cache)
+    device = None if ahead_of_time else CudaDevice(args.device)
+    for graph in GRAPHS:
+        compiled = compile_engine(
+            bundle,
+            graph,
+            precision,
+            library,
+            cache,
+            gpu=device.name if device else ANY_GPU,
+            compute_capability=target or device.compute_capability,  # type: ignore[union-attr]  # one of the two is there
+            ahead_of_time=ahead_of_time,
+            rebuild=args.rebuild,
+        )
+        what = f"built in {compiled.seconds:.1f} s" if compiled.seconds else "already there"
+        print(f"{graph} {precision}: {what}, {len(compiled.plan) / 1e6:.1f} MB, {compiled.path}")
+    if device:
+        device.close()
+    return 0
+
+
+def _library(backend: str, ahead_of_time: bool) -> Library:
+    """The library asked for; "auto": the first that is installed (and can build ahead of time, if that is wanted)."""
+    from unifygeo_ros.inference.tensorrt_library import load_library
+
+    if backend != "auto":
+        return load_library(backend)
+    reasons = []
+    for name in ("tensorrt_rtx",) if ahead_of_time else ("tensorrt", "tensorrt_rtx"):
+        try:
+            return load_library(name)
+        except BackendUnavailable as error:
+            reasons.append(str(error))
+    raise BackendUnavailable("no TensorRT to compile with:\n" + "\n".join(reasons))
+
+
+def _compute_capability(text: str) -> tuple[int, int]:
+    major, dot, minor = text.partition(".")
+    if not (dot and major.isdigit() and minor.isdigit()):
+        raise ConfigurationError(f"--compute-capability is {text!r}, must be as 8.9; see the GPU's data sheet")
+    return int(major), int(minor)

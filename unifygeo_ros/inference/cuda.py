@@ -17,22 +17,23 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.errors import EngineError
+from unifygeo_ros.inference.engine import BackendUnavailable
 
 INSTALL = "install NVIDIA's driver and `pip install cuda-bindings` of the driver's major version (12 on JetPack 6)"
 
 
 def load_driver() -> ModuleType:
-    """`cuda.bindings.driver`, initialised. Raises EngineError where there is no package, driver or GPU."""
+    """`cuda.bindings.driver`, initialised. Raises BackendUnavailable where there is no package, driver or GPU."""
     try:
         from cuda.bindings import driver
     except ImportError as error:
-        raise EngineError(f"cuda.bindings cannot be imported ({error}); {INSTALL}") from error
+        raise BackendUnavailable(f"cuda.bindings cannot be imported ({error}); {INSTALL}") from error
     try:
         (status,) = driver.cuInit(0)
     except Exception as error:  # the package's own type when libcuda.so.1 is not there; it differs between releases
-        raise EngineError(f"the CUDA driver cannot be loaded ({error}); {INSTALL}") from error
+        raise BackendUnavailable(f"the CUDA driver cannot be loaded ({error}); {INSTALL}") from error
     if status != driver.CUresult.CUDA_SUCCESS:
-        raise EngineError(f"the CUDA driver does not start ({status.name}); {INSTALL}")
+        raise BackendUnavailable(f"the CUDA driver does not start ({status.name}); {INSTALL}")
     module: ModuleType = driver
     return module
 

@@ -16,6 +16,10 @@ Array = npt.NDArray[np.generic]
 Float32 = npt.NDArray[np.float32]
 
 
+class BackendUnavailable(EngineError):
+    """A backend is not installed here, or there is no GPU for it: nothing is broken."""
+
+
 class ResidentArray(Protocol):
     """An output left where the engine computed it, for a later `run` of an engine of the same set.
 

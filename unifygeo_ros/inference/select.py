@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unifygeo_ros.errors import EngineError
 from unifygeo_ros.inference.bundle import GRAPHS, PRECISIONS, ModelBundle
-from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.inference.engine import BackendUnavailable, EngineSet
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +42,28 @@ def open_engines(
         try:
             return _open(bundle, name, precision, device, cache_dir, threads)
         except EngineError as error:
-            logger.info("Backend %s skipped: %s", name, error)
+            # What is merely not there is no news; what is there and fails is.
+            level = logging.INFO if isinstance(error, BackendUnavailable) else logging.WARNING
+            logger.log(level, "Backend %s skipped: %s", name, error)
             reasons.append(f"{name}: {error}")
     raise EngineError("no inference backend can run here:\n" + "\n".join(reasons))
+
+
+def choose_precision(bundle: ModelBundle, backend: str, precision: str) -> str:
+    """The precision that "auto" means: fp32 on the CPU, fp16 on a GPU; the other where the bundle holds only that."""
+    if precision != "auto":
+        return precision
+    order = ("fp32", "fp16") if backend in CPU_BACKENDS else ("fp16", "fp32")
+    held = [name for name in order if all(name in files for files in bundle.manifest.graphs.values())]
+    if held[0] != order[0]:
+        logger.warning("Bundle %s holds no %s graphs; %s is used", bundle.manifest.name, order[0], held[0])
+    return held[0]
 
 
 def _open(
     bundle: ModelBundle, backend: str, precision: str, device: int, cache_dir: Path | None, threads: int
 ) -> EngineSet:
-    if precision == "auto":
-        precision = "fp32" if backend in CPU_BACKENDS else "fp16"
+    precision = choose_precision(bundle, backend, precision)
     if backend in ("tensorrt", "tensorrt_rtx"):
         from unifygeo_ros.inference.tensorrt_engine import open_tensorrt
 
@@ -68,10 +80,10 @@ def _open_onnxruntime(bundle: ModelBundle, backend: str, precision: str, device:
 
         from unifygeo_ros.inference.onnxruntime_engine import OnnxRuntimeEngine
     except ImportError as error:
-        raise EngineError(f"onnxruntime cannot be imported ({error}); pip install onnxruntime") from error
+        raise BackendUnavailable(f"onnxruntime cannot be imported ({error}); pip install onnxruntime") from error
     provider = "CPUExecutionProvider" if backend == "onnx_cpu" else "CUDAExecutionProvider"
     if provider not in onnxruntime.get_available_providers():
-        raise EngineError(
+        raise BackendUnavailable(
             f"this onnxruntime has no {provider}, only {onnxruntime.get_available_providers()}; "
             "pip install onnxruntime-gpu in its place"
         )

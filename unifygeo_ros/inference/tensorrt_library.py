@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from unifygeo_ros.errors import EngineError
+from unifygeo_ros.inference.engine import BackendUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +26,12 @@ OLDEST = (10, 3)  # of `tensorrt`: what JetPack 6 brings
 
 # Module names by backend, in the order in which they are tried, and the remedy where none is there.
 MODULES = {
-    # The second name is the first one's content; pip installs it alone with tensorrt-rtx-cu13-bindings.
     "tensorrt": (
         ("tensorrt",),
         "on a Jetson use the system's Python packages (docs/jetson.md), elsewhere `pip install tensorrt-cu13` or cu12",
     ),
     "tensorrt_rtx": (
-        ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+        ("tensorrt_rtx", "tensorrt_rtx_bindings"),  # the first only re-exports the second, which pip installs alone
         "`pip install tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs`",
     ),
 }
@@ -88,7 +88,7 @@ class Library:
 
 
 def load_library(backend: str) -> Library:
-    """Import a library. Raises EngineError where it is not installed or too old."""
+    """Import a library. Raises BackendUnavailable where it is not installed or too old."""
     names, remedy = MODULES[backend]
     reasons = []
     for name in names:
@@ -99,9 +99,13 @@ def load_library(backend: str) -> Library:
             continue
         version = str(getattr(module, "__version__", "0"))
         if backend == "tensorrt" and _numbers(version) < OLDEST:
-            raise EngineError(f"tensorrt {version} is too old, {OLDEST[0]}.{OLDEST[1]} or newer is needed; {remedy}")
+            raise BackendUnavailable(
+                f"tensorrt {version} is too old, {OLDEST[0]}.{OLDEST[1]} or newer is needed; {remedy}"
+            )
         return Library(backend, module, version)
-    raise EngineError(f"{backend} cannot be imported on this {platform.machine()} ({'; '.join(reasons)}); {remedy}")
+    raise BackendUnavailable(
+        f"{backend} cannot be imported on this {platform.machine()} ({'; '.join(reasons)}); {remedy}"
+    )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

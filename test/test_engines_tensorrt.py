@@ -1,0 +1,447 @@
+"""TensorRT without a GPU: real builds by tensorrt_rtx, the cache, the real libraries' API, the engines' bookkeeping."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import pytest
+from bundles import random_bundle
+from fake_gpu import FakeDriver, fake_tensorrt
+
+from unifygeo_ros.errors import EngineError
+from unifygeo_ros.inference import tensorrt_engine
+from unifygeo_ros.inference.bundle import GRAPHS, LEVELS, PRECISIONS, ModelBundle, load_bundle
+from unifygeo_ros.inference.cuda import CudaDevice
+from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.inference.engine_cache import EngineCache
+from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.inference.tensorrt_build import MAX_BATCH
+from unifygeo_ros.inference.tensorrt_engine import CompiledEngine, compile_engine, engine_key, open_tensorrt
+from unifygeo_ros.inference.tensorrt_library import Library, load_library
+
+F = tuple(f"f{level}" for level in range(LEVELS))
+PYRAMID = tuple(f"pyramid{level}" for level in range(LEVELS))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    return random_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+def images(side: tuple[int, int], batch: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (batch, *side, 3), dtype=np.uint8)
+
+
+# Real builds ----------------------------------------------------------------------------------------------------------
+
+
+def rtx() -> Library:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    return load_library("tensorrt_rtx")
+
+
+def compile_ahead(bundle: ModelBundle, cache: Path, **changes: object) -> CompiledEngine:
+    arguments = {"gpu": "any", "compute_capability": (8, 9), "ahead_of_time": True, **changes}
+    graph, precision = str(arguments.pop("graph", "decoder")), str(arguments.pop("precision", "fp16"))
+    return compile_engine(bundle, graph, precision, rtx(), EngineCache(cache), **arguments)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_every_graph_builds_for_a_gpu_that_is_not_here(
+    bundle: ModelBundle, tmp_path: Path, graph: str, precision: str
+) -> None:
+    built = compile_ahead(bundle, tmp_path, graph=graph, precision=precision)
+    assert built.seconds > 0
+    assert len(built.plan) > 10_000
+    again = compile_ahead(bundle, tmp_path, graph=graph, precision=precision)
+    assert again.seconds == 0
+    assert again.plan == built.plan
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: data + b"x",
+        lambda data: data[:-100] + bytes([data[-100] ^ 1]) + data[-99:],
+        lambda data: data.replace(b'"version": "', b'"version": "9', 1),
+        lambda data: b"\xff\xfe" + data,
+    ],
+)
+def test_a_damaged_engine_is_built_again(
+    bundle: ModelBundle, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
+    built = compile_ahead(bundle, tmp_path)
+    built.path.write_bytes(damage(built.path.read_bytes()))
+    again = compile_ahead(bundle, tmp_path)
+    assert again.seconds > 0
+    assert "damaged" in caplog.text
+    assert EngineCache(tmp_path).load(again.key) == again.plan
+
+
+def test_a_stale_engine_is_never_loaded(bundle: ModelBundle, tmp_path: Path) -> None:
+    """An engine under another key's name, as after a careless copy, is not taken for that key's."""
+    old = compile_ahead(bundle, tmp_path)
+    other = random_bundle(tmp_path / "other", seed=1)
+    wanted = engine_key(other, "decoder", "fp16", rtx(), "any", (8, 9))
+    assert wanted.file_name != old.key.file_name
+    shutil.copy(old.path, EngineCache(tmp_path).path(wanted))
+    assert compile_ahead(other, tmp_path).seconds > 0
+
+
+def test_the_key_holds_all_that_an_engine_depends_on(bundle: ModelBundle, tmp_path: Path) -> None:
+    library = Library("tensorrt", fake_tensorrt(FakeDriver()), "10.3.0")
+    newer = Library("tensorrt", library.module, "10.4.0")
+    other = random_bundle(tmp_path, seed=1)
+    keys = [
+        engine_key(bundle, "decoder", "fp16", library, "Orin", (8, 7)),
+        engine_key(bundle, "decoder", "fp32", library, "Orin", (8, 7)),
+        engine_key(bundle, "ground_encoder", "fp16", library, "Orin", (8, 7)),
+        engine_key(bundle, "decoder", "fp16", newer, "Orin", (8, 7)),
+        engine_key(bundle, "decoder", "fp16", library, "Orin Nano", (8, 7)),
+        engine_key(bundle, "decoder", "fp16", library, "Orin", (8, 9)),
+        engine_key(other, "decoder", "fp16", library, "Orin", (8, 7)),
+    ]
+    assert len({key.file_name for key in keys}) == len(keys)
+
+
+def test_two_processes_build_once(bundle: ModelBundle, tmp_path: Path) -> None:
+    rtx()
+    command = [sys.executable, "-m", "unifygeo_ros.cli", "compile", str(bundle.path), "--backend", "tensorrt_rtx"]
+    command += ["--cache", str(tmp_path), "--compute-capability", "8.9"]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    output = "".join(process.communicate(timeout=60)[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert (output.count("built in"), output.count("already there")) == (3, 3)
+
+
+def test_leftovers_of_a_killed_build_are_swept(bundle: ModelBundle, tmp_path: Path) -> None:
+    leftover = tmp_path / ".decoder-fp16-0123.engine.abcd"
+    leftover.write_bytes(b"half")
+    compile_ahead(bundle, tmp_path)
+    assert not leftover.exists()
+
+
+def test_an_unwritable_cache_is_an_error(bundle: ModelBundle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EngineError, match="give another cache"):
+        compile_ahead(bundle, tmp_path / "file" / "cache")
+
+
+def test_wrong_targets_are_refused(bundle: ModelBundle, tmp_path: Path) -> None:
+    with pytest.raises(
+        EngineError, match=r"does not build for compute capability 8\.7, only for 7\.5, 8\.0, 8\.6, 8\.9"
+    ):
+        compile_ahead(bundle, tmp_path, compute_capability=(8, 7))
+
+
+def test_a_graph_that_cannot_be_parsed_is_an_error(bundle: ModelBundle, tmp_path: Path) -> None:
+    folder = shutil.copytree(bundle.path, tmp_path / "bundle")
+    loaded = load_bundle(folder)
+    loaded.graph_path("decoder", "fp16").write_bytes(b"not a graph")
+    with pytest.raises(EngineError, match=r"decoder\.fp16\.onnx: tensorrt_rtx .* cannot parse it"):
+        compile_ahead(loaded, tmp_path / "cache")
+
+
+def test_compile_command(bundle: ModelBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rtx()
+    from unifygeo_ros.cli import main
+
+    command = ["compile", str(bundle.path), "--backend", "tensorrt_rtx", "--cache", str(tmp_path)]
+    assert main([*command, "--compute-capability", "8.9"]) == 0
+    assert capsys.readouterr().out.count("built in") == 3
+    assert main([*command, "--compute-capability", "8.9"]) == 0
+    assert capsys.readouterr().out.count("already there") == 3
+    assert main([*command, "--compute-capability", "eight"]) == 2
+    assert "--compute-capability is 'eight'" in capsys.readouterr().err
+
+
+# The real libraries' names --------------------------------------------------------------------------------------------
+
+# What the engines use of TensorRT's Python API, by class.
+USED = {
+    "ILogger": "log Severity",
+    "Builder": "create_network create_builder_config create_optimization_profile build_serialized_network",
+    "INetworkDefinition": "num_inputs get_input",
+    "IOptimizationProfile": "set_shape",
+    "IBuilderConfig": "set_memory_pool_limit clear_flag add_optimization_profile progress_monitor "
+    "create_timing_cache set_timing_cache",
+    "IProgressMonitor": "phase_start step_complete phase_finish",
+    "OnnxParser": "parse_from_file num_errors get_error",
+    "ITimingCache": "serialize",
+    "Runtime": "deserialize_cuda_engine",
+    "ICudaEngine": "num_io_tensors get_tensor_name get_tensor_mode get_tensor_dtype get_tensor_shape "
+    "create_execution_context",
+    "IExecutionContext": "set_optimization_profile_async set_input_shape set_tensor_address execute_async_v3",
+    "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
+    "MemoryPoolType": "WORKSPACE",
+    "BuilderFlag": "TF32",
+    "TensorIOMode": "INPUT OUTPUT",
+}
+USED_OF_RTX = {
+    "IBuilderConfig": "num_compute_capabilities set_compute_capability",
+    "ICudaEngine": "create_runtime_config",
+    "IRuntimeConfig": "create_runtime_cache set_runtime_cache get_runtime_cache "
+    "dynamic_shapes_kernel_specialization_strategy",
+    "IRuntimeCache": "serialize deserialize",
+    "IExecutionContext": "is_stream_capturable",
+    "DynamicShapesKernelSpecializationStrategy": "EAGER",
+    "ComputeCapability": "SM89",
+}
+
+
+def missing(module: object, used: dict[str, str]) -> list[str]:
+    pairs = [(name, attribute) for name, attributes in used.items() for attribute in attributes.split()]
+    return [f"{name}.{attribute}" for name, attribute in pairs if not hasattr(getattr(module, name, None), attribute)]
+
+
+def test_tensorrt_rtx_has_what_is_used() -> None:
+    module = rtx().module
+    assert missing(module, USED) == []
+    assert missing(module, USED_OF_RTX) == []
+    assert np.dtype(module.nptype(module.DataType.HALF)) == np.float16
+    assert np.dtype(module.nptype(module.DataType.UINT8)) == np.uint8
+
+
+CHECK = """
+import ctypes, json, sys
+for library in sys.argv[2:]:
+    ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+import tensorrt_bindings as module
+used = json.loads(sys.argv[1])
+pairs = [(name, attribute) for name, attributes in used.items() for attribute in attributes.split()]
+print(json.dumps([pair for pair in pairs if not hasattr(getattr(module, pair[0], None), pair[1])]))
+"""
+
+
+def test_tensorrt_has_what_is_used(tmp_path: Path) -> None:
+    """The real bindings of TensorRT, over empty libraries: its classes can be looked at, nothing can be run."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler for the empty libraries")
+    if importlib.util.find_spec("tensorrt_bindings") is None:
+        pytest.skip("tensorrt_bindings is not installed")
+    symbols = (
+        "createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL "
+        "createNvOnnxParserRefitter_INTERNAL createNvOnnxParser_INTERNAL getNvOnnxParserVersion initLibNvInferPlugins "
+        "getPluginRegistry getBuilderPluginRegistry getLogger getInferLibVersion"
+    )
+    source = tmp_path / "empty.c"
+    source.write_text("\n".join(f"void *{symbol}(void) {{ return 0; }}" for symbol in symbols.split()))
+    libraries = []
+    for name in ("libnvinfer.so.11", "libnvinfer_plugin.so.11", "libnvonnxparser.so.11"):
+        libraries.append(str(tmp_path / name))
+        subprocess.run(
+            [compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", libraries[-1], str(source)], check=True
+        )
+    command = [sys.executable, "-c", CHECK, json.dumps(USED), *libraries]
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    assert json.loads(checked.stdout) == []
+
+
+def test_cuda_bindings_have_what_is_used() -> None:
+    driver = pytest.importorskip("cuda.bindings.driver")
+    used = [name for name in dir(FakeDriver) if name.startswith("cu") and name[2].isupper()]
+    assert len(used) > 20
+    assert [name for name in used if not hasattr(driver, name)] == []
+    for name in ("CUdevice_attribute", "CUstream_flags", "CUstreamCaptureMode"):
+        assert {m.name for m in getattr(FakeDriver, name)} <= {m.name for m in getattr(driver, name)}
+    assert driver.CUresult.CUDA_SUCCESS.name == "CUDA_SUCCESS"
+
+
+# The engines' bookkeeping, over the stand-in GPU ----------------------------------------------------------------------
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt_rtx"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def driver(backend: str, monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    driver = FakeDriver()
+    module = fake_tensorrt(driver, rtx=backend == "tensorrt_rtx")
+    monkeypatch.setattr(tensorrt_engine, "load_library", lambda name: Library(name, module, "10.3.0"))
+    monkeypatch.setattr(tensorrt_engine, "CudaDevice", lambda index: CudaDevice(index, driver))
+    return driver
+
+
+@pytest.fixture
+def engines(bundle: ModelBundle, backend: str, driver: FakeDriver, tmp_path: Path) -> EngineSet:
+    return open_engines(bundle, backend=backend, precision="fp32", cache_dir=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def reference(bundle: ModelBundle) -> EngineSet:
+    return open_engines(bundle, backend="onnx_cpu", precision="fp32", threads=1)
+
+
+def assert_same(actual: dict, expected: dict) -> None:
+    assert set(actual) == set(expected)
+    for name, array in expected.items():
+        assert actual[name].dtype == np.float32
+        np.testing.assert_allclose(actual[name], array, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8, 9, 21])
+def test_batches_of_any_size(engines: EngineSet, reference: EngineSet, batch: int) -> None:
+    assert MAX_BATCH["ground_encoder"] == 8
+    for seed in range(5):  # 1 and 2 enqueue, from 3 on the captured graph is replayed
+        image = {"image": images((32, 128), batch, seed)}
+        assert_same(engines.ground_encoder.run(image), reference.ground_encoder.run(image))
+
+
+def test_batch_sizes_may_alternate(engines: EngineSet, reference: EngineSet, driver: FakeDriver) -> None:
+    for seed, batch in enumerate((1, 3, 1, 5, 3, 1, 5, 3, 1, 5, 8, 2)):
+        image = {"image": images((64, 64), batch, seed)}
+        assert_same(engines.aerial_encoder.run(image), reference.aerial_encoder.run(image))
+    assert driver.graphs == 3  # of 1, 3 and 5; 8 and 2 came once
+    assert driver.launches == 4  # two of 1, one each of 3 and 5
+
+
+def test_a_fix_chained_on_the_device(bundle: ModelBundle, engines: EngineSet, driver: FakeDriver) -> None:
+    reference = open_engines(bundle, backend="onnx_cpu", precision="fp32", threads=1)
+    pyramids = {}
+    for tile in range(3):  # kept on the device, and not overwritten by what runs later
+        host, pyramids[tile] = engines.aerial_encoder.run_resident({"image": images((64, 64), 1, tile)}, PYRAMID, ())
+        assert host == {}
+    for tile in (2, 0, 1, 0):
+        ground = {"image": images((32, 128), 1, 10 + tile)}
+        _, f = engines.ground_encoder.run_resident(ground, F, ("descriptor",))
+        before = dict(driver.copied)
+        logits = engines.decoder.run({**f, **pyramids[tile]})
+        assert driver.copied["HtoD"] == before["HtoD"]
+        assert driver.copied["DtoH"] - before["DtoH"] == logits["logits"].nbytes
+        expected_f = reference.ground_encoder.run(ground, F)
+        expected = reference.aerial_encoder.run({"image": images((64, 64), 1, tile)}, PYRAMID)
+        assert_same(logits, reference.decoder.run({**expected_f, **expected}))
+        np.testing.assert_allclose(f["f0"].numpy(), expected_f["f0"], atol=1e-5)
+
+
+def test_fp16_graphs_take_and_give_float32(
+    bundle: ModelBundle, backend: str, driver: FakeDriver, tmp_path: Path
+) -> None:
+    half = open_engines(bundle, backend=backend, cache_dir=tmp_path)  # precision: auto, fp16 on a GPU
+    assert half.description.endswith("fp16")
+    expected = open_engines(bundle, backend="onnx_cpu", precision="fp16", threads=1)
+    ground = half.ground_encoder.run({"image": images((32, 128), 2)})
+    assert_same(ground, expected.ground_encoder.run({"image": images((32, 128), 2)}))
+    pyramid = half.aerial_encoder.run({"image": images((64, 64), 2)}, PYRAMID)
+    inputs = {**{name: ground[name] for name in F}, **pyramid}
+    assert_same(half.decoder.run(inputs), expected.decoder.run(inputs))
+
+
+def test_graphs_on_and_off_are_equal(bundle: ModelBundle, backend: str, driver: FakeDriver, tmp_path: Path) -> None:
+    with open_tensorrt(bundle, backend, "fp32", 0, tmp_path, graphs=False) as plain:
+        results = [plain.ground_encoder.run({"image": images((32, 128), 2, seed)}) for seed in range(4)]
+    assert driver.launches == 0
+    with open_tensorrt(bundle, backend, "fp32", 0, tmp_path) as captured:
+        for seed, expected in enumerate(results):
+            assert_same(captured.ground_encoder.run({"image": images((32, 128), 2, seed)}), expected)
+    assert driver.launches > 0
+
+
+def test_everything_is_given_back(engines: EngineSet, driver: FakeDriver) -> None:
+    for _ in range(4):
+        _, pyramid = engines.aerial_encoder.run_resident({"image": images((64, 64), 1)}, PYRAMID)
+        _, f = engines.ground_encoder.run_resident({"image": images((32, 128), 1)}, F)
+        engines.decoder.run({**f, **pyramid})
+    used = len(driver.device)
+    for _ in range(4):  # dropped residents are used again
+        _, pyramid = engines.aerial_encoder.run_resident({"image": images((64, 64), 1)}, PYRAMID)
+    assert len(driver.device) <= used + LEVELS
+    del pyramid, f
+    engines.close()
+    assert (len(driver.pinned), driver.graphs, driver.contexts) == (0, 0, 0)
+    assert len(driver.device) == 0
+    engines.close()
+    with pytest.raises(EngineError, match="closed"):
+        engines.ground_encoder.run({"image": images((32, 128), 1)})
+
+
+def test_memory_that_is_not_there_is_an_error(
+    bundle: ModelBundle, backend: str, driver: FakeDriver, tmp_path: Path
+) -> None:
+    driver.memory = 100_000
+    with (
+        open_engines(bundle, backend=backend, cache_dir=tmp_path) as engines,
+        pytest.raises(EngineError, match="cuMemAlloc failed with CUDA_ERROR_OUT_OF_MEMORY"),
+    ):
+        engines.aerial_encoder.run({"image": images((64, 64), 1)})
+
+
+def test_wrong_inputs_are_refused(engines: EngineSet, reference: EngineSet) -> None:
+    with pytest.raises(EngineError, match="is 1×32×64×3"):
+        engines.ground_encoder.run({"image": images((32, 64), 1)})
+    _, foreign = reference.ground_encoder.run_resident({"image": images((32, 128), 1)}, F)
+    _, pyramid = engines.aerial_encoder.run_resident({"image": images((64, 64), 1)}, PYRAMID)
+    with pytest.raises(EngineError, match="'f0' is a resident of another set's engine"):
+        engines.decoder.run({**foreign, **pyramid})
+
+
+def test_an_engine_that_the_library_refuses_is_built_again(
+    bundle: ModelBundle, backend: str, driver: FakeDriver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_engines(bundle, backend=backend, precision="fp32", cache_dir=tmp_path).close()
+    library = tensorrt_engine.load_library(backend)
+    key = engine_key(bundle, "decoder", "fp32", library, "Pretend GPU", (8, 9))
+    EngineCache(tmp_path).store(key, b"made by another driver")
+    open_engines(bundle, backend=backend, precision="fp32", cache_dir=tmp_path).close()
+    assert "building it again" in caplog.text
+    assert EngineCache(tmp_path).load(key) != b"made by another driver"
+
+
+def test_kernels_and_timings_are_kept(bundle: ModelBundle, backend: str, engines: EngineSet, tmp_path: Path) -> None:
+    engines.ground_encoder.run({"image": images((32, 128), 1)})
+    parts = {path.suffix for path in tmp_path.iterdir()}
+    assert parts == {".engine", ".lock", ".runtime" if backend == "tensorrt_rtx" else ".timing"}
+
+
+def test_a_gpu_that_is_not_there(driver: FakeDriver, bundle: ModelBundle, backend: str) -> None:
+    with pytest.raises(EngineError, match="GPU 3 does not exist, there are 1"):
+        open_engines(bundle, backend=backend, device=3)
+
+
+# The choice of backend ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/nvhost-gpu"), reason="has a GPU")
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx", "onnx_cuda"])
+def test_a_backend_asked_for_by_name_does_not_fall_back(bundle: ModelBundle, name: str) -> None:
+    with pytest.raises(EngineError, match="pip install"):
+        open_engines(bundle, backend=name)
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/nvhost-gpu"), reason="has a GPU")
+def test_auto_says_what_it_skipped_and_took(bundle: ModelBundle, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), open_engines(bundle) as engines:
+        assert "CPU, fp32" in engines.description
+    for name in ("tensorrt", "tensorrt_rtx", "onnx_cuda"):
+        assert f"Backend {name} skipped: " in caplog.text
+    assert engines.description in caplog.text
+
+
+def test_a_backend_that_is_there_but_fails_is_skipped_aloud(
+    driver: FakeDriver, bundle: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **keywords: object) -> None:
+        raise EngineError("the build ran out of memory")
+
+    monkeypatch.setattr(tensorrt_engine, "build_plan", broken)
+    monkeypatch.setattr(tensorrt_engine, "EngineCache", lambda folder: EngineCache(Path("/nonexistent")))
+    with caplog.at_level(logging.WARNING), open_engines(bundle):
+        pass
+    assert "Backend tensorrt skipped" in caplog.text
