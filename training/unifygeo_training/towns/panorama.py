@@ -19,8 +19,8 @@ Float = npt.NDArray[np.float64]
 
 FAR_M = 320.0
 LEVELS = 4
-TAPS = 4
-"""Samples of the ground down each pixel, which at grazing angles is long and narrow."""
+GROUND_SAMPLES = 4
+"""Samples of the ground for each pixel, at least: at grazing angles its footprint is long and narrow."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,17 @@ def render_panorama(
     height_m: float = 2.0,
     azimuth_rad: float = 0.0,
     noise_seed: int = 0,
+    samples: int = 2,
 ) -> npt.NDArray[np.uint8]:
-    """The panorama seen from town position (x, y): uint8 (H, W, 3) RGB, centre column towards azimuth_rad."""
+    """The panorama seen from town position (x, y): uint8 (H, W, 3) RGB, centre column towards azimuth_rad.
+
+    Each pixel is the mean light of samples × samples rays, so that edges are smooth, as a lens makes them.
+    """
     town, light = lit.stage.town, lit.appearance
-    azimuths = column_azimuths(view.width, azimuth_rad)
-    elevations = row_elevations(view.height, view.top_rad, view.bottom_rad)
+    azimuths = column_azimuths(view.width * samples, azimuth_rad)
+    elevations = row_elevations(view.height * samples, view.top_rad, view.bottom_rad)
     hits = cast(town.objects, lit.stage.grid, GROUND, x, y, height_m, azimuths, elevations, FAR_M)
-    colour = np.empty((view.height, view.width, 3), np.float32)
+    colour = np.empty((view.height * samples, view.width * samples, 3), np.float32)
     _shade(
         town.objects,
         lit.stage.pyramid,
@@ -109,8 +113,11 @@ def render_panorama(
         light.haze_m,
         light.clouds,
         light.seed & 0xFFFF,
+        max(1, GROUND_SAMPLES // samples**2),
         colour,
     )
+    if samples > 1:
+        colour = cv2.resize(colour, (view.width, view.height), interpolation=cv2.INTER_AREA)
     return develop(colour, light, noise_seed)
 
 
@@ -179,6 +186,7 @@ def _shade(
     haze_m,
     clouds,
     cloud_seed,
+    taps,
     out,
 ):
     rows, columns = ids.shape
@@ -190,12 +198,12 @@ def _shade(
         np.sin(sun_elevation),
     )
     horizon = (sky[0] * 1.25 + sun[0] * 0.12, sky[1] * 1.3 + sun[1] * 0.14, sky[2] * 1.35 + sun[2] * 0.2)
-    taps_x = np.empty(TAPS)
+    taps_x = np.empty(taps)
     for r in range(rows):
         slope = np.tan(elevations[r])
         if slope < 0:
-            for k in range(TAPS):
-                e = elevations[r] + ((k + 0.5) / TAPS - 0.5) * row_step
+            for k in range(taps):
+                e = elevations[r] + ((k + 0.5) / taps - 0.5) * row_step
                 taps_x[k] = min(-h / np.tan(e), FAR_M) if e < -1e-4 else FAR_M
         for c in range(columns):
             ux, uy = np.sin(azimuths[c]), np.cos(azimuths[c])
@@ -213,7 +221,7 @@ def _shade(
                 while footprint > 2 and level < len(pyramid) - 1:
                     footprint /= 2
                     level += 1
-                for k in range(TAPS):
+                for k in range(taps):
                     px, py = x + ux * taps_x[k], y + uy * taps_x[k]
                     p = _ground(pyramid[level], res * (1 << level), size_m, px, py)
                     red += p[0]
@@ -221,8 +229,8 @@ def _shade(
                     blue += p[2]
                     veg += p[3]
                     lit += _lit_share(shadow, res, size_m, px, py, 0.0)
-                red, green, blue = red / TAPS, green / TAPS, blue / TAPS
-                veg, lit = veg / TAPS, lit / TAPS
+                red, green, blue = red / taps, green / taps, blue / taps
+                veg, lit = veg / taps, lit / taps
                 facing, open_sky = sz, 1.0
             else:
                 o = objects[who]

@@ -91,7 +91,10 @@ def cast(
     elevations_rad: Float,
     far_m: float,
 ) -> Hits:
-    """What a camera at (x, y, height_m) sees along each azimuth (W,) and elevation (H,), top row first."""
+    """What a camera at (x, y, height_m) sees along each azimuth (W,) and elevation (H,).
+
+    Elevations are evenly spaced and fall from row to row; `views` says whose objects are there.
+    """
     shape = (len(elevations_rad), len(azimuths_rad))
     hits = Hits(np.empty(shape, np.int32), np.zeros(shape, np.int8), np.empty(shape))
     _cast(
@@ -117,7 +120,7 @@ def cast(
 def _cast(objects, cells, first, items, views, x, y, h, azimuths, elevations, far, ids, faces, distances):
     rows = len(elevations)
     slopes = np.tan(elevations)
-    row_step = (elevations[0] - elevations[-1]) / max(rows - 1, 1)
+    row_step = (elevations[0] - elevations[-1]) / (rows - 1) if rows > 1 else 1.0
     seen = np.full(len(objects), -1, np.int64)  # last column that tested the solid
     depth = np.empty(rows)
     who = np.empty(rows, np.int32)
