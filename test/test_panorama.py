@@ -14,7 +14,7 @@ from unifygeo_ros.config import CameraMount, LocalizerConfig
 from unifygeo_ros.errors import ConfigurationError, InputError
 from unifygeo_ros.geodesy import yaw_from_azimuth
 from unifygeo_ros.inference.bundle import GroundSpec
-from unifygeo_ros.localization.panorama import FILL_RGB, check_image, image_digest, prepare_panorama
+from unifygeo_ros.localization.panorama import FILL_RGB, check_image, prepare_panorama
 from unifygeo_ros.records import CameraImage, Heading, RejectionReason
 
 DEG = math.pi / 180
@@ -288,14 +288,6 @@ def test_a_good_image_passes():
     assert check_image(CameraImage(GOOD, 0), LEVEL, LocalizerConfig()) is None
     wide = CameraImage(np.repeat(GOOD, 1, axis=0)[:, :127], 0)  # 1.984: within 1%
     assert check_image(wide, LEVEL, LocalizerConfig()) is None
-
-
-def test_the_digest_tells_a_frozen_image():
-    other = GOOD.copy()
-    other[8, 8, 1] ^= 1
-    assert image_digest(CameraImage(GOOD, 1)) == image_digest(CameraImage(GOOD.copy(), 2))
-    assert image_digest(CameraImage(GOOD, 1)) != image_digest(CameraImage(other, 1))
-    assert len(image_digest(CameraImage(GOOD, 1))) == 16
 
 
 def test_elevations_in_the_wrong_order_are_a_configuration_error():

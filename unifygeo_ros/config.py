@@ -96,6 +96,12 @@ class LocalizerConfig:
     heading_sigma_rad: float = setting(
         0.035, "standard deviation assumed for a given heading that brings none", minimum=1e-3, maximum=math.pi
     )
+    heading_search_encodings: int = setting(
+        2, "encodings of a heading search, evenly spaced over the circle, before the last one", minimum=1, maximum=36
+    )
+    gate_heading_sigma_rad: float = setting(
+        0.35, "largest standard deviation of the heading, given or found", minimum=1e-3, maximum=math.pi, live=True
+    )
     gate_ambiguity: float = setting(
         0.2, "largest share of the belief away from the answer", minimum=0.0, maximum=1.0, live=True
     )

@@ -19,7 +19,6 @@ Two ways lead from the one to the other, and both average over the area that an 
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from pathlib import Path
 
@@ -101,14 +100,10 @@ def sharpness(pixels: UInt8) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_32F).var())
 
 
-def image_digest(image: CameraImage) -> bytes:
-    """Identity of an image's pixels, 16 bytes, from every fourth row and column.
-
-    A camera that delivers the same digest twice has frozen: two exposures, even of a still scene, differ in their
-    noise. (A simulator without noise, standing still, looks frozen too.)
-    """
-    sample = np.ascontiguousarray(image.pixels[::4, ::4])
-    return hashlib.blake2b(sample.tobytes() + repr(image.pixels.shape).encode(), digest_size=16).digest()
+def check_mask(mount: CameraMount) -> None:
+    """Read the mount's body mask, if it has one. Raises InputError where it cannot be used."""
+    if mount.mask_path:
+        _body_mask(mount)
 
 
 def prepare_panorama(image: CameraImage, ground: GroundSpec, mount: CameraMount, heading: Heading | None) -> Panorama:

@@ -1,0 +1,257 @@
+"""Answer, covariance, ambiguity and gates, on distributions worked by hand and on any that hypothesis finds."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from unifygeo_ros.config import CameraMount, LocalizerConfig
+from unifygeo_ros.geodesy import Datum, LocalFrame
+from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.localization.decision import (
+    EVIDENCE_DISTANCE_M,
+    answer,
+    decide,
+    mass_within,
+    match_peaks_m,
+    most_probable_position,
+    second_moment_m2,
+    tile_beliefs,
+)
+from unifygeo_ros.localization.decoding import probabilities
+from unifygeo_ros.records import (
+    Fix,
+    Heading,
+    Matches,
+    Observation,
+    Prior,
+    Rejection,
+    RejectionReason,
+    TileDistribution,
+)
+
+SIDE_M, PIXELS, CELLS = 64.0, 32, 8  # pixels of 2 m, cells of 8 m
+CALIBRATION = Calibration(tile_temperature=0.1, position_floor_m=0.5)
+FRAME = LocalFrame(Datum(48.5, 9.0))
+NORTH = Heading(math.pi / 2, 0.0, "test")
+
+
+def distribution(mass, tile_id=0, centre=(0.0, 0.0)):
+    """D from {(row, column): mass}."""
+    probability = np.zeros((PIXELS, PIXELS), np.float32)
+    for place, value in mass.items():
+        probability[place] = value
+    return TileDistribution(tile_id, *centre, SIDE_M / PIXELS, probability)
+
+
+def gaussian(east, north, covariance, tile_id=0):
+    pixels = (np.arange(PIXELS) - (PIXELS - 1) / 2) * SIDE_M / PIXELS
+    away = np.stack(np.meshgrid(pixels - east, -pixels - north), axis=-1)
+    density = np.exp(-0.5 * np.einsum("rci,ij,rcj->rc", away, np.linalg.inv(covariance), away))
+    return TileDistribution(tile_id, 0.0, 0.0, SIDE_M / PIXELS, (density / density.sum()).astype(np.float32))
+
+
+def matches_of(scores, peak_cells):
+    """Candidates 0, 1, … with their scores; each one's M⁰ peaks in its cell."""
+    maps = np.zeros((len(scores), CELLS, CELLS), np.float32)
+    for place, cell in enumerate(peak_cells):
+        maps[place][cell] = 0.5
+    scores = np.array(scores, np.float32)
+    ids = np.arange(len(scores))
+    return Matches(ids, scores, scores - 0.5, maps, ids)
+
+
+def observed(distributions, matches=None, heading=NORTH):
+    distributions = distributions if isinstance(distributions, tuple) else (distributions,)
+    return Observation(5, matches or matches_of([1.0], [(4, 4)]), distributions, heading)
+
+
+def answered(observation, centres=((0.0, 0.0),), config=None, calibration=CALIBRATION):
+    return answer(observation, np.array(centres), SIDE_M, config or LocalizerConfig(), calibration)
+
+
+def decided(observation, prior=None, config=None, mount=None, centres=((0.0, 0.0),), calibration=CALIBRATION):
+    config = config or LocalizerConfig()
+    found = answered(observation, centres, config, calibration)
+    return decide(observation, found, prior, config, calibration, mount or CameraMount(), FRAME)
+
+
+def test_the_answer_is_the_centre_of_the_most_probable_pixel():
+    # Row 0 is the northern edge: its centres are 31 m north of the tile's centre.
+    d = distribution({(0, 31): 0.6, (31, 0): 0.4}, centre=(100.0, 200.0))
+    np.testing.assert_allclose(most_probable_position(d), [131.0, 231.0])
+
+
+def test_the_second_moment_is_taken_about_the_answer_in_metres():
+    # Half the mass at the answer, half 2 columns (4 m) east and 1 row (2 m) south.
+    d = distribution({(10, 10): 0.5, (11, 12): 0.5})
+    east, north = most_probable_position(d)
+    np.testing.assert_allclose(second_moment_m2(d, east, north), [[8.0, -4.0], [-4.0, 2.0]], atol=1e-5)
+
+
+def test_a_gaussian_gives_its_covariance_back():
+    covariance = np.array([[30.0, 12.0], [12.0, 20.0]])
+    d = gaussian(1.0, 1.0, covariance)
+    np.testing.assert_allclose(second_moment_m2(d, 1.0, 1.0), covariance, rtol=0.02)
+
+
+def test_a_distribution_cut_by_the_edge_keeps_its_spread():
+    variance = np.diag([36.0, 36.0])
+    at_edge = gaussian(31.0, 0.0 + 1.0, variance)
+    east, north = most_probable_position(at_edge)
+    assert (east, north) == (31.0, 1.0)
+    # The half that is left has the same second moment about its peak (up to the peak's own column being counted whole).
+    assert second_moment_m2(at_edge, east, north)[0, 0] == pytest.approx(36.0, rel=0.2)
+
+
+def test_the_floor_is_calibration_pixel_and_heading():
+    found = answered(observed(distribution({(16, 16): 1.0}), heading=Heading(0.0, 0.04, "test")))
+    expected = 0.5**2 + 2.0**2 / 12 + EVIDENCE_DISTANCE_M**2 * 0.04
+    np.testing.assert_allclose(found.covariance_m2, np.eye(2) * expected, rtol=1e-6)
+
+
+def test_mass_near_a_point():
+    d = distribution({(16, 16): 0.5, (16, 18): 0.3, (16, 25): 0.2})  # 4 m and 18 m away
+    east, north = most_probable_position(d)
+    assert mass_within(d, east, north, 3.9) == pytest.approx(0.5)
+    assert mass_within(d, east, north, 4.0) == pytest.approx(0.8)
+
+
+def test_a_second_mode_is_ambiguity_and_a_hypothesis():
+    d = distribution({(16, 16): 0.6, (16, 17): 0.1, (4, 4): 0.2, (4, 5): 0.05, (28, 28): 0.05})
+    found = answered(observed(d))
+    assert found.ambiguity == pytest.approx(0.3, abs=1e-6)
+    assert [round(h.weight, 3) for h in found.hypotheses] == [0.7, 0.25, 0.05]
+    assert (found.hypotheses[0].east_m, found.hypotheses[0].north_m) == (1.0, -1.0)
+    assert (found.hypotheses[1].east_m, found.hypotheses[1].north_m) == (-23.0, 23.0)
+
+
+def test_candidates_that_see_the_same_place_agree_and_others_are_rivals():
+    # The answer is at (1, −1). Tile 1 is centred 32 m east: its cell (4, 0) is at (4, −4): agreement. Tile 2's is not.
+    matches = matches_of([1.0, 1.0, 1.0], [(4, 4), (4, 0), (0, 0)])
+    np.testing.assert_allclose(match_peaks_m(matches, np.array([[0, 0], [32, 0], [0, 32.0]]), SIDE_M)[1], [4.0, -4.0])
+    found = answered(observed(distribution({(16, 16): 1.0}), matches), centres=((0.0, 0.0), (32.0, 0.0), (0.0, 32.0)))
+    assert found.ambiguity == pytest.approx(1 / 3, abs=1e-6)
+    assert [(h.tile_id, round(h.weight, 3)) for h in found.hypotheses] == [(0, 0.667), (2, 0.333)]
+
+
+def test_a_decoded_rival_counts_with_its_own_distribution():
+    matches = matches_of([1.0, 1.0], [(4, 4), (4, 4)])
+    first = distribution({(16, 16): 1.0})
+    second = distribution({(16, 16): 0.25, (2, 2): 0.75}, tile_id=1)
+    found = answered(observed((first, second), matches), centres=((0.0, 0.0), (0.0, 0.0)))
+    assert found.ambiguity == pytest.approx(0.375, abs=1e-6)
+
+
+def test_beliefs_are_the_softmax_of_the_scores():
+    beliefs = tile_beliefs(matches_of([1.2, 1.0], [(0, 0), (0, 0)]), 0.1)
+    np.testing.assert_allclose(beliefs, [1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2))], rtol=1e-6)
+
+
+def test_the_lever_arm_leads_from_the_camera_to_base_link():
+    # Facing north, the camera 2 m ahead and 1 m to the left: 2 m north and 1 m west of base_link.
+    observation = observed(distribution({(16, 16): 1.0}), heading=Heading(math.pi / 2, 0.01, "test"))
+    fix = decided(observation, mount=CameraMount(x_m=2.0, y_m=1.0))
+    assert isinstance(fix, Fix)
+    assert (fix.east_m, fix.north_m) == pytest.approx((1.0 + 1.0, -1.0 - 2.0))
+    np.testing.assert_allclose(FRAME.map_from_geodetic(fix.latitude_deg, fix.longitude_deg), [2.0, -3.0], atol=1e-6)
+    plain = decided(observation)
+    # The offset (−1, 2) turns by 0.1 rad: it moves along (−2, −1).
+    np.testing.assert_allclose(fix.covariance_m2 - plain.covariance_m2, 0.01 * np.array([[4, 2], [2, 1]]), atol=1e-9)
+
+
+SHARP = distribution({(16, 16): 1.0})
+
+
+@pytest.mark.parametrize(
+    ("observation", "prior", "config", "reason", "words"),
+    [
+        (observed(SHARP), None, LocalizerConfig(gate_score=3.5), RejectionReason.LOW_SCORE, "1.000 is under 1.500"),
+        (
+            observed(distribution({(16, 16): 0.7, (2, 2): 0.3})),
+            None,
+            LocalizerConfig(),
+            RejectionReason.AMBIGUOUS,
+            "30% of the belief is more than 5 m",
+        ),
+        (
+            observed(gaussian(1.0, 1.0, np.diag([144.0, 9.0]))),
+            None,
+            LocalizerConfig(answer_radius_m=60.0),
+            RejectionReason.UNCERTAIN,
+            "standard deviation 11.* m along the long axis, above gate_sigma_m 10",
+        ),
+        (
+            observed(SHARP, heading=Heading(0.0, 1.0, "imu")),
+            None,
+            LocalizerConfig(),
+            RejectionReason.NO_HEADING,
+            r"heading \(imu\) has a standard deviation of 1\.000 rad",
+        ),
+        (
+            observed(SHARP),
+            Prior(21.0, -1.0, np.eye(2) * 9.0),
+            LocalizerConfig(),
+            RejectionReason.PRIOR_CONFLICT,
+            "20.0 m from the prior, Mahalanobis distance 6",
+        ),
+    ],
+)
+def test_each_gate_names_value_and_limit(observation, prior, config, reason, words):
+    rejection = decided(observation, prior, config)
+    assert isinstance(rejection, Rejection)
+    assert (rejection.reason, rejection.stamp_ns) == (reason, 5)
+    assert re.search(words, rejection.detail), rejection.detail
+    assert rejection.hypotheses
+
+
+def test_a_prior_that_agrees_lets_the_fix_pass_unchanged():
+    fix = decided(observed(SHARP), Prior(4.0, -1.0, np.eye(2) * 9.0))
+    assert isinstance(fix, Fix)
+    assert (fix.east_m, fix.north_m) == (1.0, -1.0)  # the prior decides, it does not move
+
+
+LOGITS = st.one_of(
+    hnp.arrays(np.float32, (PIXELS, PIXELS), elements=st.floats(-1e4, 1e4, width=32)),
+    hnp.arrays(np.float32, (PIXELS, PIXELS), elements=st.floats(-3, 3, width=32)),
+    st.just(np.zeros((PIXELS, PIXELS), np.float32)),
+    st.just(np.full((PIXELS, PIXELS), -3e38, np.float32)),
+    st.integers(0, PIXELS**2 - 1).map(
+        lambda place: np.eye(1, PIXELS**2, place, dtype=np.float32).reshape(PIXELS, -1) * 3e38
+    ),
+)
+
+
+@given(LOGITS, st.floats(0.01, 100), st.floats(0, 9), st.floats(-50, 50), st.floats(-50, 50))
+@settings(max_examples=150, deadline=None)
+def test_whatever_the_decoder_says_the_covariance_is_positive_definite(logits, temperature, variance, x, y):
+    probability = probabilities(logits, temperature)
+    assert probability.dtype == np.float32
+    assert probability.min() >= 0
+    assert probability.sum(dtype=np.float64) == pytest.approx(1.0, abs=1e-4)
+    d = TileDistribution(0, 10.0, -20.0, SIDE_M / PIXELS, probability)
+    config = LocalizerConfig(gate_ambiguity=1.0, gate_sigma_m=1000.0, gate_heading_sigma_rad=math.pi)
+    result = decided(
+        observed(d, heading=Heading(1.0, variance, "test")), config=config, mount=CameraMount(x_m=x, y_m=y)
+    )
+    assert isinstance(result, Fix)
+    covariance = result.covariance_m2
+    assert np.isfinite(covariance).all()
+    assert (covariance == covariance.T).all()
+    # Up to the rounding of the largest variance, 50² · 9 m².
+    assert np.linalg.eigvalsh(covariance)[0] >= CALIBRATION.position_floor_m**2 * (1 - 1e-6)
+    assert 0.0 <= result.ambiguity <= 1.0
+    numbers = [result.east_m, result.north_m, result.latitude_deg, result.longitude_deg, result.score]
+    assert np.isfinite(numbers).all()
+    assert sum(h.weight for h in result.hypotheses) <= 1 + 1e-6
+    assert result.hypotheses[0].weight == pytest.approx(1 - result.ambiguity)
+
+
+def test_probabilities_are_the_softmax():
+    logits = np.array([[0.0, 1.0], [2.0, 3.0]], np.float32)
+    weights = np.exp(np.array([[0.0, 0.5], [1.0, 1.5]]))
+    np.testing.assert_allclose(probabilities(logits, 2.0), weights / weights.sum(), rtol=1e-6)

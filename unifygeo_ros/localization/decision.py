@@ -1,0 +1,255 @@
+"""Observation → fix or rejection: the answer, its covariance, its rivals, and the gates.
+
+The answer is the most probable pixel of D of the best candidate (network.md §2). What D and the candidates say against
+it is split in two: spread about the answer is covariance, belief in other places is ambiguity, and too much of either
+is a rejection.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from unifygeo_ros.config import CameraMount, LocalizerConfig
+from unifygeo_ros.geodesy import LocalFrame, map_from_tile
+from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.localization.lever_arm import camera_offset_covariance_m2, camera_offset_m
+from unifygeo_ros.records import (
+    Fix,
+    Float64,
+    Heading,
+    Hypothesis,
+    Matches,
+    Observation,
+    Prior,
+    Rejection,
+    RejectionReason,
+    TileDistribution,
+)
+
+EVIDENCE_DISTANCE_M = 5.0
+"""Metres by which a heading error of one radian moves the answer, as a standard deviation."""
+
+MAX_HYPOTHESES = 8
+_LEAST_WEIGHT = 0.01  # of a hypothesis
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Where the camera most probably is.
+
+    covariance_m2: float64 (2, 2), second moment about the answer plus the floor. ambiguity: share of the belief further
+    than answer_radius_m from it. hypotheses: the answer, then its rivals by falling weight.
+    """
+
+    east_m: float
+    north_m: float
+    covariance_m2: Float64
+    ambiguity: float
+    hypotheses: tuple[Hypothesis, ...]
+
+
+def most_probable_position(distribution: TileDistribution) -> Float64:
+    """Centre of the most probable pixel (the first of equals): float64 (2,), east and north in metres."""
+    row, column = np.unravel_index(int(distribution.probability.argmax()), distribution.probability.shape)
+    return _position(distribution, float(row), float(column))
+
+
+def second_moment_m2(distribution: TileDistribution, east_m: float, north_m: float) -> Float64:
+    """Second moment of D about a point: float64 (2, 2), east and north, symmetric positive semi-definite.
+
+    About the answer, not about the mean: a distribution that the tile's edge cuts off keeps its spread, since the side
+    that is left tells of the one that is missing.
+    """
+    probability = distribution.probability.astype(np.float64)
+    east, north = _offsets(distribution, east_m, north_m)
+    cross = float(north @ probability @ east)
+    return np.array(
+        [[float(probability.sum(axis=0) @ east**2), cross], [cross, float(probability.sum(axis=1) @ north**2)]]
+    ) / float(probability.sum())
+
+
+def mass_within(distribution: TileDistribution, east_m: float, north_m: float, radius_m: float) -> float:
+    """Share of D whose pixel centres are at most radius_m from a point."""
+    east, north = _offsets(distribution, east_m, north_m)
+    near = east[None, :] ** 2 + north[:, None] ** 2 <= radius_m**2
+    return float(distribution.probability[near].sum(dtype=np.float64))
+
+
+def tile_beliefs(matches: Matches, temperature: float) -> Float64:
+    """Belief in each candidate, in their order: softmax of the scores; float64 (k,)."""
+    weights = np.exp((matches.scores.astype(np.float64) - float(matches.scores.max())) / temperature)
+    return np.asarray(weights / weights.sum())
+
+
+def match_peaks_m(matches: Matches, centres_m: Float64, side_m: float) -> Float64:
+    """Where each candidate matches best: centres of the cells of max M⁰, float64 (k, 2), east and north.
+
+    centres_m: float64 (k, 2), of the candidates in their order.
+    """
+    size = matches.match_maps.shape[-1]
+    best = matches.match_maps.reshape(len(centres_m), -1).argmax(axis=1)
+    rows, columns = np.divmod(best, size)
+    return map_from_tile(rows, columns, centres_m[:, 0], centres_m[:, 1], size, side_m / size)
+
+
+def answer(
+    observation: Observation, centres_m: Float64, side_m: float, config: LocalizerConfig, calibration: Calibration
+) -> Answer:
+    """The answer of an observation and the belief against it.
+
+    A candidate whose D is there counts with D's mass near the answer; of the others, one whose best cell overlaps the
+    answer's neighbourhood agrees (tiles overlap, so several hold the camera) and any other is a rival.
+    """
+    winner = observation.distributions[0]
+    position = most_probable_position(winner)
+    east_m, north_m = float(position[0]), float(position[1])
+    radius_m = config.answer_radius_m
+    beliefs = tile_beliefs(observation.matches, calibration.tile_temperature)
+    peaks_m = match_peaks_m(observation.matches, centres_m, side_m)
+    half_cell_m = side_m / observation.matches.match_maps.shape[-1] / 2
+    reach_m = radius_m + math.sqrt(2) * half_cell_m
+    agreement = (np.hypot(*(peaks_m - position).T) <= reach_m).astype(np.float64)
+    for place, distribution in enumerate(observation.distributions):
+        agreement[place] = mass_within(distribution, east_m, north_m, radius_m)
+    belief = float(np.clip(beliefs @ agreement, 0.0, 1.0))
+
+    rivals = []
+    for place, (weight, tile_id) in enumerate(zip(beliefs, observation.matches.tile_ids, strict=True)):
+        if place < len(observation.distributions):
+            modes = _modes(observation.distributions[place], position, radius_m, float(weight))
+            rivals += [Hypothesis(east, north, mass, int(tile_id)) for east, north, mass in modes]
+        elif agreement[place] == 0.0:
+            rivals.append(Hypothesis(float(peaks_m[place, 0]), float(peaks_m[place, 1]), float(weight), int(tile_id)))
+    heading = winner.heading or observation.heading
+    covariance = second_moment_m2(winner, east_m, north_m) + np.eye(2) * (
+        calibration.position_floor_m**2
+        + winner.metres_per_pixel**2 / 12
+        + EVIDENCE_DISTANCE_M**2 * heading.variance_rad2
+    )
+    return Answer(
+        east_m,
+        north_m,
+        covariance,
+        1.0 - belief,
+        (Hypothesis(east_m, north_m, belief, winner.tile_id), *_merged(rivals, radius_m)[: MAX_HYPOTHESES - 1]),
+    )
+
+
+def decide(
+    observation: Observation,
+    found: Answer,
+    prior: Prior | None,
+    config: LocalizerConfig,
+    calibration: Calibration,
+    mount: CameraMount,
+    frame: LocalFrame,
+) -> Fix | Rejection:
+    """Put an answer through the gates and move it from the camera to base_link."""
+    heading: Heading = observation.distributions[0].heading or observation.heading
+    offset = camera_offset_m(mount, heading.yaw_rad)
+    covariance = found.covariance_m2 + camera_offset_covariance_m2(mount, heading.yaw_rad, heading.variance_rad2)
+    covariance = (covariance + covariance.T) / 2
+    east_m, north_m = found.east_m - float(offset[0]), found.north_m - float(offset[1])
+    score = float(observation.matches.scores[0])
+
+    def rejection(reason: RejectionReason, detail: str) -> Rejection:
+        return Rejection(observation.stamp_ns, reason, detail, found.hypotheses, observation.timings_ms)
+
+    minimum_score = calibration.minimum_score + config.gate_score
+    if score < minimum_score:
+        return rejection(RejectionReason.LOW_SCORE, f"score {score:.3f} is under {minimum_score:.3f}")
+    heading_sigma_rad = math.sqrt(heading.variance_rad2)
+    if heading_sigma_rad > config.gate_heading_sigma_rad:
+        return rejection(
+            RejectionReason.NO_HEADING,
+            f"heading ({heading.source}) has a standard deviation of {heading_sigma_rad:.3f} rad, above "
+            f"gate_heading_sigma_rad {config.gate_heading_sigma_rad:g}",
+        )
+    if found.ambiguity > config.gate_ambiguity:
+        return rejection(
+            RejectionReason.AMBIGUOUS,
+            f"{found.ambiguity:.0%} of the belief is more than {config.answer_radius_m:g} m from the answer, above "
+            f"gate_ambiguity {config.gate_ambiguity:.0%}",
+        )
+    sigma_m = math.sqrt(float(np.linalg.eigvalsh(covariance)[-1]))
+    if sigma_m > config.gate_sigma_m:
+        return rejection(
+            RejectionReason.UNCERTAIN,
+            f"standard deviation {sigma_m:.1f} m along the long axis, above gate_sigma_m {config.gate_sigma_m:g}",
+        )
+    if prior is not None:
+        away = np.array([east_m - prior.east_m, north_m - prior.north_m])
+        distance = math.sqrt(float(away @ np.linalg.solve(covariance + prior.covariance_m2, away)))
+        if distance > config.gate_prior_sigma:
+            return rejection(
+                RejectionReason.PRIOR_CONFLICT,
+                f"{float(np.hypot(*away)):.1f} m from the prior, Mahalanobis distance {distance:.1f}, above "
+                f"gate_prior_sigma {config.gate_prior_sigma:g}",
+            )
+    latitude_deg, longitude_deg = frame.geodetic_from_map(east_m, north_m)
+    return Fix(
+        stamp_ns=observation.stamp_ns,
+        east_m=east_m,
+        north_m=north_m,
+        latitude_deg=float(latitude_deg),
+        longitude_deg=float(longitude_deg),
+        covariance_m2=covariance,
+        yaw_rad=heading.yaw_rad,
+        yaw_variance_rad2=heading.variance_rad2,
+        tile_id=observation.distributions[0].tile_id,
+        score=score,
+        ambiguity=found.ambiguity,
+        hypotheses=found.hypotheses,
+        timings_ms=observation.timings_ms,
+    )
+
+
+def _position(distribution: TileDistribution, row: float, column: float) -> Float64:
+    d = distribution
+    return map_from_tile(row, column, d.centre_east_m, d.centre_north_m, d.probability.shape[0], d.metres_per_pixel)
+
+
+def _offsets(distribution: TileDistribution, east_m: float, north_m: float) -> tuple[Float64, Float64]:
+    """Metres from a point to the pixel centres: east of each column (P,), north of each row (P,)."""
+    pixels = np.arange(distribution.probability.shape[0])
+    positions = _position(distribution, pixels, pixels)  # type: ignore[arg-type]
+    return positions[:, 0] - east_m, positions[:, 1] - north_m
+
+
+def _modes(
+    distribution: TileDistribution, answer_m: Float64, radius_m: float, weight: float
+) -> list[tuple[float, float, float]]:
+    """Peaks of D outside the answer's neighbourhood: east, north, weight · mass within radius_m of the peak and not
+    of one before."""
+    remaining = distribution.probability.astype(np.float64)
+    peak, modes = answer_m, []
+    for _ in range(MAX_HYPOTHESES):
+        east, north = _offsets(distribution, float(peak[0]), float(peak[1]))
+        near = east[None, :] ** 2 + north[:, None] ** 2 <= radius_m**2
+        mass = weight * float(remaining[near].sum())
+        if peak is not answer_m:
+            if mass < _LEAST_WEIGHT:
+                break
+            modes.append((float(peak[0]), float(peak[1]), mass))
+        remaining[near] = 0.0
+        if weight * float(remaining.sum()) < _LEAST_WEIGHT:
+            break
+        row, column = np.unravel_index(int(remaining.argmax()), remaining.shape)
+        peak = _position(distribution, float(row), float(column))
+    return modes
+
+
+def _merged(hypotheses: list[Hypothesis], radius_m: float) -> list[Hypothesis]:
+    """Hypotheses closer than radius_m become the heaviest of them with their weights' sum; by falling weight."""
+    merged: list[Hypothesis] = []
+    for hypothesis in sorted(hypotheses, key=lambda h: -h.weight):
+        for place, other in enumerate(merged):
+            if math.hypot(hypothesis.east_m - other.east_m, hypothesis.north_m - other.north_m) <= radius_m:
+                merged[place] = Hypothesis(other.east_m, other.north_m, other.weight + hypothesis.weight, other.tile_id)
+                break
+        else:
+            merged.append(hypothesis)
+    return sorted((h for h in merged if h.weight >= _LEAST_WEIGHT), key=lambda h: -h.weight)

@@ -1,0 +1,281 @@
+"""Panorama → fix: the one place that joins the stages.
+
+image ─► panorama ─► ground encoder ─► retrieve ─► re-rank ─► decode ─► decide ─► fix | rejection
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from contextlib import contextmanager
+from typing import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.aerial.gate import Gate
+from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.config import CameraMount, LocalizerConfig
+from unifygeo_ros.errors import BundleError, EngineError, IndexFormatError
+from unifygeo_ros.geodesy import wrap_angle, yaw_from_azimuth
+from unifygeo_ros.inference.bundle import LEVELS, ModelBundle
+from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.localization.decision import answer, decide
+from unifygeo_ros.localization.decoding import probabilities
+from unifygeo_ros.localization.heading import (
+    HeadingSearch,
+    encoding_azimuths,
+    estimate_heading,
+    rolled_columns,
+)
+from unifygeo_ros.localization.panorama import check_image, check_mask, prepare_panorama
+from unifygeo_ros.localization.pyramids import PyramidCache
+from unifygeo_ros.localization.reranking import match, rerank
+from unifygeo_ros.localization.retrieval import camera_gate, prior_problem
+from unifygeo_ros.records import (
+    CameraImage,
+    Fix,
+    Float32,
+    GroundFeatures,
+    Heading,
+    Observation,
+    Panorama,
+    Prior,
+    Rejection,
+    RejectionReason,
+    TileDistribution,
+)
+
+
+class Localizer:
+    """Where images were taken, each for itself. Not safe for use from two threads at once (its engines are not)."""
+
+    def __init__(
+        self,
+        index: TileIndex,
+        bundle: ModelBundle,
+        engines: EngineSet,
+        config: LocalizerConfig | None = None,
+        mount: CameraMount | None = None,
+    ) -> None:
+        """engines: of the bundle; they are not closed here. Raises IndexFormatError where index and bundle do not
+        belong together, InputError where the mount's mask cannot be used."""
+        self.index = index
+        self.bundle = bundle
+        self.config = config or LocalizerConfig()
+        self.mount = mount or CameraMount()
+        self._engines = engines
+        self._model = bundle.manifest
+        if index.manifest.weights_sha256 != self._model.weights_sha256:
+            raise IndexFormatError(
+                f"{index.path}: made with the weights {index.manifest.weights_sha256[:12]}…, the model has "
+                f"{self._model.weights_sha256[:12]}…; build the index again"
+            )
+        if self._model.match_channels % self._model.ground.columns:
+            raise BundleError(
+                f"{bundle.path}: {self._model.match_channels} matching channels are no multiple of "
+                f"{self._model.ground.columns} columns; export the bundle again"
+            )
+        check_mask(self.mount)
+        self._pyramids = PyramidCache(index, engines.aerial_encoder, self.config.pyramid_cache_tiles)
+
+    def reconfigure(self, config: LocalizerConfig) -> None:
+        """Use other live settings from the next image on. The others must be as they were."""
+        for item in dataclasses.fields(LocalizerConfig):
+            if not item.metadata["live"] and getattr(config, item.name) != getattr(self.config, item.name):
+                raise ValueError(f"{item.name} cannot be changed while a localizer runs")
+        self.config = config
+
+    def locate(self, image: CameraImage, prior: Prior | None = None, heading: Heading | None = None) -> Fix | Rejection:
+        """Where base_link was when the image was taken. prior, heading: of base_link at the image's stamp."""
+        observation = self.observe(image, prior, heading)
+        return observation if isinstance(observation, Rejection) else self.decide(observation, prior)
+
+    def observe(
+        self,
+        image: CameraImage,
+        prior: Prior | None = None,
+        heading: Heading | None = None,
+        *,
+        distributions: int = 1,
+        candidates: int | None = None,
+    ) -> Observation | Rejection:
+        """All that an image says of where the camera was.
+
+        distributions: how many of the best candidates are decoded, at least 1. candidates: how many are retrieved,
+        by default `LocalizerConfig.candidates`; fewer where the gate holds fewer.
+        """
+        clock = _StageClock()
+        with clock.stage("checks"):
+            refusal = check_image(image, self.mount, self.config) or self._check_inputs(image, prior, heading)
+        if refusal is not None:
+            return dataclasses.replace(refusal, timings_ms=clock.timings_ms())
+        count = self.config.candidates if candidates is None else candidates
+        search = None
+        if heading is None:
+            search = self._search_heading(image, self._gate(prior, None), count, clock)
+            if search is not None:
+                heading = estimate_heading(search, self._model.calibration.heading_temperature)
+        if heading is None:
+            return self._off_map(image, prior, clock)
+        with clock.stage("preprocessing"):
+            panorama = prepare_panorama(image, self._model.ground, self.mount, heading)
+        with clock.stage("ground_encoder"):
+            features = self._encode(panorama)
+        with clock.stage("retrieval"):
+            found = self.index.search(features.descriptor, count, self._gate(prior, heading))
+        if not len(found.tile_ids):
+            return self._off_map(image, prior, clock)
+        with clock.stage("reranking"):
+            matches = rerank(found, self._match(features.levels[0][None], found.tile_ids)[:, 0])
+        decoded = [self._decode(int(matches.tile_ids[0]), features, None if search is None else heading, clock)]
+        for tile_id in matches.tile_ids[1:distributions].tolist():
+            own_features, own_heading = self._features_for(tile_id, image, features, heading, search, clock)
+            decoded.append(self._decode(tile_id, own_features, own_heading, clock))
+        return Observation(image.stamp_ns, matches, tuple(decoded), heading, clock.timings_ms())
+
+    def decide(self, observation: Observation, prior: Prior | None = None) -> Fix | Rejection:
+        """A fix if the observation passes the gates, else why not."""
+        start = time.perf_counter()
+        centres_m = self.index.centres_m[observation.matches.tile_ids]
+        calibration = self._model.calibration
+        found = answer(observation, centres_m, self.index.manifest.side_m, self.config, calibration)
+        result = decide(observation, found, prior, self.config, calibration, self.mount, self.index.frame)
+        elapsed_ms = (time.perf_counter() - start) * 1e3
+        timings = {**observation.timings_ms, "decision": elapsed_ms}
+        timings["total"] = timings.get("total", 0.0) + elapsed_ms
+        return dataclasses.replace(result, timings_ms=timings)
+
+    # -- stages, each one line of `observe` -----------------------------------------------------------------------
+
+    def _check_inputs(self, image: CameraImage, prior: Prior | None, heading: Heading | None) -> Rejection | None:
+        if prior is not None and (problem := prior_problem(prior)):
+            return Rejection(image.stamp_ns, RejectionReason.BAD_PRIOR, problem)
+        if heading is None and not self.config.heading_search:
+            return Rejection(
+                image.stamp_ns, RejectionReason.NO_HEADING, "no heading was given and heading_search is off"
+            )
+        if heading is not None and not (
+            np.isfinite(heading.yaw_rad) and np.isfinite(heading.variance_rad2) and heading.variance_rad2 >= 0
+        ):
+            return Rejection(
+                image.stamp_ns,
+                RejectionReason.NO_HEADING,
+                f"heading ({heading.source}) is {heading.yaw_rad} rad with variance {heading.variance_rad2} rad²; both "
+                "must be finite, the variance at least 0",
+            )
+        return None
+
+    def _gate(self, prior: Prior | None, heading: Heading | None) -> Gate | None:
+        return None if prior is None else camera_gate(prior, self.mount, heading, self.config.prior_gate_sigma)
+
+    def _off_map(self, image: CameraImage, prior: Prior | None, clock: _StageClock) -> Rejection:
+        where = "" if prior is None else f" within {self.config.prior_gate_sigma:g} σ of {_place(prior)}"
+        detail = f"the index holds no tile{where}; check the prior or extend the index"
+        return Rejection(image.stamp_ns, RejectionReason.OFF_MAP, detail, timings_ms=clock.timings_ms())
+
+    def _encode(self, panorama: Panorama) -> GroundFeatures:
+        outputs = self._engines.ground_encoder.run({"image": panorama.pixels[None]})
+        features = GroundFeatures(outputs["descriptor"][0], tuple(outputs[f"f{level}"][0] for level in range(LEVELS)))
+        if not all(np.isfinite(array).all() for array in (features.descriptor, *features.levels)):
+            raise EngineError(
+                f"the ground encoder ({self._engines.description}) gave values that are not finite; "
+                "run it in fp32 or export the bundle again"
+            )
+        return features
+
+    def _match(self, f0s: Float32, tile_ids: npt.NDArray[np.int64]) -> Float32:
+        return match(f0s, np.asarray(self.index.match_maps[tile_ids], np.float16))
+
+    def _search_heading(
+        self, image: CameraImage, gate: Gate | None, count: int, clock: _StageClock
+    ) -> HeadingSearch | None:
+        """All rolls of one or more encodings against all tiles that any of the encodings retrieves; None: no tile."""
+        ground = self._model.ground
+        azimuths = encoding_azimuths(self.config.heading_search_encodings, ground.columns)
+        with clock.stage("heading_encoder"):
+            headings = [Heading(float(yaw_from_azimuth(azimuth)), 0.0, "assumed") for azimuth in azimuths]
+            encodings = [self._encode(prepare_panorama(image, ground, self.mount, h)) for h in headings]
+        with clock.stage("heading_search"):
+            found = [self.index.search(features.descriptor, count, gate) for features in encodings]
+            tile_ids = np.unique(np.concatenate([candidates.tile_ids for candidates in found]))
+            if not len(tile_ids):
+                return None
+            descriptors = np.stack([features.descriptor for features in encodings])
+            similarities = np.asarray(self.index.descriptors[tile_ids], np.float32) @ descriptors.T  # (m, E)
+            rolls = np.concatenate([rolled_columns(features.levels[0], ground.columns) for features in encodings])
+            peaks = self._match(rolls, tile_ids).max(axis=(2, 3))  # (m, E·R)
+            scores = similarities[:, :, None] + peaks.reshape(*similarities.shape, ground.columns)
+            sectors = np.arange(ground.columns) * (2 * np.pi / ground.columns)
+            return HeadingSearch(tile_ids, azimuths[:, None] + sectors, scores)
+
+    def _features_for(
+        self,
+        tile_id: int,
+        image: CameraImage,
+        features: GroundFeatures,
+        heading: Heading,
+        search: HeadingSearch | None,
+        clock: _StageClock,
+    ) -> tuple[GroundFeatures, Heading | None]:
+        """Features under the heading that fits one tile, and that heading where it was searched.
+
+        Those of `heading` serve tiles that fit best within a quarter of a sector of it.
+        """
+        if search is None:
+            return features, None
+        if tile_id not in search.tile_ids:
+            return features, heading
+        own = estimate_heading(search, self._model.calibration.heading_temperature, tile_id)
+        if abs(wrap_angle(own.yaw_rad - heading.yaw_rad)) < np.pi / 2 / self._model.ground.columns:
+            return features, heading
+        with clock.stage("heading_encoder"):
+            return self._encode(prepare_panorama(image, self._model.ground, self.mount, own)), own
+
+    def _decode(
+        self, tile_id: int, features: GroundFeatures, heading: Heading | None, clock: _StageClock
+    ) -> TileDistribution:
+        with clock.stage("aerial_encoder"):
+            pyramid = self._pyramids.pyramid(tile_id)
+        with clock.stage("decoder"):
+            levels = {f"f{level}": array[None] for level, array in enumerate(features.levels)}
+            logits = self._engines.decoder.run({**levels, **pyramid})["logits"][0]
+        if not np.isfinite(logits).all():
+            raise EngineError(
+                f"the decoder ({self._engines.description}) gave values that are not finite for tile {tile_id}; "
+                "run it in fp32 or export the bundle again"
+            )
+        with clock.stage("distribution"):
+            east_m, north_m = map(float, self.index.centres_m[tile_id])
+            return TileDistribution(
+                tile_id=tile_id,
+                centre_east_m=east_m,
+                centre_north_m=north_m,
+                metres_per_pixel=self.index.manifest.side_m / self._model.distribution_size,
+                probability=probabilities(logits, self._model.calibration.distribution_temperature),
+                heading=heading,
+            )
+
+
+class _StageClock:
+    """Milliseconds by stage of one image; a stage entered again adds up."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._stages: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stages[name] = self._stages.get(name, 0.0) + (time.perf_counter() - start) * 1e3
+
+    def timings_ms(self) -> Mapping[str, float]:
+        """The stages so far, and the "total" since the clock was made."""
+        return {**self._stages, "total": (time.perf_counter() - self._start) * 1e3}
+
+
+def _place(prior: Prior) -> str:
+    return f"east {prior.east_m:.1f} m, north {prior.north_m:.1f} m"
