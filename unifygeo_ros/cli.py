@@ -14,7 +14,11 @@ from typing import Sequence
 import unifygeo_ros
 from unifygeo_ros.errors import UnifyGeoError
 
-COMMAND_MODULES: tuple[str, ...] = ("unifygeo_ros.aerial.command", "unifygeo_ros.inference.command")
+COMMAND_MODULES: tuple[str, ...] = (
+    "unifygeo_ros.aerial.command",
+    "unifygeo_ros.inference.command",
+    "unifygeo_ros.localization.command",
+)
 """Modules with `add_command(subparsers) -> None`, which sets `run=` to a function (args) -> exit status."""
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.errors import InputError
+from unifygeo_ros.localization.image_files import decode_image
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -84,7 +85,7 @@ def decode_raw_image(
 
 
 def decode_compressed_image(data: bytes | bytearray | memoryview | UInt8, format: str) -> UInt8:
-    """Pixels of a sensor_msgs/CompressedImage (JPEG, PNG, …): uint8 (H, W, 3), RGB, without turning them by EXIF.
+    """Pixels of a sensor_msgs/CompressedImage (JPEG or PNG): uint8 (H, W, 3), RGB, without turning them by EXIF.
 
     format: the message's field, used for messages and to refuse depth images. Raises InputError if unreadable.
     """
@@ -92,15 +93,7 @@ def decode_compressed_image(data: bytes | bytearray | memoryview | UInt8, format
         raise InputError(
             f"compressed image of format {format!r} holds depth, not colour; give the colour image's topic"
         )
-    encoded = np.frombuffer(data, np.uint8)
-    # IGNORE_ORIENTATION: panoramas are levelled by the camera, and an EXIF turn would move the centre column.
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    bgr = cv2.imdecode(encoded, flags) if encoded.size else None
-    if bgr is None:
-        raise InputError(
-            f"compressed image of format {format!r} and {encoded.size} bytes cannot be decoded; it is damaged"
-        )
-    return _as_rgb(bgr, cv2.COLOR_BGR2RGB)
+    return decode_image(bytes(data), f"compressed image of format {format!r}")
 
 
 def _rows(data: bytes | bytearray | memoryview | UInt8, rows: int, row_bytes: int, step: int, encoding: str) -> UInt8:

@@ -1,0 +1,110 @@
+"""`unifygeo locate` on files, with its picture."""
+
+import json
+import math
+
+import cv2
+import pytest
+from bundles import random_bundle
+from worlds import colour_world
+
+from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.cli import main
+from unifygeo_ros.inference.select import open_engines
+
+PLACE = (-20.0, 11.0)
+OPEN = ["--gate-ambiguity", "1", "--gate-sigma-m", "1000"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("locate")
+    bundle = random_bundle(folder / "bundle")
+    world = colour_world()
+    with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
+        build_index([world.write_geotiff(folder / "world.tif")], bundle, engines, folder / "index")
+    for name, azimuth in (("north", 0.0), ("east", math.pi / 2)):
+        cv2.imwrite(str(folder / f"{name}.png"), world.panorama(*PLACE, azimuth)[..., ::-1])
+    cv2.imwrite(str(folder / "black.png"), world.panorama(*PLACE) * 0)
+    (folder / "cut.png").write_bytes((folder / "north.png").read_bytes()[:900])
+    return world, folder
+
+
+def run(capsys, folder, *arguments):
+    status = main(
+        ["locate", "--index", str(folder / "index"), "--model", str(folder / "bundle"), "--backend", "onnx_cpu"]
+        + [str(a) for a in arguments]
+    )
+    captured = capsys.readouterr()
+    return status, [json.loads(line) for line in captured.out.splitlines()], captured.err
+
+
+def test_a_line_of_json_for_each_image(files, capsys):
+    world, folder = files
+    paths = [folder / f"{name}.png" for name in ("north", "black", "cut")]
+    status, (fix, black, cut), _ = run(capsys, folder, *paths, "--heading-deg", 0, *OPEN)
+    assert status == 1  # one file could not be read
+    assert (fix["status"], black["status"], cut["status"]) == ("fix", "rejection", "error")
+    truth = world.in_map(open_index(folder / "index").frame, *PLACE)
+    assert math.dist((fix["east_m"], fix["north_m"]), truth) < 2.0
+    assert fix["heading_deg"] == pytest.approx(0.0, abs=1e-6) or fix["heading_deg"] == pytest.approx(360.0, abs=1e-6)
+    assert fix["yaw_deg"] == pytest.approx(90.0)
+    assert fix["timings_ms"]["total"] > 0
+    assert black["reason"] == "black_image"
+    assert "cut.png" in cut["detail"]
+
+
+def test_the_heading_is_that_of_a_compass(files, capsys):
+    _, folder = files
+    _, (north,), _ = run(capsys, folder, folder / "north.png", "--heading-deg", 0, *OPEN)
+    _, (east,), _ = run(capsys, folder, folder / "east.png", "--heading-deg", 90, *OPEN)
+    assert (east["east_m"], east["north_m"]) == (north["east_m"], north["north_m"])
+    assert east["heading_deg"] == pytest.approx(90.0)
+
+
+def test_a_prior_is_given_as_latitude_longitude_and_metres(files, capsys):
+    _, folder = files
+    _, (fix,), _ = run(capsys, folder, folder / "north.png", "--heading-deg", 0, *OPEN)
+    near = f"{fix['latitude_deg']},{fix['longitude_deg']},3"
+    _, (again,), _ = run(capsys, folder, folder / "north.png", "--heading-deg", 0, *OPEN, f"--prior={near}")
+    assert again["tile_id"] == fix["tile_id"]
+    far = f"{fix['latitude_deg'] + 0.1},{fix['longitude_deg']},3"
+    _, (off,), _ = run(capsys, folder, folder / "north.png", "--heading-deg", 0, f"--prior={far}")
+    assert off["reason"] == "off_map"
+
+
+@pytest.mark.parametrize("name", ["north", "black"])
+def test_the_plot_is_drawn(files, capsys, tmp_path, name):
+    _, folder = files
+    status, _, _ = run(capsys, folder, folder / f"{name}.png", "--plot", tmp_path / "fix.png", *OPEN)
+    assert status == 0
+    picture = cv2.imread(str(tmp_path / "fix.png"))
+    assert picture.shape[1] > 1000
+    assert picture.std() > 10
+
+
+def test_several_plots_bear_the_images_names(files, capsys, tmp_path):
+    _, folder = files
+    paths = (folder / "north.png", folder / "black.png")
+    run(capsys, folder, *paths, "--plot", tmp_path / "fix.png", "--heading-deg", 0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fix_black.png", "fix_north.png"]
+
+
+def test_mistakes_are_one_line_with_the_limit(files, capsys):
+    _, folder = files
+    status, lines, err = run(capsys, folder, folder / "north.png", "--gate-ambiguity", 2)
+    assert (status, lines) == (2, [])
+    assert err.count("\n") == 1
+    assert "gate_ambiguity is 2" in err
+    with pytest.raises(SystemExit):
+        run(capsys, folder, folder / "north.png", "--prior", "48.5,9")
+
+
+def test_the_help_shows_each_setting_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["locate", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--gate-ambiguity VALUE" in text
+    assert "--no-heading-search" in text
+    assert "camera position in base_link, forward, metres (0.0)" in text
