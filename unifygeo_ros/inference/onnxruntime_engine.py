@@ -11,7 +11,9 @@ import numpy as np
 import onnxruntime
 
 from unifygeo_ros.errors import EngineError
+from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.inference.engine import Float32, Input, ResidentArray, TensorSpec, check_inputs, check_outputs
+from unifygeo_ros.inference.interface import check_interface
 
 # ONNX Runtime's names of element types. Only these three cross the borders of a bundle's graphs.
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -39,13 +41,15 @@ class OnnxRuntimeEngine:
     """One graph in an ONNX Runtime session. Not safe for use from two threads at once."""
 
     def __init__(
-        self, graph: str, path: Path, *, precision: str, provider: str, device: int = 0, threads: int = 0
+        self, bundle: ModelBundle, graph: str, *, precision: str, provider: str, device: int = 0, threads: int = 0
     ) -> None:
         """provider: an execution provider's name; it must load, there is no other one behind it.
 
-        threads: of the session's pool; 0: one for each physical core. Raises EngineError.
+        threads: of the session's pool; 0: one for each physical core. Raises EngineError, and BundleError when the
+        graph is not what the manifest says.
         """
         self._graph = graph
+        path = bundle.graph_path(graph, precision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # The graphs are chains; a second pool for parallel branches only takes cores from the first.
@@ -72,6 +76,7 @@ class OnnxRuntimeEngine:
         self._inputs = [_spec(path, node) for node in self._session.get_inputs()]
         self._outputs = [_spec(path, node) for node in self._session.get_outputs()]
         self._place = ("cuda", device) if provider == "CUDAExecutionProvider" else ("cpu", 0)
+        check_interface(bundle.manifest, graph, precision, path, self._inputs, self._outputs)
         where = "CPU" if provider == "CPUExecutionProvider" else f"{provider} device {device}"
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, {precision}"
 

@@ -89,8 +89,8 @@ def _open_onnxruntime(bundle: ModelBundle, backend: str, precision: str, device:
         )
     ground_encoder, aerial_encoder, decoder = (
         OnnxRuntimeEngine(
+            bundle,
             graph,
-            bundle.graph_path(graph, precision),
             precision=precision,
             provider=provider,
             device=device,

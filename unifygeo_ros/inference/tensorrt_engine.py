@@ -28,6 +28,7 @@ from unifygeo_ros.inference.engine import (
     check_outputs,
 )
 from unifygeo_ros.inference.engine_cache import EngineCache, EngineKey
+from unifygeo_ros.inference.interface import check_interface
 from unifygeo_ros.inference.tensorrt_build import MAX_BATCH, WORKSPACE_BYTES, build_plan
 from unifygeo_ros.inference.tensorrt_library import Library, load_library
 
@@ -160,13 +161,13 @@ def _open_one(
     )
     compiled = compile_here()
     try:
-        return TensorRTEngine(graph, compiled, library, cuda, cache, graphs=graphs)
+        return TensorRTEngine(bundle, compiled, library, cuda, cache, graphs=graphs)
     except EngineError as error:
         if compiled.seconds > 0:
             raise  # fresh from the builder: another build would give the same
         # The checksum held, yet the library refuses it: say, the driver has changed underneath.
         logger.warning("%s: %s; building it again", compiled.path, error)
-    return TensorRTEngine(graph, compile_here(rebuild=True), library, cuda, cache, graphs=graphs)
+    return TensorRTEngine(bundle, compile_here(rebuild=True), library, cuda, cache, graphs=graphs)
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ class TensorRTEngine:
 
     def __init__(
         self,
-        graph: str,
+        bundle: ModelBundle,
         compiled: CompiledEngine,
         library: Library,
         device: CudaDevice,
@@ -219,8 +220,8 @@ class TensorRTEngine:
         *,
         graphs: bool = True,
     ) -> None:
-        """Raises EngineError when the library does not take the plan."""
-        self._graph = graph
+        """Raises EngineError when the library does not take the plan, BundleError when the manifest says otherwise."""
+        self._graph = compiled.key.graph
         self._library = library
         self._device = device
         self._cache = cache
@@ -238,13 +239,15 @@ class TensorRTEngine:
             dtype = np.dtype(library.module.nptype(self._engine.get_tensor_dtype(name)))
             spec = TensorSpec(name, dtype, tuple(self._engine.get_tensor_shape(name))[1:])
             (self._inputs if is_input else self._outputs).append(spec)
+        precision, onnx_path = compiled.key.precision, bundle.graph_path(self._graph, compiled.key.precision)
+        check_interface(bundle.manifest, self._graph, precision, onnx_path, self._inputs, self._outputs)
         self._lanes: dict[int, _Lane] = {}
         self._runtime_cache_key = dataclasses.replace(compiled.key, part="runtime", gpu=device.name)
         self._runtime_config = self._make_runtime_config()
         self._stored_runtime_cache = b""
         self.description = (
             f"{library.backend} {library.version}, {device.name} (compute capability "
-            f"{'.'.join(map(str, device.compute_capability))}), {compiled.key.precision}"
+            f"{'.'.join(map(str, device.compute_capability))}), {precision}"
         )
 
     def run(self, inputs: Mapping[str, Input], outputs: Collection[str] | None = None) -> Mapping[str, Float32]:
