@@ -230,8 +230,8 @@ class BundleManifest:
             whole = type(channels) is int and type(size) is int
             if not whole or channels < 1 or size < 1 or channels % self.ground.columns:
                 problems.append(
-                    f"pyramid level {channels} @ {size}: both must be whole numbers above 0, the channels a multiple of the "
-                    f"{self.ground.columns} columns"
+                    f"pyramid level {channels} @ {size}: both must be whole numbers above 0, and the channels a "
+                    f"multiple of the {self.ground.columns} columns"
                 )
         if len(self.mean) != 3 or len(self.std) != 3:
             problems.append("mean and std must have 3 values each")
