@@ -320,7 +320,8 @@ def test_a_fix_chained_on_the_device(bundle: ModelBundle, engines: EngineSet, dr
         assert host == {}
     for tile in (2, 0, 1, 0):
         ground = {"image": images((32, 128), 1, 10 + tile)}
-        _, f = engines.ground_encoder.run_resident(ground, F, ("descriptor",))
+        on_host, f = engines.ground_encoder.run_resident(ground, F, ("descriptor", "f0"))
+        np.testing.assert_array_equal(on_host["f0"], f["f0"].numpy())
         before = dict(driver.copied)
         logits = engines.decoder.run({**f, **pyramids[tile]})
         assert driver.copied["HtoD"] == before["HtoD"]

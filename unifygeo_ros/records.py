@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Mapping
+from typing import Any, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -72,11 +72,13 @@ class GroundFeatures:
     """Output of the ground encoder for one panorama.
 
     descriptor: float32 (C,), unit length. levels: f_g^0 … f_g^3, float32 (C_l,), unit length each, made of `columns`
-    groups, one for each azimuth sector from left to right (network.md §1: flattened column-major).
+    groups, one for each azimuth sector from left to right (network.md §1: flattened column-major). resident: the same
+    levels by the names of the decoder's inputs, batch size 1, where the engine left them (`ResidentArray`).
     """
 
     descriptor: Float32
     levels: tuple[Float32, ...]
+    resident: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

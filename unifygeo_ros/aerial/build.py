@@ -211,7 +211,7 @@ class TimedEncoder:
     def encode(self, images: UInt8) -> tuple[Float32, npt.NDArray[np.float16]]:
         """images: uint8 (n, L, L, 3). Returns descriptors float32 (n, C) and match maps float16 (n, S, S, C_0)."""
         started = time.perf_counter()
-        outputs = self._engine.run({"image": images})
+        outputs = self._engine.run({"image": images}, ("descriptor", "match_map"))
         self.seconds += time.perf_counter() - started
         manifest = self._manifest
         shapes = {

@@ -65,8 +65,8 @@ class Engine(Protocol):
     ) -> tuple[Mapping[str, Float32], Mapping[str, ResidentArray]]:
         """As `run`, but the outputs named in `resident` stay on the device and are returned second.
 
-        outputs: those wanted on the host, None: all the others. Without a device of its own (ONNX Runtime on the CPU)
-        a resident is the array in the graph's own precision.
+        outputs: those wanted on the host (too), None: all the others. Without a device of its own (ONNX Runtime on the
+        CPU) a resident is the array in the graph's own precision.
         """
         ...
 
@@ -142,15 +142,12 @@ def check_inputs(graph: str, specs: Sequence[TensorSpec], inputs: Mapping[str, A
 def check_outputs(
     graph: str, specs: Sequence[TensorSpec], resident: Collection[str], outputs: Collection[str] | None
 ) -> set[str]:
-    """The names of the outputs that go to the host. Raises EngineError for names that are not outputs, or in both."""
+    """The names of the outputs that go to the host. Raises EngineError for names that are not outputs."""
     known = {spec.name for spec in specs}
     wanted = known - set(resident) if outputs is None else set(outputs)
     unknown = sorted((wanted | set(resident)) - known)
     if unknown:
         raise EngineError(f"{graph}: no outputs {unknown}; it has {sorted(known)}")
-    both = sorted(wanted & set(resident))
-    if both:
-        raise EngineError(f"{graph}: outputs {both} are asked for on the host and on the device; choose one")
     return wanted
 
 

@@ -271,7 +271,7 @@ class TensorRTEngine:
         for spec in self._outputs:
             if spec.name in wanted:
                 host[spec.name] = np.empty((batch, *spec.shape), np.float32)
-            elif spec.name in resident:
+            if spec.name in resident:
                 buffer = self._device.allocate(batch * spec.row_bytes)
                 kept[spec.name] = DeviceArray(self._device, buffer, (batch, *spec.shape), spec.dtype)
         most = MAX_BATCH[self._graph]
@@ -315,7 +315,7 @@ class TensorRTEngine:
             if spec.name in kept:
                 offset = rows.start * spec.row_bytes
                 self._device.copy_on_device(kept[spec.name].buffer.pointer + offset, source, batch * spec.row_bytes)
-            elif spec.name in host:
+            if spec.name in host:
                 self._device.copy_to_host(self._pinned(lane, spec)[:batch], source)
         # The pinned arrays are free for the next run only now, also when nothing comes back to the host.
         self._device.synchronize()

@@ -18,8 +18,9 @@ from unifygeo_ros.aerial.index import TileIndex
 from unifygeo_ros.config import CameraMount, LocalizerConfig
 from unifygeo_ros.errors import BundleError, EngineError, IndexFormatError
 from unifygeo_ros.geodesy import wrap_angle, yaw_from_azimuth
-from unifygeo_ros.inference.bundle import LEVELS, ModelBundle
+from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.inference.interface import F
 from unifygeo_ros.localization.decision import answer, decide
 from unifygeo_ros.localization.decoding import probabilities
 from unifygeo_ros.localization.heading import (
@@ -175,8 +176,9 @@ class Localizer:
         return Rejection(image.stamp_ns, RejectionReason.OFF_MAP, detail, timings_ms=clock.timings_ms())
 
     def _encode(self, panorama: Panorama) -> GroundFeatures:
-        outputs = self._engines.ground_encoder.run({"image": panorama.pixels[None]})
-        features = GroundFeatures(outputs["descriptor"][0], tuple(outputs[f"f{level}"][0] for level in range(LEVELS)))
+        image = {"image": panorama.pixels[None]}
+        outputs, resident = self._engines.ground_encoder.run_resident(image, F, ("descriptor", *F))
+        features = GroundFeatures(outputs["descriptor"][0], tuple(outputs[name][0] for name in F), resident)
         if not all(np.isfinite(array).all() for array in (features.descriptor, *features.levels)):
             raise EngineError(
                 f"the ground encoder ({self._engines.description}) gave values that are not finite; "
@@ -238,8 +240,7 @@ class Localizer:
         with clock.stage("aerial_encoder"):
             pyramid = self._pyramids.pyramid(tile_id)
         with clock.stage("decoder"):
-            levels = {f"f{level}": array[None] for level, array in enumerate(features.levels)}
-            logits = self._engines.decoder.run({**levels, **pyramid})["logits"][0]
+            logits = self._engines.decoder.run({**features.resident, **pyramid})["logits"][0]
         if not np.isfinite(logits).all():
             raise EngineError(
                 f"the decoder ({self._engines.description}) gave values that are not finite for tile {tile_id}; "

@@ -6,13 +6,11 @@ from collections import OrderedDict
 from typing import Mapping
 
 from unifygeo_ros.aerial.index import TileIndex
-from unifygeo_ros.inference.bundle import LEVELS
 from unifygeo_ros.inference.engine import Engine, ResidentArray
+from unifygeo_ros.inference.interface import PYRAMID
 
 Pyramid = Mapping[str, ResidentArray]
 """The decoder's inputs pyramid0 … pyramid3, batch size 1."""
-
-_OUTPUTS = tuple(f"pyramid{level}" for level in range(LEVELS))
 
 
 class PyramidCache:
@@ -36,7 +34,7 @@ class PyramidCache:
             self._pyramids.move_to_end(tile_id)
             return self._pyramids[tile_id]
         image = self._index.tile_pixels(tile_id)[None]
-        _, pyramid = self._aerial_encoder.run_resident({"image": image}, _OUTPUTS)
+        _, pyramid = self._aerial_encoder.run_resident({"image": image}, PYRAMID, ())
         self._pyramids[tile_id] = pyramid
         if len(self._pyramids) > self._capacity:
             self._pyramids.popitem(last=False)
