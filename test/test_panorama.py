@@ -294,3 +294,25 @@ def test_elevations_in_the_wrong_order_are_a_configuration_error():
     with pytest.raises(ConfigurationError, match="upper one first"):
         CameraMount(elevation_top_rad=-0.5, elevation_bottom_rad=0.5)
     assert dataclasses.replace(LEVEL, elevation_top_rad=0.5).elevation_top_rad == 0.5
+
+
+@given(
+    st.integers(8, 150),
+    st.integers(1, 60),
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.floats(-1.5, 1.5),
+    st.floats(-math.pi, math.pi),
+    st.tuples(st.floats(-0.4, 0.4), st.floats(-0.4, 0.4)),
+    st.booleans(),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_grey_sphere_stays_grey_for_every_size_and_direction(rows, height, columns, sector, edge, yaw, tilt, down):
+    top, bottom = max(edge, -edge, 0.1), -max(edge, -edge, 0.1) / 2
+    ground = GroundSpec(height, columns * sector, top, bottom, columns)
+    image = CameraImage(np.full((rows, 2 * rows, 3), 77, np.uint8), 0, *tilt)
+    pixels = prepare_panorama(
+        image, ground, CameraMount(yaw_rad=yaw, upside_down=down), Heading(yaw / 2, 0.1, "t")
+    ).pixels
+    assert pixels.shape == (ground.height, ground.width, 3)
+    assert (pixels == 77).all()
