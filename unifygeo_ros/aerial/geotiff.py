@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import pyproj
+import pyproj.exceptions
 import rasterio
 import rasterio.errors
 from rasterio.enums import ColorInterp, MaskFlags
@@ -58,7 +60,13 @@ class GeoTiffRaster:
         self._files = tuple(files)
         self._scale = scale
         self.name = str(files[0].path) if len(files) == 1 else f"{files[0].path} and {len(files) - 1} more"
-        self.crs = pyproj.CRS.from_wkt(files[0].crs_wkt)
+        try:
+            self.crs = pyproj.CRS.from_wkt(files[0].crs_wkt)
+        except pyproj.exceptions.CRSError as error:
+            raise InputError(
+                f"{self.name}: its CRS cannot be understood ({error}); set the one it was made in (gdal_edit.py -a_srs "
+                "EPSG:…)"
+            ) from error
         self._options = options
         self.levels = tuple(self._make_levels())
 
@@ -156,7 +164,7 @@ def open_geotiffs(paths: Sequence[Path], options: ImageryOptions) -> list[GeoTif
 
 
 def _inspect(path: Path, options: ImageryOptions) -> _File:
-    with _clear_errors(path), rasterio.open(path) as dataset:
+    with _clear_errors(path), _georeference_is_checked_here(), rasterio.open(path) as dataset:
         if dataset.crs is None:
             raise InputError(
                 f"{path}: has no CRS; set the one it was made in (gdal_edit.py -a_srs EPSG:…) and try again"
@@ -196,6 +204,14 @@ def _inspect(path: Path, options: ImageryOptions) -> _File:
             bytes=status.st_size,
             changed_ns=status.st_mtime_ns,
         )
+
+
+@contextlib.contextmanager
+def _georeference_is_checked_here() -> Iterator[None]:
+    """Without rasterio's warning beside the error of `_inspect`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        yield
 
 
 def _shares_grid(one: _File, other: _File) -> bool:

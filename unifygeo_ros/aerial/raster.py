@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pyproj
+import pyproj.exceptions
 from rasterio.transform import Affine
 
 from unifygeo_ros.aerial.imagery import COARSEST, TileImage
-from unifygeo_ros.aerial.manifest import cell_keys
+from unifygeo_ros.aerial.manifest import cell_key, cell_keys
 from unifygeo_ros.errors import InputError
 from unifygeo_ros.geodesy import MAX_RANGE_M, Datum, LocalFrame
 from unifygeo_ros.inference.bundle import AerialSpec
@@ -30,6 +31,7 @@ MAX_AFFINE_RESIDUAL_PX = 0.1
 
 _EDGE_POINTS = 17  # along each edge of a footprint, whose straight edges are curves in the map
 _CHUNK_POINTS = 1 << 20
+_STRIP_PIXELS = 1 << 22
 
 
 class RasterLevel(Protocol):
@@ -147,7 +149,7 @@ class _LevelInMap:
 
     @functools.cached_property
     def _crs_from_geodetic(self) -> pyproj.Transformer:
-        return pyproj.Transformer.from_crs(4326, self._raster.crs, always_xy=True)
+        return _transformer(self._raster)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_crs_from_geodetic"}
@@ -159,7 +161,7 @@ class _LevelInMap:
         step = max(1, _CHUNK_POINTS // (4 * _EDGE_POINTS))
         for start in range(0, len(parts), step):
             outline = _outline(parts[start : start + step], self._level.crs_from_pixel)
-            geodetic = _geodetic_from_crs(self._raster.crs, outline)
+            geodetic = _geodetic_from_crs(self._raster, outline)
             points = self._frame.map_from_geodetic(geodetic[..., 0], geodetic[..., 1])
             boxes[start : start + step] = np.concatenate([points.min(1), points.max(1)], axis=-1)
         return boxes
@@ -179,17 +181,31 @@ class _LevelInMap:
         block = max(1, math.floor(shrink))
         column, row = column - column % block, row - row % block
         columns, rows = -(-columns // block) * block + block, -(-rows // block) * block + block
-        window = self._level.read(row, column, rows, columns)
+        window = self._read_averaged(row, column, rows, columns, block)
         if window is None:
             return None
-        if block > 1:
-            window = cv2.resize(window, (columns // block, rows // block), interpolation=cv2.INTER_AREA)
         # Pixel centres: window pixel = (raster pixel + 0.5 − corner) / block − 0.5
         window_from_tile = raster_from_tile.copy()
         window_from_tile[:, 2] += 0.5 - np.array([column, row])
         window_from_tile /= block
         window_from_tile[:, 2] -= 0.5
         return _warp(window, window_from_tile, size)
+
+    def _read_averaged(self, row: int, column: int, rows: int, columns: int, block: int) -> UInt8 | None:
+        """The window with blocks of block × block pixels averaged, read in strips so that a tile of very fine imagery
+        takes little memory. rows, columns: multiples of block."""
+        if block == 1:
+            return self._level.read(row, column, rows, columns)
+        height = max(1, _STRIP_PIXELS // (columns * block)) * block
+        averaged = np.zeros((rows // block, columns // block, 4), np.uint8)
+        anything = False
+        for top in range(0, rows, height):
+            strip = self._level.read(row + top, column, min(height, rows - top), columns)
+            if strip is not None:
+                anything = True
+                size = (columns // block, strip.shape[0] // block)
+                averaged[top // block : top // block + size[1]] = cv2.resize(strip, size, interpolation=cv2.INTER_AREA)
+        return averaged if anything else None
 
     def _raster_from_tile(self, east_m: float, north_m: float, size: int, metres_per_pixel: float) -> Float64:
         """float64 (2, 3): raster (column, row) from tile (column, row, 1), integers being pixel centres in both."""
@@ -264,7 +280,7 @@ def ground_resolution_m(raster: Raster, level: RasterLevel) -> float:
     middle = np.array([column + columns / 2, row + rows / 2])
     steps = middle + np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     x, y = apply(level.crs_from_pixel, steps[:, 0], steps[:, 1])
-    geodetic = _geodetic_from_crs(raster.crs, np.stack([x, y], axis=-1))
+    geodetic = _geodetic_from_crs(raster, np.stack([x, y], axis=-1))
     frame = LocalFrame(Datum(float(geodetic[0, 0]), float(geodetic[0, 1])))
     points = frame.map_from_geodetic(geodetic[:, 0], geodetic[:, 1])
     return math.sqrt(abs(np.linalg.det(points[1:] - points[0])))
@@ -276,8 +292,8 @@ def _choose_level(raster: Raster, metres_per_pixel: float) -> RasterLevel:
     resolutions = [ground_resolution_m(raster, level) for level in levels]
     if resolutions[0] > COARSEST * metres_per_pixel:
         raise InputError(
-            f"{raster.name}: {resolutions[0]:.3g} m per pixel, the model can use at most "
-            f"{COARSEST * metres_per_pixel:.3g} m ({COARSEST:g} times the {metres_per_pixel:.3g} m it was trained at); "
+            f"{raster.name}: {resolutions[0]:.4g} m per pixel, the model can use at most "
+            f"{COARSEST * metres_per_pixel:.4g} m ({COARSEST:g} times the {metres_per_pixel:.4g} m it was trained at); "
             "get finer imagery or a model trained on coarser"
         )
     # 1 % of tolerance: a level of the model's own resolution serves it, whatever the rounding of the CRS.
@@ -287,15 +303,15 @@ def _choose_level(raster: Raster, metres_per_pixel: float) -> RasterLevel:
 
 def _grid_centres(levels: Sequence[_LevelInMap], side_m: float, stride_m: float) -> Float64:
     """Centres of the tiles that touch the box of a part, sorted as the index wants them. float64 (n, 2)."""
-    found: set[tuple[int, int]] = set()
+    found = [np.empty(0, np.int64)]
     for level in levels:
         for west, south, east, north in level.boxes_m().tolist():
-            columns = range(*_span(west, east, side_m, stride_m))
-            for row in range(*_span(south, north, side_m, stride_m)):
-                found.update((column, row) for column in columns)
-    if not found:
-        return np.empty((0, 2))
-    steps = np.array(sorted(found), np.int64)
+            columns = np.arange(*_span(west, east, side_m, stride_m), dtype=np.int64)
+            rows = np.arange(*_span(south, north, side_m, stride_m), dtype=np.int64)
+            found.append(cell_key(rows[:, None], columns).ravel())
+    keys = np.unique(np.concatenate(found))  # one number for each place of the grid
+    rows = (keys + 2**31) >> 32
+    steps = np.stack([keys - cell_key(rows, 0), rows], axis=-1)
     centres = np.asarray(steps * stride_m, np.float64)
     order = np.lexsort((steps[:, 0], steps[:, 1], cell_keys(centres, side_m)))
     return np.ascontiguousarray(centres[order])
@@ -323,17 +339,27 @@ def _geodetic_outline(raster: Raster) -> Float64:
     parts = level.footprints()
     first = parts[:, :2].min(0)
     box = np.concatenate([first, (parts[:, :2] + parts[:, 2:]).max(0) - first])[None]
-    return _geodetic_from_crs(raster.crs, _outline(box, level.crs_from_pixel), raster.name)
+    return _geodetic_from_crs(raster, _outline(box, level.crs_from_pixel))
 
 
-def _geodetic_from_crs(crs: pyproj.CRS, points: Float64, name: str = "the imagery") -> Float64:
+def _transformer(raster: Raster) -> pyproj.Transformer:
+    """From WGS84 longitude, latitude to the raster's CRS. Raises InputError for a CRS that is not tied to the Earth."""
+    try:
+        return pyproj.Transformer.from_crs(4326, raster.crs, always_xy=True)
+    except pyproj.exceptions.ProjError as error:
+        raise InputError(
+            f"{raster.name}: its CRS ({raster.crs.name}) cannot be brought to WGS84 ({error}); set the one it was made "
+            "in (gdal_edit.py -a_srs EPSG:…)"
+        ) from error
+
+
+def _geodetic_from_crs(raster: Raster, points: Float64) -> Float64:
     """WGS84 latitude, longitude of CRS points (…, 2). Raises InputError outside the CRS's domain."""
-    transformer = pyproj.Transformer.from_crs(crs, 4326, always_xy=True)
-    longitude, latitude = transformer.transform(points[..., 0], points[..., 1])
+    longitude, latitude = _transformer(raster).transform(points[..., 0], points[..., 1], direction="INVERSE")
     geodetic = np.stack([np.asarray(latitude), np.asarray(longitude)], axis=-1)
     if not np.all(np.isfinite(geodetic)):
         raise InputError(
-            f"{name}: its corners lie outside the domain of its CRS ({crs.name}); the georeference is damaged, set it "
-            "anew"
+            f"{raster.name}: its corners lie outside the domain of its CRS ({raster.crs.name}); the georeference is "
+            "damaged, set it anew"
         )
     return geodetic

@@ -1,0 +1,158 @@
+"""How an index of a million tiles opens and is searched (`python benchmarks/index_search.py`).
+
+Four numbers, each with the limit it must keep:
+
+* opening: seconds and resident memory (under 1 s, under 300 MB);
+* a search inside a prior's gate, in a million tiles and in a thousand (within 2 ×);
+* an ungated search against bare FAISS on the same descriptors in memory (at most 1.2 ×).
+
+Descriptors are random unit vectors of the published width, the tile table is real; match maps and pixels, which no
+search reads, are sparse files of the right length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+import zlib
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+
+from unifygeo_ros.aerial.gate import Gate
+from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.aerial.manifest import (
+    DESCRIPTORS,
+    MANIFEST,
+    MATCH_MAPS,
+    PIXELS,
+    TILE_DTYPE,
+    TILES,
+    FileRecord,
+    IndexManifest,
+    cell_keys,
+)
+from unifygeo_ros.geodesy import Datum
+from unifygeo_ros.inference.bundle import sha256_of_file
+from unifygeo_ros.records import Prior
+
+TILE_SIZE, METRES_PER_PIXEL = 384, 0.1822
+SIDE_M = TILE_SIZE * METRES_PER_PIXEL
+BLOCK = 10_000
+
+
+def resident_mb() -> float:
+    """What of this process lies in memory, mapped files included (Linux)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+def sparse_index(
+    folder: Path, tiles: int, *, descriptor_dim: int, match_size: int, match_channels: int, random: bool = False
+) -> Path:
+    """An index whose table is real and whose other files are holes, except for the descriptors if `random`."""
+    folder.mkdir(parents=True)
+    across = int(np.ceil(np.sqrt(tiles)))
+    steps = np.stack(np.divmod(np.arange(tiles), across), axis=-1)[:, ::-1] - across // 2
+    centres = steps * (SIDE_M / 2)
+    keys = cell_keys(centres, SIDE_M)
+    order = np.argsort(keys, kind="stable")
+    table = np.zeros(tiles, TILE_DTYPE)
+    table["east_m"], table["north_m"] = centres[order].T
+    table["cell"] = keys[order]
+    table["pixels_bytes"] = 100_000
+    table["pixels_offset"] = np.arange(tiles) * 100_000
+    map_bytes = 2 * match_size**2 * match_channels
+    table["match_map_crc"] = zlib.crc32(bytes(map_bytes))
+    table["pixels_crc"] = zlib.crc32(bytes(100_000))
+    table["descriptor_crc"] = zlib.crc32(bytes(4 * descriptor_dim))
+    sizes = {DESCRIPTORS: 4 * descriptor_dim, MATCH_MAPS: map_bytes, PIXELS: 100_000}
+    for name, size in sizes.items():
+        with (folder / name).open("wb") as file:
+            file.truncate(size * tiles)
+    if random:
+        rng = np.random.default_rng(0)
+        with (folder / DESCRIPTORS).open("wb") as file:
+            for start in range(0, tiles, BLOCK):
+                rows = rng.standard_normal((min(BLOCK, tiles - start), descriptor_dim), np.float32)
+                rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+                table["descriptor_crc"][start : start + BLOCK] = [zlib.crc32(row.data) for row in rows]
+                file.write(rows.tobytes())
+    (folder / TILES).write_bytes(table.tobytes())
+    files = {name: FileRecord(size * tiles, "not computed: the files are holes") for name, size in sizes.items()}
+    files[TILES] = FileRecord(TILE_DTYPE.itemsize * tiles, sha256_of_file(folder / TILES))
+    manifest = IndexManifest(
+        model="none", weights_sha256="0" * 64, encoder="none", datum=Datum(48.5, 9.0), tiles=tiles, skipped=0,
+        tile_size=TILE_SIZE, metres_per_pixel=METRES_PER_PIXEL, stride_m=SIDE_M / 2, minimum_coverage=0.5,
+        descriptor_dim=descriptor_dim, match_size=match_size, match_channels=match_channels,
+        imagery={"kind": "none"}, search="exact", files=files,
+    )  # fmt: skip
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return folder
+
+
+def milliseconds(function: Callable[[], object], repetitions: int) -> float:
+    """Median of some runs, after one that warms up."""
+    function()
+    times = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return 1e3 * statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiles", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="where the index is made and removed (3 GB); a temporary one")
+    args = parser.parse_args()
+    base = Path(tempfile.mkdtemp(dir=args.folder))
+    published = {"descriptor_dim": 768, "match_size": 12, "match_channels": 768, "random": True}
+    try:
+        large_folder = sparse_index(base / "large", args.tiles, **published)
+        small_folder = sparse_index(base / "small", 1000, **published)
+
+        before = resident_mb()
+        started = time.perf_counter()
+        large = open_index(large_folder, search_device="cpu")
+        opening = time.perf_counter() - started
+        print(f"opening {len(large)} tiles: {opening:.3f} s, {resident_mb() - before:.0f} MB more resident, "
+              f"{resident_mb():.0f} MB in all (limits 1 s, 300 MB)")  # fmt: skip
+
+        small = open_index(small_folder, search_device="cpu")
+        rng = np.random.default_rng(1)
+        query = rng.standard_normal(768).astype(np.float32)
+        query /= np.linalg.norm(query)
+        gate = Gate(Prior(20.0, -30.0, np.diag([30.0**2, 20.0**2])), 4.0)
+        gated = {
+            name: milliseconds(lambda index=index: index.search(query, 5, gate), 301)
+            for name, index in (("large", large), ("small", small))
+        }
+        print(f"gated search ({len(large.tiles_within(gate))} and {len(small.tiles_within(gate))} tiles in the gate): "
+              f"{gated['large']:.3f} ms in {len(large)} tiles, {gated['small']:.3f} ms in {len(small)}: "
+              f"{gated['large'] / gated['small']:.2f} × (limit 2)")  # fmt: skip
+
+        import faiss
+
+        started = time.perf_counter()
+        large.search(query, 5)
+        print(f"first ungated search, which reads and verifies every descriptor: {time.perf_counter() - started:.2f} s")
+        bare = faiss.IndexFlatIP(768)
+        bare.add(np.asarray(large.descriptors.verify()))
+        ours, theirs = [], []
+        for _ in range(5):  # in turn, so that the machine's other work falls on both
+            theirs.append(milliseconds(lambda: bare.search(query[None], 5), 5))
+            ours.append(milliseconds(lambda: large.search(query, 5), 5))
+        print(f"ungated search: {statistics.median(ours):.1f} ms, bare FAISS {statistics.median(theirs):.1f} ms: "
+              f"{statistics.median(ours) / statistics.median(theirs):.2f} × (limit 1.2)")  # fmt: skip
+    finally:
+        shutil.rmtree(base)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""XYZ folders and MBTiles, made from a GeoTIFF in their own projection: both must give the tiles that it gives."""
+
+import sqlite3
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from imagery_files import textured, write_geotiff
+from rasterio.transform import Affine
+
+from unifygeo_ros.aerial.image_file import decode_rgba
+from unifygeo_ros.aerial.sources import open_imagery
+from unifygeo_ros.errors import InputError
+from unifygeo_ros.geodesy import Datum, LocalFrame
+from unifygeo_ros.inference.bundle import AerialSpec
+
+ZOOM, X, Y, ACROSS = 18, 137_600, 90_900, 3  # at 48.0° north, 8.96° east; 0.40 m on the ground
+SPEC = AerialSpec(64, 0.5)
+HALF_WORLD = np.pi * 6378137.0
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return textured(256 * ACROSS, 256 * ACROSS)
+
+
+def web_tile(picture, zoom, x, y):
+    """A tile of the picture's pyramid, averaged from the finest zoom; black where the picture ends."""
+    shrink = 1 << (ZOOM - zoom)
+    canvas = np.zeros((256 * shrink, 256 * shrink, 3), np.uint8)
+    top, left = (Y - y * shrink) * 256, (X - x * shrink) * 256
+    rows = slice(max(top, 0), min(top + picture.shape[0], canvas.shape[0]))
+    columns = slice(max(left, 0), min(left + picture.shape[1], canvas.shape[1]))
+    canvas[rows, columns] = picture[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    return cv2.resize(canvas, (256, 256), interpolation=cv2.INTER_AREA)
+
+
+def tiles_of_zoom(zoom):
+    shift = ZOOM - zoom
+    return sorted({((X + i) >> shift, (Y + j) >> shift) for i in range(ACROSS) for j in range(ACROSS)})
+
+
+def encode(image, suffix="png"):
+    return cv2.imencode(f".{suffix}", image[..., ::-1])[1].tobytes()
+
+
+def write_xyz(folder, picture, zooms=(ZOOM,), suffix="png"):
+    for zoom in zooms:
+        for x, y in tiles_of_zoom(zoom):
+            path = folder / str(zoom) / str(x) / f"{y}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(web_tile(picture, zoom, x, y), suffix))
+    return folder
+
+
+def write_mbtiles(path, picture, zooms=(ZOOM,)):
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE metadata (name TEXT, value TEXT)")
+        database.execute("CREATE TABLE tiles (zoom_level INT, tile_column INT, tile_row INT, tile_data BLOB)")
+        database.execute("INSERT INTO metadata VALUES ('format', 'png')")
+        for zoom in zooms:
+            for x, y in tiles_of_zoom(zoom):
+                row = 2**zoom - 1 - y  # counted from the south
+                data = encode(web_tile(picture, zoom, x, y))
+                database.execute("INSERT INTO tiles VALUES (?, ?, ?, ?)", (zoom, x, row, data))
+    database.close()
+    return path
+
+
+def as_geotiff(path, picture):
+    size = 2 * HALF_WORLD / (256 << ZOOM)
+    corner = Affine(size, 0, X * 256 * size - HALF_WORLD, 0, -size, HALF_WORLD - Y * 256 * size)
+    return write_geotiff(path, picture, "EPSG:3857", corner)
+
+
+def all_tiles(path, spec=SPEC):
+    tiles = open_imagery([path]).tiles(LocalFrame(DATUM), spec, 0.5)
+    return tiles.centres_m, [tiles.read(number) for number in range(len(tiles.centres_m))]
+
+
+def middle(path):
+    return Datum(*open_imagery([path]).centre_deg())
+
+
+DATUM = Datum(48.005, 8.9605)
+
+
+@pytest.fixture(scope="module")
+def reference(picture, tmp_path_factory):
+    path = as_geotiff(tmp_path_factory.mktemp("reference") / "whole.tif", picture)
+    globals()["DATUM"] = middle(path)
+    return all_tiles(path)
+
+
+@pytest.mark.parametrize("kind", ["xyz", "mbtiles"])
+def test_web_tiles_give_what_the_whole_picture_gives(tmp_path, picture, reference, kind):
+    writer = {"xyz": write_xyz, "mbtiles": write_mbtiles}[kind]
+    centres, tiles = all_tiles(writer(tmp_path / f"tiles.{kind}", picture))
+    expected_centres, expected_tiles = reference
+    shown = {tuple(c): t for c, t in zip(expected_centres.tolist(), expected_tiles, strict=True) if t.valid.any()}
+    found = {tuple(c): t for c, t in zip(centres.tolist(), tiles, strict=True) if t.valid.any()}
+    assert shown.keys() == found.keys()
+    assert len(found) > 100
+    for centre, tile in found.items():
+        # One grey level where a coordinate falls between two of the warp's 1/32 pixels.
+        np.testing.assert_allclose(tile.pixels.astype(int), shown[centre].pixels, atol=1)
+        np.testing.assert_array_equal(tile.valid, shown[centre].valid)
+
+
+def test_the_zoom_that_is_just_fine_enough_is_read(tmp_path, picture, reference):
+    folder = write_xyz(tmp_path / "xyz", picture, zooms=(ZOOM, ZOOM - 1, ZOOM - 2))
+    imagery = open_imagery([folder])
+    assert imagery.describe()["rasters"][0]["zooms"] == [18, 17, 16]
+    datum = middle(folder)
+    for zoom, metres_per_pixel in ((18, 0.5), (17, 0.85), (16, 3.0)):
+        only = write_xyz(tmp_path / str(zoom), picture, zooms=(zoom,))
+        spec = AerialSpec(64, metres_per_pixel)
+        both = [open_imagery([path]).tiles(LocalFrame(datum), spec, 1.0) for path in (folder, only)]
+        number = int(np.argmin(np.hypot(*both[0].centres_m.T)))
+        np.testing.assert_array_equal(both[0].read(number).pixels, both[1].read(number).pixels)
+
+
+def test_a_zoom_with_holes_is_not_used(tmp_path, picture):
+    folder = write_xyz(tmp_path / "xyz", picture, zooms=(ZOOM, ZOOM - 1))
+    next((folder / str(ZOOM - 1)).glob("*/*.png")).unlink()
+    assert open_imagery([folder]).describe()["rasters"][0]["zooms"] == [18]
+
+
+def test_a_missing_tile_is_unknown_ground(tmp_path, picture, reference):
+    folder = write_xyz(tmp_path / "xyz", picture)
+    (folder / str(ZOOM) / str(X + 1) / f"{Y + 1}.png").unlink()
+    _, tiles = all_tiles(folder)
+    whole, holed = (sum(tile.valid.sum() for tile in all_of) for all_of in (reference[1], tiles))
+    ground = 2 * HALF_WORLD * np.cos(np.radians(DATUM.latitude_deg)) / (1 << ZOOM)  # a web tile's side, metres
+    missing = (whole - holed) * SPEC.metres_per_pixel**2 / 4  # every place lies on four tiles
+    assert missing == pytest.approx(ground**2, rel=0.02)
+
+
+def test_jpeg_tiles_and_transparent_ones_are_read(tmp_path, picture, reference):
+    _, tiles = all_tiles(write_xyz(tmp_path / "jpg", picture, suffix="jpg"))
+    assert max(tile.valid.mean() for tile in tiles) == 1
+    clear = np.dstack([picture[:256, :256], np.zeros((256, 256), np.uint8)])
+    assert not decode_rgba(cv2.imencode(".png", clear)[1].tobytes(), "clear.png").any()
+
+
+def test_damaged_sources_are_refused_with_their_name(tmp_path, picture):
+    folder = write_xyz(tmp_path / "xyz", picture)
+    victim = folder / str(ZOOM) / str(X + 1) / f"{Y + 1}.png"
+    victim.write_bytes(victim.read_bytes()[:-2000])
+    with pytest.raises(InputError, match=rf"tile {ZOOM}/{X + 1}/{Y + 1}: a PNG that is cut off"):
+        all_tiles(folder)
+    victim.write_bytes(encode(picture[:128, :128]))
+    with pytest.raises(InputError, match="128x128 pixels, the others have 256"):
+        all_tiles(folder)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InputError, match="holds no tiles"):
+        open_imagery([empty])
+    text = tmp_path / "text.mbtiles"
+    text.write_text("no database" * 100)
+    with pytest.raises(InputError, match=r"text.mbtiles: cannot be read as MBTiles"):
+        open_imagery([text])
+    with sqlite3.connect(tmp_path / "vector.mbtiles") as database:
+        database.execute("CREATE TABLE metadata (name TEXT, value TEXT)")
+        database.execute("INSERT INTO metadata VALUES ('format', 'pbf')")
+    database.close()
+    with pytest.raises(InputError, match="format pbf"):
+        open_imagery([tmp_path / "vector.mbtiles"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_damaged_image_is_whole_or_refused(data):
+    """A PNG never changes unnoticed; a JPEG cut off anywhere is refused."""
+    picture = textured(32, 32)
+    png, jpeg = encode(picture), encode(picture, "jpg")
+    flipped = bytearray(png)
+    flipped[data.draw(st.integers(0, len(png) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(InputError, match=r"tile\.png"):
+        decode_rgba(bytes(flipped), "tile.png")
+    for whole in (png, jpeg):
+        with pytest.raises(InputError, match="tile"):
+            decode_rgba(whole[: data.draw(st.integers(0, len(whole) - 2))], "tile")
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_flipped_bytes_of_mbtiles_are_read_or_refused_but_nothing_else(tmp_path_factory, picture, data):
+    path = write_mbtiles(tmp_path_factory.mktemp("fuzz") / "a.mbtiles", picture[: 256 * ACROSS])
+    content = bytearray(path.read_bytes())
+    for _ in range(3):
+        content[data.draw(st.integers(0, min(len(content), 20_000) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        tiles = open_imagery([path]).tiles(LocalFrame(DATUM), SPEC, 4.0)
+        for number in range(min(len(tiles.centres_m), 4)):
+            tiles.read(number)
+    except InputError:
+        pass
