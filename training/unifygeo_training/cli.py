@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from unifygeo_ros.errors import UnifyGeoError
 
 COMMAND_MODULES = (
+    "unifygeo_training.towns.command",
     "unifygeo_training.data.command",
+    "unifygeo_training.fit_command",
     "unifygeo_training.judging.command",
     "unifygeo_training.export_command",
-    "unifygeo_training.towns.command",
 )
 """Modules with `add_command(subparsers)`; they import what is heavy only when they run."""
 

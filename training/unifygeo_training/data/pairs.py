@@ -1,0 +1,72 @@
+"""What every data set offers to training, and batches that depend on nothing but the seed and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
+
+from unifygeo_training.data.augmentation import AugmentationConfig, augment
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """panorama: uint8 (H, W, 3) RGB, north in the centre column. tile: uint8 (L, L, 3) RGB, north up.
+    position: (row, column) of the camera as fractions of the tile's side from its upper left corner."""
+
+    panorama: UInt8
+    tile: UInt8
+    position: tuple[float, float]
+
+
+class PairSet(Protocol):
+    """A data set. Both methods must depend on their arguments alone."""
+
+    def draw(self, rng: np.random.Generator, count: int) -> Sequence[Any]:
+        """The members of one batch over all ranks, every aerial image at most once."""
+        ...
+
+    def read(self, member: Any, rng: np.random.Generator) -> Pair: ...
+
+
+class Batches(Dataset[dict[str, npt.NDArray[Any]]]):
+    """Item s is the complete batch of step s: a run that resumes at step s goes on as if it had never stopped."""
+
+    def __init__(
+        self,
+        pairs: PairSet,
+        batch_size: int,
+        augmentation: AugmentationConfig,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """batch_size: of one rank."""
+        self.pairs, self.batch_size, self.augmentation = pairs, batch_size, augmentation
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+
+    def __getitem__(self, step: int) -> dict[str, npt.NDArray[Any]]:
+        """panorama uint8 (N, H, W, 3), tile uint8 (N, L, L, 3), position float32 (N, 2)."""
+        members = self.pairs.draw(np.random.default_rng((self.seed, step)), self.batch_size * self.world_size)
+        first = self.rank * self.batch_size
+        pairs = []
+        for place in range(first, first + self.batch_size):
+            rng = np.random.default_rng((self.seed, step, place))
+            pair = self.pairs.read(members[place], rng)
+            pairs.append(Pair(*augment(pair.panorama, pair.tile, pair.position, rng, self.augmentation)))
+        return collate(pairs)
+
+
+def collate(pairs: Sequence[Pair]) -> dict[str, npt.NDArray[Any]]:
+    return {
+        "panorama": np.stack([pair.panorama for pair in pairs]),
+        "tile": np.stack([pair.tile for pair in pairs]),
+        "position": np.array([pair.position for pair in pairs], np.float32),
+    }

@@ -1,0 +1,203 @@
+"""`unifygeo-train fit`: the training run, on Lightning Fabric."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from unifygeo_ros.errors import ConfigurationError, InputError, UnifyGeoError
+from unifygeo_training.checkpoint import read_tensors
+from unifygeo_training.data.pairs import Batches, PairSet
+from unifygeo_training.fit_config import FitConfig, OptimiserConfig
+from unifygeo_training.model.network import UnifyGeo
+from unifygeo_training.objective import Objective
+
+CHECKPOINT_NAME = "last.pt"
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(UnifyGeoError):
+    """Training met a loss or gradient that is not finite. The message says where the batch was saved."""
+
+
+def fit(config: FitConfig, pairs: PairSet, output: Path | str, *, stop_after: int | None = None) -> Path:
+    """Train, or go on where the checkpoint in `output` stopped. Returns the last checkpoint's path.
+
+    stop_after: end at this step as a kill would, schedule unchanged (for tests and for sharing a machine).
+    """
+    output = Path(output)
+    hardware = config.hardware
+    if hardware.threads:
+        torch.set_num_threads(hardware.threads)
+    fabric = Fabric(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        # Until L_G joins, the semantic heads have no gradients: data-parallel training must expect that.
+        strategy="ddp_find_unused_parameters_true" if hardware.strategy == "ddp" else hardware.strategy,
+        precision=hardware.precision,
+        loggers=TensorBoardLogger(output.parent, name=output.name, version=""),
+    )
+    fabric.launch()
+    if config.batch_size % fabric.world_size:
+        raise ConfigurationError(
+            f"batch_size {config.batch_size} is not a multiple of the {fabric.world_size} devices; choose one that is"
+        )
+    run = _Run(config, fabric)
+    first = run.resume(output / CHECKPOINT_NAME)
+    if fabric.is_global_zero:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    last = config.steps if stop_after is None else min(stop_after, config.steps)
+    for step, batch in _batches(config, pairs, fabric, first, last):
+        values = run.step(step, batch, output)
+        done = step + 1
+        if done % config.log_every == 0 or done == config.steps:
+            fabric.log_dict({name: float(value) for name, value in values.items()}, step=done)
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            run.save(output, done)
+    return output / CHECKPOINT_NAME
+
+
+class _Run:
+    """The state of a run: what a checkpoint holds."""
+
+    def __init__(self, config: FitConfig, fabric: Fabric) -> None:
+        self.config, self.fabric = config, fabric
+        fabric.seed_everything(config.seed, verbose=False)  # the same initial weights on every rank
+        objective = Objective(UnifyGeo(config.network, pretrained=config.pretrained), config.losses)
+        self.network = objective.network.to(memory_format=torch.channels_last)
+        if config.hardware.compile:
+            _compile(self.network)
+        optimiser = _optimiser(self.network, config.optimiser)
+        self.objective, self.optimiser = fabric.setup(objective, optimiser)
+        self.objective.train()
+
+    def step(self, step: int, batch: dict[str, Tensor], output: Path) -> dict[str, Tensor | float]:
+        """One optimiser step. Raises NonFiniteLossError before anything that is not finite reaches the weights."""
+        rate = learning_rate_at(step, self.config.optimiser, self.config.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        values = self.objective(**batch, alpha=self.config.losses.retrieval_at(step))
+        self.optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(values["loss"])
+        norm = self.fabric.clip_gradients(
+            self.objective, self.optimiser, max_norm=self.config.optimiser.clip_norm, error_if_nonfinite=False
+        )
+        if not math.isfinite(float(norm)) or not math.isfinite(float(values["loss"])):
+            self._fail(step, batch, values, float(norm), output)
+        self.optimiser.step()
+        return {**values, "gradient_norm": norm, "learning_rate": rate}
+
+    def _fail(self, step: int, batch: dict[str, Tensor], values: dict[str, Tensor], norm: float, output: Path) -> None:
+        output.mkdir(parents=True, exist_ok=True)
+        file = output / f"not_finite_step{step}_rank{self.fabric.global_rank}.npz"
+        np.savez(file, **{name: tensor.cpu().numpy() for name, tensor in batch.items()})
+        terms = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+        raise NonFiniteLossError(
+            f"step {step}: {terms}, gradient norm {norm:.4g}: not finite, training stopped before the weights were "
+            f"touched; the batch is in {file}; lower the learning rate or look at the images"
+        )
+
+    def save(self, output: Path, step: int) -> None:
+        """Write the checkpoint; a kill at any moment leaves the old or the new one, never half of one."""
+        state = {
+            "network": self.config.network.model_dump(mode="json"),
+            "model": {name: value.contiguous() for name, value in self.network.state_dict().items()},
+            "optimiser": self.optimiser.state_dict(),
+            "step": step,
+            "config": self.config.model_dump(mode="json"),
+            "trained_on": self.config.data.describe(),
+        }
+        if self.fabric.is_global_zero:
+            temporary = output / f"{CHECKPOINT_NAME}.{os.getpid()}.tmp"
+            torch.save(state, temporary)
+            os.replace(temporary, output / CHECKPOINT_NAME)
+        self.fabric.barrier()
+
+    def resume(self, path: Path) -> int:
+        """Load the checkpoint if there is one; the step to go on with. Raises InputError if it is another run's."""
+        if not path.exists():
+            return 0
+        state = read_tensors(path)
+        ours, theirs = self.config.model_dump(mode="json"), state.get("config", {})
+        # What may change between two parts of a run: where it runs and how often it reports.
+        free = {"hardware", "log_every", "checkpoint_every", "evaluate_every"}
+        changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key) and key not in free)
+        if changed:
+            raise InputError(
+                f"{path} was written with another {', '.join(changed)} than the config says; "
+                "choose another --output to start anew"
+            )
+        self.network.load_state_dict(state["model"], strict=True)
+        self.optimiser.load_state_dict(state["optimiser"])
+        return int(state["step"])
+
+
+def learning_rate_at(step: int, config: OptimiserConfig, steps: int) -> float:
+    """Linear warm-up, then half a cosine to zero at the last step."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _optimiser(network: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
+    """AdamW; no decay for biases, norms, layer scales and temperatures."""
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def _compile(network: UnifyGeo) -> None:
+    """Compile the large parts in place, which leaves the names in the state dict as they are."""
+    for branch in (network.ground, network.aerial):
+        branch.trunk.compile()
+        branch.fine_head.compile()
+        branch.semantic_head.compile()
+    network.decoder.compile()
+
+
+def _batches(
+    config: FitConfig, pairs: PairSet, fabric: Fabric, first: int, last: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Batches of steps first … last − 1, prepared by the workers, with a progress bar that knows when it ends."""
+    batches = Batches(
+        pairs,
+        config.batch_size // fabric.world_size,
+        config.augmentation,
+        seed=config.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    loader: Any = DataLoader(
+        batches,
+        batch_size=None,  # an item is a batch
+        sampler=range(first, last),
+        num_workers=config.hardware.workers,
+        pin_memory=fabric.device.type == "cuda",
+        prefetch_factor=4 if config.hardware.workers else None,
+    )
+    loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    bar = tqdm(total=config.steps, initial=first, unit="step", disable=not fabric.is_global_zero, mininterval=5.0)
+    with contextlib.closing(bar):
+        for step, batch in zip(range(first, last), loader, strict=True):
+            yield step, batch
+            bar.update()

@@ -1,0 +1,30 @@
+"""`unifygeo-train fit`: train a network from a config file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_command(subparsers: Any) -> None:
+    parser = subparsers.add_parser("fit", help="train a network; run the same command again to resume")
+    parser.add_argument("config", type=Path, help="YAML; see training/configs")
+    parser.add_argument("--output", type=Path, required=True, help="folder of checkpoints and TensorBoard logs")
+    parser.add_argument("--data", type=Path, help="folder of the data, instead of the config's")
+    parser.add_argument("--stop-after", type=int, metavar="STEP", help="end at this step; resume later")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from unifygeo_training.configuration import read_settings
+    from unifygeo_training.fit import fit
+    from unifygeo_training.fit_config import FitConfig
+
+    config = read_settings(options.config, FitConfig)
+    if options.data:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"folder": options.data})})
+    pairs = config.data.open(config.network)
+    checkpoint = fit(config, pairs, options.output, stop_after=options.stop_after)
+    print(checkpoint)
+    return 0

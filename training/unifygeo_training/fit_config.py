@@ -1,0 +1,64 @@
+"""The config file of `unifygeo-train fit`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from unifygeo_training.data.augmentation import AugmentationConfig
+from unifygeo_training.data.towns import TownsConfig
+from unifygeo_training.model.config import NetworkConfig
+from unifygeo_training.objective import LossConfig
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OptimiserConfig(_Settings):
+    """AdamW with linear warm-up and cosine decay to zero, both counted in steps.
+
+    clip_norm: gradients have norms of 150 to 400 with the weights of Eq. 5; a clip at 1 would make every step the
+    same length.
+    """
+
+    learning_rate: float = Field(default=4.5e-4, gt=0.0)
+    weight_decay: float = Field(default=0.04, ge=0.0)
+    warmup_steps: int = Field(default=500, ge=0)
+    clip_norm: float = Field(default=100.0, gt=0.0)
+
+
+class HardwareConfig(_Settings):
+    """accelerator, devices, nodes, strategy, precision: as Lightning Fabric understands them.
+
+    threads: of the CPU's arithmetic, 0: torch's default. workers: processes that prepare batches.
+    """
+
+    accelerator: str = "auto"
+    devices: int | Literal["auto"] = "auto"
+    nodes: int = Field(default=1, ge=1)
+    strategy: str = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    compile: bool = False
+    threads: int = Field(default=0, ge=0)
+    workers: int = Field(default=2, ge=0)
+
+
+class FitConfig(_Settings):
+    """batch_size: over all devices. steps: optimiser steps of the whole run."""
+
+    network: NetworkConfig = NetworkConfig()
+    pretrained: bool = False
+    data: TownsConfig
+    augmentation: AugmentationConfig = AugmentationConfig()
+    losses: LossConfig = LossConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    hardware: HardwareConfig = HardwareConfig()
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=64, ge=2)
+    steps: int = Field(ge=1)
+    log_every: int = Field(default=20, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1)
+    evaluate_every: int = Field(default=0, ge=0)
+

@@ -1,0 +1,76 @@
+"""The network and its losses as one module: a batch goes in, the terms of Eq. 5 come out."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from unifygeo_training import losses
+from unifygeo_training.model.network import UnifyGeo
+
+PUBLISHED_SIZE = 384
+
+
+class LossConfig(BaseModel):
+    """Weights of Eq. 5; 0 switches a term off, which gives the ablation rows of Tables V–VII.
+
+    gaussian_sigma: of the label, in pixels of a tile of 384; scaled with the distribution's size.
+    retrieval_from_step: L_G joins at this step, with heads that no gradient has touched before. Training from
+    scratch with all terms at once collapses the global descriptors; pretrained trunks can start at 0.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    distribution: float = Field(default=1.0, ge=0.0)
+    retrieval: float = Field(default=100.0, ge=0.0)
+    matching: float = Field(default=10.0, ge=0.0)
+    reranking: float = Field(default=1.0, ge=0.0)
+    gaussian_sigma: float = Field(default=4.0, gt=0.0)
+    retrieval_from_step: int = Field(default=0, ge=0)
+    retrieval_ramp_steps: int = Field(default=0, ge=0)
+
+    def retrieval_at(self, step: int) -> float:
+        """α at a step: 0 before `retrieval_from_step`, then rising linearly over the ramp."""
+        since = step - self.retrieval_from_step
+        if since < 0:
+            return 0.0
+        return self.retrieval * min(1.0, (since + 1) / (self.retrieval_ramp_steps + 1))
+
+
+class Objective(nn.Module):
+    """Eq. 5. The forward pass runs under the trainer's autocast; the losses themselves are float32."""
+
+    def __init__(self, network: UnifyGeo, config: LossConfig) -> None:
+        super().__init__()
+        self.network, self.config = network, config
+
+    def forward(self, panorama: Tensor, tile: Tensor, position: Tensor, alpha: float) -> dict[str, Tensor]:
+        """Shapes as in `Pair`, with a batch dimension. alpha: weight of L_G; 0 skips the semantic heads.
+
+        Returns scalars: "loss" (with gradient) and each term unweighted (detached).
+        """
+        config, network = self.config, self.network
+        detailed = config.distribution > 0 or config.matching > 0 or config.reranking > 0
+        ground = network.encode_ground(panorama, descriptor=alpha > 0)
+        aerial = network.encode_aerial(tile, descriptor=alpha > 0)
+        decoded = network.decode(ground.levels, aerial.pyramid) if detailed else None
+        terms: list[tuple[str, float, Tensor]] = []
+        with torch.autocast(panorama.device.type, enabled=False):
+            if ground.descriptor is not None and aerial.descriptor is not None:
+                loss = losses.retrieval_loss(ground.descriptor, aerial.descriptor, network.retrieval_scale)
+                terms.append(("L_G", alpha, loss))
+            if decoded is not None:
+                size = network.config.distribution_size
+                label = losses.gaussian_label(position, size, config.gaussian_sigma * size / PUBLISHED_SIZE)
+                weights = [losses.level_weights(label, match.shape[-1]) for match in decoded.matches]
+                terms.append(("L_D", config.distribution, losses.distribution_loss(decoded.logits, label)))
+                matching = [losses.matching_loss(m, w) for m, w in zip(decoded.matches, weights, strict=True)]
+                terms.append(("L_M", config.matching, torch.stack(matching).sum()))
+                if config.reranking > 0:
+                    loss = losses.reranking_loss(
+                        ground.levels[0], aerial.match_map, weights[0], network.reranking_scale
+                    )
+                    terms.append(("L_R", config.reranking, loss))
+            total = torch.stack([weight * loss for _, weight, loss in terms if weight > 0]).sum()
+        return {"loss": total, **{name: loss.detach() for name, _, loss in terms}}
