@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import math
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +24,6 @@ from unifygeo_training.model.network import UnifyGeo
 from unifygeo_training.objective import Objective
 
 CHECKPOINT_NAME = "last.pt"
-
-log = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(UnifyGeoError):
@@ -65,13 +59,17 @@ def fit(config: FitConfig, pairs: PairSet, output: Path | str, *, stop_after: in
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     last = config.steps if stop_after is None else min(stop_after, config.steps)
-    for step, batch in _batches(config, pairs, fabric, first, last):
-        values = run.step(step, batch, output)
-        done = step + 1
-        if done % config.log_every == 0 or done == config.steps:
-            fabric.log_dict({name: float(value) for name, value in values.items()}, step=done)
-        if done % config.checkpoint_every == 0 or done == config.steps:
-            run.save(output, done)
+    with _progress(config, fabric, first) as bar:
+        for step, batch in zip(range(first, last), _batches(config, pairs, fabric, first, last), strict=True):
+            values = run.step(step, batch, output)
+            done = step + 1
+            if done % config.log_every == 0 or done == last:
+                numbers = {name: float(value) for name, value in values.items()}
+                fabric.log_dict(numbers, step=done)
+                bar.set_postfix({name: f"{number:.3g}" for name, number in numbers.items()}, refresh=False)
+            if done % config.checkpoint_every == 0 or done == last:
+                run.save(output, done)
+            bar.update()
     return output / CHECKPOINT_NAME
 
 
@@ -100,10 +98,11 @@ class _Run:
         norm = self.fabric.clip_gradients(
             self.objective, self.optimiser, max_norm=self.config.optimiser.clip_norm, error_if_nonfinite=False
         )
-        if not math.isfinite(float(norm)) or not math.isfinite(float(values["loss"])):
+        if not bool(torch.isfinite(norm) & torch.isfinite(values["loss"])):
             self._fail(step, batch, values, float(norm), output)
         self.optimiser.step()
-        return {**values, "gradient_norm": norm, "learning_rate": rate}
+        detached = {name: value.detach() for name, value in values.items()}
+        return {**detached, "gradient_norm": norm.detach(), "learning_rate": rate}
 
     def _fail(self, step: int, batch: dict[str, Tensor], values: dict[str, Tensor], norm: float, output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
@@ -137,9 +136,10 @@ class _Run:
             return 0
         state = read_tensors(path)
         ours, theirs = self.config.model_dump(mode="json"), state.get("config", {})
-        # What may change between two parts of a run: where it runs and how often it reports.
-        free = {"hardware", "log_every", "checkpoint_every", "evaluate_every"}
-        changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key) and key not in free)
+        free = {"hardware", "log_every", "checkpoint_every"}  # where it runs and how often it reports may change
+        changed = sorted(
+            key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key) and key not in free
+        )
         if changed:
             raise InputError(
                 f"{path} was written with another {', '.join(changed)} than the config says; "
@@ -175,10 +175,8 @@ def _compile(network: UnifyGeo) -> None:
     network.decoder.compile()
 
 
-def _batches(
-    config: FitConfig, pairs: PairSet, fabric: Fabric, first: int, last: int
-) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Batches of steps first … last − 1, prepared by the workers, with a progress bar that knows when it ends."""
+def _batches(config: FitConfig, pairs: PairSet, fabric: Fabric, first: int, last: int) -> Iterable[dict[str, Tensor]]:
+    """This rank's batches of steps first … last − 1, on its device, prepared ahead by the workers."""
     batches = Batches(
         pairs,
         config.batch_size // fabric.world_size,
@@ -195,9 +193,9 @@ def _batches(
         pin_memory=fabric.device.type == "cuda",
         prefetch_factor=4 if config.hardware.workers else None,
     )
-    loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-    bar = tqdm(total=config.steps, initial=first, unit="step", disable=not fabric.is_global_zero, mininterval=5.0)
-    with contextlib.closing(bar):
-        for step, batch in zip(range(first, last), loader, strict=True):
-            yield step, batch
-            bar.update()
+    return fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+
+
+def _progress(config: FitConfig, fabric: Fabric, first: int) -> tqdm[Any]:
+    """A bar over the whole run that knows when it ends."""
+    return tqdm(total=config.steps, initial=first, unit="step", disable=not fabric.is_global_zero, mininterval=10.0)

@@ -60,5 +60,3 @@ class FitConfig(_Settings):
     steps: int = Field(ge=1)
     log_every: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
-    evaluate_every: int = Field(default=0, ge=0)
-

@@ -48,7 +48,7 @@ class Objective(nn.Module):
     def forward(self, panorama: Tensor, tile: Tensor, position: Tensor, alpha: float) -> dict[str, Tensor]:
         """Shapes as in `Pair`, with a batch dimension. alpha: weight of L_G; 0 skips the semantic heads.
 
-        Returns scalars: "loss" (with gradient) and each term unweighted (detached).
+        Returns scalars: "loss" (with gradient), each term unweighted and the descriptors' effective rank (detached).
         """
         config, network = self.config, self.network
         detailed = config.distribution > 0 or config.matching > 0 or config.reranking > 0
@@ -73,4 +73,18 @@ class Objective(nn.Module):
                     )
                     terms.append(("L_R", config.reranking, loss))
             total = torch.stack([weight * loss for _, weight, loss in terms if weight > 0]).sum()
-        return {"loss": total, **{name: loss.detach() for name, _, loss in terms}}
+        values = {"loss": total, **{name: loss.detach() for name, _, loss in terms}}
+        if aerial.descriptor is not None:
+            values["effective_rank"] = effective_rank(aerial.descriptor.detach())
+        return values
+
+
+def effective_rank(descriptors: Tensor) -> Tensor:
+    """How many directions the descriptors (N, C) of a batch use, 1 … N: exp of the entropy of their centred spectrum.
+
+    A handful for a large batch means that the global descriptors have collapsed.
+    """
+    centred = descriptors.float() - descriptors.float().mean(dim=0)
+    energy = torch.linalg.eigvalsh(centred @ centred.T).clamp(min=0.0)
+    share = energy / energy.sum().clamp(min=1e-12)
+    return torch.exp(-torch.special.xlogy(share, share).sum())

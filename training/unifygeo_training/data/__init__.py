@@ -1,1 +1,1 @@
-"""Pairs of a panorama and an aerial tile: where they come from, how batches are drawn, how they are augmented."""
+"""Data sets of ground panoramas and aerial tiles (VIGOR, CVUSA, CVACT, procedural towns), batches, augmentation."""

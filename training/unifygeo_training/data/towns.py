@@ -36,8 +36,8 @@ class TownsConfig(BaseModel):
     def _seeds_are_for_training(self) -> TownsConfig:
         if not self.first_seed <= self.last_seed < FIRST_HELD_OUT_SEED:
             raise ValueError(
-                f"seeds {self.first_seed} … {self.last_seed}: must rise and stay below {FIRST_HELD_OUT_SEED}, where the "
-                "towns begin that are kept for testing"
+                f"seeds {self.first_seed} … {self.last_seed}: must rise and stay below {FIRST_HELD_OUT_SEED}, from "
+                "where on towns are kept for testing"
             )
         return self
 

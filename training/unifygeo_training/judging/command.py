@@ -12,8 +12,8 @@ from unifygeo_training.data.command import SPLITS, load_split
 def add_command(subparsers: Any) -> None:
     test = subparsers.add_parser("test", help="every metric of the paper, with baselines, for one network")
     test.add_argument("checkpoint", type=Path, help="a checkpoint of `unifygeo-train fit`, or published weights")
-    test.add_argument("dataset", choices=sorted(SPLITS))
-    test.add_argument("root", type=Path, help="folder of the data set")
+    test.add_argument("dataset", choices=("town", *sorted(SPLITS)))
+    test.add_argument("root", type=Path, help="folder of the data set; of a town: its cached folder")
     test.add_argument("--part", choices=("train", "val", "test"), default=None, help="default: test, or val for CVUSA")
     test.add_argument("--labels", choices=("corrected", "original"), default="corrected", help="VIGOR's label version")
     test.add_argument("--published", action="store_true", help="the checkpoint is the authors' state dict")
@@ -39,10 +39,12 @@ def _test(options: argparse.Namespace) -> int:
 
     from unifygeo_training.checkpoint import load_network, published_network
     from unifygeo_training.configuration import read_network_config
-    from unifygeo_training.judging.evaluation_set import SplitImages
+    from unifygeo_training.judging.evaluation_set import EvaluationSet, SplitImages
     from unifygeo_training.judging.judge import judge
     from unifygeo_training.judging.tables import Ablation, report, to_json
+    from unifygeo_training.judging.town_set import TownImages
     from unifygeo_training.model import NetworkConfig
+    from unifygeo_training.towns.pairs import load_town
 
     if options.published:
         config = read_network_config(options.network) if options.network else NetworkConfig()
@@ -50,8 +52,11 @@ def _test(options: argparse.Namespace) -> int:
     else:
         network, content = load_network(options.checkpoint)
         ablation = Ablation(**content.get("ablation", {}))
-    part = options.part or SPLITS[options.dataset][-1]
-    data = SplitImages(load_split(options.dataset, options.root, part, options.labels), network.config)
+    if options.dataset == "town":
+        data: EvaluationSet = TownImages(load_town(options.root), network.config)
+    else:
+        part = options.part or SPLITS[options.dataset][-1]
+        data = SplitImages(load_split(options.dataset, options.root, part, options.labels), network.config)
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
