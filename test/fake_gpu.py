@@ -217,11 +217,6 @@ def fake_tensorrt(driver: FakeDriver, *, rtx: bool = False) -> types.SimpleNames
             driver.put(work)
             return True
 
-        if rtx:
-
-            def is_stream_capturable(self, stream: int) -> bool:
-                return True
-
     class Engine:
         def __init__(self, plan: bytes) -> None:
             self.session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
@@ -247,6 +242,7 @@ def fake_tensorrt(driver: FakeDriver, *, rtx: bool = False) -> types.SimpleNames
         def create_execution_context(self, config: Any = None) -> Context:
             assert (config is not None) == rtx
             if rtx:
+                assert config.cuda_graph_strategy in ("whole", "off")
                 config.cache.content = b"kernels"
             return Context(self)
 
@@ -361,6 +357,6 @@ def fake_tensorrt(driver: FakeDriver, *, rtx: bool = False) -> types.SimpleNames
         BuilderFlag=types.SimpleNamespace(TF32=0),
         TensorIOMode=types.SimpleNamespace(INPUT="input"),
         ComputeCapability=enum.Enum("ComputeCapability", "SM86 SM89"),
-        DynamicShapesKernelSpecializationStrategy=types.SimpleNamespace(EAGER="eager"),
+        CudaGraphStrategy=types.SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole", DISABLED="off"),
         nptype=lambda dtype: dtype,
     )

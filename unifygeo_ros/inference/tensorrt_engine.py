@@ -10,7 +10,7 @@ import functools
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Collection, Mapping, Sequence
+from typing import Any, Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -195,7 +195,8 @@ class DeviceArray:
 class _Lane:
     """An execution context of one optimisation profile, with its buffers for the profile's largest batch.
 
-    Addresses stay the same for the lane's whole life, which is what lets a captured graph be replayed.
+    Addresses stay the same for the lane's whole life. On the lane for single images so do the shapes, and that is what
+    lets its captured graph be replayed.
     """
 
     context: Any
@@ -203,8 +204,8 @@ class _Lane:
     device: dict[str, DeviceBuffer]
     pinned: dict[str, PinnedArray] = field(default_factory=dict)
     batch: int = 0  # the one that the context's shapes are set to
-    runs: dict[int, int] = field(default_factory=dict)  # by batch, until its graph is captured
-    graphs: dict[int, CudaGraph] = field(default_factory=dict)
+    runs: int = 0
+    graph: CudaGraph | None = None
 
 
 class TensorRTEngine:
@@ -286,8 +287,8 @@ class TensorRTEngine:
         self._device.synchronize()
         self._store_runtime_cache()
         for lane in self._lanes.values():
-            for graph in lane.graphs.values():
-                graph.free()
+            if lane.graph is not None:
+                lane.graph.free()
             for pinned in lane.pinned.values():
                 pinned.free()
         self._lanes.clear()  # contexts before the engine, the engine before the runtime
@@ -334,13 +335,14 @@ class TensorRTEngine:
         self._device.copy_on_device(target, source, (rows.stop - rows.start) * spec.row_bytes)
 
     def _launch(self, lane: _Lane, batch: int) -> None:
-        """Put the graph's kernels on the stream: one by one at first, as a captured CUDA graph from the third run on.
+        """Put the graph's kernels on the stream: one by one, for single images as a captured CUDA graph from the third
+        run on.
 
-        The first run of a batch size lets TensorRT do its deferred work (and tensorrt_rtx compile its kernels), which
-        must not happen during a capture. A batch size met once, like the rest of an index build, is never captured.
+        Launching hundreds of small kernels is a good part of a single image's time and little of a batch's. The first
+        run lets TensorRT do its deferred work, which must not happen during a capture.
         """
-        if batch in lane.graphs:
-            lane.graphs[batch].launch()
+        if lane.graph is not None:
+            lane.graph.launch()
             return
         if lane.batch != batch:
             for spec in self._inputs:
@@ -348,24 +350,18 @@ class TensorRTEngine:
                     raise EngineError(f"{self._graph}: TensorRT refuses batch {batch} ({self._log.last_error})")
             lane.batch = batch
         self._enqueue(lane)
-        lane.runs[batch] = lane.runs.get(batch, 0) + 1
-        if lane.runs[batch] == 1:
-            self._store_runtime_cache()
-        elif self._use_graphs and lane.runs[batch] == 2 and self._capturable(lane):
+        lane.runs += 1
+        if lane.runs == 1:
             self._device.synchronize()
-            lane.graphs[batch] = self._device.capture(lambda: self._enqueue(lane))
-            logger.debug("%s: captured a CUDA graph for batch %d", self._graph, batch)
+            self._store_runtime_cache()
+        elif lane.runs == 2 and lane.most == 1 and self._use_graphs and not self._library.is_rtx:
+            self._device.synchronize()
+            lane.graph = self._device.capture(lambda: self._enqueue(lane))
+            logger.debug("%s: captured a CUDA graph", self._graph)
 
     def _enqueue(self, lane: _Lane) -> None:
         if not lane.context.execute_async_v3(self._device.stream_handle):
             raise EngineError(f"{self._graph}: TensorRT failed ({self._log.last_error}); see `nvidia-smi`")
-
-    def _capturable(self, lane: _Lane) -> bool:
-        ask: Callable[[int], bool] | None = getattr(lane.context, "is_stream_capturable", None)  # tensorrt_rtx alone
-        if ask is None or ask(self._device.stream_handle):
-            return True
-        logger.info("%s: %s cannot capture this engine; its kernels run one by one", self._graph, self._library.backend)
-        return False
 
     def _lane(self, batch: int) -> _Lane:
         """The lane for a batch size, made when it is first needed: 0 for single images, 1 for the rest."""
@@ -398,7 +394,8 @@ class TensorRTEngine:
         return lane.pinned[spec.name].array
 
     def _make_runtime_config(self) -> Any:
-        """tensorrt_rtx compiles its kernels on first use: keep them, and compile them before a graph is captured."""
+        """tensorrt_rtx compiles its kernels on first use: keep them. It also captures graphs itself, when its
+        specialised kernels have taken the place of the general ones."""
         if not self._library.is_rtx:
             return None
         config = self._engine.create_runtime_config()
@@ -407,11 +404,8 @@ class TensorRTEngine:
         if stored is not None and not runtime_cache.deserialize(stored):
             logger.warning("%s: the cache of compiled kernels does not fit; it is started anew", self._graph)
         config.set_runtime_cache(runtime_cache)
-        # By default specialised kernels are compiled in the background, and a graph captured meanwhile would keep the
-        # general ones for good.
-        config.dynamic_shapes_kernel_specialization_strategy = (
-            self._library.module.DynamicShapesKernelSpecializationStrategy.EAGER
-        )
+        strategies = self._library.module.CudaGraphStrategy
+        config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if self._use_graphs else strategies.DISABLED
         return config
 
     def _store_runtime_cache(self) -> None:

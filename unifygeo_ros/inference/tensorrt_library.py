@@ -3,8 +3,9 @@
 * ``tensorrt``: on a Jetson the system's (10.3 in JetPack 6), elsewhere NVIDIA's package; up to TensorRT 11.
 * ``tensorrt_rtx``: TensorRT for RTX, which installs from PyPI. It builds without a GPU, for a compute capability.
 
-They share one Python API but for three points, which are settled here and nowhere else: how strong typing is asked
-for, the timing cache (tensorrt) against the runtime cache (tensorrt_rtx), and building for another machine.
+They share one Python API but for three points: `tensorrt` keeps the timings of a build, `tensorrt_rtx` the kernels that
+it compiles on first use; only `tensorrt_rtx` builds for another GPU than this machine's; and it captures CUDA graphs
+itself.
 """
 
 from __future__ import annotations
