@@ -24,6 +24,27 @@ def add_command(subparsers: Any) -> None:
     render.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
     render.set_defaults(run=_render)
 
+    drive = commands.add_parser("drive", help="record a drive: orthophoto GeoTIFF and rosbag2 with ground truth")
+    drive.add_argument("--seed", type=int, required=True, help="of the town; 1000 and above are never trained on")
+    drive.add_argument("--length-m", type=float, default=600.0, help="at least (default: %(default)s)")
+    drive.add_argument("--size-m", type=float, default=600.0, help="side of the town (default: %(default)s)")
+    drive.add_argument("--image-rate-hz", type=float, default=2.0, help="panoramas a second (default: %(default)s)")
+    drive.add_argument("--output", type=Path, required=True, help="a new folder")
+    drive.set_defaults(run=_drive)
+
+    orthophoto = commands.add_parser("orthophoto", help="write a town's orthophoto as a GeoTIFF")
+    orthophoto.add_argument("--seed", type=int, required=True)
+    orthophoto.add_argument("--size-m", type=float, default=600.0, help="side of the town (default: %(default)s)")
+    orthophoto.add_argument("--metres-per-pixel", type=float, default=0.2, help="(default: %(default)s)")
+    orthophoto.add_argument("--output", type=Path, required=True, help="the file, .tif")
+    orthophoto.set_defaults(run=_orthophoto)
+
+    picture = commands.add_parser("picture", help="show panoramas of a town beside the places where they were taken")
+    picture.add_argument("--seed", type=int, required=True)
+    picture.add_argument("--panoramas", type=int, default=4, help="(default: %(default)s)")
+    picture.add_argument("--output", type=Path, required=True, help="the file, .png")
+    picture.set_defaults(run=_picture)
+
 
 def seed_range(text: str) -> range:
     """The seeds of A:B or of one number."""
@@ -62,4 +83,35 @@ def _render(args: argparse.Namespace) -> int:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    return 0
+
+
+def _drive(args: argparse.Namespace) -> int:
+    from unifygeo_training.towns.drive import DriveSettings, record_drive
+
+    settings = DriveSettings(length_m=args.length_m, image_rate_hz=args.image_rate_hz)
+    folder = record_drive(args.seed, args.output, settings, size_m=args.size_m, progress=True)
+    print((folder / "README.md").read_text())
+    return 0
+
+
+def _orthophoto(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from unifygeo_training.towns.light import draw_appearance
+    from unifygeo_training.towns.orthophoto import render_orthophoto, write_geotiff
+    from unifygeo_training.towns.town import build_town
+
+    town = build_town(args.seed, args.size_m, args.metres_per_pixel)
+    light = draw_appearance(np.random.default_rng([args.seed, 3]))
+    write_geotiff(args.output, render_orthophoto(town, light), town)
+    return 0
+
+
+def _picture(args: argparse.Namespace) -> int:
+    import cv2
+
+    from unifygeo_training.towns.picture import draw_picture
+
+    cv2.imwrite(str(args.output), draw_picture(args.seed, args.panoramas)[..., ::-1])
     return 0

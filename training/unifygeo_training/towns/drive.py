@@ -1,0 +1,351 @@
+"""A drive as a robot would have recorded it: a rosbag2 with panoramas, odometry, IMU and ground truth, and the town's
+orthophoto beside it."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Iterator
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyproj
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.geodesy import Datum, LocalFrame, azimuth_from_yaw
+from unifygeo_training.towns.light import draw_appearance
+from unifygeo_training.towns.orthophoto import render_orthophoto, write_geotiff
+from unifygeo_training.towns.panorama import FULL_SPHERE, View, light_stage, render_panorama, set_stage
+from unifygeo_training.towns.scene import CRS, Town
+from unifygeo_training.towns.sensors import Imu, ImuNoise, Odometry, OdometryNoise, imu, wheel_odometry
+from unifygeo_training.towns.town import build_town
+from unifygeo_training.towns.trajectory import Drive, clear_the_way, plan_drive
+
+Float = npt.NDArray[np.float64]
+
+EPOCH_NS = 1_750_000_000 * 1_000_000_000
+"""Stamp of the start of every drive, so that the same command writes the same bag."""
+
+
+@dataclass(frozen=True)
+class DriveSettings:
+    """What to record. lever_arm_m: camera in base_link, forward, left, up; its centre column faces forward.
+
+    base_link is the vehicle's middle on the ground. jpeg_quality: of OpenCV, 0 … 100.
+    """
+
+    length_m: float = 600.0
+    image_rate_hz: float = 2.0
+    odometry_rate_hz: float = 20.0
+    imu_rate_hz: float = 50.0
+    lever_arm_m: tuple[float, float, float] = (0.2, 0.0, 2.0)
+    view: View = FULL_SPHERE
+    samples: int = 2
+    jpeg_quality: int = 92
+    odometry_noise: OdometryNoise = field(default_factory=OdometryNoise)
+    imu_noise: ImuNoise = field(default_factory=ImuNoise)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Ground truth at some times, arrays (n,): base_link in the map frame of the town's datum, and in WGS84."""
+
+    time_s: Float
+    east_m: Float
+    north_m: Float
+    yaw_rad: Float
+    latitude_deg: Float
+    longitude_deg: Float
+    speed_m_s: Float
+    yaw_rate_rad_s: Float
+
+
+def town_datum(town: Town) -> Datum:
+    """The middle of the town, rounded to 1e-7°, which is also the default datum of an index of its orthophoto."""
+    middle = np.array([[town.size_m / 2, town.size_m / 2]])
+    latitude, longitude = geodetic_from_town(town, middle)[0]
+    return Datum(round(float(latitude), 7), round(float(longitude), 7))
+
+
+def geodetic_from_town(town: Town, points: Float) -> Float:
+    """WGS84 latitude, longitude (degrees) of town points x, y: both float64 (n, 2)."""
+    to_wgs84 = pyproj.Transformer.from_crs(CRS, "EPSG:4326", always_xy=True)
+    east, north = town.origin
+    longitude, latitude = to_wgs84.transform(points[:, 0] + east, points[:, 1] + north)
+    return np.stack([latitude, longitude], axis=1)
+
+
+def ground_truth(town: Town, drive: Drive, time_s: Float) -> Truth:
+    """Truth in the map frame: through pyproj, so the grid's scale (0.9996) and convergence are in it."""
+    motion = drive.at(time_s)
+    here = np.stack([motion.x_m, motion.y_m], axis=1)
+    ahead = here + np.stack([np.cos(motion.yaw_rad), np.sin(motion.yaw_rad)], axis=1)
+    frame = LocalFrame(town_datum(town))
+    geodetic = geodetic_from_town(town, here)
+    place = frame.map_from_geodetic(geodetic[:, 0], geodetic[:, 1])
+    beyond = frame.map_from_geodetic(*geodetic_from_town(town, ahead).T)
+    d = beyond - place
+    scale = np.hypot(*d.T)
+    return Truth(
+        motion.time_s,
+        place[:, 0],
+        place[:, 1],
+        np.arctan2(d[:, 1], d[:, 0]),
+        geodetic[:, 0],
+        geodetic[:, 1],
+        motion.speed_m_s * scale,
+        motion.yaw_rate_rad_s,
+    )
+
+
+def record_drive(
+    seed: int, output: Path, settings: DriveSettings | None = None, *, size_m: float = 600.0, progress: bool = False
+) -> Path:
+    """Writes `town.tif`, `bag/` and `README.md` into the new folder `output`."""
+    settings = settings or DriveSettings()
+    if output.exists() and any(output.iterdir()):
+        raise ConfigurationError(f"{output} is not empty; give a new folder")
+    output.mkdir(parents=True, exist_ok=True)
+    town = build_town(seed, size_m)
+    drive = plan_drive(town, seed, settings.length_m)
+    rng = np.random.default_rng([seed, 3])
+    write_geotiff(output / "town.tif", render_orthophoto(town, draw_appearance(rng)), town)
+    odometry = wheel_odometry(rng, drive, settings.odometry_rate_hz, settings.odometry_noise)
+    inertial = imu(rng, drive, settings.imu_rate_hz, settings.imu_noise)
+    stage = set_stage(replace(town, objects=clear_the_way(town, drive)))
+    lit = light_stage(stage, draw_appearance(rng))
+
+    def images() -> Iterator[tuple[int, bytes]]:
+        from tqdm import tqdm
+
+        times = np.arange(0, drive.duration_s, 1 / settings.image_rate_hz)
+        motion = drive.at(times)
+        forward, left, up = settings.lever_arm_m
+        for k in tqdm(range(len(times)), unit="image", disable=not progress):
+            c, s = np.cos(motion.yaw_rad[k]), np.sin(motion.yaw_rad[k])
+            pixels = render_panorama(
+                lit,
+                motion.x_m[k] + forward * c - left * s,
+                motion.y_m[k] + forward * s + left * c,
+                settings.view,
+                height_m=up,
+                azimuth_rad=azimuth_from_yaw(float(motion.yaw_rad[k])),
+                noise_seed=k,
+                samples=settings.samples,
+            )
+            done, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality])
+            assert done
+            yield _stamp_ns(times[k]), data.tobytes()
+
+    truth = ground_truth(town, drive, odometry.time_s)
+    _write_bag(output / "bag", town, settings, truth, odometry, inertial, images())
+    (output / "README.md").write_text(_readme(town, drive, settings))
+    return output
+
+
+def _stamp_ns(time_s: float) -> int:
+    return EPOCH_NS + round(time_s * 1e9)
+
+
+def _write_bag(
+    folder: Path,
+    town: Town,
+    settings: DriveSettings,
+    truth: Truth,
+    odometry: Odometry,
+    inertial: Imu,
+    images: Iterator[tuple[int, bytes]],
+) -> None:
+    """Merges all topics by time into one rosbag2."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    build = _Messages(store.types)
+    streams = [
+        _series("/odom", odometry.time_s, lambda k, t: build.odometry(odometry, settings.odometry_noise, k, t)),
+        _series("/imu/data", inertial.time_s, lambda k, t: build.imu(inertial, settings.imu_noise, k, t)),
+        _series("/ground_truth/odometry", truth.time_s, lambda k, t: build.truth(truth, k, t)),
+        _series("/ground_truth/navsat", truth.time_s, lambda k, t: build.navsat(truth, k, t)),
+        (("/camera/image/compressed", t, build.image(data, t)) for t, data in images),
+        iter([("/tf_static", EPOCH_NS, build.mount(settings.lever_arm_m))]),
+    ]
+    with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections: dict[str, Any] = {}
+        for topic, stamp, message in heapq.merge(*streams, key=lambda item: item[1]):
+            kind = message.__msgtype__
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=store)
+            writer.write(connections[topic], stamp, store.serialize_cdr(message, kind))
+
+
+def _series(topic: str, time_s: Float, message: Any) -> Iterator[tuple[str, int, Any]]:
+    for k, t in enumerate(time_s):
+        stamp = _stamp_ns(float(t))
+        yield topic, stamp, message(k, stamp)
+
+
+class _Messages:
+    """ROS messages from samples."""
+
+    def __init__(self, types: dict[str, Any]) -> None:
+        self._types = types
+
+    def _make(self, name: str, **fields: Any) -> Any:
+        return self._types[name](**fields)
+
+    def _header(self, stamp_ns: int, frame: str) -> Any:
+        time = self._make("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+        return self._make("std_msgs/msg/Header", stamp=time, frame_id=frame)
+
+    def _vector(self, x: float, y: float, z: float) -> Any:
+        return self._make("geometry_msgs/msg/Vector3", x=float(x), y=float(y), z=float(z))
+
+    def _quaternion(self, roll: float, pitch: float, yaw: float) -> Any:
+        """Fixed-axis roll, pitch, yaw (REP-103)."""
+        cr, sr, cp, sp = np.cos(roll / 2), np.sin(roll / 2), np.cos(pitch / 2), np.sin(pitch / 2)
+        cy, sy = np.cos(yaw / 2), np.sin(yaw / 2)
+        return self._make(
+            "geometry_msgs/msg/Quaternion",
+            x=float(sr * cp * cy - cr * sp * sy),
+            y=float(cr * sp * cy + sr * cp * sy),
+            z=float(cr * cp * sy - sr * sp * cy),
+            w=float(cr * cp * cy + sr * sp * sy),
+        )
+
+    def _odometry(
+        self,
+        stamp_ns: int,
+        frame: str,
+        pose: tuple[float, float, float],
+        twist: tuple[float, float],
+        pose_variances: tuple[float, float, float],
+        twist_variances: tuple[float, float],
+    ) -> Any:
+        x, y, yaw = pose
+        planar = 1e-6  # z, roll and pitch of a vehicle on flat ground
+        place, turn = pose_variances[0], pose_variances[2]
+        point = self._make("geometry_msgs/msg/Point", x=float(x), y=float(y), z=0.0)
+        pose_message = self._make("geometry_msgs/msg/Pose", position=point, orientation=self._quaternion(0.0, 0.0, yaw))
+        twist_message = self._make(
+            "geometry_msgs/msg/Twist", linear=self._vector(twist[0], 0, 0), angular=self._vector(0, 0, twist[1])
+        )
+        return self._make(
+            "nav_msgs/msg/Odometry",
+            header=self._header(stamp_ns, frame),
+            child_frame_id="base_link",
+            pose=self._make(
+                "geometry_msgs/msg/PoseWithCovariance",
+                pose=pose_message,
+                covariance=np.diag([place, pose_variances[1], planar, planar, planar, turn]).ravel(),
+            ),
+            twist=self._make(
+                "geometry_msgs/msg/TwistWithCovariance",
+                twist=twist_message,
+                covariance=np.diag([twist_variances[0], planar, planar, planar, planar, twist_variances[1]]).ravel(),
+            ),
+        )
+
+    def odometry(self, o: Odometry, noise: OdometryNoise, k: int, stamp_ns: int) -> Any:
+        """Pose covariance grows with what was driven, as a wheel odometry driver would state it."""
+        interval = o.time_s[1] - o.time_s[0]
+        driven = float(np.sum(o.speed_m_s[1 : k + 1])) * interval
+        yaw = (noise.yaw_rate_bias_rad_s * o.time_s[k]) ** 2 + noise.yaw_rate_rad_s**2 * k * interval**2 + 1e-6
+        place = (noise.scale * driven) ** 2 + yaw * driven**2 / 3 + 1e-4
+        return self._odometry(
+            stamp_ns,
+            "odom",
+            (o.x_m[k], o.y_m[k], o.yaw_rad[k]),
+            (o.speed_m_s[k], o.yaw_rate_rad_s[k]),
+            (place, place, yaw),
+            (
+                (noise.scale * o.speed_m_s[k]) ** 2 + noise.speed_m_s**2,
+                noise.yaw_rate_bias_rad_s**2 + noise.yaw_rate_rad_s**2,
+            ),
+        )
+
+    def truth(self, truth: Truth, k: int, stamp_ns: int) -> Any:
+        tiny = 1e-8
+        return self._odometry(
+            stamp_ns,
+            "map",
+            (truth.east_m[k], truth.north_m[k], truth.yaw_rad[k]),
+            (truth.speed_m_s[k], truth.yaw_rate_rad_s[k]),
+            (tiny, tiny, tiny),
+            (tiny, tiny),
+        )
+
+    def navsat(self, truth: Truth, k: int, stamp_ns: int) -> Any:
+        kind = self._types["sensor_msgs/msg/NavSatFix"]
+        return self._make(
+            "sensor_msgs/msg/NavSatFix",
+            header=self._header(stamp_ns, "base_link"),
+            status=self._make("sensor_msgs/msg/NavSatStatus", status=0, service=1),
+            latitude=float(truth.latitude_deg[k]),
+            longitude=float(truth.longitude_deg[k]),
+            altitude=0.0,
+            position_covariance=np.diag([1e-8, 1e-8, 1e-8]).ravel(),
+            position_covariance_type=kind.COVARIANCE_TYPE_KNOWN,
+        )
+
+    def imu(self, i: Imu, noise: ImuNoise, k: int, stamp_ns: int) -> Any:
+        yaw = noise.yaw_bias_rad**2 + noise.yaw_walk_rad_sqrt_s**2 * i.time_s[k] + noise.yaw_rad**2
+        rate = noise.gyro_bias_rad_s**2 + noise.gyro_rad_s**2
+        force = noise.accelerometer_bias_m_s2**2 + noise.accelerometer_m_s2**2
+        return self._make(
+            "sensor_msgs/msg/Imu",
+            header=self._header(stamp_ns, "base_link"),
+            orientation=self._quaternion(i.roll_rad[k], i.pitch_rad[k], i.yaw_rad[k]),
+            orientation_covariance=np.diag([noise.tilt_rad**2, noise.tilt_rad**2, yaw]).ravel(),
+            angular_velocity=self._vector(*i.rates[k]),
+            angular_velocity_covariance=np.diag([rate] * 3).ravel(),
+            linear_acceleration=self._vector(*i.accelerations[k]),
+            linear_acceleration_covariance=np.diag([force] * 3).ravel(),
+        )
+
+    def image(self, data: bytes, stamp_ns: int) -> Any:
+        return self._make(
+            "sensor_msgs/msg/CompressedImage",
+            header=self._header(stamp_ns, "camera"),
+            format="rgb8; jpeg compressed bgr8",
+            data=np.frombuffer(data, np.uint8),
+        )
+
+    def mount(self, lever_arm_m: tuple[float, float, float]) -> Any:
+        """The camera in base_link; its x axis, where the centre column looks, is the vehicle's."""
+        transform = self._make(
+            "geometry_msgs/msg/Transform",
+            translation=self._vector(*lever_arm_m),
+            rotation=self._quaternion(0.0, 0.0, 0.0),
+        )
+        stamped = self._make(
+            "geometry_msgs/msg/TransformStamped",
+            header=self._header(EPOCH_NS, "base_link"),
+            child_frame_id="camera",
+            transform=transform,
+        )
+        return self._make("tf2_msgs/msg/TFMessage", transforms=[stamped])
+
+
+def _readme(town: Town, drive: Drive, settings: DriveSettings) -> str:
+    datum = town_datum(town)
+    arm = settings.lever_arm_m
+    odometry, inertial, view = settings.odometry_noise, settings.imu_noise, settings.view
+    return f"""# Town {town.seed}, a drive of {drive.length_m:.0f} m in {drive.duration_s:.0f} s
+
+`town.tif`: orthophoto, {CRS}, {town.metres_per_pixel} m per pixel. `bag`: rosbag2 (mcap). Made by
+`unifygeo-train towns drive`; nothing in it is a photograph.
+
+- Frame `map`: east-north-up about latitude {datum.latitude_deg:.7f}, longitude {datum.longitude_deg:.7f} (WGS84), the
+  middle of the orthophoto. Poses are of `base_link`: the vehicle's middle, on the ground.
+- `/camera/image/compressed`, {settings.image_rate_hz:g} Hz: equirectangular, {view.width} × {view.height}, the whole
+  sphere; azimuth grows to the right; the centre column looks along base_link's x. The camera is at
+  ({arm[0]:g}, {arm[1]:g}, {arm[2]:g}) m in base_link (`/tf_static`).
+- `/odom`, {settings.odometry_rate_hz:g} Hz: wheels, with {odometry.scale:.0%} scale error (one standard deviation)
+  and a yaw that drifts; starts at zero.
+- `/imu/data`, {settings.imu_rate_hz:g} Hz: yaw counter-clockwise from east, with a bias of about
+  {np.degrees(inertial.yaw_bias_rad):g}° (one standard deviation) that walks.
+- `/ground_truth/odometry` (frame `map`) and `/ground_truth/navsat`, {settings.odometry_rate_hz:g} Hz: exact.
+- Stamps start at {EPOCH_NS // 10**9} s; the same command writes the same messages.
+"""
