@@ -1,7 +1,7 @@
 """Numbers and texts of outgoing ROS messages, without ROS: the node and the replay publish the same ones.
 
-A fix says nothing of height, roll and pitch. Their variances are large, but stay within what robot_localization takes
-without a warning (1e3), and every covariance is finite and positive definite.
+A fix says nothing of height, roll and pitch. Their variances are large, but stay well within what robot_localization
+takes without a warning (1e3), and every covariance is finite and positive definite.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from unifygeo_ros.records import Fix, Float64, Rejection, RejectionReason
 
-UNKNOWN_HEIGHT_VARIANCE_M2 = 1e3
+UNKNOWN_HEIGHT_VARIANCE_M2 = 100.0
 UNKNOWN_TILT_VARIANCE_RAD2 = 1.0
 
 # diagnostic_msgs/DiagnosticStatus

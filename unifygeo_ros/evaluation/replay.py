@@ -1,0 +1,204 @@
+"""A recorded drive through the localizer: the bag's messages, in the order they were recorded, into the same session
+that the node runs."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from typing import Callable, Iterator
+
+from unifygeo_ros.errors import InputError
+from unifygeo_ros.evaluation.bags import Bag, BagMessage, BagTopic, choose_topic
+from unifygeo_ros.evaluation.results import FrameResult, ResultFile
+from unifygeo_ros.evaluation.truth import Recording, Truth
+from unifygeo_ros.evaluation.truth_sources import GEODETIC_TYPE, TRUTH_TYPES, Sample, recording_of_samples
+from unifygeo_ros.evaluation.watching import WatchedLocalizer
+from unifygeo_ros.localization.motion import MotionBuffer, OdometrySample
+from unifygeo_ros.localization.session import LocalizationSession, SessionConfig
+from unifygeo_ros.message_records import camera_image, imu_sample, odometry_sample, stamp_ns
+from unifygeo_ros.records import CameraImage, Rejection, RejectionReason
+
+IMAGE_TYPES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
+ODOMETRY_TYPES = ("nav_msgs/msg/Odometry",)
+IMU_TYPES = ("sensor_msgs/msg/Imu",)
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Which topic of the bag serves for what; None: not used."""
+
+    image: BagTopic
+    truth: BagTopic | None
+    odometry: BagTopic | None
+    imu: BagTopic | None
+
+
+def choose_topics(
+    bag: Bag,
+    *,
+    image: str | None = None,
+    truth: str | None = None,
+    odometry: str | None = None,
+    imu: str | None = None,
+    truth_from_file: bool = False,
+) -> Topics:
+    """The named topics, and by type those that were not named. Raises InputError where a choice is left open."""
+    images = choose_topic(bag, image, IMAGE_TYPES, purpose="images", option="--image-topic", required=True)
+    assert images is not None  # required
+    named_truth = [truth] if truth else []
+    motion = choose_topic(
+        bag,
+        odometry,
+        ODOMETRY_TYPES,
+        purpose="odometry",
+        option="--odometry-topic",
+        required=False,
+        taken=named_truth,
+    )
+    truths = None
+    if not truth_from_file:
+        truths = choose_topic(
+            bag,
+            truth,
+            tuple(TRUTH_TYPES),
+            purpose="ground truth",
+            option="--truth-topic",
+            required=True,
+            taken=[motion.name] if motion else [],
+        )
+    inertial = choose_topic(bag, imu, IMU_TYPES, purpose="IMU", option="--imu-topic", required=False)
+    return Topics(images, truths, motion, inertial)
+
+
+def read_truth(bag: Bag, topic: BagTopic) -> Recording:
+    """All ground truth of a topic."""
+    convert = TRUTH_TYPES[topic.type]
+
+    def samples() -> Iterator[Sample]:
+        for message in bag.messages([topic.name]):
+            try:
+                sample = convert(bag.deserialize(message))
+            except InputError as error:
+                bag.problems.append(str(error))
+                continue
+            if sample is not None:
+                yield sample
+
+    return recording_of_samples(samples(), geodetic=topic.type == GEODETIC_TYPE, source=topic.name)
+
+
+def replay(
+    bag: Bag,
+    topics: Topics,
+    localizer: WatchedLocalizer,
+    session_config: SessionConfig,
+    truth: Truth,
+    results: ResultFile,
+    *,
+    max_frames: int | None = None,
+    progress: Callable[[FrameResult], None] = lambda result: None,
+) -> None:
+    """Localize every image of a bag and append each result.
+
+    What `results` holds already is not computed again: the session is shown those images with their known answers, so
+    that it stands where it stood. progress: called after each image, known or new. Raises InputError where images and
+    messages contradict the results.
+    """
+    if results.complete:
+        return
+    session = LocalizationSession(localizer, session_config)
+    odometry: MotionBuffer[OdometrySample] = MotionBuffer(session_config.buffer_limits)
+    names = [topic.name for topic in (topics.image, topics.odometry, topics.imu) if topic is not None]
+    # Read lazily: at most one known result is in memory.
+    known = itertools.islice(results.frames(), results.done)
+    number = 0
+    for message in bag.messages(names):
+        if message.topic != topics.image.name:
+            _feed_motion(bag, message, topics, session, odometry)
+            continue
+        if max_frames is not None and number >= max_frames:
+            break
+        before = next(known, None)
+        if before is not None and (before.number, before.log_time_ns) != (number, message.log_time_ns):
+            raise InputError(f"{results.path}: image {number} is not the one of the bag; give --restart to replace it")
+        if before is not None:
+            _show_again(bag, message, localizer, session, before)
+            progress(before)
+        else:
+            result, timings_ms = _localize(bag, message, number, localizer, session, odometry, truth)
+            results.append(result, timings_ms)
+            progress(result)
+        number += 1
+    results.finish(tuple(bag.problems))
+
+
+def _feed_motion(
+    bag: Bag,
+    message: BagMessage,
+    topics: Topics,
+    session: LocalizationSession,
+    odometry: MotionBuffer[OdometrySample],
+) -> None:
+    try:
+        content = bag.deserialize(message)
+    except InputError as error:
+        bag.problems.append(str(error))
+        return
+    if topics.imu is not None and message.topic == topics.imu.name:
+        session.add_imu(imu_sample(content))
+    else:
+        sample = odometry_sample(content)
+        session.add_odometry(sample)
+        odometry.add(sample)
+
+
+def _decode(bag: Bag, message: BagMessage) -> CameraImage | Rejection:
+    """The image, or why it cannot be used. Where even its stamp is damaged, the time of recording stands for it."""
+    stamp = message.log_time_ns
+    try:
+        content = bag.deserialize(message)
+        stamp = stamp_ns(content.header)
+        return camera_image(content)
+    except InputError as error:
+        return Rejection(stamp, RejectionReason.BAD_IMAGE, str(error))
+
+
+def _localize(
+    bag: Bag,
+    message: BagMessage,
+    number: int,
+    localizer: WatchedLocalizer,
+    session: LocalizationSession,
+    odometry: MotionBuffer[OdometrySample],
+    truth: Truth,
+) -> tuple[FrameResult, dict[str, float]]:
+    """One image's result and its milliseconds by stage."""
+    localizer.prepare(None)
+    start = time.perf_counter()
+    image = _decode(bag, message)
+    decode_ms = (time.perf_counter() - start) * 1e3
+    outcome = image if isinstance(image, Rejection) else session.locate(image)
+    true_pose = truth.at(outcome.stamp_ns)
+    motion = odometry.at(outcome.stamp_ns)
+    result = FrameResult(
+        number=number,
+        log_time_ns=message.log_time_ns,
+        outcome=outcome,
+        truth=true_pose,
+        query=localizer.query,
+        tiles=localizer.seen_tiles(),
+        ranks=None if true_pose is None else localizer.ranks(true_pose),
+        odometry=None if motion is None else (motion.x_m, motion.y_m, motion.yaw_rad),
+    )
+    return result, {"decode": decode_ms, **outcome.timings_ms}
+
+
+def _show_again(
+    bag: Bag, message: BagMessage, localizer: WatchedLocalizer, session: LocalizationSession, known: FrameResult
+) -> None:
+    """Take the session past an image whose result is known."""
+    localizer.prepare(known.outcome)
+    image = _decode(bag, message)
+    if not isinstance(image, Rejection):
+        session.locate(image)
