@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Iterable
+from typing import Any, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -74,24 +74,25 @@ class Drive:
 def gather(results: Iterable[FrameResult], mount: CameraMount) -> Drive:
     """Read results, one at a time, into arrays. mount: of the camera that took the images."""
     rows = [_row(result, mount) for result in results]
-    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else _EMPTY)}
+    columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in (rows[0] if rows else _EMPTY)}
     log_times = np.array(columns.pop("log_time_ns"), np.int64)
     # What was salvaged of a damaged bag may be out of order by a little.
     log_times = np.maximum.accumulate(log_times) if len(log_times) else log_times
     shapes = {name: (len(rows), *shape) for name, shape in _SHAPES.items()}
-    arrays = {name: np.array(columns[name], np.float64).reshape(shape) for name, shape in shapes.items()}
-    ranks = {name: np.array(columns[name], np.int64) for name in _RANKS}
+    arrays: dict[str, Any] = {
+        **{name: np.array(columns[name], np.float64).reshape(shape) for name, shape in shapes.items()},
+        **{name: np.array(columns[name], np.int64) for name in _RANKS},
+    }
     return Drive(
         stamps_ns=np.array(columns["stamps_ns"], np.int64),
         time_s=(log_times - log_times[0]) / 1e9 if len(rows) else np.zeros(0),
         outcomes=tuple(columns["outcomes"]),
         fixed=np.array([outcome == "fix" for outcome in columns["outcomes"]], np.bool_),
-        known=~np.isnan(arrays["truth_m"]).any(axis=1),
+        known=np.asarray(~np.isnan(arrays["truth_m"]).any(axis=1)),
         ranked=np.array(columns["ranked"], np.bool_),
         rank_depth=max(columns["rank_depth"], default=0),
         candidates=max(columns["candidates"], default=0),
         **arrays,
-        **ranks,
     )
 
 
@@ -120,7 +121,7 @@ _RANKS = (
 _EMPTY = ("log_time_ns", "stamps_ns", "outcomes", "ranked", "rank_depth", "candidates", *_SHAPES, *_RANKS)
 
 
-def _row(result: FrameResult, mount: CameraMount) -> dict[str, object]:
+def _row(result: FrameResult, mount: CameraMount) -> dict[str, Any]:
     outcome, truth, tiles, ranks = result.outcome, result.truth, result.tiles, result.ranks
     fix = outcome if isinstance(outcome, Fix) else None
     yaw = math.nan if truth is None or truth.yaw_rad is None else truth.yaw_rad

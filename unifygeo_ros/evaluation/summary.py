@@ -97,7 +97,7 @@ class Integrity:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CovarianceJudgement:
     """position, yaw: normalised errors. coverage: share of truths inside each of `ellipses`."""
 
     position: metrics.Consistency | None
@@ -162,7 +162,7 @@ class Summary:
     accuracy: Accuracy
     availability: Availability
     integrity: Integrity
-    calibration: Calibration
+    covariance: CovarianceJudgement
     retrieval: Retrieval
     methods: tuple[Method, ...]
     latency_ms: Mapping[str, metrics.ErrorStatistics]
@@ -238,7 +238,7 @@ def summarise(
             metrics.stanford_regions(judged.errors_m, judged.protection_m, criteria.alert_limit_m),
             None if risk is None else risk.area,
         ),
-        calibration=Calibration(
+        covariance=CovarianceJudgement(
             metrics.consistency(judged.nees),
             metrics.consistency(judged.nees[~judged.false]),
             ELLIPSES,
