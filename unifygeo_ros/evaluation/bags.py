@@ -43,8 +43,8 @@ class Bag:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problems: list[str] = []
-        self._files = _storage_files(path)
-        self._is_rosbag1 = self._files[0].suffix == ".bag"
+        self.files = _storage_files(path)
+        self._is_rosbag1 = self.files[0].suffix == ".bag"
         self._store: Typestore = get_typestore(Stores.ROS1_NOETIC if self._is_rosbag1 else Stores.ROS2_JAZZY)
         try:
             with self._reader() as reader:
@@ -63,15 +63,22 @@ class Bag:
         if not self.topics:
             raise InputError(f"{path}: nothing of the bag can be read ({'; '.join(self.problems)})")
 
-    def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
-        """Messages of some topics in the order they were recorded. Damage ends nothing but the damaged part."""
+    def messages(
+        self, topics: Collection[str], *, start_ns: int | None = None, stop_ns: int | None = None
+    ) -> Iterator[BagMessage]:
+        """Messages of some topics in the order they were recorded. Damage ends nothing but the damaged part.
+
+        start_ns, stop_ns: only messages recorded at or after the one and before the other.
+        """
         delivered_until = -1
         at_that_time: Counter[tuple[str, int]] = Counter()
         if self._whole:
             try:
                 with self._reader() as reader:
                     connections = [c for c in reader.connections if c.topic in topics]
-                    for connection, time_ns, data in reader.messages(connections) if connections else ():
+                    for connection, time_ns, data in (
+                        reader.messages(connections, start_ns, stop_ns) if connections else ()
+                    ):
                         if time_ns != delivered_until:
                             delivered_until = time_ns
                             at_that_time.clear()
@@ -86,7 +93,9 @@ class Bag:
         # Starts at the beginning; what has been delivered is passed over.
         for message in self._salvaged():
             key = (message.topic, zlib.crc32(message.data))
-            if message.topic not in topics or message.log_time_ns < delivered_until:
+            if message.topic not in topics or message.log_time_ns < max(delivered_until, start_ns or 0):
+                continue
+            if stop_ns is not None and message.log_time_ns >= stop_ns:
                 continue
             if message.log_time_ns == delivered_until and at_that_time[key] > 0:
                 at_that_time[key] -= 1
@@ -108,7 +117,7 @@ class Bag:
         return AnyReader([self.path], default_typestore=self._store)
 
     def _salvaged(self) -> Iterator[RawMessage]:
-        for file in self._files:
+        for file in self.files:
             problems: list[str] = []
             try:
                 yield from salvage(file, problems)

@@ -1,0 +1,246 @@
+"""From files to a judged drive: replay, output bag, numbers, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import unifygeo_ros
+from unifygeo_ros.aerial.index import TileIndex, open_index
+from unifygeo_ros.aerial.manifest import MANIFEST
+from unifygeo_ros.config import CameraMount, LocalizerConfig
+from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.evaluation.bags import Bag
+from unifygeo_ros.evaluation.close_look import look_closer, worst_places
+from unifygeo_ros.evaluation.drive import gather
+from unifygeo_ros.evaluation.drive_map import draw_map
+from unifygeo_ros.evaluation.output_bag import write_output_bag
+from unifygeo_ros.evaluation.replay import Topics, choose_topics, read_truth, replay
+from unifygeo_ros.evaluation.report import write_report
+from unifygeo_ros.evaluation.results import FrameResult, ResultFile, read_timings
+from unifygeo_ros.evaluation.summary import Criteria, Summary, judge, summarise
+from unifygeo_ros.evaluation.truth import Truth
+from unifygeo_ros.evaluation.truth_sources import read_truth_file
+from unifygeo_ros.evaluation.watching import WatchedIndex, WatchedLocalizer
+from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
+from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.session import SessionConfig
+
+_FINGERPRINT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TruthOptions:
+    """How ground truth is read. file: a TUM or CSV file in place of a topic. See `Truth` for the others."""
+
+    file: Path | None = None
+    frame: str = "map"
+    max_gap_s: float = 1.5
+    default_sigma_m: float = 0.0
+    lever_arm_m: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """As of `open_engines`."""
+
+    backend: str = "auto"
+    precision: str = "auto"
+    device: int = 0
+    cache_dir: Path | None = None
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class ReplayRequest:
+    """What to replay and where to put what comes of it. Topics: names, "none", or None to find them by type.
+
+    output: the bag; the results that a replay is resumed from lie beside it. report: HTML, its numbers beside it as
+    JSON; None: no report. restart: replace the results that are there.
+    """
+
+    bag: Path
+    index: Path
+    model: Path
+    output: Path
+    report: Path | None = None
+    image_topic: str | None = None
+    truth_topic: str | None = None
+    odometry_topic: str | None = None
+    imu_topic: str | None = None
+    truth: TruthOptions = field(default_factory=TruthOptions)
+    engines: EngineOptions = field(default_factory=EngineOptions)
+    camera: CameraMount = field(default_factory=CameraMount)
+    localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
+    session: SessionConfig = field(default_factory=SessionConfig)
+    criteria: Criteria = field(default_factory=Criteria)
+    max_frames: int | None = None
+    restart: bool = False
+    quiet: bool = False
+
+
+def evaluate(request: ReplayRequest) -> Summary:
+    """Replay (or finish a replay), write the output bag, the numbers and the report."""
+    if request.truth.file is not None and request.truth_topic is not None:
+        raise ConfigurationError("both --truth-topic and --truth-file are given; choose one")
+    bundle = load_bundle(request.model)
+    index = open_index(request.index, bundle=bundle)
+    bag = Bag(request.bag)
+    topics = choose_topics(
+        bag,
+        image=request.image_topic,
+        truth=request.truth_topic,
+        odometry=request.odometry_topic,
+        imu=request.imu_topic,
+        truth_from_file=request.truth.file is not None,
+    )
+    truth = _open_truth(request.truth, bag, topics, index)
+    options = request.engines
+    with open_engines(
+        bundle,
+        backend=options.backend,
+        precision=options.precision,
+        device=options.device,
+        cache_dir=options.cache_dir,
+        threads=options.threads,
+    ) as engines:
+        localizer = WatchedLocalizer(WatchedIndex(index), bundle, engines, request.localizer, request.camera)
+        identity = _identity(request, bag, topics, truth, bundle, index, engines.description)
+        frames_path = request.output.with_name(f"{request.output.stem}.frames.jsonl")
+        if request.restart:
+            frames_path.unlink(missing_ok=True)
+        with ResultFile(frames_path, identity) as results:
+            _replay_with_progress(request, bag, topics, localizer, truth, results)
+            write_output_bag(request.output, results.frames(), index.frame)
+            drive = gather(results.frames(), request.camera)
+            summary = summarise(
+                drive,
+                request.criteria,
+                identity=identity,
+                latency_ms=read_timings(results.timings_path),
+                problems=results.problems,
+            )
+            judged = judge(drive, request.criteria)
+            if request.report is not None:
+                request.report.parent.mkdir(parents=True, exist_ok=True)
+                request.report.with_suffix(".json").write_text(summary.to_json(), encoding="utf-8")
+                wanted = worst_places(drive, judged).tolist()
+                found = {frame.number: frame for frame in results.frames() if frame.number in set(wanted)}
+                localizer.prepare(None)
+                looks = look_closer(bag, topics.image, localizer, drive, judged, [found[number] for number in wanted])
+                write_report(request.report, summary, drive, judged, draw_map(drive, judged, index), looks)
+    return summary
+
+
+def _open_truth(options: TruthOptions, bag: Bag, topics: Topics, index: TileIndex) -> Truth:
+    if options.file is not None:
+        recording = read_truth_file(options.file)
+    else:
+        assert topics.truth is not None  # required without a file
+        recording = read_truth(bag, topics.truth)
+    return Truth(
+        recording,
+        index.frame,
+        plane_frame=options.frame,
+        max_gap_s=options.max_gap_s,
+        default_sigma_m=options.default_sigma_m,
+        lever_arm_m=options.lever_arm_m,
+    )
+
+
+def _replay_with_progress(
+    request: ReplayRequest,
+    bag: Bag,
+    topics: Topics,
+    localizer: WatchedLocalizer,
+    truth: Truth,
+    results: ResultFile,
+) -> None:
+    images = min(topics.image.count, request.max_frames or topics.image.count)
+    with tqdm(
+        total=images, unit="image", desc="replay", disable=request.quiet or results.complete, file=sys.stderr
+    ) as bar:
+        fixes = 0
+
+        def advance(result: FrameResult) -> None:
+            nonlocal fixes
+            fixes += not hasattr(result.outcome, "reason")
+            bar.set_postfix_str(f"{fixes} fixes", refresh=False)
+            bar.update()
+
+        replay(
+            bag,
+            topics,
+            localizer,
+            request.session,
+            truth,
+            results,
+            max_frames=request.max_frames,
+            progress=advance,
+        )
+
+
+def _identity(
+    request: ReplayRequest,
+    bag: Bag,
+    topics: Topics,
+    truth: Truth,
+    bundle: ModelBundle,
+    index: TileIndex,
+    engines: str,
+) -> dict[str, Any]:
+    """What the results depend on, without paths: the same files elsewhere are the same."""
+    names = {
+        "image": topics.image,
+        "truth": topics.truth,
+        "odometry": topics.odometry,
+        "imu": topics.imu,
+    }
+    datum = index.manifest.datum
+    return {
+        "bag": {"name": request.bag.name, "fingerprint": _fingerprint(bag.files)},
+        "topics": {purpose: topic.name if topic else None for purpose, topic in names.items()},
+        "truth": {
+            "source": topics.truth.name if topics.truth else Path(truth.source).name,
+            "fingerprint": _fingerprint([request.truth.file]) if request.truth.file else None,
+            "frame": request.truth.frame,
+            "max_gap_s": request.truth.max_gap_s,
+            "default_sigma_m": request.truth.default_sigma_m,
+            "lever_arm_m": list(request.truth.lever_arm_m),
+        },
+        "model": {
+            "name": bundle.manifest.name,
+            "weights_sha256": bundle.manifest.weights_sha256,
+            "engines": engines,
+        },
+        "index": {
+            "name": index.path.name,
+            "manifest_sha256": hashlib.sha256((index.path / MANIFEST).read_bytes()).hexdigest(),
+            "tiles": len(index),
+            "datum": f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, {datum.height_m:g} m",
+        },
+        "camera": dataclasses.asdict(request.camera),
+        "localizer": dataclasses.asdict(request.localizer),
+        "session": dataclasses.asdict(request.session),
+        "max_frames": request.max_frames,
+        "software": unifygeo_ros.__version__,
+    }
+
+
+def _fingerprint(files: list[Path]) -> str:
+    """SHA-256 of each file's size, first and last MiB: a bag of a day is told from another without reading it all."""
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        with file.open("rb") as stream:
+            digest.update(stream.read(_FINGERPRINT_BYTES))
+            stream.seek(max(0, size - _FINGERPRINT_BYTES))
+            digest.update(stream.read(_FINGERPRINT_BYTES))
+    return digest.hexdigest()

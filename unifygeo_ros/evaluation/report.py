@@ -1,0 +1,185 @@
+"""The report: one HTML file that needs nothing else to be read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from unifygeo_ros.evaluation import figures
+from unifygeo_ros.evaluation.close_look import CloseLook
+from unifygeo_ros.evaluation.drive import Drive
+from unifygeo_ros.evaluation.drive_map import DriveMap, error_legend
+from unifygeo_ros.evaluation.metrics import Consistency, Share
+from unifygeo_ros.evaluation.summary import Judged, Summary
+
+GOOD, FAIR, BAD, PLAIN = "good", "fair", "bad", "plain"
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline number. tone: how it is to be taken."""
+
+    title: str
+    value: str
+    note: str
+    tone: str = PLAIN
+
+
+def write_report(
+    path: Path, summary: Summary, drive: Drive, judged: Judged, drive_map: DriveMap | None, looks: tuple[CloseLook, ...]
+) -> None:
+    """Write the page; the same summary gives the same page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("unifygeo_ros.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=percent, metres=metres, number=number, seconds=seconds, share=share_text, reason=reason_text
+    )
+    page = environment.get_template("report.html.j2").render(
+        s=summary,
+        verdict=verdict(summary),
+        cards=cards(summary),
+        drive_map=drive_map,
+        error_legend=error_legend(),
+        reasons=[(reason, figures.reason_colour(reason), count) for reason, count in summary.counts.rejections.items()],
+        looks=looks,
+        figures={
+            "time": figures.error_over_time(drive, judged, summary.criteria),
+            "distribution": figures.error_distribution(drive, judged),
+            "drift": figures.drift(drive, judged),
+            "stanford": figures.stanford(judged, summary.criteria),
+            "risk": figures.risk_coverage(drive, judged),
+            "coverage": figures.coverage(summary, judged),
+            "nees": figures.nees_distribution(judged),
+            "ranks": figures.retrieval_ranks(drive),
+            "latency": figures.latency(summary),
+        },
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def verdict(summary: Summary) -> str:
+    """What happened, in a few plain sentences."""
+    counts, error = summary.counts, summary.accuracy.error_m
+    if not counts.images:
+        return "The bag held no image that could be read."
+    text = f"{counts.fixes} of {counts.images} images got a fix ({percent(counts.fixes / counts.images)})."
+    if error is None:
+        return f"{text} None of them has ground truth, so how good they are is not known."
+    text += f" Half of the {counts.judged} fixes with ground truth lie within {metres(error.median)} of it, "
+    text += f"95% within {metres(error.p95)}."
+    false, position = summary.integrity.false_fix, summary.covariance.position
+    assert false is not None  # there are judged fixes
+    assert position is not None
+    wrong = round(false.value * false.count)
+    if wrong:
+        text += f" {wrong} {'is' if wrong == 1 else 'are'} false: beyond {summary.criteria.alert_limit_m:g} m and "
+        text += f"outside {'its' if wrong == 1 else 'their'} own 99.9% ellipse."
+    else:
+        text += f" None is false; with 95% confidence fewer than {percent(false.upper)} are."
+    return f"{text} {consistency_text(position)}"
+
+
+def consistency_text(consistency: Consistency) -> str:
+    """Whether the covariances can be believed."""
+    if consistency.within_bounds:
+        return "The declared covariances are honest."
+    over = consistency.anees > consistency.upper
+    if consistency.within_effective_bounds:
+        kind = "over-confident" if over else "too careful"
+        return (
+            f"The declared covariances look a little {kind}, but no more than neighbouring images' likeness explains."
+        )
+    factor = math.sqrt(consistency.anees) if over else 1 / math.sqrt(consistency.anees)
+    return (
+        f"The declared standard deviations are {'too small' if over else 'too large'} by a factor of {factor:.1f} "
+        "on average."
+    )
+
+
+def cards(summary: Summary) -> list[Card]:
+    """The headline numbers."""
+    availability, accuracy, integrity = summary.availability, summary.accuracy, summary.integrity
+    made = []
+    if availability.fix is not None:
+        made.append(
+            Card("fixes", percent(availability.fix.value), f"{summary.counts.fixes} of {summary.counts.images} images")
+        )
+    if accuracy.error_m is not None:
+        made += [
+            Card("median error", metres(accuracy.error_m.median), f"RMSE {metres(accuracy.error_m.rmse)}"),
+            Card("95% within", metres(accuracy.error_m.p95), f"99% within {metres(accuracy.error_m.p99)}"),
+        ]
+    if integrity.false_fix is not None:
+        false = integrity.false_fix
+        tone = GOOD if false.upper < 0.01 else FAIR if false.value < 0.01 else BAD
+        made.append(Card("false fixes", percent(false.value), share_text(false), tone))
+    position = summary.covariance.position
+    if position is not None:
+        tone = GOOD if position.within_bounds else FAIR if position.within_effective_bounds else BAD
+        made.append(Card("ANEES", number(position.anees), f"honest: {position.lower:.2f} – {position.upper:.2f}", tone))
+        inside = summary.covariance.coverage[summary.covariance.ellipses.index(0.95)]
+        assert inside is not None
+        tone = GOOD if 0.90 <= inside.value <= 0.99 else BAD
+        made.append(Card("in the 95% ellipse", percent(inside.value), share_text(inside), tone))
+    first, outage = availability.time_to_first_fix_s, availability.longest_outage
+    made.append(Card("first fix after", "never" if first is None else seconds(first), _good_fix_note(summary)))
+    if outage is not None:
+        made.append(Card("longest outage", seconds(outage.duration_s), f"from {seconds(outage.start_s)} on"))
+    if "total" in summary.latency_ms:
+        total = summary.latency_ms["total"]
+        made.append(Card("latency", f"{total.median:.0f} ms", f"95% within {total.p95:.0f} ms"))
+    return made
+
+
+def _good_fix_note(summary: Summary) -> str:
+    good = summary.availability.time_to_first_good_fix_s
+    if good is None:
+        return "none within the alert limit"
+    return f"within {summary.criteria.alert_limit_m:g} m after {seconds(good)}"
+
+
+def percent(value: float | None) -> str:
+    if value is None:
+        return "–"
+    # 100% and 0% are said only of all and none.
+    digits = (
+        0 if value in (0, 1) else 2 if min(value, 1 - value) < 0.0095 else 1 if min(value, 1 - value) < 0.095 else 0
+    )
+    return f"{100 * value:.{digits}f}%"
+
+
+def metres(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f} m" if abs(value) < 10 else f"{value:.1f} m" if abs(value) < 100 else f"{value:.0f} m"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f} s" if value < 100 else f"{int(value // 60)} min {value % 60:.0f} s"
+
+
+def share_text(share: Share | None) -> str:
+    """A share as count and interval."""
+    if share is None:
+        return "–"
+    count = round(share.value * share.count)
+    return f"{count} of {share.count}; 95% interval {percent(share.lower)} – {percent(share.upper)}"
+
+
+def reason_text(reason: str) -> str:
+    return reason.replace("_", " ")
