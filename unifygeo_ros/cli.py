@@ -18,6 +18,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "unifygeo_ros.aerial.command",
     "unifygeo_ros.inference.command",
     "unifygeo_ros.localization.command",
+    "unifygeo_ros.evaluation.command",
 )
 """Modules with `add_command(subparsers) -> None`, which sets `run=` to a function (args) -> exit status."""
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.evaluation.bags import Bag, BagTopic
 from unifygeo_ros.evaluation.drive import Drive
 from unifygeo_ros.evaluation.results import FrameResult
@@ -18,7 +19,7 @@ from unifygeo_ros.evaluation.summary import Judged
 from unifygeo_ros.geodesy import tile_from_map
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.message_records import camera_image
-from unifygeo_ros.records import Fix, Observation, UInt8
+from unifygeo_ros.records import Fix, Observation, Prior, UInt8
 
 PANORAMA_WIDTH = 1000
 TILE_PIXELS = 220
@@ -163,4 +164,11 @@ def _candidates(
             f"{int(matches.retrieval_ranks[place]) + 1}.{' Holds the truth.' if covers else ''}"
         )
         shown.append((caption, _jpeg(picture)))
+    camera = Prior(*truth, np.eye(2) * 1e-6)
+    covering = localizer.index.tiles_within(Gate(camera, 1.0))
+    if len(covering) and not np.isin(matches.tile_ids[:SHOWN_CANDIDATES], covering).any():
+        nearest = int(covering[np.argmin(np.hypot(*(localizer.index.centres_m[covering] - np.array(truth)).T))])
+        picture = _tile(localizer, nearest)
+        _mark(localizer, picture, nearest, truth, fix)
+        shown.append((f"The true place: tile {nearest}, not among these.", _jpeg(picture)))
     return shown

@@ -38,6 +38,11 @@ class Extent:
     height: int
     metres_per_pixel: float
 
+    @property
+    def mark(self) -> float:
+        """Radius of a dot, pixels: the same on every page, however large the view is."""
+        return max(self.width, 1.6 * self.height) / 300
+
     def pixels(self, points_m: Float) -> Float:
         """Image coordinates (x, y) of map points (n, 2): float64 (n, 2)."""
         points = np.asarray(points_m, np.float64).reshape(-1, 2)
@@ -175,7 +180,11 @@ def _rejections(drive: Drive, extent: Extent) -> Iterator[str]:
         reason = drive.outcomes[place]
         title = f"<title>image {place}, {drive.time_s[place]:.1f} s: {reason.replace('_', ' ')}</title>"
         colour = reason_colour(reason)
-        yield f'<rect x="{x - 3:.1f}" y="{y - 3:.1f}" width="6" height="6" fill="{colour}">{title}</rect>'
+        half = 0.8 * extent.mark
+        yield (
+            f'<rect x="{x - half:.1f}" y="{y - half:.1f}" width="{2 * half:.1f}" height="{2 * half:.1f}" '
+            f'fill="{colour}">{title}</rect>'
+        )
 
 
 def _fixes(drive: Drive, judged: Judged, extent: Extent) -> Iterator[str]:
@@ -192,11 +201,11 @@ def _fixes(drive: Drive, judged: Judged, extent: Extent) -> Iterator[str]:
         title = f"<title>image {place}, {drive.time_s[place]:.1f} s: {error:.2f} m off, σ {sigma:.2f} m{note}</title>"
         yield (
             f'<path class="error {kind}" d="M{x:.1f} {y:.1f}L{true_x:.1f} {true_y:.1f}"/>'
-            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.6" fill="{colour}">'
+            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{extent.mark:.2f}" fill="{colour}">'
             f"{title}</circle>"
         )
     unknown = np.flatnonzero(drive.fixed & ~drive.known)
     for place in unknown.tolist():
         x, y = extent.pixels(drive.fix_m[place])[0]
         title = f"<title>image {place}, {drive.time_s[place]:.1f} s: no ground truth</title>"
-        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.6" fill="#8a8f98">{title}</circle>'
+        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{extent.mark:.2f}" fill="#8a8f98">{title}</circle>'

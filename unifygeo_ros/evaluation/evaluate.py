@@ -24,7 +24,8 @@ from unifygeo_ros.evaluation.output_bag import write_output_bag
 from unifygeo_ros.evaluation.replay import Topics, choose_topics, read_truth, replay
 from unifygeo_ros.evaluation.report import write_report
 from unifygeo_ros.evaluation.results import FrameResult, ResultFile, read_timings
-from unifygeo_ros.evaluation.summary import Criteria, Summary, judge, summarise
+from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
+from unifygeo_ros.evaluation.summary import Summary, judge, summarise
 from unifygeo_ros.evaluation.truth import Truth
 from unifygeo_ros.evaluation.truth_sources import read_truth_file
 from unifygeo_ros.evaluation.watching import WatchedIndex, WatchedLocalizer
@@ -33,17 +34,6 @@ from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.session import SessionConfig
 
 _FINGERPRINT_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class TruthOptions:
-    """How ground truth is read. file: a TUM or CSV file in place of a topic. See `Truth` for the others."""
-
-    file: Path | None = None
-    frame: str = "map"
-    max_gap_s: float = 1.5
-    default_sigma_m: float = 0.0
-    lever_arm_m: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -61,8 +51,9 @@ class EngineOptions:
 class ReplayRequest:
     """What to replay and where to put what comes of it. Topics: names, "none", or None to find them by type.
 
-    output: the bag; the results that a replay is resumed from lie beside it. report: HTML, its numbers beside it as
-    JSON; None: no report. restart: replace the results that are there.
+    truth_file: TUM or CSV in place of a topic. output: the bag; the results that a replay is resumed from lie beside
+    it.
+    report: HTML, its numbers beside it as JSON; None: no report. restart: replace the results that are there.
     """
 
     bag: Path
@@ -74,7 +65,8 @@ class ReplayRequest:
     truth_topic: str | None = None
     odometry_topic: str | None = None
     imu_topic: str | None = None
-    truth: TruthOptions = field(default_factory=TruthOptions)
+    truth_file: Path | None = None
+    truth: TruthSettings = field(default_factory=TruthSettings)
     engines: EngineOptions = field(default_factory=EngineOptions)
     camera: CameraMount = field(default_factory=CameraMount)
     localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
@@ -87,7 +79,7 @@ class ReplayRequest:
 
 def evaluate(request: ReplayRequest) -> Summary:
     """Replay (or finish a replay), write the output bag, the numbers and the report."""
-    if request.truth.file is not None and request.truth_topic is not None:
+    if request.truth_file is not None and request.truth_topic is not None:
         raise ConfigurationError("both --truth-topic and --truth-file are given; choose one")
     bundle = load_bundle(request.model)
     index = open_index(request.index, bundle=bundle)
@@ -98,9 +90,9 @@ def evaluate(request: ReplayRequest) -> Summary:
         truth=request.truth_topic,
         odometry=request.odometry_topic,
         imu=request.imu_topic,
-        truth_from_file=request.truth.file is not None,
+        truth_from_file=request.truth_file is not None,
     )
-    truth = _open_truth(request.truth, bag, topics, index)
+    truth = _open_truth(request, bag, topics, index)
     options = request.engines
     with open_engines(
         bundle,
@@ -138,19 +130,20 @@ def evaluate(request: ReplayRequest) -> Summary:
     return summary
 
 
-def _open_truth(options: TruthOptions, bag: Bag, topics: Topics, index: TileIndex) -> Truth:
-    if options.file is not None:
-        recording = read_truth_file(options.file)
+def _open_truth(request: ReplayRequest, bag: Bag, topics: Topics, index: TileIndex) -> Truth:
+    if request.truth_file is not None:
+        recording = read_truth_file(request.truth_file)
     else:
         assert topics.truth is not None  # required without a file
         recording = read_truth(bag, topics.truth)
+    settings = request.truth
     return Truth(
         recording,
         index.frame,
-        plane_frame=options.frame,
-        max_gap_s=options.max_gap_s,
-        default_sigma_m=options.default_sigma_m,
-        lever_arm_m=options.lever_arm_m,
+        plane_frame=settings.truth_frame,
+        max_gap_s=settings.truth_max_gap_s,
+        default_sigma_m=settings.truth_sigma_m,
+        lever_arm_m=(settings.truth_x_m, settings.truth_y_m),
     )
 
 
@@ -208,11 +201,8 @@ def _identity(
         "topics": {purpose: topic.name if topic else None for purpose, topic in names.items()},
         "truth": {
             "source": topics.truth.name if topics.truth else Path(truth.source).name,
-            "fingerprint": _fingerprint([request.truth.file]) if request.truth.file else None,
-            "frame": request.truth.frame,
-            "max_gap_s": request.truth.max_gap_s,
-            "default_sigma_m": request.truth.default_sigma_m,
-            "lever_arm_m": list(request.truth.lever_arm_m),
+            "fingerprint": _fingerprint([request.truth_file]) if request.truth_file else None,
+            **dataclasses.asdict(request.truth),
         },
         "model": {
             "name": bundle.manifest.name,

@@ -15,7 +15,8 @@ from scipy import stats
 
 from unifygeo_ros.evaluation import metrics
 from unifygeo_ros.evaluation.drive import Drive, dead_reckoning
-from unifygeo_ros.evaluation.summary import DISTANCES_M, ELLIPSES, Criteria, Judged, Summary
+from unifygeo_ros.evaluation.settings import Criteria
+from unifygeo_ros.evaluation.summary import DISTANCES_M, ELLIPSES, Judged, Summary
 
 Float = npt.NDArray[np.float64]
 
@@ -118,8 +119,9 @@ def error_over_time(drive: Drive, judged: Judged, criteria: Criteria) -> str:
         for axes, values, name in ((along_axes, along, "along track, m"), (cross_axes, cross, "to the left, m")):
             axes.axhline(0, color="#9aa5b1", lw=0.8)
             axes.plot(time[tracked], values, ".", ms=3.2, color=GREEN, rasterized=dense)
-            if len(values):
-                reach = max(1.0, 1.2 * float(np.percentile(np.abs(values), 97)))
+            believable = values[~judged.false[tracked]]
+            if len(believable):
+                reach = max(1.0, 1.2 * float(np.percentile(np.abs(believable), 99)))
                 axes.set_ylim(-reach, reach)
             axes.set_ylabel(name)
         _outcome_strip(strip, drive)
@@ -176,7 +178,8 @@ def error_distribution(drive: Drive, judged: Judged) -> str:
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
         axes.set_xlabel("metres")
-        axes.legend(loc="upper left")
+        if axes.lines[len(DISTANCES_M) :]:
+            axes.legend(loc="upper left")
 
     return _svg(5.7, 3.7, draw)
 
@@ -348,7 +351,7 @@ def latency(summary: Summary) -> str:
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
         axes.set_xlabel("milliseconds")
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower right", ncols=3, bbox_to_anchor=(1, 1.0), borderaxespad=0.2)
 
     return _svg(5.7, max(2.2, 0.9 + 0.27 * len(summary.latency_ms)), draw)
 
@@ -358,7 +361,7 @@ def drift(drive: Drive, judged: Judged) -> str:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.set_title("Fixes do not drift")
+        axes.set_title("Beside odometry alone")
         reckoned = dead_reckoning(drive)
         usable = drive.known & ~np.isnan(reckoned).any(axis=1)
         if not usable.any():
@@ -370,8 +373,8 @@ def drift(drive: Drive, judged: Judged) -> str:
         dense = len(judged.place) > _MANY_POINTS
         axes.plot(travelled[judged.place], judged.errors_m, ".", ms=4, color=BLUE, rasterized=dense, label="fixes")
         limit = max(1.0, 1.2 * float(errors.max()))
-        if len(judged.errors_m):
-            limit = max(limit, 1.3 * float(np.percentile(judged.errors_m, 95)))
+        if (~judged.false).any():
+            limit = max(limit, 1.3 * float(np.percentile(judged.errors_m[~judged.false], 99)))
         axes.set_ylim(0, limit)
         axes.set_xlabel("distance travelled, m")
         axes.set_ylabel("error, m")

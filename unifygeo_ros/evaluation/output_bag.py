@@ -100,7 +100,8 @@ def write_output_bag(path: Path, results: Iterable[FrameResult], frame: LocalFra
     """
     if path.suffix not in (".mcap", ""):
         raise InputError(f"{path}: the output's name must end in .mcap (one file) or have no ending (a rosbag2 folder)")
-    part = path.with_name(f"{path.stem}.part") / path.stem
+    # A bag holds its own file's name, which is therefore always the same.
+    part = path.with_name(f"{path.stem}.part") / "replay"
     shutil.rmtree(part.parent, ignore_errors=True)
     messages = _Messages(frame)
     with Writer(part, version=9, storage_plugin=StoragePlugin.MCAP) as writer:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
+from unifygeo_ros.config import CameraMount, LocalizerConfig
 from unifygeo_ros.evaluation import figures
 from unifygeo_ros.evaluation.close_look import CloseLook
 from unifygeo_ros.evaluation.drive import Drive
 from unifygeo_ros.evaluation.drive_map import DriveMap, error_legend
 from unifygeo_ros.evaluation.metrics import Consistency, Share
 from unifygeo_ros.evaluation.summary import Judged, Summary
+from unifygeo_ros.localization.session import SessionConfig
 
 GOOD, FAIR, BAD, PLAIN = "good", "fair", "bad", "plain"
 
@@ -50,6 +53,7 @@ def write_report(
         error_legend=error_legend(),
         reasons=[(reason, figures.reason_colour(reason), count) for reason, count in summary.counts.rejections.items()],
         looks=looks,
+        changed=changed_settings(summary),
         figures={
             "time": figures.error_over_time(drive, judged, summary.criteria),
             "distribution": figures.error_distribution(drive, judged),
@@ -71,6 +75,9 @@ def verdict(summary: Summary) -> str:
     counts, error = summary.counts, summary.accuracy.error_m
     if not counts.images:
         return "The bag held no image that could be read."
+    if not counts.fixes:
+        reasons = ", ".join(f"{reason_text(reason)} {count}" for reason, count in counts.rejections.items())
+        return f"None of the {counts.images} images got a fix ({reasons})."
     text = f"{counts.fixes} of {counts.images} images got a fix ({percent(counts.fixes / counts.images)})."
     if error is None:
         return f"{text} None of them has ground truth, so how good they are is not known."
@@ -85,13 +92,17 @@ def verdict(summary: Summary) -> str:
         text += f"outside {'its' if wrong == 1 else 'their'} own 99.9% ellipse."
     else:
         text += f" None is false; with 95% confidence fewer than {percent(false.upper)} are."
-    return f"{text} {consistency_text(position)}"
+    honest = summary.covariance.without_false_fixes
+    if wrong and honest is not None:
+        return f"{text} Apart from {'it' if wrong == 1 else 'them'}: {consistency_text(honest)}"
+    sentence = consistency_text(position)
+    return f"{text} {sentence[0].upper()}{sentence[1:]}"
 
 
 def consistency_text(consistency: Consistency) -> str:
     """Whether the covariances can be believed."""
     if consistency.within_bounds:
-        return "The declared covariances are honest."
+        return "the declared covariances are honest."
     over = consistency.anees > consistency.upper
     if consistency.within_effective_bounds:
         kind = "over-confident" if over else "too careful"
@@ -100,7 +111,7 @@ def consistency_text(consistency: Consistency) -> str:
         )
     factor = math.sqrt(consistency.anees) if over else 1 / math.sqrt(consistency.anees)
     return (
-        f"The declared standard deviations are {'too small' if over else 'too large'} by a factor of {factor:.1f} "
+        f"the declared standard deviations are {'too small' if over else 'too large'} by a factor of {factor:.1f} "
         "on average."
     )
 
@@ -118,6 +129,8 @@ def cards(summary: Summary) -> list[Card]:
             Card("median error", metres(accuracy.error_m.median), f"RMSE {metres(accuracy.error_m.rmse)}"),
             Card("95% within", metres(accuracy.error_m.p95), f"99% within {metres(accuracy.error_m.p99)}"),
         ]
+    within = accuracy.within_of_images[accuracy.distances_m.index(5.0)]
+    made.append(Card("R@5 m", percent(within), f"of {summary.counts.known} images with ground truth"))
     if integrity.false_fix is not None:
         false = integrity.false_fix
         tone = GOOD if false.upper < 0.01 else FAIR if false.value < 0.01 else BAD
@@ -145,6 +158,17 @@ def _good_fix_note(summary: Summary) -> str:
     if good is None:
         return "none within the alert limit"
     return f"within {summary.criteria.alert_limit_m:g} m after {seconds(good)}"
+
+
+def changed_settings(summary: Summary) -> dict[str, str]:
+    """The settings that are not at their defaults."""
+    changed = {}
+    for group, defaults in (("camera", CameraMount()), ("localizer", LocalizerConfig()), ("session", SessionConfig())):
+        for name, default in dataclasses.asdict(defaults).items():
+            value = summary.identity[group][name]
+            if value != default:
+                changed[name] = str(value)
+    return changed
 
 
 def percent(value: float | None) -> str:

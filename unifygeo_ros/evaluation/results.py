@@ -258,4 +258,4 @@ def read_timings(path: Path) -> dict[str, list[float]]:
     for timings in by_number.values():
         for stage, milliseconds in timings.items():
             stages.setdefault(stage, []).append(milliseconds)
-    return stages
+    return {stage: stages[stage] for stage in sorted(stages, key=lambda stage: stage == "total")}  # the sum last

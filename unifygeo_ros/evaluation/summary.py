@@ -13,10 +13,10 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.config import check_settings, setting
 from unifygeo_ros.errors import InputError
 from unifygeo_ros.evaluation import metrics
 from unifygeo_ros.evaluation.drive import Drive, dead_reckoning
+from unifygeo_ros.evaluation.settings import Criteria
 from unifygeo_ros.geodesy import wrap_angle
 
 FORMAT = "unifygeo-evaluation"
@@ -28,18 +28,6 @@ RANKS = (1, 5, 10, 100)
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Criteria:
-    """What the robot's task asks of a fix."""
-
-    alert_limit_m: float = setting(
-        10.0, "error that the vehicle's task does not tolerate, metres", minimum=0.1, maximum=1000.0
-    )
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
 
 @dataclass(frozen=True)

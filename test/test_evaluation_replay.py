@@ -1,0 +1,235 @@
+"""Whole replays of a real bag with a real index and real engines."""
+
+import json
+import math
+import shutil
+import subprocess
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import random_bundle
+from drives import START_NS, Circle, write_drive
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import StoragePlugin
+from worlds import World, colour_world
+
+from unifygeo_ros import cli
+from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.evaluation.results import read_frames, to_json
+from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.records import Fix, RejectionReason
+
+EVO = next(
+    (path for path in (Path("/opt/evo/bin"), *map(Path, filter(None, [shutil.which("evo_ape")]))) if path.exists()),
+    None,
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Folder with bundle, index and the bag of a drive."""
+    folder = tmp_path_factory.mktemp("replay")
+    bundle = random_bundle(folder / "bundle", calibration=Calibration(distribution_temperature=0.5))
+    world = colour_world()
+    with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
+        build_index([world.write_geotiff(folder / "world.tif")], bundle, engines, folder / "index")
+    write_drive(folder / "drive", world, open_index(folder / "index").frame)
+    return folder
+
+
+def run(place, output, *options, bag="drive", truth="/ground_truth/odometry"):
+    """`unifygeo replay`; returns its exit status."""
+    arguments = ["replay", place / bag, "--index", place / "index", "--model", place / "bundle", "--output", output]
+    arguments += ["--heading-source", "imu", "--quiet", "--threads", 1, "--backend", "onnx_cpu", *options]
+    if truth:
+        arguments += ["--truth-topic", truth]
+    return cli.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def done(place):
+    """Folder with out.mcap and report.html of an uninterrupted replay."""
+    assert run(place, place / "out.mcap", "--report", place / "report.html") == 0
+    return place
+
+
+def frames(folder, name="out"):
+    return list(read_frames(folder / f"{name}.frames.jsonl"))
+
+
+def test_the_fixes_are_near_the_truth(done):
+    found = frames(done)
+    assert [frame.number for frame in found] == list(range(25))
+    fixes = [frame for frame in found if isinstance(frame.outcome, Fix)]
+    assert len(fixes) >= 8
+    errors = [math.hypot(f.outcome.east_m - f.truth.east_m, f.outcome.north_m - f.truth.north_m) for f in fixes]
+    assert np.median(errors) < 1.5
+    frame = open_index(done / "index").frame
+    for result in found:
+        x, y, yaw = Circle().pose((result.outcome.stamp_ns - START_NS) / 1e9)
+        assert np.hypot(*(World.in_map(frame, x, y) - [result.truth.east_m, result.truth.north_m])) < 0.02
+        assert math.cos(result.truth.yaw_rad - yaw) > 0.9999
+
+
+def test_results_survive_their_file(done):
+    text = (done / "out.frames.jsonl").read_text().splitlines()
+    assert [to_json(frame) for frame in frames(done)] == text[1:-1]
+    assert json.loads(text[-1]) == {"end": 25, "problems": []}
+
+
+def test_replaying_twice_gives_the_same_bytes(done, tmp_path):
+    assert run(done, tmp_path / "out.mcap") == 0
+    for name in ("out.mcap", "out.frames.jsonl"):
+        assert (tmp_path / name).read_bytes() == (done / name).read_bytes()
+
+
+@pytest.mark.parametrize("source", [("--prior-source", "none"), ("--prior-source", "last_fix")])
+def test_a_resumed_replay_equals_an_uninterrupted_one(place, tmp_path, source):
+    assert run(place, tmp_path / "whole.mcap", *source) == 0
+    lines = (tmp_path / "whole.frames.jsonl").read_bytes().splitlines(keepends=True)
+    # Killed while the ninth result was written.
+    (tmp_path / "cut.frames.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:40])
+    (tmp_path / "cut.timings.jsonl").write_text("")
+    assert run(place, tmp_path / "cut.mcap", *source) == 0
+    assert (tmp_path / "cut.frames.jsonl").read_bytes() == (tmp_path / "whole.frames.jsonl").read_bytes()
+    assert (tmp_path / "cut.mcap").read_bytes() == (tmp_path / "whole.mcap").read_bytes()
+    # Only what was missing was computed.
+    assert len((tmp_path / "cut.timings.jsonl").read_text().splitlines()) == 25 - 8
+
+
+def test_results_of_another_replay_are_not_continued(done, capsys):
+    assert run(done, done / "out.mcap", "--gate-sigma-m", "5") == 2
+    assert "localizer.gate_sigma_m (10.0 there, 5.0 now)" in capsys.readouterr().err
+    assert len(frames(done)) == 25
+
+
+def test_evo_reads_the_bag_and_agrees_on_the_error(done, tmp_path):
+    if EVO is None:
+        pytest.skip("evo is not installed")
+    command = [EVO / "evo_ape", "bag2", done / "out.mcap", "/ground_truth/pose", "/unifygeo/fix"]
+    result = subprocess.run(
+        [*map(str, command), "--save_results", str(tmp_path / "ape.zip")], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    with zipfile.ZipFile(tmp_path / "ape.zip") as archive:
+        theirs = json.loads(archive.read("stats.json"))
+    ours = json.loads((done / "report.json").read_text())["accuracy"]["error_m"]
+    for name, evo_name in (("rmse", "rmse"), ("mean", "mean"), ("median", "median"), ("maximum", "max")):
+        assert ours[name] == pytest.approx(theirs[evo_name], rel=1e-9)
+
+
+def test_output_bag_holds_what_the_results_say(done):
+    with AnyReader([done / "out.mcap"]) as reader:
+        counts = {connection.topic: connection.msgcount for connection in reader.connections}
+        fixes = [frame for frame in frames(done) if isinstance(frame.outcome, Fix)]
+        assert counts == {
+            "/unifygeo/fix": len(fixes),
+            "/unifygeo/navsat": len(fixes),
+            "/diagnostics": 25,
+            "/ground_truth/pose": 25,
+        }
+        topic = [c for c in reader.connections if c.topic == "/unifygeo/navsat"]
+        for (_, time_ns, data), frame in zip(reader.messages(topic), fixes, strict=True):
+            message = reader.deserialize(data, topic[0].msgtype)
+            assert time_ns == frame.log_time_ns
+            assert message.header.stamp.sec * 10**9 + message.header.stamp.nanosec == frame.outcome.stamp_ns
+            assert (message.latitude, message.longitude) == (frame.outcome.latitude_deg, frame.outcome.longitude_deg)
+        topic = [c for c in reader.connections if c.topic == "/diagnostics"]
+        levels = [reader.deserialize(data, topic[0].msgtype).status[0].level for _, _, data in reader.messages(topic)]
+        assert levels.count(0) == len(fixes)
+
+
+def test_a_rosbag2_folder_can_be_written_too(done, tmp_path):
+    shutil.copy(done / "out.frames.jsonl", tmp_path / "folder.frames.jsonl")
+    (tmp_path / "folder.timings.jsonl").write_text("")
+    assert run(done, tmp_path / "folder") == 0
+    assert (tmp_path / "folder" / "metadata.yaml").exists()
+    with AnyReader([tmp_path / "folder"]) as reader:
+        assert reader.message_count > 50
+
+
+def test_navsatfix_as_truth_agrees_with_odometry_as_truth(done, tmp_path):
+    assert run(done, tmp_path / "gps.mcap", "--odometry-topic", "/odom", truth="/ground_truth/navsat") == 0
+    for ours, theirs in zip(frames(tmp_path, "gps"), frames(done), strict=True):
+        assert type(ours.outcome) is type(theirs.outcome)
+        # 5 Hz on a circle of 30 m at 5 m/s: the chord is off by up to a·Δt²/8 = 4 mm.
+        distance = math.hypot(ours.truth.east_m - theirs.truth.east_m, ours.truth.north_m - theirs.truth.north_m)
+        assert distance < 0.03
+        assert ours.truth.yaw_rad is None
+        assert math.cos(ours.truth.course_rad - theirs.truth.yaw_rad) > 0.99
+
+
+def test_open_choices_are_listed(place, tmp_path, capsys):
+    assert run(place, tmp_path / "x.mcap", truth=None) == 2
+    error = capsys.readouterr().err
+    assert "--odometry-topic" in error
+    assert "/ground_truth/odometry" in error
+    assert "/odom" in error
+
+
+def test_a_cut_bag_costs_its_end_only(place, done, tmp_path):
+    shutil.copytree(place / "drive", place / "cut")
+    file = place / "cut" / "drive.mcap"
+    with file.open("r+b") as stream:
+        stream.truncate(file.stat().st_size * 6 // 10)
+    assert run(place, tmp_path / "out.mcap", "--report", tmp_path / "report.html", bag="cut") == 0
+    found = frames(tmp_path)
+    assert 10 <= len(found) <= 18
+    for ours, whole in zip(found, frames(done), strict=False):
+        if ours.number + 1 < len(found):  # the truth beside the last one may be lost
+            assert to_json(ours) == to_json(whole)
+    assert "could not be read" in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["problems"]
+
+
+def test_sqlite_bags_give_the_same_fixes(place, done, tmp_path):
+    frame = open_index(place / "index").frame
+    write_drive(place / "sqlite", colour_world(), frame, storage=StoragePlugin.SQLITE3)
+    assert run(place, tmp_path / "out.mcap", bag="sqlite") == 0
+    assert [to_json(f) for f in frames(tmp_path)] == [to_json(f) for f in frames(done)]
+
+
+def test_report_is_whole_and_needs_no_network(done):
+    page = (done / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org/", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert "https://" not in page
+    assert page.count("<svg") >= 9
+    assert "nan" not in page.lower().split()
+    numbers = json.loads((done / "report.json").read_text())
+    assert numbers["format"] == "unifygeo-evaluation"
+    assert numbers["counts"]["images"] == 25
+    assert len(numbers["per_image"]["error_m"]) == 25
+
+
+def test_rejected_images_keep_their_reason(place, tmp_path):
+    assert run(place, tmp_path / "out.mcap", "--gate-sigma-m", "0.1", "--report", tmp_path / "r.html") == 0
+    found = frames(tmp_path)
+    assert not any(isinstance(frame.outcome, Fix) for frame in found)
+    assert {frame.outcome.reason for frame in found} >= {RejectionReason.UNCERTAIN}
+    numbers = json.loads((tmp_path / "r.json").read_text())
+    assert numbers["accuracy"]["error_m"] is None
+    assert numbers["availability"]["time_to_first_fix_s"] is None
+    assert "None of the 25 images got a fix" in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.slow
+def test_ten_thousand_images_in_bounded_memory(place, tmp_path):
+    """A city-long drive. The peak may not grow with the drive but for the truth and the numbers of an image."""
+    frame = open_index(place / "index").frame
+    write_drive(place / "long", colour_world(), frame, seconds=5000.0)
+    assert run(place, tmp_path / "warm.mcap", "--max-frames", 200, bag="long") == 0
+    peaks = {}
+    for count in (1000, 10_000):
+        tracemalloc.start()
+        assert run(place, tmp_path / f"{count}.mcap", "--max-frames", count, bag="long") == 0
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(frames(tmp_path, str(count))) == count
+    assert (peaks[10_000] - peaks[1000]) / 9000 < 8000  # bytes an image

@@ -1,0 +1,117 @@
+"""The commands `unifygeo replay` and `unifygeo compare`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from unifygeo_ros.config import CameraMount, LocalizerConfig
+from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
+from unifygeo_ros.localization.session import SessionConfig
+from unifygeo_ros.options import add_settings, settings_of
+
+
+def add_command(subparsers: Any) -> None:
+    """Add `replay` and `compare` to the parser of `unifygeo`."""
+    _add_replay(subparsers)
+    _add_compare(subparsers)
+
+
+def _add_replay(subparsers: Any) -> None:
+    replay = subparsers.add_parser(
+        "replay",
+        help="localize a recorded drive and judge the fixes",
+        description="Run the localizer over a bag (rosbag2 folder, .mcap, .db3, or rosbag1 .bag) as the node would, "
+        "write a bag with fixes and ground truth, and a report. Started again, an interrupted replay goes on where it "
+        "stopped. Topics are found by type where only one serves.",
+    )
+    replay.add_argument("bag", type=Path, metavar="BAG", help="the recorded drive")
+    replay.add_argument("--index", required=True, type=Path, help="folder of the index")
+    replay.add_argument("--model", required=True, type=Path, help="folder of the model bundle that made the index")
+    replay.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="OUT.mcap",
+        help="bag of fixes, diagnostics and ground truth (no ending: a rosbag2 folder); results lie beside it",
+    )
+    replay.add_argument("--report", type=Path, metavar="REPORT.html", help="write the report, and its numbers as .json")
+    replay.add_argument("--image-topic", metavar="TOPIC", help="Image or CompressedImage")
+    replay.add_argument(
+        "--truth-topic", metavar="TOPIC", help="NavSatFix, Odometry, PoseStamped or PoseWithCovarianceStamped"
+    )
+    replay.add_argument("--truth-file", type=Path, metavar="FILE", help="TUM or CSV trajectory in place of a topic")
+    replay.add_argument("--odometry-topic", metavar="TOPIC", help="Odometry of the session; none: leave it out")
+    replay.add_argument("--imu-topic", metavar="TOPIC", help="Imu of the session; none: leave it out")
+    replay.add_argument("--max-frames", type=int, metavar="N", help="only the first N images")
+    replay.add_argument("--restart", action="store_true", help="forget the results that are there")
+    replay.add_argument("--quiet", action="store_true", help="no progress bar")
+    replay.add_argument("--backend", default="auto", help="inference backend (%(default)s)")
+    replay.add_argument("--precision", default="auto", help="fp32, fp16 or auto")
+    replay.add_argument("--device", type=int, default=0, help="number of the GPU (%(default)s)")
+    replay.add_argument("--threads", type=int, default=0, help="of the CPU backend; 0: one for each core")
+    replay.add_argument("--cache-dir", type=Path, help="folder of compiled engines")
+    for group in (TruthSettings, Criteria, CameraMount, LocalizerConfig, SessionConfig):
+        add_settings(replay, group)
+    replay.set_defaults(run=_replay)
+
+
+def _add_compare(subparsers: Any) -> None:
+    compare = subparsers.add_parser(
+        "compare",
+        help="set two replays of the same drive side by side",
+        description="Compare the numbers of two replays of the same bag, image by image, with bootstrap intervals of "
+        "the differences. The exit status is 1 if B is certainly worse than A in anything.",
+    )
+    compare.add_argument("a", type=Path, metavar="A.json", help="numbers that `unifygeo replay --report` wrote")
+    compare.add_argument("b", type=Path, metavar="B.json", help="the same of the other run")
+    compare.add_argument("--block", type=int, default=20, help="images that are drawn together (%(default)s)")
+    compare.add_argument("--draws", type=int, default=2000, help="bootstrap draws (%(default)s)")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.set_defaults(run=_compare)
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from unifygeo_ros.evaluation.evaluate import EngineOptions, ReplayRequest, evaluate
+    from unifygeo_ros.evaluation.report import verdict
+
+    summary = evaluate(
+        ReplayRequest(
+            bag=args.bag,
+            index=args.index,
+            model=args.model,
+            output=args.output,
+            report=args.report,
+            image_topic=args.image_topic,
+            truth_topic=args.truth_topic,
+            odometry_topic=args.odometry_topic,
+            imu_topic=args.imu_topic,
+            truth_file=args.truth_file,
+            truth=settings_of(args, TruthSettings),
+            engines=EngineOptions(args.backend, args.precision, args.device, args.cache_dir, args.threads),
+            camera=settings_of(args, CameraMount),
+            localizer=settings_of(args, LocalizerConfig),
+            session=settings_of(args, SessionConfig),
+            criteria=settings_of(args, Criteria),
+            max_frames=args.max_frames,
+            restart=args.restart,
+            quiet=args.quiet,
+        )
+    )
+    print(verdict(summary))
+    for problem in summary.problems[:5]:
+        print(f"not read: {problem}")
+    for path in (args.output, args.report, args.report and args.report.with_suffix(".json")):
+        if path is not None:
+            print(path)
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from unifygeo_ros.evaluation.comparison import compare, to_json, to_text
+    from unifygeo_ros.evaluation.summary import read_summary
+
+    comparison = compare(read_summary(args.a), read_summary(args.b), block=args.block, draws=args.draws)
+    print(to_json(comparison) if args.json else to_text(comparison, args.a.name, args.b.name))
+    return 1 if comparison.regressions else 0
