@@ -1,0 +1,56 @@
+"""Parameters: made from the dataclasses, checked by them, and live only where they say so."""
+
+import dataclasses
+import math
+
+import pytest
+
+from unifygeo_ros.config import CameraMount, LocalizerConfig
+from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.localization.session import SessionConfig
+from unifygeo_ros.ros.node_config import PARAMETERS, NodeConfig, Settings, check_live, with_values
+
+
+def test_every_setting_is_a_parameter_with_its_default():
+    expected = {}
+    for prefix, config in (("", NodeConfig), ("camera.", CameraMount), ("localizer.", LocalizerConfig),
+                           ("session.", SessionConfig)):  # fmt: skip
+        expected |= {prefix + field.name: field.default for field in dataclasses.fields(config)}
+    assert {name: spec.default for name, spec in PARAMETERS.items()} == expected
+
+
+def test_every_parameter_is_described_and_its_default_valid():
+    for spec in PARAMETERS.values():
+        assert spec.description
+        assert with_values(Settings(), {spec.name: spec.default}) == Settings()
+
+
+def test_a_value_reaches_its_dataclass():
+    settings = with_values(Settings(), {"camera.x_m": 1.5, "localizer.candidates": 9, "bundle": "b"})
+    assert (settings.camera.x_m, settings.localizer.candidates, settings.node.bundle) == (1.5, 9, "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("localizer.candidates", 0, "between 1"),
+        ("camera.x_m", math.nan, "finite"),
+        ("camera.x_m", 1, "write 1.0"),
+        ("localizer.candidates", True, "whole number"),
+        ("session.mode", "fast", "one of single"),
+        ("bundle", 3, "string"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_reason(name, value, why):
+    with pytest.raises(ConfigurationError, match=why):
+        with_values(Settings(), {name: value})
+
+
+def test_what_may_change_while_running():
+    live = {name for name, spec in PARAMETERS.items() if spec.live}
+    assert {"localizer.gate_ambiguity", "localizer.gate_sigma_m", "session.minimum_interval_s"} <= live
+    assert {"heatmap_period_s", "debug_image_period_s"} <= live
+    assert not live & {"bundle", "index", "backend", "camera.x_m", "localizer.candidates", "session.mode"}
+    check_live(dict.fromkeys(live))
+    with pytest.raises(ConfigurationError, match="bundle is read when the node is configured"):
+        check_live({"bundle": "x", "heatmap_period_s": 1.0})
