@@ -100,7 +100,6 @@ def build_index(
     batch_size: int = 8,
     search: str = "auto",
     options: ImageryOptions | None = None,
-    shard_tiles: int = SHARD_TILES,
     readers: int = 2,
     progress: bool = False,
 ) -> BuildReport:
@@ -109,7 +108,7 @@ def build_index(
     datum: origin of the map frame, the middle of the imagery by default. Raises a UnifyGeoError that names what is
     wrong; then `output` does not exist, and what is done so far is kept in `output`.partial for the next attempt.
     """
-    settings = BuildSettings(stride, minimum_coverage, batch_size, search, shard_tiles)
+    settings = BuildSettings(stride, minimum_coverage, batch_size, search)
     if finish_rename(Path(output)):
         return _report_of_finished(Path(output))
     region = plan_region(sources, options, bundle, datum, settings)

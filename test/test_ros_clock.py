@@ -1,0 +1,76 @@
+"""Simulated time: the node lives by /clock, and a bag that starts again from its beginning starts it anew."""
+
+import math
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from ros_drive import NodeProcess, Vehicle, domain_id, make_region, stamp_of, values
+from rosgraph_msgs.msg import Clock
+
+PLACE = (-20.0, 11.0)
+START_NS = 1_700_000_000_000_000_000
+
+
+@pytest.fixture(scope="module")
+def region(tmp_path_factory):
+    return make_region(tmp_path_factory.mktemp("region"))
+
+
+@pytest.fixture(scope="module")
+def vehicle(region, tmp_path_factory):
+    domain = domain_id()
+    parameters = {
+        **region.parameters,
+        "use_sim_time": True,
+        "autostart": True,
+        "image_transport": "compressed",
+        "session.heading_source": "constant",
+        "session.heading_constant_rad": math.pi / 2,
+    }
+    node = NodeProcess(domain, parameters, tmp_path_factory.mktemp("node"))
+    vehicle = Vehicle(domain)
+    try:
+        vehicle.wait_for(vehicle.publisher("/image/compressed").get_subscription_count, "image subscription", 30.0)
+        vehicle.wait_for(vehicle.publisher("/clock").get_subscription_count, "clock subscription")
+        yield vehicle
+    finally:
+        vehicle.close()
+        node.close()
+        print(node.output())
+
+
+def tick(vehicle, stamp_ns):
+    """Set the clock, and wait until the node's diagnostics are stamped by it."""
+    message = Clock()
+    message.clock.sec, message.clock.nanosec = divmod(stamp_ns, 1_000_000_000)
+    vehicle.publisher("/clock").publish(message)
+    vehicle.received["/diagnostics"].clear()
+    vehicle.wait_for(
+        lambda: any(stamp_of(m) == stamp_ns for m in vehicle.received["/diagnostics"]), "diagnostics by the clock"
+    )
+
+
+def test_before_the_first_tick_images_are_from_the_future(vehicle, region):
+    status = vehicle.rejection_of(vehicle.show(region.panorama(PLACE), START_NS), "bad_stamp")
+    assert "/clock" in status.message
+
+
+def test_a_loop_of_the_bag_starts_anew(vehicle, region):
+    jumps = []
+    for _loop in range(3):
+        for step in range(3):
+            stamp = START_NS + step * 2_000_000_000
+            tick(vehicle, stamp)
+            vehicle.clear()
+            vehicle.fix_for(vehicle.show(region.panorama(PLACE), stamp))
+        status = vehicle.wait_for_status("node", lambda s: True, "node")
+        jumps.append(int(values(status)["clock_jumps"]))
+    assert [jump - jumps[0] for jump in jumps] == [0, 1, 2]
+
+
+def test_an_image_of_the_future_is_refused(vehicle, region):
+    tick(vehicle, START_NS + 10_000_000_000)
+    status = vehicle.rejection_of(vehicle.show(region.panorama(PLACE), START_NS + 12_000_000_000), "bad_stamp")
+    assert "2.000 s ahead" in status.message

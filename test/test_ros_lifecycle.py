@@ -1,0 +1,194 @@
+"""The node's states over real DDS: what configuration refuses, every transition, and a clean end in each state."""
+
+import json
+import math
+import os
+import signal
+import time
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from bundles import random_bundle
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from ros_drive import NodeProcess, Vehicle, domain_id, make_region, stamp_of, values
+
+PLACE = (-20.0, 11.0)
+FACING_NORTH = {
+    "image_transport": "compressed",
+    "session.heading_source": "constant",
+    "session.heading_constant_rad": math.pi / 2,
+}
+
+
+@pytest.fixture(scope="module")
+def region(tmp_path_factory):
+    return make_region(tmp_path_factory.mktemp("region"))
+
+
+@pytest.fixture
+def start(tmp_path, region):
+    """start(changes) → node process and vehicle; everything is ended afterwards."""
+    running = []
+
+    def start(changes=None, arguments=(), domain=None):
+        domain = domain or domain_id()
+        node = NodeProcess(domain, {**region.parameters, **FACING_NORTH, **(changes or {})}, tmp_path, arguments)
+        vehicle = Vehicle(domain)
+        running.append((node, vehicle))
+        return node, vehicle
+
+    yield start
+    for node, vehicle in running:
+        vehicle.close()
+        node.close()
+        print(node.output())
+
+
+def localizes(vehicle, region):
+    """Whether images lead to a fix; the first may be lost while publishers and subscribers find each other."""
+    shown = set()
+    for _ in range(10):
+        shown.add(vehicle.show(region.panorama(PLACE)))
+        vehicle.spin(0.5)
+        if any(stamp_of(fix) in shown for fix in vehicle.received["~/fix"]):
+            return True
+    return False
+
+
+def wait_for_listening(vehicle):
+    publisher = vehicle.publisher(vehicle.image_topic)
+    vehicle.wait_for(publisher.get_subscription_count, "image subscription", 30.0)
+
+
+def test_configuration_refuses_what_cannot_work_and_recovers(start, region, tmp_path):
+    """One node after one mistake after the other; the parameters can be mended without a restart."""
+    node, vehicle = start({"bundle": ""})
+    stranger = random_bundle(tmp_path / "stranger", seed=5)
+    broken = random_bundle(tmp_path / "broken", seed=6)
+    graph = broken.graph_path("decoder", "fp32")
+    graph.write_bytes(graph.read_bytes()[:-1] + b"\x00")
+    mistakes = [
+        ({}, "the parameter bundle is empty"),
+        ({"bundle": "/nowhere"}, "/nowhere"),
+        ({"bundle": str(broken.path)}, "SHA-256"),
+        ({"bundle": str(stranger.path)}, stranger.manifest.weights_sha256[:12]),
+        ({"bundle": str(region.bundle), "index": "/nowhere"}, "/nowhere"),
+        ({"index": str(region.index), "backend": "onnx_cuda"}, "CUDA"),
+        ({"backend": "onnx_cpu", "camera_frame": "camera_link"}, "tf2_ros|TF"),
+        ({"camera_frame": "", "camera.mask_path": "/nowhere.png"}, "/nowhere.png"),
+    ]
+    for changes, why in mistakes:
+        for name, value in changes.items():
+            assert vehicle.set_parameter(name, value).successful
+        assert not vehicle.change_state("configure")
+        assert vehicle.state() == "unconfigured"
+        status = vehicle.wait_for_status("node", lambda s: s.level == b"\x02", "error")
+        assert any(word in status.message for word in why.split("|")), status.message
+        assert status.message.removeprefix("configuration failed: ") in node.output()
+    assert vehicle.set_parameter("camera.mask_path", "").successful
+    vehicle.bring_up()
+    assert localizes(vehicle, region)
+
+
+def test_all_transitions_twice_and_impossible_ones(start, region):
+    _, vehicle = start()
+    for _ in range(2):
+        assert not vehicle.change_state("activate")  # not from here; rclpy alone would die of it
+        assert vehicle.state() == "unconfigured"
+        assert not vehicle.enable(True).success
+        assert not vehicle.trigger().success
+        vehicle.bring_up()
+        assert localizes(vehicle, region)
+        assert vehicle.change_state("deactivate")
+        vehicle.clear()
+        vehicle.show(region.panorama(PLACE))
+        vehicle.spin(0.3)
+        assert not vehicle.received["~/fix"]
+        assert vehicle.change_state("activate")
+        wait_for_listening(vehicle)
+        assert localizes(vehicle, region)
+        assert vehicle.change_state("deactivate")
+        assert vehicle.change_state("cleanup")
+    shutdown = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_UNCONFIGURED_SHUTDOWN))
+    assert vehicle.call(ChangeState, "~/change_state", shutdown).success
+    assert vehicle.state() == "finalized"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("state", ["unconfigured", "inactive", "active"])
+def test_a_signal_ends_it_cleanly_in_every_state(start, region, state, number):
+    node, vehicle = start()
+    if state == "unconfigured":
+        vehicle.state()
+    elif state == "inactive":
+        assert vehicle.change_state("configure")
+    else:
+        vehicle.bring_up()
+        assert localizes(vehicle, region)
+        vehicle.show(region.panorama(PLACE))  # and one in work
+    assert node.signal(number) == 0
+    assert "Traceback" not in node.output()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_load_that_never_ends(start, region, tmp_path, number):
+    """The manifest is a pipe into which nobody writes: the loader hangs in open(), as it could in a driver."""
+    bundle = tmp_path / "hanging"
+    bundle.mkdir()
+    os.mkfifo(bundle / "manifest.json")
+    node, vehicle = start({"bundle": str(bundle), "autostart": True})
+    vehicle.wait_for_status("node", lambda s: s.message == "configuring: bundle", "loading")
+    began = time.monotonic()
+    assert node.signal(number) == 0
+    assert time.monotonic() - began < 10.0
+    assert "Traceback" not in node.output()
+
+
+def test_autostart_needs_nobody(start, region):
+    _, vehicle = start({"autostart": True})
+    wait_for_listening(vehicle)
+    assert localizes(vehicle, region)
+
+
+def test_autostart_that_fails_says_why_and_can_be_mended(start, region):
+    _, vehicle = start({"autostart": True, "index": "/nowhere"})
+    vehicle.wait_for_status("node", lambda s: s.level == b"\x02" and "/nowhere" in s.message, "error")
+    assert vehicle.set_parameter("index", str(region.index)).successful
+    vehicle.bring_up()
+    assert localizes(vehicle, region)
+
+
+def test_killed_and_restarted_it_localizes_again(start, region):
+    node, vehicle = start({"autostart": True})
+    wait_for_listening(vehicle)
+    assert localizes(vehicle, region)
+    node.process.kill()
+    node.process.wait(10)
+    _, again = start({"autostart": True}, domain=vehicle.domain)
+    wait_for_listening(again)
+    assert localizes(again, region)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"camera.x_m": 1}, "camera.x_m"),
+        ({"localizer.candidates": 0}, "localizer.candidates"),
+        ({"backend": "abacus"}, "abacus"),
+    ],
+)
+def test_a_parameter_file_that_cannot_be_used_ends_it_with_the_reason(start, change, why):
+    node, _ = start(change)
+    assert node.process.wait(30) == 2
+    assert why in node.output()
+    assert "Traceback" not in node.output()
+
+
+def test_the_manifest_of_the_loaded_index_is_named(start, region):
+    _, vehicle = start({"autostart": True})
+    status = vehicle.wait_for_status("node", lambda s: s.message == "active", "active")
+    datum = json.loads((region.index / "manifest.json").read_text())["datum"]
+    assert f"{datum['latitude_deg']:.7f}" in values(status)["datum"]

@@ -1,0 +1,70 @@
+"""The camera's place on the vehicle out of TF."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from typing import Callable
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.time import Time
+
+from unifygeo_ros.config import CameraMount
+from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.localization.motion import roll_pitch_yaw
+from unifygeo_ros.ros.node_config import NodeConfig
+
+TILT_LIMIT_RAD = 0.05
+"""A camera frame that leans further than this cannot be described by `CameraMount`, which knows level and upside
+down only."""
+
+
+def mount_from_tf(camera: CameraMount, config: NodeConfig, give_up: Callable[[], bool]) -> CameraMount:
+    """The mount with position, yaw and upside_down from TF's base_frame → camera_frame, once it is published.
+
+    give_up: asked while waiting. Raises ConfigurationError where there is no tf2_ros, no transform in time, or a frame
+    that leans. Uses a node and an executor of its own for the time of the call, so it may be called from any thread.
+    """
+    try:
+        import tf2_ros
+    except ImportError as error:
+        raise ConfigurationError(
+            f"camera_frame is {config.camera_frame!r} but tf2_ros cannot be imported ({error}); install "
+            "ros-*-tf2-ros-py or leave camera_frame empty and set camera.x_m, y_m, z_m and yaw_rad"
+        ) from error
+    node = rclpy.create_node("unifygeo_camera_mount", start_parameter_services=False)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        buffer = tf2_ros.Buffer()
+        tf2_ros.TransformListener(buffer, node, spin_thread=False)
+        deadline_s = time.monotonic() + config.tf_timeout_s
+        while not buffer.can_transform(config.base_frame, config.camera_frame, Time()):
+            if give_up() or time.monotonic() > deadline_s:
+                raise ConfigurationError(
+                    f"TF has no transform from {config.camera_frame} to {config.base_frame} after "
+                    f"{config.tf_timeout_s:g} s; publish the vehicle's static transforms or leave camera_frame empty"
+                )
+            executor.spin_once(timeout_sec=0.1)
+        transform = buffer.lookup_transform(config.base_frame, config.camera_frame, Time()).transform
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+    return mount_from_transform(camera, transform, config.camera_frame)
+
+
+def mount_from_transform(camera: CameraMount, transform: object, camera_frame: str) -> CameraMount:
+    """transform: geometry_msgs/Transform of the camera in base_link. Raises ConfigurationError for a leaning frame."""
+    q, t = transform.rotation, transform.translation  # type: ignore[attr-defined]
+    roll, pitch, yaw = roll_pitch_yaw(q.x, q.y, q.z, q.w)
+    upside_down = abs(roll) > math.pi / 2
+    lean = max(abs(math.pi - abs(roll) if upside_down else roll), abs(pitch))
+    if not lean <= TILT_LIMIT_RAD:  # also for NaN
+        raise ConfigurationError(
+            f"{camera_frame} leans by {math.degrees(lean):.1f}° against the base frame, at most "
+            f"{math.degrees(TILT_LIMIT_RAD):.1f}° can be used; name a frame with x through the image's centre column "
+            "and z up (not an optical frame)"
+        )
+    return dataclasses.replace(camera, x_m=t.x, y_m=t.y, z_m=t.z, yaw_rad=yaw, upside_down=upside_down)

@@ -1,0 +1,112 @@
+"""Files → a session ready to localize, step by step, so that a node that is told to stop can stop in between."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Mapping
+
+import numpy as np
+
+from unifygeo_ros.aerial.index import TileIndex, open_index
+from unifygeo_ros.config import CameraMount
+from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.inference.bundle import LEVELS, ModelBundle, load_bundle
+from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.localizer import Localizer
+from unifygeo_ros.localization.session import LocalizationSession
+from unifygeo_ros.records import CameraImage, Heading, Observation, Prior, Rejection
+from unifygeo_ros.ros.node_config import NodeConfig, Settings
+
+
+class ObservedLocalizer(Localizer):
+    """The localizer, keeping its last observation for the heatmap and the debug image."""
+
+    last_observation: Observation | None = None
+
+    def observe(
+        self,
+        image: CameraImage,
+        prior: Prior | None = None,
+        heading: Heading | None = None,
+        *,
+        distributions: int = 1,
+        candidates: int | None = None,
+    ) -> Observation | Rejection:
+        self.last_observation = None
+        result = super().observe(image, prior, heading, distributions=distributions, candidates=candidates)
+        self.last_observation = result if isinstance(result, Observation) else None
+        return result
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """All that a configured node holds. identity: what was loaded, for log and diagnostics."""
+
+    session: LocalizationSession
+    localizer: ObservedLocalizer
+    index: TileIndex
+    identity: Mapping[str, str]
+    _resources: contextlib.ExitStack
+
+    def close(self) -> None:
+        """Free the engines; no image may be localized any more."""
+        self._resources.close()
+
+
+def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) -> Loaded:
+    """Open and check bundle, index and engines.
+
+    step: called with the name of each step before it is taken; what it raises ends the loading, with everything freed.
+    Raises an UnifyGeoError naming what is missing or does not fit.
+    """
+    node = settings.node
+    for name, value in (("bundle", node.bundle), ("index", node.index)):
+        if not value:
+            raise ConfigurationError(f"the parameter {name} is empty; give the folder of the {name}")
+    with contextlib.ExitStack() as resources:
+        step("bundle")
+        bundle = load_bundle(Path(node.bundle).expanduser())
+        step("index")
+        index = open_index(Path(node.index).expanduser(), bundle=bundle)
+        step("engines")
+        engines = resources.enter_context(
+            open_engines(
+                bundle,
+                backend=node.backend,
+                precision=node.precision,
+                device=node.device,
+                cache_dir=_cache_dir(node),
+                threads=node.threads,
+            )
+        )
+        step("first run of the engines")
+        _run_once(engines, bundle)
+        step("localizer")
+        localizer = ObservedLocalizer(index, bundle, engines, settings.localizer, mount)
+        session = LocalizationSession(localizer, settings.session)
+        datum = index.manifest.datum
+        identity = {
+            "model": f"{bundle.manifest.name} ({bundle.path})",
+            "weights": bundle.manifest.weights_sha256[:16],
+            "engines": engines.description,
+            "index": f"{len(index)} tiles ({index.path})",
+            "datum": f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, {datum.height_m:g} m",
+        }
+        return Loaded(session, localizer, index, identity, resources.pop_all())
+
+
+def _run_once(engines: EngineSet, bundle: ModelBundle) -> None:
+    """All three engines on a black image: what cannot run fails now, and the first camera image is not a slow one."""
+    ground, aerial = bundle.manifest.ground, bundle.manifest.aerial
+    features = engines.ground_encoder.run({"image": np.zeros((1, ground.height, ground.width, 3), np.uint8)})
+    maps = engines.aerial_encoder.run({"image": np.zeros((1, aerial.size, aerial.size, 3), np.uint8)})
+    levels = {f"f{level}": features[f"f{level}"] for level in range(LEVELS)}
+    pyramid = {f"pyramid{level}": maps[f"pyramid{level}"] for level in range(LEVELS)}
+    engines.decoder.run({**levels, **pyramid})
+
+
+def _cache_dir(node: NodeConfig) -> Path | None:
+    return Path(node.cache_dir).expanduser() if node.cache_dir else None

@@ -1,0 +1,123 @@
+"""The thread that localizes: newest image in, messages out."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from typing import Any, Callable, Mapping, Protocol
+
+from unifygeo_ros.errors import InputError, UnifyGeoError
+from unifygeo_ros.message_records import camera_image, stamp_ns
+from unifygeo_ros.records import CameraImage, Fix, Observation, Rejection, RejectionReason
+from unifygeo_ros.ros.health import Health
+from unifygeo_ros.ros.inbox import Frame, Inbox
+from unifygeo_ros.ros.loading import Loaded
+from unifygeo_ros.ros.messages import PublicationError, check_fix
+
+
+class Outlet(Protocol):
+    """Where results go; called by the worker's thread."""
+
+    def fix(self, fix: Fix) -> None:
+        """A fix that passed the guard."""
+
+    def aside(self, image: CameraImage, result: Fix | Rejection, observation: Observation | None) -> None:
+        """What is published beside the fix: hypotheses, heatmap, debug image."""
+
+
+class Worker:
+    """Takes the newest frame, localizes it and hands the result over, until it is stopped. No error ends it."""
+
+    def __init__(
+        self, loaded: Loaded, outlet: Outlet, health: Health, log: Any, shutting_down: Callable[[], bool]
+    ) -> None:
+        """log: an rclpy logger. shutting_down: whether errors are the middleware going away."""
+        self.inbox = Inbox()
+        self._loaded = loaded
+        self._outlet = outlet
+        self._health = health
+        self._log = log
+        self._shutting_down = shutting_down
+        self._last_fix: tuple[int, int] | None = None  # session's resets, stamp
+        # A daemon, so that an inference call that never returns cannot keep the process alive.
+        self._thread = threading.Thread(target=self._run, name="localizer", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Finish the image in work and end the thread. Returns whether it ended in time."""
+        self.inbox.close()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (frame := self.inbox.take()) is not None:
+            try:
+                self._process(frame)
+            except Exception as error:  # one image's failure must not end the node; it is reported and counted
+                if self._shutting_down():
+                    return
+                self._health.failed(f"{type(error).__name__}: {error}")
+                self._log.error(str(error) if isinstance(error, UnifyGeoError) else traceback.format_exc())
+
+    def _process(self, frame: Frame) -> None:
+        taken_s = time.monotonic()
+        image = self._refuse_future(frame) or self._decode(frame.message)
+        decoded_s = time.monotonic()
+        if isinstance(image, Rejection):
+            self._health.localized(image, {})
+            return
+        result = self._loaded.session.locate(image)
+        located_s = time.monotonic()
+        if isinstance(result, Fix):
+            self._publish(result)
+        published_s = time.monotonic()
+        self._outlet.aside(image, result, self._loaded.localizer.last_observation)
+        end_s = time.monotonic()
+        localizer_ms = result.timings_ms.get("total", 0.0)
+        own_s = (end_s - decoded_s) - localizer_ms / 1e3
+        self._health.localized(
+            result,
+            _prefixed("localizer.", result.timings_ms)
+            | {
+                "transport": frame.transport_s * 1e3,
+                "queue": (taken_s - frame.arrived_s) * 1e3,
+                "decode": (decoded_s - taken_s) * 1e3,
+                "publish": (published_s - located_s) * 1e3,
+                "aside": (end_s - published_s) * 1e3,
+                "node_own": own_s * 1e3,
+                "arrival_to_fix": (published_s - frame.arrived_s) * 1e3,
+            },
+        )
+
+    def _refuse_future(self, frame: Frame) -> Rejection | None:
+        if frame.transport_s >= -frame.future_s:
+            return None
+        detail = (
+            f"stamped {-frame.transport_s:.3f} s ahead of the node's clock, future_stamp_s is {frame.future_s:g}; "
+            "synchronise the clocks (with use_sim_time, see that /clock is published)"
+        )
+        return Rejection(stamp_ns(frame.message.header), RejectionReason.BAD_STAMP, detail)
+
+    def _decode(self, message: Any) -> CameraImage | Rejection:
+        try:
+            return camera_image(message)
+        except InputError as error:
+            return Rejection(stamp_ns(message.header), RejectionReason.BAD_IMAGE, str(error))
+
+    def _publish(self, fix: Fix) -> None:
+        # Where time went back the session started anew, and the fixes may, too.
+        epoch = self._loaded.session.status().resets
+        last_ns = self._last_fix[1] if self._last_fix is not None and self._last_fix[0] == epoch else None
+        try:
+            check_fix(fix, last_ns)
+        except PublicationError as error:
+            self._health.not_published(str(error))
+            self._log.error(f"A fix was not published: {error}")
+            raise
+        self._last_fix = (epoch, fix.stamp_ns)
+        self._outlet.fix(fix)
+
+
+def _prefixed(prefix: str, timings_ms: Mapping[str, float]) -> dict[str, float]:
+    return {prefix + stage: milliseconds for stage, milliseconds in timings_ms.items()}
