@@ -113,6 +113,7 @@ def render_panorama(
         light.haze_m,
         light.clouds,
         light.seed & 0xFFFF,
+        samples,
         max(1, GROUND_SAMPLES // samples**2),
         colour,
     )
@@ -186,6 +187,7 @@ def _shade(
     haze_m,
     clouds,
     cloud_seed,
+    samples,
     taps,
     out,
 ):
@@ -198,6 +200,7 @@ def _shade(
         np.sin(sun_elevation),
     )
     horizon = (sky[0] * 1.25 + sun[0] * 0.12, sky[1] * 1.3 + sun[1] * 0.14, sky[2] * 1.35 + sun[2] * 0.2)
+    toward_x, toward_y = np.sin(azimuths), np.cos(azimuths)
     taps_x = np.empty(taps)
     for r in range(rows):
         slope = np.tan(elevations[r])
@@ -206,13 +209,28 @@ def _shade(
                 e = elevations[r] + ((k + 0.5) / taps - 0.5) * row_step
                 taps_x[k] = min(-h / np.tan(e), FAR_M) if e < -1e-4 else FAR_M
         for c in range(columns):
-            ux, uy = np.sin(azimuths[c]), np.cos(azimuths[c])
+            ux, uy = toward_x[c], toward_y[c]
             who = ids[r, c]
             t = distances[r, c]
             if who == SKY:
-                out[r, c, 0], out[r, c, 1], out[r, c, 2] = _sky(
-                    ux, uy, slope, horizon, sun, sky, sx, sy, sz, clouds, cloud_seed
-                )
+                # Clouds are soft: one sample does for a pixel that is all sky.
+                first_r, first_c = r - r % samples, c - c % samples
+                whole = True
+                for i in range(samples):
+                    for j in range(samples):
+                        whole &= ids[first_r + i, first_c + j] == SKY
+                if whole:
+                    if r == first_r and c == first_c:
+                        colour = _sky(ux, uy, slope, horizon, sun, sky, sx, sy, sz, clouds, cloud_seed)
+                        for i in range(samples):
+                            for j in range(samples):
+                                out[r + i, c + j, 0] = colour[0]
+                                out[r + i, c + j, 1] = colour[1]
+                                out[r + i, c + j, 2] = colour[2]
+                else:
+                    out[r, c, 0], out[r, c, 1], out[r, c, 2] = _sky(
+                        ux, uy, slope, horizon, sun, sky, sx, sy, sz, clouds, cloud_seed
+                    )
                 continue
             if who == FLOOR:
                 red, green, blue, veg, lit = 0.0, 0.0, 0.0, 0.0, 0.0
