@@ -107,11 +107,12 @@ def write_drive(
     *,
     seconds: float = 12.0,
     image_rate: float = 2.0,
+    image_delay_s: float = 0.0,
     storage: StoragePlugin = StoragePlugin.MCAP,
     path_driven: Circle = Circle(),
 ) -> Path:
-    """Write a rosbag2 folder: images at `image_rate`, wheel odometry (1% scale error) at 20 Hz, IMU at 50 Hz, truth as
-    Odometry at 20 Hz and as NavSatFix at 5 Hz."""
+    """Write a rosbag2 folder: images at `image_rate`, recorded `image_delay_s` after their exposure, wheel odometry (1%
+    scale error) at 20 Hz, IMU at 50 Hz, truth as Odometry at 20 Hz and as NavSatFix at 5 Hz."""
     topics = {
         "/camera/image/compressed": IMAGE,
         "/odom": ODOMETRY,
@@ -119,13 +120,14 @@ def write_drive(
         "/ground_truth/odometry": ODOMETRY,
         "/ground_truth/navsat": NAVSATFIX,
     }
-    events: list[tuple[float, str]] = []
+    events: list[tuple[float, str, float]] = []  # recorded at, topic, time of what it tells
     for topic, rate in zip(topics, (image_rate, 20.0, 50.0, 20.0, 5.0), strict=True):
-        events += [(k / rate, topic) for k in range(math.floor(seconds * rate) + 1)]
+        delay_s = image_delay_s if topics[topic] == IMAGE else 0.0
+        events += [(k / rate + delay_s, topic, k / rate) for k in range(math.floor(seconds * rate) + 1)]
     rate = path_driven.speed_m_s / path_driven.radius_m
     with Writer(path, version=9, storage_plugin=storage) as writer:
         connections = {t: writer.add_connection(t, name, typestore=STORE) for t, name in topics.items()}
-        for time_s, topic in sorted(events):
+        for log_time_s, topic, time_s in sorted(events):
             x, y, yaw = path_driven.pose(time_s)
             x0, y0, _ = path_driven.pose(0.0)
             if topic == "/camera/image/compressed":
@@ -143,7 +145,6 @@ def write_drive(
                 message = odometry(time_s, "map", float(east), float(north), yaw, path_driven.speed_m_s, rate, 1e-4)
             else:
                 message = navsatfix(time_s, x, y, 0.02)
-            writer.write(
-                connections[topic], START_NS + round(time_s * 1e9), STORE.serialize_cdr(message, topics[topic])
-            )
+            log_time_ns = START_NS + round(log_time_s * 1e9)
+            writer.write(connections[topic], log_time_ns, STORE.serialize_cdr(message, topics[topic]))
     return path
