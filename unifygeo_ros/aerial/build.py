@@ -29,6 +29,7 @@ from unifygeo_ros.aerial.imagery import Imagery, ImageryOptions, TileImage, Tile
 from unifygeo_ros.aerial.manifest import UNIT_LENGTH_TOLERANCE, IndexManifest, read_manifest
 from unifygeo_ros.aerial.partial import PartialIndex, Shard, finish_rename
 from unifygeo_ros.aerial.search import MINIMUM_TRAINING, choose_search
+from unifygeo_ros.aerial.settings import BuildSettings
 from unifygeo_ros.aerial.sources import open_imagery
 from unifygeo_ros.errors import ConfigurationError, EngineError, InputError
 from unifygeo_ros.geodesy import Datum, LocalFrame
@@ -38,9 +39,6 @@ from unifygeo_ros.records import Float32, UInt8
 
 logger = logging.getLogger(__name__)
 
-SHARD_TILES = 256
-"""Tiles of the plan in a shard: what a kill costs at most, and about 130 MB of memory at the published size."""
-
 MINIMUM_TEXTURE = 1.0
 """Grey levels (standard deviation) under which a tile is of one colour and shows nothing: water, fog, fill."""
 
@@ -48,31 +46,6 @@ Advance = Callable[[int], None]
 """Told how many more tiles of the plan are done."""
 
 _PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 3]
-
-
-@dataclass(frozen=True)
-class BuildSettings:
-    """What decides the tiles and the bytes of an index beside its imagery and model.
-
-    stride: distance of tile centres, of a tile's side. minimum_coverage: share of a tile that must be known.
-    batch_size: tiles in one run of the encoder. search: "auto", "exact" or "ivfpq". shard_tiles: see SHARD_TILES.
-    """
-
-    stride: float = 0.5
-    minimum_coverage: float = 0.5
-    batch_size: int = 8
-    search: str = "auto"
-    shard_tiles: int = SHARD_TILES
-
-    def __post_init__(self) -> None:
-        if not 0.05 <= self.stride <= 4.0:
-            raise ConfigurationError(f"stride {self.stride}, must be between 0.05 and 4 of a tile's side")
-        if not 0.0 < self.minimum_coverage <= 1.0:
-            raise ConfigurationError(f"minimum coverage {self.minimum_coverage}, must be above 0 and at most 1")
-        if min(self.batch_size, self.shard_tiles) < 1:
-            raise ConfigurationError(f"batch size {self.batch_size} and shard {self.shard_tiles} must be at least 1")
-        if self.search not in ("auto", "exact", "ivfpq"):
-            raise ConfigurationError(f"search {self.search!r}, must be auto, exact or ivfpq")
 
 
 @dataclass(frozen=True)
@@ -95,22 +68,20 @@ def build_index(
     output: Path | str,
     *,
     datum: Datum | None = None,
-    stride: float = 0.5,
-    minimum_coverage: float = 0.5,
-    batch_size: int = 8,
-    search: str = "auto",
+    settings: BuildSettings | None = None,
     options: ImageryOptions | None = None,
     readers: int = 2,
     progress: bool = False,
 ) -> BuildReport:
     """Build the index of some imagery (`open_imagery`) in the folder `output`, or finish a build that was interrupted.
 
-    datum: origin of the map frame, the middle of the imagery by default. Raises a UnifyGeoError that names what is
-    wrong; then `output` does not exist, and what is done so far is kept in `output`.partial for the next attempt.
+    datum: origin of the map frame, the middle of the imagery by default. readers: threads that cut tiles. Raises a
+    UnifyGeoError that names what is wrong; then `output` does not exist, and what is done so far is kept in
+    `output`.partial for the next attempt.
     """
-    settings = BuildSettings(stride, minimum_coverage, batch_size, search)
+    settings = settings or BuildSettings()
     if finish_rename(Path(output)):
-        return _report_of_finished(Path(output))
+        return report_of_finished(Path(output))
     region = plan_region(sources, options, bundle, datum, settings)
     encoder = TimedEncoder(engines.aerial_encoder, bundle)
 
@@ -173,7 +144,10 @@ def write_index(
     started = time.perf_counter()
     total = len(region.tiles.centres_m)
     side_m = bundle.manifest.aerial.size * region.tiles.metres_per_pixel
-    with PartialIndex(output, _plan(region, bundle, encoder_description)) as partial, contextlib.ExitStack() as stack:
+    with (
+        PartialIndex(output, build_plan(region, bundle, encoder_description)) as partial,
+        contextlib.ExitStack() as stack,
+    ):
         before = partial.tiles
         done = min(partial.shards * region.settings.shard_tiles, total)
         if done:
@@ -323,7 +297,7 @@ def _is_flat(image: TileImage) -> bool:
     return bool(image.pixels[image.valid].std(axis=0).max() < MINIMUM_TEXTURE)
 
 
-def _plan(region: Region, bundle: ModelBundle, encoder_description: str) -> dict[str, Any]:
+def build_plan(region: Region, bundle: ModelBundle, encoder_description: str) -> dict[str, Any]:
     """All that decides the bytes of the tiles' files."""
     aerial = bundle.manifest.aerial
     settings = dataclasses.asdict(region.settings)
@@ -362,7 +336,7 @@ def _manifest(region: Region, bundle: ModelBundle, encoder_description: str, til
     )
 
 
-def _report_of_finished(output: Path) -> BuildReport:
+def report_of_finished(output: Path) -> BuildReport:
     """Of a build that was killed after its last tile: only the folder's name was left to change."""
     manifest = read_manifest(output)
     return BuildReport(output, manifest.tiles, manifest.skipped, 0, math.ulp(1.0), 0.0)

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unifygeo_ros.aerial.settings import BuildSettings
+
 if TYPE_CHECKING:
     from unifygeo_ros.aerial.index import TileIndex
     from unifygeo_ros.geodesy import Datum
@@ -34,10 +36,16 @@ def add_command(subparsers: Any) -> None:
         "--datum", type=_datum, metavar="LAT,LON[,HEIGHT]", help="origin of the map frame (middle of the imagery)"
     )
     build.add_argument(
-        "--stride", type=float, default=0.5, help="distance of tile centres, of a tile's side (%(default)s)"
+        "--stride",
+        type=float,
+        default=BuildSettings.stride,
+        help="distance of tile centres, of a tile's side (%(default)s)",
     )
     build.add_argument(
-        "--minimum-coverage", type=float, default=0.5, help="share of a tile that must be known (%(default)s)"
+        "--minimum-coverage",
+        type=float,
+        default=BuildSettings.minimum_coverage,
+        help="share of a tile that must be known (%(default)s)",
     )
     build.add_argument("--bands", type=_bands, metavar="R,G,B", help="bands to take as red, green, blue, from 1")
     build.add_argument(
@@ -48,12 +56,21 @@ def add_command(subparsers: Any) -> None:
     )
     build.add_argument("--nodata", type=float, help="value of unknown pixels, for files that do not say it")
     build.add_argument(
-        "--search", choices=("auto", "exact", "ivfpq"), default="auto", help="auto: exact up to a million tiles"
+        "--search",
+        choices=("auto", "exact", "ivfpq"),
+        default=BuildSettings.search,
+        help="auto: exact up to a million tiles",
     )
     build.add_argument("--backend", default="auto", help="inference backend (%(default)s)")
     build.add_argument("--precision", default="auto", help="fp32, fp16 or auto")
-    build.add_argument("--batch-size", type=int, default=8, help="tiles in one run of the encoder (%(default)s)")
+    build.add_argument(
+        "--batch-size", type=int, default=BuildSettings.batch_size, help="tiles in one run of the encoder (%(default)s)"
+    )
     build.add_argument("--readers", type=int, default=2, help="threads that cut tiles (%(default)s)")
+    build.add_argument("--ray", metavar="ADDRESS", help="encode on this Ray cluster: auto, ray://HOST:PORT, or local")
+    build.add_argument(
+        "--ray-workers", type=int, default=0, help="workers on the cluster (one a GPU, or one a machine)"
+    )
     build.set_defaults(run=_build)
 
     info = commands.add_parser("info", help="show what an index holds")
@@ -65,26 +82,21 @@ def add_command(subparsers: Any) -> None:
 
 def _build(args: argparse.Namespace) -> int:
     from unifygeo_ros.aerial.build import build_index
+    from unifygeo_ros.aerial.cluster import RayOptions, build_index_on_ray
     from unifygeo_ros.aerial.imagery import ImageryOptions
     from unifygeo_ros.inference.bundle import load_bundle
     from unifygeo_ros.inference.select import open_engines
 
     bundle = load_bundle(args.model)
-    with open_engines(bundle, backend=args.backend, precision=args.precision) as engines:
-        report = build_index(
-            args.imagery,
-            bundle,
-            engines,
-            args.output,
-            datum=args.datum,
-            stride=args.stride,
-            minimum_coverage=args.minimum_coverage,
-            batch_size=args.batch_size,
-            search=args.search,
-            options=ImageryOptions(args.bands, args.scale, args.nodata),
-            readers=args.readers,
-            progress=True,
-        )
+    options = ImageryOptions(args.bands, args.scale, args.nodata)
+    settings = BuildSettings(args.stride, args.minimum_coverage, args.batch_size, args.search)
+    common = {"datum": args.datum, "settings": settings, "options": options, "progress": True}
+    if args.ray is not None:
+        cluster = RayOptions(args.ray, args.ray_workers, args.backend, args.precision, args.readers)
+        report = build_index_on_ray(args.imagery, bundle, args.output, cluster, **common)
+    else:
+        with open_engines(bundle, backend=args.backend, precision=args.precision) as engines:
+            report = build_index(args.imagery, bundle, engines, args.output, readers=args.readers, **common)
     print(
         f"{report.path}: {report.tiles} tiles, {report.skipped} left out as empty; {report.encoded} encoded in "
         f"{report.seconds:.1f} s, the encoder running {report.encoder_share:.0%} of it"

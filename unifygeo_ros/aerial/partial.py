@@ -107,7 +107,7 @@ class PartialIndex:
         for file in self._files.values():
             with contextlib.suppress(OSError):  # a full disk was reported when it was met
                 file.close()
-        if error is not None and self._state.shards == 0:
+        if error is not None and self._state.tiles == 0:
             shutil.rmtree(self._folder, ignore_errors=True)  # nothing in it is worth going on with
         os.close(self._lock)
 
