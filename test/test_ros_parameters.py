@@ -9,12 +9,13 @@ from unifygeo_ros.config import CameraMount, LocalizerConfig
 from unifygeo_ros.errors import ConfigurationError
 from unifygeo_ros.localization.session import SessionConfig
 from unifygeo_ros.ros.node_config import PARAMETERS, NodeConfig, Settings, check_live, with_values
+from unifygeo_ros.tracking.config import TrackerConfig
 
 
 def test_every_setting_is_a_parameter_with_its_default():
     expected = {}
     for prefix, config in (("", NodeConfig), ("camera.", CameraMount), ("localizer.", LocalizerConfig),
-                           ("session.", SessionConfig)):  # fmt: skip
+                           ("session.", SessionConfig), ("tracker.", TrackerConfig)):  # fmt: skip
         expected |= {prefix + field.name: field.default for field in dataclasses.fields(config)}
     assert {name: spec.default for name, spec in PARAMETERS.items()} == expected
 

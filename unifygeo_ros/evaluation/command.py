@@ -10,6 +10,7 @@ from unifygeo_ros.config import CameraMount, LocalizerConfig
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
 from unifygeo_ros.localization.session import SessionConfig
 from unifygeo_ros.options import add_settings, settings_of
+from unifygeo_ros.tracking.config import TrackerConfig
 
 
 def add_command(subparsers: Any) -> None:
@@ -52,7 +53,7 @@ def _add_replay(subparsers: Any) -> None:
     replay.add_argument("--device", type=int, default=0, help="number of the GPU (%(default)s)")
     replay.add_argument("--threads", type=int, default=0, help="of the CPU backend; 0: one for each core")
     replay.add_argument("--cache-dir", type=Path, help="folder of compiled engines")
-    for group in (TruthSettings, Criteria, CameraMount, LocalizerConfig, SessionConfig):
+    for group in (TruthSettings, Criteria, CameraMount, LocalizerConfig, SessionConfig, TrackerConfig):
         add_settings(replay, group)
     replay.set_defaults(run=_replay)
 
@@ -93,6 +94,7 @@ def _replay(args: argparse.Namespace) -> int:
             camera=settings_of(args, CameraMount),
             localizer=settings_of(args, LocalizerConfig),
             session=settings_of(args, SessionConfig),
+            tracker=settings_of(args, TrackerConfig),
             criteria=settings_of(args, Criteria),
             max_frames=args.max_frames,
             restart=args.restart,

@@ -32,6 +32,7 @@ from unifygeo_ros.evaluation.watching import WatchedIndex, WatchedLocalizer
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.session import SessionConfig
+from unifygeo_ros.tracking.config import TrackerConfig
 
 _FINGERPRINT_BYTES = 1 << 20
 
@@ -71,6 +72,7 @@ class ReplayRequest:
     camera: CameraMount = field(default_factory=CameraMount)
     localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     criteria: Criteria = field(default_factory=Criteria)
     max_frames: int | None = None
     restart: bool = False
@@ -172,6 +174,7 @@ def _replay_with_progress(
             topics,
             localizer,
             request.session,
+            request.tracker,
             truth,
             results,
             max_frames=request.max_frames,
@@ -218,6 +221,7 @@ def _identity(
         "camera": dataclasses.asdict(request.camera),
         "localizer": dataclasses.asdict(request.localizer),
         "session": dataclasses.asdict(request.session),
+        "tracker": dataclasses.asdict(request.tracker),
         "max_frames": request.max_frames,
         "software": unifygeo_ros.__version__,
     }

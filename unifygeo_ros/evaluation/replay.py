@@ -18,6 +18,7 @@ from unifygeo_ros.localization.motion import MotionBuffer, OdometrySample
 from unifygeo_ros.localization.session import LocalizationSession, SessionConfig
 from unifygeo_ros.message_records import camera_image, imu_sample, odometry_sample, stamp_ns
 from unifygeo_ros.records import CameraImage, Rejection, RejectionReason
+from unifygeo_ros.tracking.config import TrackerConfig
 
 IMAGE_TYPES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
 ODOMETRY_TYPES = ("nav_msgs/msg/Odometry",)
@@ -93,6 +94,7 @@ def replay(
     topics: Topics,
     localizer: WatchedLocalizer,
     session_config: SessionConfig,
+    tracker_config: TrackerConfig,
     truth: Truth,
     results: ResultFile,
     *,
@@ -107,7 +109,7 @@ def replay(
     """
     if results.complete:
         return
-    session = LocalizationSession(localizer, session_config)
+    session = LocalizationSession(localizer, session_config, tracker_config)
     odometry: MotionBuffer[OdometrySample] = MotionBuffer(session_config.buffer_limits)
     names = [topic.name for topic in (topics.image, topics.odometry, topics.imu) if topic is not None]
     # Read lazily: at most one known result is in memory.

@@ -17,6 +17,7 @@ from unifygeo_ros.evaluation.drive_map import DriveMap, error_legend
 from unifygeo_ros.evaluation.metrics import Consistency, Share
 from unifygeo_ros.evaluation.summary import Judged, Summary
 from unifygeo_ros.localization.session import SessionConfig
+from unifygeo_ros.tracking.config import TrackerConfig
 
 GOOD, FAIR, BAD, PLAIN = "good", "fair", "bad", "plain"
 
@@ -163,7 +164,13 @@ def _good_fix_note(summary: Summary) -> str:
 def changed_settings(summary: Summary) -> dict[str, str]:
     """The settings that are not at their defaults."""
     changed = {}
-    for group, defaults in (("camera", CameraMount()), ("localizer", LocalizerConfig()), ("session", SessionConfig())):
+    groups: dict[str, CameraMount | LocalizerConfig | SessionConfig | TrackerConfig] = {
+        "camera": CameraMount(),
+        "localizer": LocalizerConfig(),
+        "session": SessionConfig(),
+        "tracker": TrackerConfig(),
+    }
+    for group, defaults in groups.items():
         for name, default in dataclasses.asdict(defaults).items():
             value = summary.identity[group][name]
             if value != default:

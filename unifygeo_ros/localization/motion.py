@@ -273,6 +273,26 @@ class MotionBuffer(Generic[SampleT]):
             return []
         return samples
 
+    def runs(self, first_ns: int, last_ns: int) -> list[list[SampleT]]:
+        """All that is known of the motion from one stamp to another: as `span`, but one list for each stretch between
+        gaps, none longer than what was measured."""
+        samples: list[SampleT] = []
+        first, last = self.at(first_ns), self.at(last_ns)
+        if first is not None:
+            samples.append(first)
+        begin = bisect.bisect_right(self._samples, first_ns, key=lambda s: s.stamp_ns)
+        end = bisect.bisect_left(self._samples, last_ns, key=lambda s: s.stamp_ns)
+        samples += self._samples[begin:end]
+        if last is not None:
+            samples.append(last)
+        runs: list[list[SampleT]] = []
+        for sample in samples:
+            if runs and sample.stamp_ns - runs[-1][-1].stamp_ns <= self.limits.gap:
+                runs[-1].append(sample)
+            else:
+                runs.append([sample])
+        return runs
+
     def _drop_before(self, stamp_ns: int) -> None:
         first = bisect.bisect_left(self._samples, stamp_ns, key=lambda s: s.stamp_ns)
         # Dropping in blocks keeps the cost of a sample constant; memory stays within twice the age.

@@ -23,8 +23,11 @@ from typing import Mapping, Protocol
 
 import numpy as np
 
-from unifygeo_ros.config import LocalizerConfig, check_settings, setting
+from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.config import CameraMount, LocalizerConfig, check_settings, setting
+from unifygeo_ros.errors import ConfigurationError
 from unifygeo_ros.geodesy import wrap_angle
+from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.localization.motion import (
     MAP_FRAME,
     NS_PER_S,
@@ -37,7 +40,10 @@ from unifygeo_ros.localization.motion import (
     OdometrySample,
     roll_pitch_yaw,
 )
-from unifygeo_ros.records import CameraImage, Fix, Heading, Prior, Rejection, RejectionReason
+from unifygeo_ros.records import CameraImage, Fix, Heading, Observation, Prior, Rejection, RejectionReason
+from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.tracking.motion_model import NO_MOTION, Motion, MotionNoise, motion_between
+from unifygeo_ros.tracking.tracker import Tracker, TrackStatus, region_of
 
 __all__ = [
     "MAP_FRAME",
@@ -57,7 +63,11 @@ __all__ = [
 class SessionConfig:
     """Settings of a session: where prior and heading come from, and the rules about time."""
 
-    mode: str = setting("single", "single: each image for itself", choices=("single",))
+    mode: str = setting(
+        "single",
+        "single: each image for itself; sequence: a filter over the whole drive",
+        choices=("single", "sequence"),
+    )
     prior_source: str = setting(
         "none",
         "what limits the search: none (the whole index), odometry (its pose in the map frame), "
@@ -127,6 +137,10 @@ class SessionConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.mode == "sequence" and self.prior_source != "none":
+            raise ConfigurationError(
+                f"prior_source is {self.prior_source} in mode sequence, which carries its own prior; set it to none"
+            )
 
     @property
     def buffer_limits(self) -> BufferLimits:
@@ -144,9 +158,28 @@ class ImageLocalizer(Protocol):
     @property
     def config(self) -> LocalizerConfig: ...
 
+    @property
+    def index(self) -> TileIndex: ...
+
+    @property
+    def bundle(self) -> ModelBundle: ...
+
+    @property
+    def mount(self) -> CameraMount: ...
+
     def locate(
         self, image: CameraImage, prior: Prior | None = None, heading: Heading | None = None
     ) -> Fix | Rejection: ...
+
+    def observe(
+        self,
+        image: CameraImage,
+        prior: Prior | None = None,
+        heading: Heading | None = None,
+        *,
+        distributions: int = 1,
+        candidates: int | None = None,
+    ) -> Observation | Rejection: ...
 
 
 @dataclass(frozen=True)
@@ -155,6 +188,7 @@ class SessionStatus:
 
     refused: how many inputs were refused, by "source: reason". outcomes: how many images ended as "fix" or as which
     rejection. resets: how often the session started anew. odometry_ns, imu_ns: newest stamps in the buffers or None.
+    track: of the tracker in mode sequence, as after the last image.
     """
 
     refused: Mapping[str, int]
@@ -162,6 +196,7 @@ class SessionStatus:
     resets: int
     odometry_ns: int | None
     imu_ns: int | None
+    track: TrackStatus | None = None
 
 
 @dataclass(frozen=True)
@@ -176,9 +211,9 @@ class _Anchor:
 
 
 class _Inputs:
-    """The samples, shared between threads under one lock; the lock is held for microseconds only."""
+    """The samples, shared between threads under one lock; the lock is held for well under a millisecond only."""
 
-    def __init__(self, limits: BufferLimits) -> None:
+    def __init__(self, limits: BufferLimits, noise: MotionNoise) -> None:
         self.lock = threading.Lock()
         self.map_odometry: MotionBuffer[OdometrySample] = MotionBuffer(limits)
         self.odometry: MotionBuffer[OdometrySample] = MotionBuffer(limits)
@@ -186,15 +221,56 @@ class _Inputs:
         self.initial_pose: InitialPose | None = None
         self.generation = 0
         self.refused: Counter[str] = Counter()
+        self._noise = noise
+        self._motion, self._followed_s = NO_MOTION, 0.0
+        self._reached_ns: int | None = None  # up to which time `_motion` goes; None: nobody follows the motion
+
+    def follow_from(self, stamp_ns: int | None) -> None:
+        """Add up the odometry's motion from a stamp on, however long that takes."""
+        self._motion, self._followed_s, self._reached_ns = NO_MOTION, 0.0, stamp_ns
+
+    def motion_to(self, stamp_ns: int) -> tuple[Motion, float]:
+        """The motion since `follow_from` and its duration in seconds, which go on from here."""
+        if self._reached_ns is not None and stamp_ns > self._reached_ns:
+            self._follow_to(stamp_ns)
+        motion, time_s = self._motion, self._followed_s
+        self._motion, self._followed_s = NO_MOTION, 0.0
+        return motion, time_s
+
+    def keep_up(self) -> None:
+        """Take in the motion before the buffer drops its samples: images may stay away for longer than it reaches."""
+        newest = self.odometry.newest
+        if newest is not None and self._reached_ns is not None:
+            behind = newest.stamp_ns - self._reached_ns
+            if behind > self.odometry.limits.age // 2:
+                self._follow_to(newest.stamp_ns - self.odometry.limits.age // 4)
+
+    def _follow_to(self, stamp_ns: int) -> None:
+        assert self._reached_ns is not None
+        later = motion_between(self.odometry, self._reached_ns, stamp_ns, self._noise)
+        self._motion = self._motion.then(later)
+        self._followed_s += (stamp_ns - self._reached_ns) / NS_PER_S
+        self._reached_ns = stamp_ns
 
 
 class LocalizationSession:
     """Fixes of one drive, image by image. See the module's docstring for the rules about threads."""
 
-    def __init__(self, localizer: ImageLocalizer, config: SessionConfig) -> None:
+    def __init__(
+        self, localizer: ImageLocalizer, config: SessionConfig, tracker_config: TrackerConfig | None = None
+    ) -> None:
+        """tracker_config: for mode sequence."""
         self._localizer = localizer
         self._config = config
-        self._inputs = _Inputs(config.buffer_limits)
+        tracker_config = tracker_config or TrackerConfig()
+        self._inputs = _Inputs(config.buffer_limits, tracker_config.noise)
+        self._tracker: Tracker | None = None
+        if config.mode == "sequence":
+            manifest, mount = localizer.bundle.manifest, localizer.mount
+            region = region_of(localizer.index)
+            lever_m = (mount.x_m, mount.y_m)
+            self._tracker = Tracker(region, manifest.calibration, localizer.config, tracker_config, lever_m)
+        self._track: TrackStatus | None = None
         self._outcomes: Counter[str] = Counter()
         self._generation = 0
         self._start_anew()
@@ -205,7 +281,9 @@ class LocalizationSession:
         """Take in odometry. Returns why it was refused (and counts that), or None."""
         with self._inputs.lock:
             buffer = self._inputs.map_odometry if sample.frame == MAP_FRAME else self._inputs.odometry
-            return self._count_refusal("odometry", buffer.add(sample))
+            fault = buffer.add(sample)
+            self._inputs.keep_up()
+            return self._count_refusal("odometry", fault)
 
     def add_imu(self, sample: ImuSample) -> str | None:
         """Take in an IMU sample. Returns why it was refused (and counts that), or None."""
@@ -216,8 +294,8 @@ class LocalizationSession:
         """Start from a pose with the next image. Returns why it was refused (and counts that), or None."""
         with self._inputs.lock:
             fault = pose.fault()
-            if fault is None and self._config.prior_source != "last_fix":
-                fault = f"of no use with prior_source {self._config.prior_source}"
+            if fault is None and self._tracker is None and self._config.prior_source != "last_fix":
+                fault = f"of no use with prior_source {self._config.prior_source} in mode single"
             if fault is None:
                 self._inputs.initial_pose = pose
             return self._count_refusal("initial pose", fault)
@@ -248,6 +326,7 @@ class LocalizationSession:
                 resets=self._inputs.generation,
                 odometry_ns=max(stamps, default=None),
                 imu_ns=None if imu is None else imu.stamp_ns,
+                track=self._track,
             )
 
     # -- images, from one thread ----------------------------------------------------------------------------------
@@ -257,7 +336,9 @@ class LocalizationSession:
         config = self._config
         image = dataclasses.replace(image, stamp_ns=image.stamp_ns + round(config.stamp_offset_s * NS_PER_S))
         result: Fix | Rejection | None = self._refuse_by_time(image, config) or self._refuse_frozen(image, config)
-        if result is None:
+        if result is None and self._tracker is not None:
+            result = self._commit(self._follow(self._tracker, image, config))
+        elif result is None:
             image, prior, heading = self._prepare(image, config)
             result = self._commit(self._localizer.locate(image, prior, heading))
         with self._inputs.lock:
@@ -271,6 +352,9 @@ class LocalizationSession:
         self._failures = 0
         self._last_image: tuple[int, int] | None = None  # checksum, stamp of its first appearance
         self._repeats = 0
+        self._inputs.follow_from(None)
+        if self._tracker is not None:
+            self._tracker.reset()
 
     def _refuse_by_time(self, image: CameraImage, config: SessionConfig) -> Rejection | None:
         stamp = image.stamp_ns
@@ -326,18 +410,41 @@ class LocalizationSession:
             detail = f"same pixels {self._repeats + 1} times in a row, frozen_repeats is {config.frozen_repeats}"
         return Rejection(image.stamp_ns, RejectionReason.FROZEN_IMAGE, detail)
 
+    def _follow(self, tracker: Tracker, image: CameraImage, config: SessionConfig) -> Fix | Rejection:
+        """One image of a sequence."""
+        stamp = image.stamp_ns
+        with self._inputs.lock:
+            image, heading = self._oriented(image, config)
+            pose, self._inputs.initial_pose = self._inputs.initial_pose, None
+            if pose is not None:
+                self._inputs.follow_from(min(pose.stamp_ns or stamp, stamp))
+            motion, time_s = self._inputs.motion_to(stamp)
+            self._inputs.follow_from(stamp)
+        if pose is not None:
+            tracker.set_initial_pose(pose)
+        tracker.gates = self._localizer.config
+        tracker.predict(motion, time_s)
+        wanted = tracker.request(heading)
+        observed = self._localizer.observe(
+            image,
+            wanted.prior,
+            wanted.heading,
+            distributions=wanted.distributions,
+            candidates=wanted.candidates,
+        )
+        result = tracker.missed(observed) if isinstance(observed, Rejection) else tracker.update(observed)
+        self._track = tracker.status
+        return result
+
     def _prepare(self, image: CameraImage, config: SessionConfig) -> tuple[CameraImage, Prior | None, Heading | None]:
         """What else is known at the image's stamp: the image with its tilt, the prior, the heading."""
         with self._inputs.lock:
-            imu = self._inputs.imu.at(image.stamp_ns)
             pose = self._inputs.map_odometry.at(image.stamp_ns)
+            image, heading = self._oriented(image, config)
             if self._inputs.initial_pose is not None:
                 self._anchor = _anchor_of_pose(self._inputs.initial_pose, image.stamp_ns)
                 self._inputs.initial_pose, self._failures = None, 0
             motion = [] if self._anchor is None else self._inputs.odometry.span(self._anchor.stamp_ns, image.stamp_ns)
-        if imu is not None and config.use_tilt:
-            image = dataclasses.replace(image, roll_rad=imu.roll_rad, pitch_rad=imu.pitch_rad)
-        heading = self._heading(config, imu, pose)
         prior = None
         if config.prior_source == "odometry" and pose is not None:
             floor = config.prior_sigma_m**2 * np.eye(2)
@@ -348,16 +455,22 @@ class LocalizationSession:
                 prior = _carry_on(self._anchor, motion, age_s, config)
         return image, prior, heading
 
-    def _heading(self, config: SessionConfig, imu: ImuSample | None, pose: OdometrySample | None) -> Heading | None:
+    def _oriented(self, image: CameraImage, config: SessionConfig) -> tuple[CameraImage, Heading | None]:
+        """The image with its tilt, and its heading, from the samples at its stamp. Called with the lock held."""
+        imu = self._inputs.imu.at(image.stamp_ns)
+        pose = self._inputs.map_odometry.at(image.stamp_ns)
+        if imu is not None and config.use_tilt:
+            image = dataclasses.replace(image, roll_rad=imu.roll_rad, pitch_rad=imu.pitch_rad)
         assumed = self._localizer.config.heading_sigma_rad**2
+        heading = None
         if config.heading_source == "constant":
-            return Heading(config.heading_constant_rad, assumed, "constant")
-        if config.heading_source == "odometry" and pose is not None:
-            return Heading(pose.yaw_rad, float(pose.covariance[2, 2]) or assumed, "odometry")
-        if config.heading_source == "imu" and imu is not None:
+            heading = Heading(config.heading_constant_rad, assumed, "constant")
+        elif config.heading_source == "odometry" and pose is not None:
+            heading = Heading(pose.yaw_rad, float(pose.covariance[2, 2]) or assumed, "odometry")
+        elif config.heading_source == "imu" and imu is not None:
             yaw = wrap_angle(imu.yaw_rad + config.imu_yaw_offset_rad)
-            return Heading(yaw, imu.yaw_variance_rad2 or assumed, "imu")
-        return None
+            heading = Heading(yaw, imu.yaw_variance_rad2 or assumed, "imu")
+        return image, heading
 
     def _commit(self, result: Fix | Rejection) -> Fix | Rejection:
         """Remember the result for the images to come, unless a reset came while it was made."""

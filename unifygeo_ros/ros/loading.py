@@ -86,7 +86,7 @@ def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) ->
         _run_once(engines, bundle)
         step("localizer")
         localizer = ObservedLocalizer(index, bundle, engines, settings.localizer, mount)
-        session = LocalizationSession(localizer, settings.session)
+        session = LocalizationSession(localizer, settings.session, settings.tracker)
         datum = index.manifest.datum
         identity = {
             "model": f"{bundle.manifest.name} ({bundle.path})",

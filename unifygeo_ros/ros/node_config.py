@@ -1,7 +1,8 @@
 """The node's settings, all groups of them: what ROS parameters are made from. Imports no ROS.
 
 Settings that only the node has are in `NodeConfig`; the others keep their home beside the code that they steer and
-become parameters with the group's prefix: `camera.x_m`, `localizer.gate_sigma_m`, `session.heading_source`.
+become parameters with the group's prefix: `camera.x_m`, `localizer.gate_sigma_m`, `session.heading_source`,
+`tracker.outlier`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from unifygeo_ros.errors import ConfigurationError
 from unifygeo_ros.inference.bundle import PRECISIONS
 from unifygeo_ros.inference.select import BACKENDS
 from unifygeo_ros.localization.session import SessionConfig
+from unifygeo_ros.tracking.config import TrackerConfig
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Settings:
     camera: CameraMount = dataclasses.field(default_factory=CameraMount)
     localizer: LocalizerConfig = dataclasses.field(default_factory=LocalizerConfig)
     session: SessionConfig = dataclasses.field(default_factory=SessionConfig)
+    tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
 
 
 @dataclass(frozen=True)

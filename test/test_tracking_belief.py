@@ -1,0 +1,370 @@
+"""The filter's steps against exhaustive computation: Bayes' rule on a grid, motion by Monte Carlo, moments by sums."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from unifygeo_ros.geodesy import wrap_angle
+from unifygeo_ros.records import TileDistribution
+from unifygeo_ros.tracking import belief as beliefs
+from unifygeo_ros.tracking.belief import Belief
+from unifygeo_ros.tracking.evidence import (
+    Evidence,
+    EvidenceSettings,
+    log_evidence_of_all,
+    modes_of,
+    tile_weights,
+)
+from unifygeo_ros.tracking.motion_model import Motion
+
+SIDE = 160  # metres and cells of the grid
+AREA = float(SIDE * SIDE)
+
+
+def evidence(parts: list[tuple[float, float, float, float]], open_share: float, yaw: float = 0.0) -> Evidence:
+    """parts: weight, east, north, sigma."""
+    array = np.array(parts)
+    count = len(parts)
+    return Evidence(
+        weights=array[:, 0],
+        means_m=array[:, 1:3],
+        covariances_m2=array[:, 3, None, None] ** 2 * np.eye(2),
+        yaw_rad=np.full(count, yaw),
+        yaw_variance_rad2=np.full(count, 1e-6),
+        measures_yaw=False,
+        tile_ids=np.arange(count),
+        open_share=open_share,
+        near_share=open_share,
+    )
+
+
+def grid_density(parts: np.ndarray, covariances: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Σ w N at the cells' centres, (SIDE, SIDE) as [east, north]."""
+    east, north = np.meshgrid(np.arange(SIDE) + 0.5, np.arange(SIDE) + 0.5, indexing="ij")
+    density = np.zeros((SIDE, SIDE))
+    for mean, covariance, weight in zip(parts, covariances, weights, strict=True):
+        d = np.stack([east - mean[0], north - mean[1]], axis=-1)
+        exponent = np.einsum("xyi,ij,xyj->xy", d, np.linalg.inv(covariance), d)
+        density += weight * np.exp(-0.5 * exponent) / (2 * np.pi * math.sqrt(np.linalg.det(covariance)))
+    return density
+
+
+class GridFilter:
+    """Bayes' rule on every square metre of a torus, heading known: the oracle."""
+
+    def __init__(self) -> None:
+        self.density = np.full((SIDE, SIDE), 1 / AREA)
+
+    def predict(self, east: int, north: int, sigma: float, restart: float) -> None:
+        moved = np.roll(self.density, (east, north), axis=(0, 1))
+        moved = ndimage.gaussian_filter(moved, sigma, mode="wrap", truncate=8)
+        self.density = (1 - restart) * moved + restart / AREA
+
+    def observe(self, e: Evidence, exponent: float) -> None:
+        likelihood = e.open_share + AREA * grid_density(e.means_m, e.covariances_m2, e.weights)
+        self.density = self.density * likelihood**exponent
+        self.density /= self.density.sum()
+
+
+def as_grid(belief: Belief) -> np.ndarray:
+    return grid_density(belief.means[:, :2], belief.covariances[:, :2, :2], belief.weights) + belief.elsewhere / AREA
+
+
+def drive_both(seed: int, exponent: float) -> tuple[list[float], list[float], np.ndarray]:
+    """Both filters over twelve images of an aliased drive. Returns, image by image, the total variation between them
+    and the difference of the belief within 6 m of the truth; and the grid's last density."""
+    rng = np.random.default_rng(seed)
+    grid, belief = GridFilter(), beliefs.unknown()
+    truth = np.array([40.0, 50.0])
+    alias = np.array([45.0, 20.0])
+    variations, differences = [], []
+    for image in range(12):
+        if image:
+            east, north = (4, 0) if image < 6 else (0, 4)
+            truth = truth + np.array([east, north])
+            grid.predict(east, north, 0.7, 0.001)
+            motion = Motion(east, north, 0.0, 4.0, np.diag([0.49, 0.49, 1e-9]))
+            belief = beliefs.restart(beliefs.predict(belief, motion), 0.001)
+        at = truth + 1.5 * rng.standard_normal(2)
+        other = truth + alias + 1.5 * rng.standard_normal(2)
+        weight = 0.8 * rng.dirichlet([2.0, 2.0 if image < 7 else 0.2, 1.0, 1.0])
+        spurious = rng.uniform(20, 140, 2)
+        e = evidence(
+            [
+                (weight[0], *at, 1.5),
+                (weight[1], *other, 1.5),
+                (weight[2], at[0] + 9.0, at[1], 2.0),
+                (weight[3], *spurious, 3.0),
+            ],
+            open_share=0.2,
+        )
+        grid.observe(e, exponent)
+        near = np.ones(len(belief), bool)
+        belief, _ = beliefs.observe(
+            belief, e, area_m2=AREA, exponent=exponent, near=near, lever_m=(0.0, 0.0), prune=1e-9, limit=400
+        )
+        belief = beliefs.reduce(belief, merge_distance2=0.5, limit=200)
+        mine = as_grid(belief)
+        variations.append(0.5 * float(np.abs(mine - grid.density).sum()))
+        cells = np.arange(SIDE) + 0.5
+        close = (cells[:, None] - truth[0]) ** 2 + (cells - truth[1]) ** 2 < 36
+        differences.append(abs(float(mine[close].sum() - grid.density[close].sum())))
+    return variations, differences, grid.density
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_filter_agrees_with_an_exhaustive_grid(seed: int) -> None:
+    variations, differences, _ = drive_both(seed, exponent=1.0)
+    assert max(variations) < 0.04
+    assert max(differences) < 0.02
+
+
+@pytest.mark.parametrize(("exponent", "variation"), [(0.3, 0.15), (0.6, 0.08)])
+def test_tempered_filter_agrees_with_the_tempered_grid(exponent: float, variation: float) -> None:
+    """Eq. 3 keeps the peaks' heights and volumes and the floor, and approximates their slopes."""
+    for seed in range(2):
+        variations, differences, _ = drive_both(seed, exponent)
+        assert max(variations) < variation
+        assert max(differences) < 0.1
+
+
+def test_the_grid_drive_is_no_trivial_one() -> None:
+    """The oracle itself is uncertain on the way and certain at the end, else agreement would mean little."""
+    _, _, density = drive_both(0, 1.0)
+    assert density.max() > 0.03
+    assert 0.5 * np.abs(density - 1 / AREA).sum() > 0.9
+
+
+def test_tempering_keeps_peak_and_floor_and_ends_in_nothing() -> None:
+    e = evidence([(0.5, 50, 50, 2.0), (0.2, 50.5, 50, 2.0), (0.1, 90, 90, 5.0)], open_share=0.2)
+    exact = e.open_share + AREA * grid_density(e.means_m, e.covariances_m2, e.weights)
+
+    def shape(exponent: float) -> np.ndarray:
+        z = beliefs.temper(e, AREA, exponent)
+        volume = 2 * np.pi * np.sqrt(np.linalg.det(z.spreads))
+        return z.floor + grid_density(z.positions, z.spreads, z.heights * volume)
+
+    np.testing.assert_allclose(shape(1.0), exact, rtol=1e-3)
+    for exponent in (0.2, 0.5, 0.8):
+        tempered = shape(exponent)
+        # The two that overlap are Gaussians of slightly different place: 3%. The lone one is exact.
+        assert tempered.max() == pytest.approx((exact**exponent).max(), rel=0.03)
+        assert tempered[89, 89] == pytest.approx(exact[89, 89] ** exponent, rel=0.02)
+        assert tempered[10, 150] == pytest.approx(0.2**exponent, rel=1e-6)
+    nothing = beliefs.temper(e, AREA, 1e-9)
+    assert nothing.floor == pytest.approx(1.0)
+    assert nothing.heights.max() < 1e-7
+
+
+def test_prediction_agrees_with_monte_carlo() -> None:
+    rng = np.random.default_rng(5)
+    covariance = np.array([[2.0, 0.3, 0.02], [0.3, 1.0, 0.01], [0.02, 0.01, 0.01]])
+    start = Belief(np.array([0.9]), np.array([[10.0, 20.0, 2.0]]), covariance[None], np.zeros(1), np.array([3]), 0.1)
+    noise = np.diag([0.5, 0.2, 0.003])
+    motion = Motion(8.0, 1.0, 0.4, 8.1, noise)
+    after = beliefs.predict(start, motion)
+    poses = rng.multivariate_normal(start.means[0], covariance, 200_000)
+    steps = rng.multivariate_normal([8.0, 1.0, 0.4], noise, len(poses))
+    cos, sin = np.cos(poses[:, 2]), np.sin(poses[:, 2])
+    poses[:, 0] += cos * steps[:, 0] - sin * steps[:, 1]
+    poses[:, 1] += sin * steps[:, 0] + cos * steps[:, 1]
+    poses[:, 2] += steps[:, 2]
+    np.testing.assert_allclose(after.means[0], poses.mean(0), atol=0.06)  # first order: 8 m · ½ · 0.01 rad²
+    np.testing.assert_allclose(after.covariances[0], np.cov(poses.T), atol=0.06)
+    assert (after.weights[0], after.elsewhere) == (0.9, 0.1)
+
+
+def test_motions_compose_like_poses() -> None:
+    first = Motion(3.0, 0.5, 0.3, 3.1, np.diag([0.1, 0.1, 0.01]))
+    second = Motion(2.0, -0.2, -0.5, 2.1, np.diag([0.2, 0.1, 0.02]))
+    third = Motion(1.0, 0.0, 0.2, 1.0, np.diag([0.05, 0.05, 0.005]))
+    left, right = first.then(second).then(third), first.then(second.then(third))
+    assert (left.forward_m, left.left_m, left.turn_rad) == pytest.approx(
+        (right.forward_m, right.left_m, right.turn_rad)
+    )
+    np.testing.assert_allclose(left.covariance, right.covariance, atol=1e-12)
+    start = Belief(np.ones(1), np.array([[1.0, 2.0, 0.7]]), 0.1 * np.eye(3)[None], np.zeros(1), np.zeros(1, int), 0.0)
+    stepwise = beliefs.predict(beliefs.predict(start, first), second)
+    at_once = beliefs.predict(start, first.then(second))
+    np.testing.assert_allclose(stepwise.means, at_once.means)
+    np.testing.assert_allclose(stepwise.covariances, at_once.covariances)
+
+
+def test_merging_keeps_weight_mean_and_covariance_across_the_wrap() -> None:
+    rng = np.random.default_rng(1)
+    means = np.array([10.0, 20.0, math.pi]) + 0.1 * rng.standard_normal((6, 3))
+    weights = rng.dirichlet(np.ones(6)) * 0.8
+    raw = means - np.array([0, 0, math.pi])
+    mean = weights @ raw / 0.8
+    second = sum(w * (np.eye(3) * 0.2 + np.outer(m - mean, m - mean)) for w, m in zip(weights, raw, strict=True)) / 0.8
+    wrapped = means.copy()
+    wrapped[:, 2] = wrap_angle(wrapped[:, 2])
+    belief = Belief(weights, wrapped, np.tile(0.2 * np.eye(3), (6, 1, 1)), np.arange(6.0), np.arange(6), 0.2)
+    merged = beliefs.reduce(belief, merge_distance2=9.0, limit=10)
+    assert len(merged) == 1
+    assert merged.weights[0] == pytest.approx(0.8)
+    np.testing.assert_allclose(merged.means[0, :2], mean[:2] + 0.0)
+    assert wrap_angle(float(merged.means[0, 2]) - math.pi) == pytest.approx(mean[2])
+    np.testing.assert_allclose(merged.covariances[0], second, atol=1e-12)
+
+
+def test_a_wide_hypothesis_is_not_merged_into_a_narrow_one() -> None:
+    covariances = np.stack([np.eye(3), 100 * np.eye(3)])
+    belief = Belief(np.array([0.9, 0.1]), np.zeros((2, 3)), covariances, np.zeros(2), np.zeros(2, int), 0.0)
+    assert len(beliefs.reduce(belief, merge_distance2=1.0, limit=10)) == 2
+
+
+def one(yaw: float, variance: float) -> Belief:
+    covariance = np.diag([1.0, 1.0, variance])
+    return Belief(np.array([0.5]), np.array([[0.0, 0.0, yaw]]), covariance[None], np.zeros(1), np.zeros(1, int), 0.5)
+
+
+def test_a_given_heading_orients_but_never_beyond_its_own_certainty() -> None:
+    belief = one(0.0, 3.0)
+    for _ in range(50):
+        belief = beliefs.observe_yaw(belief, 0.4, 0.01, 0.01)
+    assert belief.means[0, 2] == pytest.approx(0.4, abs=0.01)
+    assert belief.covariances[0, 2, 2] == pytest.approx(0.01, rel=0.05)
+    assert belief.weights[0] == pytest.approx(0.5, abs=0.01)  # agreeing is no merit
+
+
+def test_a_heading_that_contradicts_costs_at_most_its_outlier_share() -> None:
+    belief = beliefs.observe_yaw(one(0.0, 0.01), 2.5, 0.01, 0.02)
+    assert belief.weights[0] == pytest.approx(0.02 / 1.02, rel=1e-3)
+    assert belief.means[0, 2] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_searched_headings_choose_between_hypotheses() -> None:
+    """Two hypotheses at the same place, facing opposite ways; the image finds the heading of one."""
+    belief = Belief(
+        np.array([0.45, 0.45]),
+        np.array([[50.0, 50.0, 0.1], [50.0, 50.0, 3.0]]),
+        np.tile(np.diag([4.0, 4.0, 0.04]), (2, 1, 1)),
+        np.zeros(2),
+        np.zeros(2, int),
+        0.1,
+    )
+    e = Evidence(
+        np.array([0.8]),
+        np.array([[51.0, 50.0]]),
+        4.0 * np.eye(2)[None],
+        np.array([0.0]),
+        np.array([0.01]),
+        True,
+        np.array([7]),
+        0.2,
+        0.2,
+    )
+    near = np.ones(2, bool)
+    after, _ = beliefs.observe(
+        belief, e, area_m2=AREA, exponent=1.0, near=near, lever_m=(0.0, 0.0), prune=1e-9, limit=50
+    )
+    facing = np.abs(wrap_angle(after.means[:, 2])) < 1
+    assert after.weights[facing].sum() > 0.99
+    best = int(np.argmax(after.weights))
+    assert after.means[best, 0] == pytest.approx(50.5)  # equal certainties: halfway
+    assert after.means[best, 2] == pytest.approx(0.02)  # 0.04 against 0.01: four fifths of the way from 0.1 to 0
+    assert after.tile_ids[best] == 7
+
+
+def test_the_lever_arm_is_applied_with_each_hypothesis_own_yaw() -> None:
+    """Camera 2 m ahead of base_link, which faces north: an image at (50, 52) is base_link at (50, 50)."""
+    e = evidence([(0.8, 50.0, 52.0, 1.0)], open_share=0.2, yaw=math.pi / 2)
+    after, _ = beliefs.observe(
+        beliefs.unknown(),
+        e,
+        area_m2=AREA,
+        exponent=1.0,
+        near=np.ones(0, bool),
+        lever_m=(2.0, 0.0),
+        prune=1e-9,
+        limit=9,
+    )
+    np.testing.assert_allclose(after.means[0, :2], [50.0, 50.0], atol=1e-9)
+    moved, _ = beliefs.observe(
+        after, e, area_m2=AREA, exponent=1.0, near=np.ones(1, bool), lever_m=(2.0, 0.0), prune=1e-9, limit=9
+    )
+    np.testing.assert_allclose(moved.means[np.argmax(moved.weights), :2], [50.0, 50.0], atol=1e-6)
+    assert after.weights[0] == pytest.approx(0.8)
+
+
+# -- evidence -----------------------------------------------------------------------------------------------------
+
+
+def distribution(probability: np.ndarray, scale: float = 0.5) -> TileDistribution:
+    return TileDistribution(4, 100.0, 200.0, scale, (probability / probability.sum()).astype(np.float32))
+
+
+def test_modes_keep_the_moments_of_d() -> None:
+    rng = np.random.default_rng(3)
+    probability = ndimage.gaussian_filter(rng.random((64, 64)) ** 30, 2.0)
+    d = distribution(probability)
+    weights, means, covariances = modes_of(d, EvidenceSettings())
+    p = d.probability.astype(float)
+    along = (np.arange(64) - 31.5) * 0.5
+    east, north = 100 + along[None, :] + 0 * along[:, None], 200 - along[:, None] + 0 * along[None, :]
+    mean = np.array([(p * east).sum(), (p * north).sum()])
+    offsets = np.stack([east - mean[0], north - mean[1]], axis=-1)
+    second = np.einsum("xy,xyi,xyj->ij", p, offsets, offsets) + 0.5**2 / 12 * np.eye(2)
+    np.testing.assert_allclose(weights.sum(), 1.0)
+    np.testing.assert_allclose(weights @ means, mean, atol=1e-4)
+    spread = means - weights @ means
+    total = np.einsum("m,mij->ij", weights, covariances + spread[:, :, None] * spread[:, None, :])
+    np.testing.assert_allclose(total, second, atol=1e-3)
+    assert np.linalg.eigvalsh(covariances).min() > 0
+
+
+def test_two_peaks_become_two_modes() -> None:
+    rows, columns = np.mgrid[:96, :96]
+
+    def peak(row: int, column: int, sigma: float) -> np.ndarray:
+        return np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * sigma**2)) / sigma**2
+
+    d = distribution(0.7 * peak(20, 30, 2.0) + 0.3 * peak(70, 80, 3.0))
+    weights, means, covariances = modes_of(d, EvidenceSettings())
+    np.testing.assert_allclose(weights[:2], [0.7, 0.3], atol=0.01)
+    # Row 20 is north of the middle (47.5) by 27.5 px, column 30 west of it by 17.5 px, half a metre each.
+    np.testing.assert_allclose(means[0], [100 - 8.75, 200 + 13.75], atol=0.02)
+    np.testing.assert_allclose(means[1], [100 + 16.25, 200 - 11.25], atol=0.05)
+    np.testing.assert_allclose(covariances[0], (1.0 + 0.25 / 12) * np.eye(2), atol=0.02)
+
+
+def test_a_single_pixel_is_a_mode_of_its_own_size() -> None:
+    probability = np.zeros((32, 32))
+    probability[5, 6] = 1.0
+    weights, means, covariances = modes_of(distribution(probability), EvidenceSettings())
+    np.testing.assert_allclose(weights, [1.0])
+    np.testing.assert_allclose(means[0], [100 + (6 - 15.5) * 0.5, 200 - (5 - 15.5) * 0.5])
+    np.testing.assert_allclose(covariances[0], 0.25 / 12 * np.eye(2), atol=1e-9)
+
+
+def test_tile_weights_are_a_softmax_with_the_rivals_in_it() -> None:
+    weights, outside = tile_weights([1.0, 0.9], 0.1)
+    np.testing.assert_allclose(weights, np.array([math.e, 1.0]) / (math.e + 1))
+    assert outside == 0.0
+    weights, outside = tile_weights([1.0, 0.9], 0.1, log_rivals=9.0)
+    np.testing.assert_allclose([*weights, outside], np.array([math.e, 1.0, 1.0]) / (math.e + 2))
+    weights, outside = tile_weights([], 0.1, log_rivals=1.0)
+    assert (len(weights), outside) == (0, 1.0)
+
+
+@pytest.mark.parametrize("spread", [0.3, 0.8, 1.0, 1.5])
+def test_rival_evidence_is_foretold_from_the_best_few(spread: float) -> None:
+    """Exponentially falling logits, of which the best twenty of 5,000 are seen: within a factor of two, mostly."""
+    rng = np.random.default_rng(8)
+    errors = []
+    for _ in range(200):
+        logits = np.sort(rng.exponential(spread, 5000))[::-1]
+        errors.append(log_evidence_of_all(logits[:20], 5000) - float(np.logaddexp.reduce(logits)))
+    assert abs(float(np.median(errors))) < 0.3
+    assert float(np.quantile(np.abs(errors), 0.9)) < 1.5
+
+
+def test_rival_evidence_of_all_tiles_seen_is_their_sum() -> None:
+    logits = np.array([3.0, 1.0, 0.5])
+    assert log_evidence_of_all(logits, 3) == pytest.approx(float(np.logaddexp.reduce(logits)))
+    assert log_evidence_of_all(np.zeros(0), 3) == -math.inf

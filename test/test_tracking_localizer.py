@@ -1,0 +1,74 @@
+"""Mode sequence on the real path: session, tracker, localizer, engines, index, in a world made of random colours."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from bundles import random_bundle
+from worlds import colour_world
+
+from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.config import CameraMount, LocalizerConfig
+from unifygeo_ros.geodesy import azimuth_from_yaw
+from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.localizer import Localizer
+from unifygeo_ros.localization.session import (
+    ODOM_FRAME,
+    ImuSample,
+    LocalizationSession,
+    OdometrySample,
+    SessionConfig,
+)
+from unifygeo_ros.records import CameraImage, Fix
+from unifygeo_ros.tracking.config import TrackerConfig
+
+SECOND = 1_000_000_000
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sequence")
+    bundle = random_bundle(folder / "bundle", calibration=Calibration(distribution_temperature=0.5))
+    world = colour_world()
+    with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
+        build_index([world.write_geotiff(folder / "world.tif")], bundle, engines, folder / "index")
+        yield world, bundle, engines, open_index(folder / "index", bundle=bundle)
+
+
+def drive(setting, heading_source: str) -> tuple[list[tuple[object, np.ndarray]], LocalizationSession]:
+    """Eighteen images along a bend, 4 m apart, odometry 2% too long, camera 1 m ahead of base_link."""
+    world, bundle, engines, index = setting
+    mount = CameraMount(x_m=1.0)
+    localizer = Localizer(index, bundle, engines, LocalizerConfig(), mount)
+    session = LocalizationSession(
+        localizer, SessionConfig(mode="sequence", heading_source=heading_source), TrackerConfig(check_distance_m=20.0)
+    )
+    x, y, yaw, odometry, results = -35.0, -25.0, 0.3, np.zeros(2), []
+    for step in range(18 * 10):
+        stamp = SECOND + step * SECOND // 20
+        yaw += 0.003
+        x, y = x + 0.4 * math.cos(yaw), y + 0.4 * math.sin(yaw)
+        odometry = odometry + 1.02 * 0.4 * np.array([math.cos(yaw), math.sin(yaw)])
+        session.add_odometry(OdometrySample(stamp, ODOM_FRAME, float(odometry[0]), float(odometry[1]), yaw))
+        session.add_imu(ImuSample(stamp, 0.0, 0.0, yaw, 0.001))
+        if step % 10 == 9:
+            camera = (x + math.cos(yaw), y + math.sin(yaw))
+            pixels = world.panorama(*camera, float(azimuth_from_yaw(yaw)))
+            results.append((session.locate(CameraImage(pixels, stamp)), world.in_map(index.frame, x, y)))
+    return results, session
+
+
+@pytest.mark.parametrize("heading_source", ["imu", "none"])
+def test_a_drive_through_the_real_localizer_is_tracked(setting, heading_source: str) -> None:
+    results, session = drive(setting, heading_source)
+    errors = [math.dist((r.east_m, r.north_m), truth) for r, truth in results if isinstance(r, Fix)]
+    assert len(errors) >= 8
+    assert max(errors) < 5.0
+    assert np.median(errors) < 2.0
+    assert session.status().track.state.value == "tracking"
+    assert "tracker" in results[-1][0].timings_ms
+    assert 0.5 < next(r for r, _ in results if isinstance(r, Fix)).integrity <= 1.0

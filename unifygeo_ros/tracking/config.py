@@ -1,0 +1,106 @@
+"""Settings of the tracker (mode sequence)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unifygeo_ros.config import check_settings, setting
+from unifygeo_ros.tracking.evidence import EvidenceSettings
+from unifygeo_ros.tracking.motion_model import MotionNoise
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Settings of the filter over a sequence of images. docs/sequences.md says how they were chosen."""
+
+    fix_from: str = setting(
+        "posterior",
+        "posterior: fixes hold all that is known; image: only what the image says of the tracked place, for a filter "
+        "that fuses the same odometry itself",
+        choices=("posterior", "image"),
+    )
+    outlier: float = setting(
+        0.15, "belief that the true tile is not among an image's candidates", minimum=0.001, maximum=0.9
+    )
+    correlation_m: float = setting(
+        10.0,
+        "images this far apart err independently (distance at which 1 − 1/e of an image is new)",
+        minimum=0.1,
+        maximum=1000.0,
+    )
+    image_sigma_scale: float = setting(
+        1.0, "factor on the standard deviations of the image's distribution", minimum=0.1, maximum=10.0
+    )
+    odometry_scale: float = setting(
+        0.05, "error of the odometry's scale, standard deviation in metres per metre", minimum=0.0, maximum=1.0
+    )
+    odometry_persistence_m: float = setting(
+        20.0, "distance over which an error of the odometry's scale stays the same", minimum=0.1, maximum=1000.0
+    )
+    odometry_yaw_walk: float = setting(
+        0.004, "drift of the odometry's yaw, standard deviation in radians per √metre", minimum=0.0, maximum=1.0
+    )
+    odometry_turn_scale: float = setting(
+        0.05, "error of the odometry's turns, standard deviation in radians per radian", minimum=0.0, maximum=1.0
+    )
+    slip_probability: float = setting(
+        0.01, "probability of a slip of the odometry between two images", minimum=0.0, maximum=0.5
+    )
+    slip_sigma_m: float = setting(8.0, "size of a slip, standard deviation", minimum=0.1, maximum=1000.0)
+    speed_m_s: float = setting(
+        10.0, "speed assumed while there is no odometry, standard deviation", minimum=0.1, maximum=100.0
+    )
+    turn_rad_s: float = setting(
+        0.3, "turn rate assumed while there is no odometry, standard deviation", minimum=0.0, maximum=10.0
+    )
+    restart_probability: float = setting(
+        1e-4, "probability at each image that the vehicle was carried elsewhere", minimum=1e-9, maximum=0.5
+    )
+    heading_outlier: float = setting(
+        0.02, "probability that a given heading is wrong altogether", minimum=1e-6, maximum=0.5
+    )
+    initial_pose_doubt: float = setting(
+        0.1, "belief that an initial pose is wrong altogether", minimum=1e-6, maximum=0.99
+    )
+    confirm_images: float = setting(
+        2.0, "independent images that a place must agree with before the first fix", minimum=0.0, maximum=100.0
+    )
+    confirm_ambiguity: float = setting(
+        0.01, "largest belief in other places for the first fix", minimum=1e-6, maximum=0.5
+    )
+    keep_ambiguity: float = setting(0.1, "belief in other places at which fixes stop", minimum=1e-6, maximum=0.5)
+    lost_ambiguity: float = setting(0.5, "belief in other places at which the track is lost", minimum=0.01, maximum=1.0)
+    search_candidates: int = setting(
+        20, "tiles retrieved from the whole region while searching", minimum=1, maximum=1000
+    )
+    search_distributions: int = setting(5, "of these, tiles whose distribution is decoded", minimum=1, maximum=100)
+    track_candidates: int = setting(5, "tiles retrieved near the track while tracking", minimum=1, maximum=1000)
+    track_distributions: int = setting(1, "of these, tiles whose distribution is decoded", minimum=1, maximum=100)
+    doubt_images: int = setting(
+        3,
+        "images in a row that speak against the track after which the whole region is searched",
+        minimum=1,
+        maximum=100,
+    )
+    check_distance_m: float = setting(
+        40.0, "while tracking, the whole region is searched again after this distance", minimum=0.0, maximum=1e6
+    )
+    hypotheses: int = setting(64, "hypotheses kept", minimum=2, maximum=10_000)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @property
+    def noise(self) -> MotionNoise:
+        return MotionNoise(
+            scale=self.odometry_scale,
+            persistence_m=self.odometry_persistence_m,
+            yaw_walk=self.odometry_yaw_walk,
+            turn_scale=self.odometry_turn_scale,
+            speed_m_s=self.speed_m_s,
+            turn_rad_s=self.turn_rad_s,
+        )
+
+    @property
+    def evidence(self) -> EvidenceSettings:
+        return EvidenceSettings(outlier=self.outlier, sigma_scale=self.image_sigma_scale)

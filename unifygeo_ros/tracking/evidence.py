@@ -1,0 +1,228 @@
+"""What one image says of where the camera is, as a mixture of Gaussians over the whole region.
+
+The network gives D_t(x), a distribution of the camera inside tile t, for a few tiles, and a re-ranking score s_t for
+the candidates. With w_t = softmax(s_t / tile temperature) over the candidates and the *open share* b (below),
+
+    p(x | image) = b / A + (1 − b) · Σ_t w_t D_t(x),        A: area of the index.                                   (1)
+
+**Overlapping tiles** do not count twice. "The tile the image belongs to" is a latent variable, uniform among the tiles
+that cover the camera, of which there are equally many everywhere inside the region (four at half overlap). Then (1) is
+the law of total probability: two tiles that see the same place with half the belief each add up to one place with all
+of it. Adding is right; multiplying would be counting twice.
+
+**The open share** b is the belief that no candidate is the right tile: the outlier share everywhere, and, when the
+search was limited to a gate, outside the gate also the share of the tiles there. Their scores are not known, but how
+much Σ exp(s/T) all wrong tiles together usually reach is, from the searches of the whole region made along the way: the
+*rival evidence* R, which takes its place in the softmax's denominator. So a vehicle that is carried away while it
+searches only its gate sees its gate's tiles drown in R, and the belief leave the gate.
+
+**D becomes Gaussians** by taking out its modes one after another, with the moments of each neighbourhood; what is left
+becomes one broad component. The mixture keeps D's mass, mean and covariance exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.records import Observation, TileDistribution
+from unifygeo_ros.tracking.motion_model import UNIFORM_YAW_VARIANCE
+
+Float64 = npt.NDArray[np.float64]
+
+MIN_YAW_VARIANCE = 1e-6
+"""0.06°: no heading is better than that."""
+
+
+@dataclass(frozen=True)
+class EvidenceSettings:
+    """outlier: belief that the true tile is not among the candidates. low_score_outlier: the same when the best score
+    is below the bundle's minimum. sigma_scale: factor on the standard deviations of D's modes. mode_radius_m: pixels
+    within this distance of a peak of D belong to its mode. modes: modes taken out of one D. mode_share: smallest share
+    of a D that is made a mode of its own."""
+
+    outlier: float = 0.15
+    low_score_outlier: float = 0.8
+    sigma_scale: float = 1.0
+    mode_radius_m: float = 5.0
+    modes: int = 4
+    mode_share: float = 0.02
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """p(camera at x | image) = open_share / A + Σ_j weights[j] · N(x; means[j], covariances[j]), in the map frame.
+
+    weights: float64 (M,); open_share + their sum = 1, where the gate is small against the region. near_share: takes the
+    open share's place inside the gate; without a gate it is the same. means_m: float64 (M, 2). covariances_m2: float64
+    (M, 2, 2). yaw_rad, yaw_variance_rad2: float64 (M,), yaw of base_link. measures_yaw: it was found in the image, and
+    the components are densities of the yaw, too; else it was given. tile_ids: int64 (M,).
+    """
+
+    weights: Float64
+    means_m: Float64
+    covariances_m2: Float64
+    yaw_rad: Float64
+    yaw_variance_rad2: Float64
+    measures_yaw: bool
+    tile_ids: npt.NDArray[np.int64]
+    open_share: float
+    near_share: float
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+def tile_weights(scores: npt.ArrayLike, temperature: float, log_rivals: float = -math.inf) -> tuple[Float64, float]:
+    """Softmax of scores / temperature in which everything not looked at takes part with exp(log_rivals).
+
+    scores: (k,). Returns float64 (k,) and the share of what was not looked at; together they sum to 1.
+    """
+    logits = np.asarray(scores, np.float64) / temperature
+    top = max(float(logits.max(initial=-math.inf)), log_rivals)
+    if top == -math.inf:
+        return np.zeros(len(logits)), 1.0
+    weights = np.exp(logits - top)
+    rivals = math.exp(log_rivals - top)
+    total = float(weights.sum()) + rivals
+    return weights / total, rivals / total
+
+
+def log_evidence_of_all(logits: Float64, tiles: int) -> float:
+    """log Σ exp(score / T) over all wrong tiles, from the logits (score / T) of the best few of them.
+
+    The scores of many wrong tiles fall off exponentially with their rank's logarithm: with the k best known and
+    λ = mean(logits − smallest) (Hill's estimator), the i-th is smallest − λ log(i / k), and the sum over i = k … n is
+    exp(smallest) · k · ∫ u^(−λ) du over u = 1 … n / k.
+    """
+    k = len(logits)
+    if k == 0:
+        return -math.inf
+    smallest = float(logits.min())
+    decay = float(np.mean(logits - smallest))
+    ratio = max(tiles / k, 1.0)
+    integral = math.log(ratio) if abs(decay - 1) < 1e-6 else (ratio ** (1 - decay) - 1) / (1 - decay)
+    best = float(np.logaddexp.reduce(logits))
+    return best if integral <= 0 else float(np.logaddexp(best, smallest + math.log(k * integral)))
+
+
+def modes_of(distribution: TileDistribution, settings: EvidenceSettings) -> tuple[Float64, Float64, Float64]:
+    """The Gaussians of one D: weights float64 (m,) with sum 1, means float64 (m, 2), covariances float64 (m, 2, 2), map
+    frame. Covariances hold the pixel's own extent (size² / 12)."""
+    probability = distribution.probability.astype(np.float64)
+    size, scale = probability.shape[0], distribution.metres_per_pixel
+    along = (np.arange(size) - (size - 1) / 2) * scale
+    left = 1.0
+    parts: list[Float64] = []
+    reach = math.ceil(settings.mode_radius_m / scale)
+    # Moments of all of D (row r lies north of the centre by −along[r], column c east by along[c]).
+    whole = _moments(probability, along, along)
+    taken = np.zeros(6)
+    for _ in range(settings.modes):
+        row, column = divmod(int(probability.argmax()), size)
+        rows = slice(max(row - reach, 0), row + reach + 1)
+        columns = slice(max(column - reach, 0), column + reach + 1)
+        near = (along[rows, None] - along[row]) ** 2 + (along[columns] - along[column]) ** 2
+        mode = np.where(near <= settings.mode_radius_m**2, probability[rows, columns], 0.0)
+        moments = _moments(mode, along[rows], along[columns])
+        if moments[0] < settings.mode_share:
+            break
+        probability[rows, columns] -= mode
+        taken += moments
+        parts.append(moments)
+        left -= moments[0]
+        if left < settings.mode_share:
+            break
+    rest = whole - taken
+    if rest[0] > 1e-6:
+        parts.append(rest)
+    shares, means, covariances = _gaussians(np.array(parts))
+    centre = np.array([distribution.centre_east_m, distribution.centre_north_m])
+    return shares, means + centre, covariances + scale**2 / 12 * np.eye(2)
+
+
+def _moments(probability: Float64, rows_m: Float64, columns_m: Float64) -> Float64:
+    """Sums of p, p·e, p·n, p·e², p·n², p·e·n over pixels, float64 (6,); north is minus the row's coordinate."""
+    by_row, by_column = probability.sum(1), probability.sum(0)
+    return np.array(
+        [
+            by_row.sum(),
+            by_column @ columns_m,
+            -(by_row @ rows_m),
+            by_column @ columns_m**2,
+            by_row @ rows_m**2,
+            -(rows_m @ probability @ columns_m),
+        ]
+    )
+
+
+def _gaussians(moments: Float64) -> tuple[Float64, Float64, Float64]:
+    """Shares (m,), means (m, 2) and covariances (m, 2, 2) from the sums (m, 6) of `_moments`."""
+    mass = moments[:, 0]
+    east, north, east2, north2, cross = (moments[:, 1:] / mass[:, None]).T
+    covariances = np.empty((len(moments), 2, 2))
+    covariances[:, 0, 0], covariances[:, 1, 1] = east2 - east**2, north2 - north**2
+    covariances[:, 0, 1] = covariances[:, 1, 0] = cross - east * north
+    # Rounding may leave a single pixel with a variance just below zero.
+    lift = np.maximum(0.0, -np.linalg.eigvalsh(covariances)[:, 0])
+    return mass / mass.sum(), np.stack([east, north], axis=-1), covariances + lift[:, None, None] * np.eye(2)
+
+
+def evidence_of(
+    observation: Observation,
+    calibration: Calibration,
+    settings: EvidenceSettings,
+    *,
+    tile_side_m: float,
+    tile_centres_m: Float64,
+    log_rivals: float = -math.inf,
+    searched_heading: bool = False,
+) -> Evidence:
+    """Eq. 1 for one observation.
+
+    tile_centres_m: float64 (n, 2), all tiles of the index. log_rivals: logarithm of R where the search was limited to a
+    gate, −inf where it was not. searched_heading: the headings in the observation were found in the image and measure
+    yaw; otherwise they were given, and the image says nothing of yaw.
+    """
+    matches = observation.matches
+    weights, outside = tile_weights(matches.scores, calibration.tile_temperature, log_rivals)
+    decoded = {d.tile_id: d for d in observation.distributions}
+    floor = calibration.position_floor_m**2 * np.eye(2)
+    parts: list[tuple[Float64, Float64, Float64]] = []
+    yaws: list[tuple[float, float]] = []
+    tiles: list[int] = []
+    for tile_id, weight in zip(matches.tile_ids.tolist(), weights, strict=True):
+        distribution = decoded.get(tile_id)
+        heading = observation.heading
+        if distribution is None:
+            # Nothing is known but the tile: the moments of a uniform square.
+            shares = np.ones(1)
+            means = np.asarray(tile_centres_m[tile_id], np.float64)[None]
+            covariances = tile_side_m**2 / 12 * np.eye(2)[None]
+            yaw = heading.yaw_rad, UNIFORM_YAW_VARIANCE if searched_heading else heading.variance_rad2
+        else:
+            shares, means, covariances = modes_of(distribution, settings)
+            covariances = settings.sigma_scale**2 * covariances
+            heading = distribution.heading or heading
+            yaw = heading.yaw_rad, heading.variance_rad2
+        parts.append((weight * shares, means, covariances + floor))
+        yaws += [yaw] * len(shares)
+        tiles += [tile_id] * len(shares)
+    confident = float(np.max(matches.scores)) >= calibration.minimum_score
+    outlier = settings.outlier if confident else settings.low_score_outlier
+    inside = 1 - outlier
+    return Evidence(
+        weights=inside * np.concatenate([p[0] for p in parts]),
+        means_m=np.concatenate([p[1] for p in parts]),
+        covariances_m2=np.concatenate([p[2] for p in parts]),
+        yaw_rad=np.array([y[0] for y in yaws]),
+        yaw_variance_rad2=np.clip([y[1] for y in yaws], MIN_YAW_VARIANCE, UNIFORM_YAW_VARIANCE),
+        measures_yaw=searched_heading,
+        tile_ids=np.array(tiles, np.int64),
+        open_share=outlier + inside * outside,
+        near_share=outlier,
+    )

@@ -1,0 +1,467 @@
+"""From image to image: what to look for, what was seen, what is known.
+
+    motion ─► predict ─► request ─► (the localizer observes) ─► update ─► fix | rejection
+
+The filter's equations are in belief.py and evidence.py, the reasons in docs/sequences.md. A tracker has no clock, no
+randomness and no threads: the same calls give the same fixes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.config import LocalizerConfig
+from unifygeo_ros.geodesy import LocalFrame, wrap_angle
+from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.localization.motion import InitialPose
+from unifygeo_ros.records import (
+    Fix,
+    Heading,
+    Hypothesis,
+    Matches,
+    Observation,
+    Prior,
+    Rejection,
+    RejectionReason,
+)
+from unifygeo_ros.tracking import belief as beliefs
+from unifygeo_ros.tracking.belief import Belief
+from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.tracking.evidence import Evidence, evidence_of, log_evidence_of_all
+from unifygeo_ros.tracking.motion_model import NO_MOTION, UNIFORM_YAW_VARIANCE, Motion
+
+Float64 = npt.NDArray[np.float64]
+
+TRACK_HEADING = "track"
+"""Source of a heading that the tracker gave."""
+
+PRUNE = 1e-9
+"""Hypotheses with less belief are dropped; their belief goes to the others."""
+
+MERGE_DISTANCE2 = 0.5
+TRACK_HEADING_SIGMA_RAD = 0.2
+"""A yaw known this well is given to the localizer instead of searched for; D tolerates about 10°."""
+
+UNMEASURED_SPEED_M_S = 1.0
+"""Without odometry, the distance that counts for how new an image is: a vehicle that stands must not become certain."""
+
+SIGMA95_2 = 5.991
+"""χ² of two degrees of freedom at 95%."""
+
+MAX_SHOWN = 8
+LEAST_SHOWN = 0.01
+"""Number and least belief of the hypotheses shown."""
+
+SUPPORT = 10.0
+"""An image supports a place if it is this many times likelier from there than from anywhere. From the right place it is
+by thousands, from a wrong one about as likely as from anywhere."""
+
+MIN_EXPONENT = 0.05
+"""An image of which less is new says nothing for or against a track."""
+
+
+class TrackState(enum.Enum):
+    """The value is the text of the diagnostics."""
+
+    SEARCHING = "searching"  # no place has most of the belief
+    AMBIGUOUS = "ambiguous"  # a few places have it together
+    TRACKING = "tracking"
+    LOST = "lost"  # was tracking; searching again
+
+
+@dataclass(frozen=True)
+class TrackStatus:
+    """For the diagnostics. elsewhere: belief in none of the hypotheses. whole_searches, images: how many so far."""
+
+    state: TrackState
+    reason: str
+    hypotheses: int
+    elsewhere: float
+    images: int
+    whole_searches: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the localizer shall observe next: arguments of `Localizer.observe`."""
+
+    prior: Prior | None
+    heading: Heading | None
+    distributions: int
+    candidates: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """What the tracker knows of the index. area_m2: that it covers. centres_m: float64 (n, 2), of the tiles."""
+
+    frame: LocalFrame
+    area_m2: float
+    tile_side_m: float
+    centres_m: Float64
+
+
+def region_of(index: TileIndex) -> Region:
+    """Each tile adds its stride² to the area; tiles that lie as a data set has them are taken as half overlapping."""
+    side_m = index.manifest.side_m
+    stride_m = index.manifest.stride_m or side_m / 2
+    return Region(index.frame, len(index) * stride_m**2, side_m, index.centres_m)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A neighbourhood of the belief: the hypotheses near a heaviest one, and their moments (east, north, yaw)."""
+
+    members: npt.NDArray[np.intp]
+    weight: float
+    mean: Float64
+    covariance: Float64
+    support: float
+    tile_id: int
+
+
+class Tracker:
+    """A Bayes filter over the whole region; one image at a time, from one thread."""
+
+    def __init__(
+        self,
+        region: Region,
+        calibration: Calibration,
+        gates: LocalizerConfig,
+        config: TrackerConfig,
+        lever_m: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        """gates: gate_sigma_m and answer_radius_m are used. lever_m: camera in base_link, forward and left."""
+        self._region = region
+        self._calibration = calibration
+        self.gates = gates
+        self._config = config
+        self._lever_m = lever_m
+        self._images = self._whole_searches = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Know nothing."""
+        self._belief = beliefs.unknown()
+        self._state = TrackState.SEARCHING
+        self._reason = "nothing seen yet"
+        self._fresh_m = math.inf  # way since the last image that was used
+        self._checked_m = math.inf  # way since the last search of the whole region
+        self._log_rivals = -math.inf
+        self._unsupported = 0  # images in a row that spoke against the track
+        self._yaw_given = False
+        self._gate: Prior | None = None
+
+    @property
+    def belief(self) -> Belief:
+        return self._belief
+
+    @property
+    def status(self) -> TrackStatus:
+        return TrackStatus(
+            self._state,
+            self._reason,
+            len(self._belief),
+            self._belief.elsewhere,
+            self._images,
+            self._whole_searches,
+        )
+
+    def set_initial_pose(self, pose: InitialPose) -> None:
+        """Believe an operator, but not blindly: initial_pose_doubt stays elsewhere."""
+        doubt = self._config.initial_pose_doubt
+        self._belief = Belief(
+            np.array([1 - doubt]),
+            np.array([[pose.east_m, pose.north_m, wrap_angle(pose.yaw_rad)]]),
+            np.asarray(pose.covariance, np.float64)[None].copy(),
+            np.zeros(1),
+            np.array([-1]),
+            doubt,
+        )
+        self._state, self._reason = TrackState.AMBIGUOUS, "initial pose, not yet confirmed by images"
+        self._fresh_m = self._checked_m = math.inf
+
+    def predict(self, motion: Motion, time_s: float) -> None:
+        """Carry the belief on. time_s: duration of the motion."""
+        belief = beliefs.predict(self._belief, motion)
+        belief = beliefs.restart(belief, self._config.restart_probability)
+        if motion is not NO_MOTION and self._config.slip_probability > 0:
+            belief = beliefs.slip(belief, self._config.slip_probability, self._config.slip_sigma_m)
+        self._belief = belief
+        way_m = motion.distance_m if motion.measured else motion.distance_m + UNMEASURED_SPEED_M_S * time_s
+        self._fresh_m += way_m
+        self._checked_m += way_m
+
+    def request(self, heading: Heading | None) -> Request:
+        """What to observe: near the track while there is one, else in the whole region. heading: from a sensor."""
+        config = self._config
+        self._yaw_given, self._gate = heading is not None, None
+        if heading is not None:
+            self._belief = beliefs.observe_yaw(
+                self._belief, heading.yaw_rad, heading.variance_rad2, config.heading_outlier
+            )
+        place = self._best_place()
+        if self._state is not TrackState.TRACKING or place is None or self._unsupported >= config.doubt_images:
+            return Request(None, heading, config.search_distributions, config.search_candidates)
+        if heading is None and place.covariance[2, 2] < TRACK_HEADING_SIGMA_RAD**2:
+            heading = Heading(float(place.mean[2]), float(place.covariance[2, 2]), TRACK_HEADING)
+        if self._checked_m >= config.check_distance_m:
+            return Request(None, heading, config.track_distributions, config.search_candidates)
+        self._gate = Prior(float(place.mean[0]), float(place.mean[1]), place.covariance[:2, :2])
+        return Request(self._gate, heading, config.track_distributions, config.track_candidates)
+
+    def update(self, observation: Observation) -> Fix | Rejection:
+        """Take in what was observed on `request` and say where base_link is."""
+        start = time.perf_counter()
+        config = self._config
+        self._images += 1
+        before = self._best_place()
+        evidence = evidence_of(
+            observation,
+            self._calibration,
+            config.evidence,
+            tile_side_m=self._region.tile_side_m,
+            tile_centres_m=self._region.centres_m,
+            log_rivals=self._log_rivals if self._gate else -math.inf,
+            searched_heading=not self._yaw_given and observation.heading.source != TRACK_HEADING,
+        )
+        exponent = 1.0 - math.exp(-self._fresh_m / config.correlation_m)
+        belief, norm = beliefs.observe(
+            self._belief,
+            evidence,
+            area_m2=self._region.area_m2,
+            exponent=exponent,
+            near=self._inside_gate(),
+            lever_m=self._lever_m,
+            prune=PRUNE,
+            limit=2 * config.hypotheses,
+        )
+        self._belief = beliefs.reduce(belief, merge_distance2=MERGE_DISTANCE2, limit=config.hypotheses)
+        self._fresh_m = 0.0
+        place = self._best_place()
+        if before is not None and place is not None and exponent > MIN_EXPONENT:
+            # The place's likelihood, untempered.
+            likelihood = (place.weight * norm / before.weight) ** (1 / exponent)
+            self._unsupported = 0 if likelihood >= SUPPORT else self._unsupported + 1
+        self._judge(place, left=before is not None and place is not None and self._apart(before, place))
+        if self._gate is None:
+            self._whole_searches += 1
+            self._checked_m = 0.0
+            if self._state is TrackState.TRACKING and place is not None:
+                self._remember_rivals(observation.matches, place)
+        result = self._result(observation, evidence, exponent, place)
+        elapsed_ms = (time.perf_counter() - start) * 1e3
+        timings = {**observation.timings_ms, "tracker": elapsed_ms}
+        timings["total"] = timings.get("total", 0.0) + elapsed_ms
+        return dataclasses.replace(result, timings_ms=timings)
+
+    def missed(self, rejection: Rejection) -> Rejection:
+        """An image could not be used: the belief stays as predicted. If the gate held no tile, the track has left the
+        region or is wrong: search everywhere next time."""
+        self._images += 1
+        if rejection.reason is RejectionReason.OFF_MAP:
+            self._checked_m = math.inf
+        self._judge(self._best_place())
+        return dataclasses.replace(rejection, hypotheses=self.hypotheses())
+
+    def hypotheses(self) -> tuple[Hypothesis, ...]:
+        """The places with most of the belief, camera positions, heaviest first."""
+        shown: list[Hypothesis] = []
+        rest = np.ones(len(self._belief), bool)
+        while len(shown) < MAX_SHOWN and rest.any():
+            place = self._place_about(rest)
+            if place is None or place.weight < LEAST_SHOWN:
+                break
+            east, north = self._camera(place.mean)
+            shown.append(Hypothesis(east, north, place.weight, place.tile_id))
+            rest[place.members] = False
+        return tuple(shown)
+
+    # -- the belief's places --------------------------------------------------------------------------------------
+
+    def _best_place(self) -> Place | None:
+        return self._place_about(np.ones(len(self._belief), bool))
+
+    def _place_about(self, allowed: npt.NDArray[np.bool_]) -> Place | None:
+        """The heaviest neighbourhood among the allowed hypotheses."""
+        belief = self._belief
+        weights = np.where(allowed, belief.weights, 0.0)
+        if not len(weights) or weights.max() <= 0:
+            return None
+        centres = np.argsort(-weights, kind="stable")[:4]
+        away2 = ((belief.means[centres, None, :2] - belief.means[:, :2]) ** 2).sum(-1)
+        spread = belief.covariances[centres, 0, 0] + belief.covariances[centres, 1, 1]  # at least the long axis's
+        near = away2 <= np.maximum(self.gates.answer_radius_m**2, 4 * spread)[:, None]
+        masses = near @ weights
+        chosen = int(np.argmax(masses))
+        weight, members = float(masses[chosen]), np.flatnonzero(near[chosen] & allowed)
+        share = weights[members] / weight
+        head = members[int(np.argmax(share))]
+        offset = belief.means[members] - belief.means[head]
+        offset[:, 2] = wrap_angle(offset[:, 2])
+        shift = share @ offset
+        second = belief.covariances[members] + offset[:, :, None] * offset[:, None, :]
+        covariance = (share @ second.reshape(-1, 9)).reshape(3, 3) - np.outer(shift, shift)
+        mean = belief.means[head] + shift
+        mean[2] = wrap_angle(float(mean[2]))
+        return Place(
+            members, weight, mean, covariance, float(share @ belief.support[members]), int(belief.tile_ids[head])
+        )
+
+    def _inside_gate(self) -> npt.NDArray[np.bool_]:
+        """Which hypotheses a limited search would have found: within the gate and half a tile."""
+        if self._gate is None:
+            return np.ones(len(self._belief), bool)
+        spread = math.sqrt(float(np.linalg.eigvalsh(self._gate.covariance_m2)[-1]))
+        reach = self.gates.prior_gate_sigma * spread + self._region.tile_side_m / 2
+        centre = np.array([self._gate.east_m, self._gate.north_m])
+        return np.asarray(((self._belief.means[:, :2] - centre) ** 2).sum(1) <= reach**2)
+
+    def _apart(self, before: Place, after: Place) -> bool:
+        """Whether the best place of the belief is another one than before."""
+        away = float(np.hypot(*(after.mean[:2] - before.mean[:2])))
+        spread = math.sqrt(float(before.covariance[0, 0] + before.covariance[1, 1]))
+        return away > self.gates.answer_radius_m + 4 * spread
+
+    def _judge(self, place: Place | None, left: bool = False) -> None:
+        """The state that the belief is in, and why. left: another place than the track's has most of the belief."""
+        config = self._config
+        against = 1.0 if place is None else 1.0 - place.weight
+        support = 0.0 if place is None else place.support
+        if self._state is TrackState.TRACKING:
+            if against < config.lost_ambiguity and not left:
+                self._reason = f"{1 - against:.1%} of the belief is in one place"
+                return
+            self._state = TrackState.LOST
+            self._reason = "most of the belief left the track for another place"
+            if not left:
+                self._reason = f"{against:.0%} of the belief left the track"
+            return
+        if against <= config.confirm_ambiguity and support >= config.confirm_images:
+            self._state = TrackState.TRACKING
+            self._reason = f"{1 - against:.1%} of the belief is in one place, {support:.1f} independent images agree"
+            return
+        if self._state is not TrackState.LOST:
+            known = 1.0 - self._belief.elsewhere
+            self._state = TrackState.AMBIGUOUS if known >= 0.5 else TrackState.SEARCHING
+        if against > config.confirm_ambiguity:
+            self._reason = (
+                f"{against:.1%} of the belief is elsewhere, confirm_ambiguity is {config.confirm_ambiguity:.1%}"
+            )
+        else:
+            self._reason = f"{support:.1f} independent images agree, confirm_images is {config.confirm_images:g}"
+
+    def _remember_rivals(self, matches: Matches, place: Place) -> None:
+        """log R of evidence.py from a search of the whole region, where the place is known."""
+        logits = matches.scores.astype(np.float64) / self._calibration.tile_temperature
+        away = np.abs(self._region.centres_m[matches.tile_ids] - np.array(self._camera(place.mean)))
+        wrong = logits[(away > self._region.tile_side_m / 2).any(1)]
+        seen = log_evidence_of_all(wrong, len(self._region.centres_m))
+        # Half of what was remembered and half of what was seen: the rivals change with the scenery.
+        both = np.logaddexp(self._log_rivals, seen) - math.log(2) if self._log_rivals > -math.inf else seen
+        self._log_rivals = float(both)
+
+    # -- the answer -----------------------------------------------------------------------------------------------
+
+    def _result(
+        self, observation: Observation, evidence: Evidence, exponent: float, place: Place | None
+    ) -> Fix | Rejection:
+        def rejection(reason: RejectionReason, detail: str) -> Rejection:
+            return Rejection(observation.stamp_ns, reason, detail, self.hypotheses())
+
+        if self._state is not TrackState.TRACKING or place is None:
+            reasons = {TrackState.LOST: RejectionReason.LOST, TrackState.AMBIGUOUS: RejectionReason.AMBIGUOUS}
+            return rejection(reasons.get(self._state, RejectionReason.SEARCHING), self._reason)
+        if self._unsupported >= self._config.doubt_images:
+            return rejection(RejectionReason.UNCERTAIN, f"{self._unsupported} images in a row do not support the track")
+        ambiguity = 1.0 - place.weight
+        if ambiguity > self._config.keep_ambiguity:
+            return rejection(
+                RejectionReason.AMBIGUOUS,
+                f"{ambiguity:.0%} of the belief left the track, keep_ambiguity is {self._config.keep_ambiguity:.0%}",
+            )
+        mean, covariance = place.mean, place.covariance
+        if self._config.fix_from == "image":
+            seen = self._image_only(evidence, exponent, place)
+            if seen is None:
+                return rejection(RejectionReason.UNCERTAIN, "the image says nothing of the tracked place")
+            mean, covariance = seen
+        sigma_m = math.sqrt(float(np.linalg.eigvalsh(covariance[:2, :2])[-1]))
+        if sigma_m > self.gates.gate_sigma_m:
+            return rejection(
+                RejectionReason.UNCERTAIN,
+                f"standard deviation {sigma_m:.1f} m along the long axis, above gate_sigma_m "
+                f"{self.gates.gate_sigma_m:g}",
+            )
+        east, north = float(mean[0]), float(mean[1])
+        latitude, longitude = self._region.frame.geodetic_from_map(east, north)
+        return Fix(
+            stamp_ns=observation.stamp_ns,
+            east_m=east,
+            north_m=north,
+            latitude_deg=float(latitude),
+            longitude_deg=float(longitude),
+            covariance_m2=covariance[:2, :2].copy(),
+            yaw_rad=float(mean[2]),
+            yaw_variance_rad2=min(float(covariance[2, 2]), UNIFORM_YAW_VARIANCE),
+            tile_id=int(observation.matches.tile_ids[0]),
+            score=float(observation.matches.scores[0]),
+            ambiguity=ambiguity,
+            hypotheses=self.hypotheses(),
+            integrity=self._integrity(mean, covariance, place),
+        )
+
+    def _image_only(self, evidence: Evidence, exponent: float, place: Place) -> tuple[Float64, Float64] | None:
+        """Mean and covariance (east, north, yaw) of the image's part of the tracked place: each component of the
+        evidence weighed by how well it fits the track, with the covariance that the image gives it, widened by how
+        little of the image is new. The track chooses the component and adds nothing to its accuracy."""
+        camera = np.array(self._camera(place.mean))
+        apart = evidence.means_m - camera
+        total = evidence.covariances_m2 + place.covariance[:2, :2]
+        distance2 = np.einsum("md,mde,me->m", apart, np.linalg.inv(total), apart)
+        weights = evidence.weights * np.exp(-0.5 * distance2) / np.sqrt(np.linalg.det(total))
+        weights = np.where(distance2 < 16.0, weights, 0.0)
+        if weights.sum() <= 0 or exponent <= 0:
+            return None
+        share = weights / weights.sum()
+        shift = share @ apart
+        spread = np.einsum("m,mde->de", share, evidence.covariances_m2 + apart[:, :, None] * apart[:, None, :])
+        covariance = place.covariance.copy()
+        covariance[:2, :2] = (spread - np.outer(shift, shift)) / exponent
+        covariance[:2, 2] = covariance[2, :2] = 0.0
+        mean = place.mean.copy()
+        mean[:2] += shift
+        return mean, covariance
+
+    def _integrity(self, mean: Float64, covariance: Float64, place: Place) -> float:
+        """Belief inside the 95% ellipse: each near hypothesis by a fixed set of points of its own distribution."""
+        belief = self._belief
+        factors = np.linalg.cholesky(belief.covariances[place.members, :2, :2])
+        points = belief.means[place.members, None, :2] + _NORMAL_POINTS @ factors.transpose(0, 2, 1)
+        apart = points - mean[:2]
+        distance2 = ((apart @ np.linalg.inv(covariance[:2, :2])) * apart).sum(-1)
+        return float(belief.weights[place.members] @ (distance2 < SIGMA95_2).mean(1))
+
+    def _camera(self, pose: Float64) -> tuple[float, float]:
+        forward, left = self._lever_m
+        cos, sin = math.cos(float(pose[2])), math.sin(float(pose[2]))
+        return float(pose[0]) + cos * forward - sin * left, float(pose[1]) + sin * forward + cos * left
+
+
+def _normal_points(count: int) -> Float64:
+    """Points spread like a standard normal distribution in the plane: rings of equal probability, golden angle."""
+    step = np.arange(count)
+    radius = np.sqrt(-2 * np.log1p(-(step + 0.5) / count))
+    angle = step * math.pi * (3 - math.sqrt(5))
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+
+
+_NORMAL_POINTS = _normal_points(128)
