@@ -10,6 +10,7 @@ states for its range.
 
 from __future__ import annotations
 
+import bisect
 import zlib
 from pathlib import Path
 from typing import Sequence
@@ -138,15 +139,16 @@ class TileIndex:
         reach = np.array(gate.half_extents_m) + side / 2 * (1 + 1e-9)
         low, high = np.clip(np.floor(np.stack([mean - reach, mean + reach]) / side), -(2.0**30), 2.0**30).astype(int)
         first_row, last_row = self._row_range()
-        rows = np.arange(max(low[1], first_row), min(high[1], last_row) + 1, dtype=np.int64)
-        starts = np.searchsorted(self._cells, cell_key(rows, int(low[0])), side="left")
-        ends = np.searchsorted(self._cells, cell_key(rows, int(high[0])), side="right")
-        spans = [
-            np.arange(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True) if start < end
-        ]
+        spans = []
+        for row in range(max(int(low[1]), first_row), min(int(high[1]), last_row) + 1):
+            # bisect reads some twenty entries of the mapped column; numpy's searchsorted would copy all of it.
+            start = bisect.bisect_left(self._cells, cell_key(row, int(low[0])))
+            end = bisect.bisect_right(self._cells, cell_key(row, int(high[0])), lo=start)
+            if start < end:
+                spans.append(np.arange(start, end, dtype=np.int64))
         if not spans:
             return np.empty(0, np.int64)
-        near = np.concatenate(spans).astype(np.int64)
+        near = np.concatenate(spans)
         return near[gate.touches(self.centres_m[near], side)]
 
     def search(self, descriptor: npt.ArrayLike, k: int, gate: Gate | None = None) -> Candidates:
