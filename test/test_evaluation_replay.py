@@ -233,3 +233,38 @@ def test_ten_thousand_images_in_bounded_memory(place, tmp_path):
         tracemalloc.stop()
         assert len(frames(tmp_path, str(count))) == count
     assert (peaks[10_000] - peaks[1000]) / 9000 < 8000  # bytes an image
+
+
+def parse(*arguments):
+    common = ["replay", "bag", "--index", "i", "--model", "m", "--output", "o.mcap"]
+    return cli.build_parser().parse_args([*common, *map(str, arguments)])
+
+
+def test_settings_come_from_the_nodes_parameter_file_and_options_override_them(tmp_path):
+    file = tmp_path / "node.yaml"
+    file.write_text(
+        "/**:\n  ros__parameters:\n    use_sim_time: true\n    camera: {x_m: 0.5, upside_down: true}\n"
+        "unifygeo_localizer:\n  ros__parameters:\n    bundle: /model\n    backend: onnx_cpu\n    cache_dir: ''\n"
+        "    localizer.heading_search: false\n    session:\n      heading_source: imu\n"
+        "another_node:\n  ros__parameters:\n    camera: {x_m: 9.0}\n"
+    )
+    args = parse("--params", file, "--heading-source", "odometry")
+    assert (args.x_m, args.upside_down, args.backend, args.cache_dir) == (0.5, True, "onnx_cpu", None)
+    assert (args.heading_search, args.heading_source, str(args.model)) == (False, "odometry", "m")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("/**:\n  ros__parameters:\n    camera.focal_length: 3.0\n", "camera.focal_length is no parameter"),
+        ("/**:\n  ros__parameters:\n    camera.x_m: front\n", "camera.x_m is 'front'"),
+        ("other:\n  ros__parameters: {}\n", "holds no ros__parameters"),
+        ("- a\n", "holds no parameters"),
+        ("a: [\n", "cannot be read as YAML"),
+    ],
+)
+def test_parameter_files_that_do_not_fit_are_refused(tmp_path, capsys, text, words):
+    (tmp_path / "node.yaml").write_text(text)
+    with pytest.raises(SystemExit):
+        parse("--params", tmp_path / "node.yaml")
+    assert words in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unifygeo_ros.config import CameraMount, LocalizerConfig
+from unifygeo_ros.errors import UnifyGeoError
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
 from unifygeo_ros.localization.session import SessionConfig
 from unifygeo_ros.options import add_settings, settings_of
@@ -38,6 +39,13 @@ def _add_replay(subparsers: Any) -> None:
         help="bag of fixes, diagnostics and ground truth (no ending: a rosbag2 folder); results lie beside it",
     )
     replay.add_argument("--report", type=Path, metavar="REPORT.html", help="write the report, and its numbers as .json")
+    replay.add_argument(
+        "--params",
+        type=Path,
+        action=_TakeNodeParameters,
+        metavar="FILE.yaml",
+        help="settings from the node's parameter file; options given after it override them",
+    )
     replay.add_argument("--image-topic", metavar="TOPIC", help="Image or CompressedImage")
     replay.add_argument(
         "--truth-topic", metavar="TOPIC", help="NavSatFix, Odometry, PoseStamped or PoseWithCovarianceStamped"
@@ -56,6 +64,22 @@ def _add_replay(subparsers: Any) -> None:
     for group in (TruthSettings, Criteria, CameraMount, LocalizerConfig, SessionConfig, TrackerConfig):
         add_settings(replay, group)
     replay.set_defaults(run=_replay)
+
+
+class _TakeNodeParameters(argparse.Action):
+    """Sets the options that a node's parameter file gives."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        from unifygeo_ros.evaluation.node_parameters import read_node_parameters
+
+        try:
+            parameters = read_node_parameters(values)
+        except UnifyGeoError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+        for name, value in parameters.items():
+            if name == "cache_dir":
+                value = Path(value) if value else None
+            setattr(namespace, name, value)
 
 
 def _add_compare(subparsers: Any) -> None:

@@ -180,7 +180,7 @@ def _rejections(drive: Drive, extent: Extent) -> Iterator[str]:
         reason = drive.outcomes[place]
         title = f"<title>image {place}, {drive.time_s[place]:.1f} s: {reason.replace('_', ' ')}</title>"
         colour = reason_colour(reason)
-        half = 0.8 * extent.mark
+        half = 0.65 * extent.mark
         yield (
             f'<rect x="{x - half:.1f}" y="{y - half:.1f}" width="{2 * half:.1f}" height="{2 * half:.1f}" '
             f'fill="{colour}">{title}</rect>'

@@ -236,7 +236,7 @@ def risk_coverage(drive: Drive, judged: Judged) -> str:
                 _nothing(axes, "no fix with ground truth")
                 return
             axes.step(curve.coverage, curve.risk, where="post", color=colour, label=name)
-        axes.set_xlim(0, 1)
+        axes.set_xlim(0, min(1.0, 1.04 * float(axes.dataLim.x1)))
         axes.set_ylim(0, max(0.02, 1.15 * float(axes.dataLim.y1)))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=None))
@@ -329,7 +329,7 @@ def retrieval_ranks(drive: Drive) -> str:
         axes.set_ylim(0, 1.02)
         axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
         axes.set_xlabel("first k tiles")
-        axes.legend(loc="lower right")
+        axes.legend(loc="best")
 
     return _svg(5.7, 3.9, draw)
 

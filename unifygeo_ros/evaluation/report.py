@@ -182,9 +182,7 @@ def percent(value: float | None) -> str:
     if value is None:
         return "–"
     # 100% and 0% are said only of all and none.
-    digits = (
-        0 if value in (0, 1) else 2 if min(value, 1 - value) < 0.0095 else 1 if min(value, 1 - value) < 0.095 else 0
-    )
+    digits = 0 if value in (0, 1) else 2 if min(value, 1 - value) < 0.0095 else 1
     return f"{100 * value:.{digits}f}%"
 
 
