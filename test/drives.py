@@ -18,8 +18,9 @@ from unifygeo_ros.geodesy import LocalFrame
 START_NS = 1_700_000_000_000_000_000
 STORE = get_typestore(Stores.ROS2_JAZZY)
 TYPES = STORE.types
-IMAGE, ODOMETRY, IMU, NAVSATFIX = (
+IMAGE, RAW_IMAGE, ODOMETRY, IMU, NAVSATFIX = (
     "sensor_msgs/msg/CompressedImage",
+    "sensor_msgs/msg/Image",
     "nav_msgs/msg/Odometry",
     "sensor_msgs/msg/Imu",
     "sensor_msgs/msg/NavSatFix",
@@ -100,6 +101,16 @@ def image(time_s: float, pixels: np.ndarray):
     return TYPES[IMAGE](header=header(time_s, "camera"), format="rgb8; png compressed bgr8", data=encoded)
 
 
+def raw_image(time_s: float, pixels: np.ndarray):
+    """bgr8, each row padded to a multiple of 64 bytes and more."""
+    height, width = pixels.shape[:2]
+    rows = np.pad(pixels[:, :, ::-1].reshape(height, -1), ((0, 0), (0, 64 - (3 * width) % 64)))
+    return TYPES[RAW_IMAGE](
+        header=header(time_s, "camera"), height=height, width=width, encoding="bgr8", is_bigendian=0,
+        step=rows.shape[1], data=rows.ravel(),
+    )  # fmt: skip
+
+
 def write_drive(
     path: Path,
     world: World,
@@ -108,13 +119,14 @@ def write_drive(
     seconds: float = 12.0,
     image_rate: float = 2.0,
     image_delay_s: float = 0.0,
+    raw: bool = False,
     storage: StoragePlugin = StoragePlugin.MCAP,
     path_driven: Circle = Circle(),
 ) -> Path:
     """Write a rosbag2 folder: images at `image_rate`, recorded `image_delay_s` after their exposure, wheel odometry (1%
     scale error) at 20 Hz, IMU at 50 Hz, truth as Odometry at 20 Hz and as NavSatFix at 5 Hz."""
     topics = {
-        "/camera/image/compressed": IMAGE,
+        "/camera/image/compressed": RAW_IMAGE if raw else IMAGE,
         "/odom": ODOMETRY,
         "/imu/data": IMU,
         "/ground_truth/odometry": ODOMETRY,
@@ -122,7 +134,7 @@ def write_drive(
     }
     events: list[tuple[float, str, float]] = []  # recorded at, topic, time of what it tells
     for topic, rate in zip(topics, (image_rate, 20.0, 50.0, 20.0, 5.0), strict=True):
-        delay_s = image_delay_s if topics[topic] == IMAGE else 0.0
+        delay_s = image_delay_s if topic.startswith("/camera") else 0.0
         events += [(k / rate + delay_s, topic, k / rate) for k in range(math.floor(seconds * rate) + 1)]
     rate = path_driven.speed_m_s / path_driven.radius_m
     with Writer(path, version=9, storage_plugin=storage) as writer:
@@ -132,7 +144,7 @@ def write_drive(
             x0, y0, _ = path_driven.pose(0.0)
             if topic == "/camera/image/compressed":
                 # The camera looks ahead; an azimuth is clockwise from north.
-                message = image(time_s, world.panorama(x, y, math.pi / 2 - yaw))
+                message = (raw_image if raw else image)(time_s, world.panorama(x, y, math.pi / 2 - yaw))
             elif topic == "/odom":
                 scale = 1.01
                 message = odometry(

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import subprocess
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -191,6 +192,19 @@ def test_sqlite_bags_give_the_same_fixes(place, done, tmp_path):
     frame = open_index(place / "index").frame
     write_drive(place / "sqlite", colour_world(), frame, storage=StoragePlugin.SQLITE3)
     assert run(place, tmp_path / "out.mcap", bag="sqlite") == 0
+    assert [to_json(f) for f in frames(tmp_path)] == [to_json(f) for f in frames(done)]
+
+
+def test_rosbag1_gives_the_same_fixes(place, done, tmp_path):
+    command = [sys.executable, "-m", "rosbags.convert", "--src", place / "drive", "--dst", place / "drive.bag"]
+    subprocess.run([*map(str, command), "--dst-typestore", "ros1_noetic", "--compress", "lz4"], check=True)
+    assert run(place, tmp_path / "out.mcap", bag="drive.bag") == 0
+    assert [to_json(f) for f in frames(tmp_path)] == [to_json(f) for f in frames(done)]
+
+
+def test_raw_images_give_the_same_fixes(place, done, tmp_path):
+    write_drive(place / "raw", colour_world(), open_index(place / "index").frame, raw=True)
+    assert run(place, tmp_path / "out.mcap", bag="raw") == 0
     assert [to_json(f) for f in frames(tmp_path)] == [to_json(f) for f in frames(done)]
 
 
