@@ -129,6 +129,16 @@ class NodeProcess:
             self.signal(signal.SIGTERM)
 
 
+_TOPIC_KINDS = {
+    "/image": Image,
+    "/image/compressed": CompressedImage,
+    "/odometry": Odometry,
+    "/imu": Imu,
+    "/initial_pose": PoseWithCovarianceStamped,
+    "/clock": Clock,
+}
+
+
 @dataclass
 class Vehicle:
     """Publishes what a vehicle's sensors do and keeps what the node answers."""
@@ -229,10 +239,7 @@ class Vehicle:
     def publisher(self, topic: str, kind: type | None = None, reliability: str = "reliable") -> Any:
         key = f"{topic} {reliability}"
         if key not in self._publishers:
-            kind = kind or {
-                "/image": Image, "/image/compressed": CompressedImage, "/odometry": Odometry, "/imu": Imu,
-                "/initial_pose": PoseWithCovarianceStamped, "/clock": Clock,
-            }[topic]  # fmt: skip
+            kind = kind or _TOPIC_KINDS[topic]
             qos = QoSProfile(
                 depth=10,
                 reliability=getattr(ReliabilityPolicy, reliability.upper()),

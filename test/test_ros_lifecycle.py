@@ -133,6 +133,14 @@ def test_a_signal_ends_it_cleanly_in_every_state(start, region, state, number):
     assert "Traceback" not in node.output()
 
 
+def test_an_interrupt_while_it_still_imports(start):
+    for wait_s in (0.2, 0.5, 1.0):
+        node, _ = start()
+        time.sleep(wait_s)
+        assert node.signal(signal.SIGINT) in (0, -signal.SIGINT)  # the latter before the program's first line
+        assert "unifygeo" not in node.output()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_a_load_that_never_ends(start, region, tmp_path, number):
     """The manifest is a pipe into which nobody writes: the loader hangs in open(), as it could in a driver."""
