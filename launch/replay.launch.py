@@ -1,0 +1,79 @@
+"""A recorded drive through the localizer and the EKFs, by the clock of the bag, and a recording of what they say.
+
+The bag starts to play when the localizer is active; when it ends, everything ends. `unifygeo replay` gives the same
+fixes without ROS, as fast as the machine can.
+"""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    RegisterEventHandler,
+    SetLaunchConfiguration,
+)
+from launch.conditions import IfCondition, UnlessCondition
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.event_handlers import OnStateTransition
+
+SHARE = Path(get_package_share_directory("unifygeo_ros"))
+RECORDED = (
+    "/clock",
+    "/tf",
+    "/tf_static",
+    "/diagnostics",
+    "/unifygeo_localizer/fix",
+    "/unifygeo_localizer/navsat",
+    "/unifygeo_localizer/hypotheses",
+    "/odometry/local",
+    "/odometry/global",
+)
+
+
+def included(name: str, condition: IfCondition | UnlessCondition) -> IncludeLaunchDescription:
+    source = PythonLaunchDescriptionSource(str(SHARE / "launch" / name))
+    return IncludeLaunchDescription(source, condition=condition)
+
+
+def generate_launch_description() -> LaunchDescription:
+    play = ExecuteProcess(
+        cmd=[
+            *("ros2", "bag", "play", LaunchConfiguration("bag")),
+            *("--clock", "100", "--rate", LaunchConfiguration("rate")),
+        ],
+        output="screen",
+    )
+    record = ExecuteProcess(
+        cmd=["ros2", "bag", "record", "--use-sim-time", "-o", LaunchConfiguration("output"), *RECORDED],
+        output="screen",
+        condition=IfCondition(LaunchConfiguration("record")),
+    )
+    with_ekf = LaunchConfiguration("ekf")
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument("bag", description="the bag to play (required)"),
+            DeclareLaunchArgument("rate", default_value="1.0", description="seconds of the bag a second"),
+            DeclareLaunchArgument(
+                "ekf", default_value="true", choices=["true", "false"], description="run the EKFs, too"
+            ),
+            DeclareLaunchArgument(
+                "record", default_value="true", choices=["true", "false"], description="record what they say"
+            ),
+            DeclareLaunchArgument("output", default_value="replay_bag", description="folder of the recording"),
+            SetLaunchConfiguration("use_sim_time", "true"),
+            included("localizer_ekf.launch.py", IfCondition(with_ekf)),
+            included("localizer.launch.py", UnlessCondition(with_ekf)),
+            record,
+            RegisterEventHandler(OnStateTransition(goal_state="active", entities=[play])),
+            RegisterEventHandler(
+                OnProcessExit(target_action=play, on_exit=[EmitEvent(event=Shutdown(reason="the bag has ended"))])
+            ),
+        ]
+    )
