@@ -89,7 +89,7 @@ def test_replaying_twice_gives_the_same_bytes(done, tmp_path):
         assert (tmp_path / name).read_bytes() == (done / name).read_bytes()
 
 
-@pytest.mark.parametrize("source", [("--prior-source", "none"), ("--prior-source", "last_fix")])
+@pytest.mark.parametrize("source", [("--mode", "sequence"), ("--prior-source", "last_fix")])
 def test_a_resumed_replay_equals_an_uninterrupted_one(place, tmp_path, source):
     assert run(place, tmp_path / "whole.mcap", *source) == 0
     lines = (tmp_path / "whole.frames.jsonl").read_bytes().splitlines(keepends=True)

@@ -19,6 +19,7 @@ from unifygeo_ros.evaluation.summary import judge, read_summary, summarise
 from unifygeo_ros.evaluation.truth import TruthPose
 from unifygeo_ros.localization.session import SessionConfig
 from unifygeo_ros.records import Fix, Heading, Hypothesis, Prior, Rejection, RejectionReason
+from unifygeo_ros.tracking.config import TrackerConfig
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -31,6 +32,7 @@ IDENTITY = {
     "camera": dataclasses.asdict(CameraMount()),
     "localizer": dataclasses.asdict(LocalizerConfig()),
     "session": dataclasses.asdict(SessionConfig()),
+    "tracker": dataclasses.asdict(TrackerConfig()),
     "software": "0",
 }
 

@@ -12,13 +12,13 @@ from unifygeo_ros.errors import ConfigurationError, InputError
 from unifygeo_ros.ros.node_config import PARAMETERS
 
 NODE_NAME = "unifygeo_localizer"
-GROUPS = ("camera", "localizer", "session")
+GROUPS = ("camera", "localizer", "session", "tracker")
 ENGINE_PARAMETERS = ("backend", "precision", "device", "threads", "cache_dir")
 """Of the node's own parameters, those that a replay shares with it."""
 
 
 def read_node_parameters(path: Path) -> Mapping[str, Any]:
-    """Values by field name: of the three groups of settings, and of ENGINE_PARAMETERS.
+    """Values by field name: of the groups of settings, and of ENGINE_PARAMETERS.
 
     Raises InputError for a file that is none, ConfigurationError for an unknown or mistyped parameter of a group.
     """

@@ -40,7 +40,8 @@ class WatchedIndex(TileIndex):
 
 
 class WatchedLocalizer(Localizer):
-    """Remembers the last query and observation. Given an outcome to repeat, it answers that and computes nothing."""
+    """Remembers the last query and observation. Given an outcome to repeat, `locate` answers that and computes nothing;
+    a session in mode sequence asks for observations, which are always computed."""
 
     def __init__(
         self,
