@@ -1,26 +1,56 @@
-# The first run needs only Python 3.10 or newer with venv: it makes its own virtual environment.
+# The first run needs only Python 3.11 or newer with venv; everything else comes into the virtual environment.
 VENV ?= .venv
 PYTHON ?= python3
+OUTPUT ?= out/demo
 BIN := $(VENV)/bin
 # The virtual environment is the ROS prefix of the pip-installed rclpy (docs/ros_without_ros.md).
 export AMENT_PREFIX_PATH := $(abspath $(VENV))$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-# Libraries with thread pools of their own slow each other down; a test needs one thread.
-test: export OMP_NUM_THREADS := 1
+.PHONY: help demo test test-slow test-gpu lint bench clean
 
-.PHONY: test lint
+help:
+	@echo "make demo       see a vehicle being localized: index, node, drive, report (results in $(OUTPUT))"
+	@echo "make test       lint and all tests that need neither a GPU nor long"
+	@echo "make test-slow  the tests that take longer than a minute each"
+	@echo "make test-gpu   the tests that need an NVIDIA GPU"
+	@echo "make bench      the benchmarks, each with its limits"
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m unifygeo_ros.cli demo --output $(OUTPUT)
+
+# Libraries with thread pools of their own slow each other down; a test needs one thread.
+test test-slow test-gpu: export OMP_NUM_THREADS := 1
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.test
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/.test: requirements/test.txt requirements/runtime.txt requirements/ros.txt requirements/training.txt
+bench: $(VENV)/.test
+	for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+
+clean:
+	rm -rf $(VENV) out
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make needs Python 3.11 or newer, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.demo: $(VENV)/bin/python requirements/runtime.txt requirements/ros.txt
+	$(BIN)/python -m pip install --quiet -r requirements/runtime.txt -r requirements/ros.txt
+	touch $@
+
+$(VENV)/.test: $(VENV)/bin/python requirements/test.txt requirements/runtime.txt requirements/ros.txt requirements/training.txt
 	$(BIN)/python -m pip install --quiet -r requirements/test.txt
 	touch $@
