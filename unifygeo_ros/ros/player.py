@@ -21,6 +21,12 @@ from unifygeo_ros.errors import ConfigurationError, InputError
 CLOCK_PERIOD_S = 0.01
 """/clock ticks 100 times a second of wall time, so that timers on simulated time do not stutter."""
 
+MessageHook = Callable[[str, int], None]
+
+
+def _nothing(topic: str, stamp_ns: int) -> None:
+    pass
+
 
 class BagPlayer:
     """Publishes a bag's topics and /clock from a node that belongs to the caller."""
@@ -57,20 +63,16 @@ class BagPlayer:
         """Messages by topic played."""
         return {c.topic: c.msgcount for c in self._connections}
 
-    def wait_for_subscribers(self, topic: str, timeout_s: float) -> None:
-        """Return as soon as somebody listens to a topic. Raises ConfigurationError after timeout_s."""
+    def is_heard(self, topic: str) -> bool:
+        """Whether somebody subscribes to a topic. Raises ConfigurationError for a topic that is not played."""
         if topic not in self._publishers:
             raise ConfigurationError(f"the bag does not hold {topic}, only {', '.join(sorted(self._publishers))}")
-        deadline = time.monotonic() + timeout_s
-        while self._publishers[topic].get_subscription_count() == 0:
-            if time.monotonic() > deadline:
-                raise ConfigurationError(f"nobody subscribed to {topic} within {timeout_s:g} s; is the node active?")
-            time.sleep(0.02)
+        return bool(self._publishers[topic].get_subscription_count())
 
-    def play(self, after_message: Callable[[str, int], None] = lambda topic, stamp_ns: None) -> None:
+    def play(self, before: MessageHook = _nothing, after: MessageHook = _nothing) -> None:
         """Publish everything at the recorded pace, and return when the last message is out.
 
-        after_message: called with topic and recorded stamp (ns) of each message, for progress or to spin a node.
+        before, after: called around the publication of each message with its topic and recorded stamp (ns).
         """
         start_wall = time.monotonic()
         start_ns = self._reader.start_time
@@ -80,8 +82,9 @@ class BagPlayer:
                 self._tick(start_ns + int((time.monotonic() - start_wall) * self.rate * 1e9))
                 time.sleep(min(left, CLOCK_PERIOD_S))
             self._tick(stamp_ns)
+            before(topic, stamp_ns)
             self._publishers[topic].publish(data)
-            after_message(topic, stamp_ns)
+            after(topic, stamp_ns)
 
     def close(self) -> None:
         """Close the bag and withdraw the publishers."""

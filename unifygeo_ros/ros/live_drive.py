@@ -1,0 +1,151 @@
+"""A drive played to a running node: what was published, what came back, and how long it took."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Mapping
+
+import rclpy
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile
+
+from unifygeo_ros.errors import EngineError
+from unifygeo_ros.message_records import stamp_ns
+from unifygeo_ros.ros.player import BagPlayer
+
+NODE_MODULE = "unifygeo_ros.ros.localizer_node"
+NODE_NAME = "unifygeo_localizer"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 15.0
+QUIET_S = 2.0
+"""After the last image, silence for so long means that no fix is under way any more."""
+
+
+@dataclass(frozen=True)
+class LiveFix:
+    """A fix as it came over DDS: map frame, metres. latency_s: wall time from the image's publication to the arrival."""
+
+    stamp_ns: int
+    east_m: float
+    north_m: float
+    latency_s: float
+
+
+@dataclass(frozen=True)
+class LiveDrive:
+    """images: published. fixes: by the stamp of their image. wall_s: how long the drive took to play."""
+
+    images: int
+    fixes: Mapping[int, LiveFix]
+    wall_s: float
+
+
+class NodeProcess:
+    """The localizer node in a process of its own, with its log in a file; ended by SIGTERM."""
+
+    def __init__(self, parameters: Path, overrides: Mapping[str, object], remaps: Mapping[str, str], log: Path) -> None:
+        """parameters: a ROS parameter file. overrides: by parameter name. remaps: topic names, from → to."""
+        arguments = [item for name, value in overrides.items() for item in ("-p", f"{name}:={_text(value)}")]
+        arguments += [item for old, new in remaps.items() for item in ("-r", f"{old}:={new}")]
+        command = [sys.executable, "-m", NODE_MODULE, "--ros-args", "--params-file", str(parameters), *arguments]
+        self.log = log
+        with log.open("wb") as stream:
+            environment = {**os.environ, "RCUTILS_LOGGING_USE_STDOUT": "1"}
+            self._process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
+
+    def check_alive(self) -> None:
+        """Raises EngineError with the end of the log if the process has ended."""
+        if (status := self._process.poll()) is not None:
+            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
+            raise EngineError(f"the node ended with status {status}; the end of {self.log}:\n{tail}")
+
+    def stop(self) -> int:
+        """Ask it to end and return its status; killed if it does not end in STOP_TIMEOUT_S."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+def play_to_node(
+    bag: Path,
+    image_topic: str,
+    node_process: NodeProcess,
+    *,
+    rate: float,
+    without: tuple[str, ...] = (),
+    progress: Callable[[int, int], None] = lambda images, fixes: None,
+) -> LiveDrive:
+    """Play a bag to the node as soon as it listens, and collect its fixes.
+
+    without: topics of the bag that the node must not see (ground truth). progress: called after each image with the
+    number of images published and fixes received. Raises EngineError if the node dies.
+    """
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("drive_player", context=context)
+    player = BagPlayer(node, bag, rate=rate, without=without)
+    published_s: dict[int, float] = {}
+    fixes: dict[int, LiveFix] = {}
+    arrived = threading.Event()
+
+    def take(message: PoseWithCovarianceStamped) -> None:
+        stamp, position = stamp_ns(message.header), message.pose.pose.position
+        latency_s = time.monotonic() - published_s.get(stamp, float("nan"))
+        fixes[stamp] = LiveFix(stamp, position.x, position.y, latency_s)
+        arrived.set()
+
+    node.create_subscription(PoseWithCovarianceStamped, f"/{NODE_NAME}/fix", take, QoSProfile(depth=100))
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    try:
+        _wait_until_it_listens(player, image_topic, node_process)
+
+        def before(topic: str, stamp: int) -> None:
+            if topic == image_topic:
+                published_s[stamp] = time.monotonic()
+
+        def after(topic: str, stamp: int) -> None:
+            if topic == image_topic:
+                node_process.check_alive()
+                progress(len(published_s), len(fixes))
+
+        start = time.monotonic()
+        player.play(before, after)
+        while arrived.wait(QUIET_S):
+            arrived.clear()
+        progress(len(published_s), len(fixes))
+        return LiveDrive(len(published_s), dict(fixes), time.monotonic() - start)
+    finally:
+        executor.shutdown()
+        thread.join()
+        player.close()
+        node.destroy_node()
+        context.try_shutdown()
+
+
+def _wait_until_it_listens(player: BagPlayer, topic: str, node_process: NodeProcess) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not player.is_heard(topic):
+        node_process.check_alive()
+        if time.monotonic() > deadline:
+            raise EngineError(
+                f"the node did not subscribe to {topic} within {START_TIMEOUT_S:g} s; see {node_process.log}"
+            )
+        time.sleep(0.05)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
