@@ -31,7 +31,7 @@ QUIET_S = 2.0
 
 @dataclass(frozen=True)
 class LiveFix:
-    """A fix as it came over DDS: map frame, metres. latency_s: wall time from the image's publication to the arrival."""
+    """A fix as it came over DDS: map frame, metres. latency_s: from the image's publication to its arrival, wall time."""
 
     stamp_ns: int
     east_m: float
