@@ -31,7 +31,7 @@ QUIET_S = 2.0
 
 @dataclass(frozen=True)
 class LiveFix:
-    """A fix as it came over DDS: map frame, metres. latency_s: from the image's publication to its arrival, wall time."""
+    """A fix as it came over DDS: map frame, metres. latency_s: wall time from publication to arrival."""
 
     stamp_ns: int
     east_m: float
