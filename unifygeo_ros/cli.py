@@ -19,6 +19,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "unifygeo_ros.inference.command",
     "unifygeo_ros.localization.command",
     "unifygeo_ros.evaluation.command",
+    "unifygeo_ros.ros.demo_command",
 )
 """Modules with `add_command(subparsers) -> None`, which sets `run=` to a function (args) -> exit status."""
 

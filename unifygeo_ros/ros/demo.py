@@ -26,9 +26,11 @@ from unifygeo_ros.records import Fix
 from unifygeo_ros.ros.live_drive import NODE_NAME, LiveDrive, NodeProcess, play_to_node
 from unifygeo_ros.ros.node_config import Settings, with_values
 
+TOWN, BAG, PARAMETERS = "drive/town.tif", "drive/bag", "localizer.yaml"
 IMAGE_TOPIC, ODOMETRY_TOPIC, IMU_TOPIC = "/camera/image/compressed", "/odom", "/imu/data"
 TRUTH_TOPIC = "/ground_truth/navsat"
-HIDDEN_TOPICS = (TRUTH_TOPIC, "/ground_truth/odometry")
+UNPLAYED_TOPICS = (TRUTH_TOPIC, "/ground_truth/odometry", "/tf_static")
+"""What the node must not know, and the mount, which the parameter file gives: tf2_msgs does not install with pip."""
 REMAPS = {"image/compressed": IMAGE_TOPIC, "odometry": ODOMETRY_TOPIC, "imu": IMU_TOPIC}
 CLOSE_M = 5.0
 SAME_M = 0.01
@@ -41,20 +43,20 @@ def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
     output.mkdir(parents=True, exist_ok=True)
     bundle = load_bundle(model)
     print(f"1. Model {bundle.manifest.name}, trained on {bundle.manifest.trained_on}.")
-    index = _index(data / "town.tif", bundle, output / "index")
+    index = _index(data / TOWN, bundle, output / "index")
     tiles = len(open_index(index, bundle=bundle))
-    print(f"2. Index of {data / 'town.tif'}: {tiles} aerial tiles, in {index}")
+    print(f"2. Index of {data / TOWN}: {tiles} aerial tiles, in {index}")
 
-    parameters = data / "localizer.yaml"
+    parameters = data / PARAMETERS
     print(f"3. The node runs in its own process; the drive is played to it over DDS at {rate:g} times its pace.")
-    live = _drive(data / "drive", parameters, index, model, rate, output / "node.log")
+    live = _drive(data / BAG, parameters, index, model, rate, output / "node.log")
 
     print("4. The same drive replayed without ROS, for the report.")
     settings = read_parameter_file(parameters)
     report = output / "report.html"
     summary = evaluate(
         ReplayRequest(
-            bag=data / "drive",
+            bag=data / BAG,
             index=index,
             model=model,
             output=output / "fixes.mcap",
@@ -70,7 +72,7 @@ def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
         )
     )
     print()
-    print(live_table(live, _live_errors_m(live, data / "drive", index, bundle)))
+    print(live_table(live, _live_errors_m(live, data / BAG, index, bundle)))
     print(f"live against replay: {_agreement(live, output / 'fixes.frames.jsonl')}")
     print(verdict(summary))
     print(
@@ -160,7 +162,7 @@ def _drive(bag: Path, parameters: Path, index: Path, model: Path, rate: float, l
                 bar.set_postfix_str(f"{fixes} fixes", refresh=False)
                 bar.update(published - bar.n)
 
-            return play_to_node(bag, IMAGE_TOPIC, process, rate=rate, without=HIDDEN_TOPICS, progress=show)
+            return play_to_node(bag, IMAGE_TOPIC, process, rate=rate, without=UNPLAYED_TOPICS, progress=show)
     finally:
         process.stop()
 
