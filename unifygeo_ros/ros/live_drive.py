@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -111,13 +112,13 @@ def play_to_node(
     thread = threading.Thread(target=executor.spin, daemon=True)
     thread.start()
     try:
-        _wait_until_it_listens(player, image_topic, node_process)
+        player.wait_for_subscribers(image_topic, START_TIMEOUT_S, node_process.check_alive)
 
-        def before(topic: str, stamp: int) -> None:
+        def before(topic: str, data: bytes) -> None:
             if topic == image_topic:
-                published_s[stamp] = time.monotonic()
+                published_s[_header_stamp_ns(data)] = time.monotonic()
 
-        def after(topic: str, stamp: int) -> None:
+        def after(topic: str, data: bytes) -> None:
             if topic == image_topic:
                 node_process.check_alive()
                 progress(len(published_s), len(fixes))
@@ -136,15 +137,10 @@ def play_to_node(
         context.try_shutdown()
 
 
-def _wait_until_it_listens(player: BagPlayer, topic: str, node_process: NodeProcess) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not player.is_heard(topic):
-        node_process.check_alive()
-        if time.monotonic() > deadline:
-            raise EngineError(
-                f"the node did not subscribe to {topic} within {START_TIMEOUT_S:g} s; see {node_process.log}"
-            )
-        time.sleep(0.05)
+def _header_stamp_ns(data: bytes) -> int:
+    """Stamp of a serialized message that starts with a Header: CDR, little-endian, after 4 bytes that say so."""
+    seconds, nanoseconds = struct.unpack_from("<iI", data, 4)
+    return int(seconds * 1_000_000_000 + nanoseconds)
 
 
 def _text(value: object) -> str:

@@ -21,10 +21,10 @@ from unifygeo_ros.errors import ConfigurationError, InputError
 CLOCK_PERIOD_S = 0.01
 """/clock ticks 100 times a second of wall time, so that timers on simulated time do not stutter."""
 
-MessageHook = Callable[[str, int], None]
+MessageHook = Callable[[str, bytes], None]
 
 
-def _nothing(topic: str, stamp_ns: int) -> None:
+def _nothing(topic: str, data: bytes) -> None:
     pass
 
 
@@ -63,16 +63,26 @@ class BagPlayer:
         """Messages by topic played."""
         return {c.topic: c.msgcount for c in self._connections}
 
-    def is_heard(self, topic: str) -> bool:
-        """Whether somebody subscribes to a topic. Raises ConfigurationError for a topic that is not played."""
+    def wait_for_subscribers(
+        self, topic: str, timeout_s: float, while_waiting: Callable[[], None] = lambda: None
+    ) -> None:
+        """Return as soon as somebody listens to a topic. Raises ConfigurationError after timeout_s.
+
+        while_waiting: called again and again, to notice what makes waiting useless; its errors pass through.
+        """
         if topic not in self._publishers:
             raise ConfigurationError(f"the bag does not hold {topic}, only {', '.join(sorted(self._publishers))}")
-        return bool(self._publishers[topic].get_subscription_count())
+        deadline = time.monotonic() + timeout_s
+        while self._publishers[topic].get_subscription_count() == 0:
+            while_waiting()
+            if time.monotonic() > deadline:
+                raise ConfigurationError(f"nobody subscribed to {topic} within {timeout_s:g} s; is the node active?")
+            time.sleep(0.02)
 
     def play(self, before: MessageHook = _nothing, after: MessageHook = _nothing) -> None:
         """Publish everything at the recorded pace, and return when the last message is out.
 
-        before, after: called around the publication of each message with its topic and recorded stamp (ns).
+        before, after: called around the publication of each message with its topic and serialized bytes.
         """
         start_wall = time.monotonic()
         start_ns = self._reader.start_time
@@ -82,9 +92,9 @@ class BagPlayer:
                 self._tick(start_ns + int((time.monotonic() - start_wall) * self.rate * 1e9))
                 time.sleep(min(left, CLOCK_PERIOD_S))
             self._tick(stamp_ns)
-            before(topic, stamp_ns)
+            before(topic, data)
             self._publishers[topic].publish(data)
-            after(topic, stamp_ns)
+            after(topic, data)
 
     def close(self) -> None:
         """Close the bag and withdraw the publishers."""

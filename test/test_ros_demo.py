@@ -1,0 +1,84 @@
+"""The demo, whole, on a small made-up town: index, node, drive over DDS, replay, report."""
+
+import hashlib
+import math
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from drives import write_drive
+from ros_drive import domain_id, make_region
+
+from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.errors import InputError
+from unifygeo_ros.ros.demo import BAG, PARAMETERS, TOWN, check_files, read_parameter_file, run_demo
+
+SETTINGS = """
+unifygeo_localizer:
+  ros__parameters:
+    backend: onnx_cpu
+    threads: 1
+    camera: {z_m: 2.0}
+    localizer: {gate_ambiguity: 1.0, gate_sigma_m: 1000.0, gate_score: -4.0}
+    session: {heading_source: imu}
+"""
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A folder as the demo wants it, and the model that goes with it."""
+    folder = tmp_path_factory.mktemp("demo")
+    region = make_region(folder)
+    data = folder / "data"
+    (data / TOWN).parent.mkdir(parents=True)
+    region.world.write_geotiff(data / TOWN)
+    write_drive(
+        data / BAG, region.world, open_index(region.index).frame, seconds=5.0, image_rate=2.0, image_delay_s=0.1
+    )
+    (data / PARAMETERS).write_text(SETTINGS)
+    files = sorted(file for file in data.rglob("*") if file.is_file())
+    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(data)}" for file in files]
+    (data / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+    return data, region.bundle
+
+
+def test_the_demo_localizes_a_drive_and_writes_its_report(demo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain_id()))
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    data, model = demo
+    run_demo(data, model, tmp_path, rate=2.0)
+    printed = capsys.readouterr().out
+    lines = {
+        line.split("  ")[1].strip(): line.split("  ")[-1] for line in printed.splitlines() if line.startswith("  ")
+    }
+    assert lines["images played"] == "11"
+    assert int(lines["fixes"].split()[0]) >= 3
+    assert lines["error, median / 95%"].endswith(" m")
+    assert lines["image to fix, p50 / p95 / p99"].count(" ms") == 3
+    assert "0 only live, 0 only in the replay" in printed
+    assert (tmp_path / "report.html").stat().st_size > 100_000
+    # A second run takes the index from the first.
+    built = (tmp_path / "index" / "manifest.json").stat().st_mtime_ns
+    run_demo(data, model, tmp_path, rate=4.0)
+    assert (tmp_path / "index" / "manifest.json").stat().st_mtime_ns == built
+
+
+def test_a_changed_file_is_refused(demo):
+    data, _ = demo
+    file = data / PARAMETERS
+    text = file.read_text()
+    file.write_text(text + "# changed\n")
+    with pytest.raises(InputError, match=r"localizer\.yaml: SHA-256"):
+        check_files(data)
+    file.write_text(text)
+    check_files(data)
+
+
+def test_replay_and_node_read_the_same_parameter_file(demo, tmp_path):
+    settings = read_parameter_file(demo[0] / PARAMETERS)
+    assert settings.session.heading_source == "imu"
+    assert math.isclose(settings.camera.z_m, 2.0)
+    (tmp_path / "other.yaml").write_text("other_node: {}")
+    with pytest.raises(InputError, match="not a parameter file"):
+        read_parameter_file(tmp_path / "other.yaml")
