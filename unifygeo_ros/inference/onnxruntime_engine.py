@@ -37,6 +37,19 @@ class OrtArray:
         return np.asarray(self.value.numpy(), np.float32)
 
 
+def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
+    """Options of every session. threads: of the session's pool; 0: one for each physical core."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # The graphs are chains; a second pool for parallel branches only takes cores from the first.
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # Idle threads sleep instead of spinning: between two images the vehicle's cores belong to others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
 class OnnxRuntimeEngine:
     """One graph in an ONNX Runtime session. Not safe for use from two threads at once."""
 
@@ -45,19 +58,12 @@ class OnnxRuntimeEngine:
     ) -> None:
         """provider: an execution provider's name; it must load, there is no other one behind it.
 
-        threads: of the session's pool; 0: one for each physical core. Raises EngineError, and BundleError when the
-        graph is not what the manifest says.
+        threads: as in `session_options`. Raises EngineError, and BundleError when the graph is not what the manifest
+        says.
         """
         self._graph = graph
         path = bundle.graph_path(graph, precision)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        # The graphs are chains; a second pool for parallel branches only takes cores from the first.
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        # Idle threads sleep instead of spinning: between two images the vehicle's cores belong to others.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options = session_options(threads)
         provider_options: list[dict[str, Any]] = (
             [{"device_id": device}] if provider == "CUDAExecutionProvider" else [{}]
         )

@@ -51,29 +51,10 @@ class Library:
         return self.backend == "tensorrt_rtx"
 
     def logger(self) -> Any:
-        """A logger of the library that writes to ours. It must outlive what is made with it."""
-        module = self.module
-        levels = {
-            module.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
-            module.ILogger.Severity.ERROR: logging.ERROR,
-            module.ILogger.Severity.WARNING: logging.DEBUG,  # chatter on every build, no action follows from it
-            module.ILogger.Severity.INFO: logging.DEBUG,
-            module.ILogger.Severity.VERBOSE: logging.NOTSET,
-        }
-
-        class Forward(module.ILogger):  # type: ignore[misc, name-defined]  # the module is known only at run time
-            def __init__(self) -> None:
-                module.ILogger.__init__(self)
-                self.last_error = ""
-
-            def log(self, severity: Any, message: str) -> None:
-                level = levels[severity]
-                if level >= logging.ERROR:
-                    self.last_error = message
-                if level > logging.NOTSET:
-                    logger.log(level, "%s: %s", module.__name__, message)
-
-        return Forward()
+        """The library's logger, which writes to ours; `last_error` is its last message of that kind."""
+        log = _logger(self.module)
+        log.last_error = ""
+        return log
 
     def compute_capability(self, wanted: tuple[int, int]) -> Any:
         """The member of ComputeCapability of tensorrt_rtx. Raises EngineError for one it does not know."""
@@ -86,6 +67,36 @@ class Library:
                 f"for {listed}; use another backend for this GPU"
             )
         return known[name]
+
+
+_LOGGERS: dict[int, Any] = {}
+
+
+def _logger(module: Any) -> Any:
+    """One logger for each library and process, never freed: TensorRT goes on using the first that it was given."""
+    if id(module) in _LOGGERS:
+        return _LOGGERS[id(module)]
+    levels = {
+        module.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
+        module.ILogger.Severity.ERROR: logging.ERROR,
+        module.ILogger.Severity.WARNING: logging.DEBUG,  # chatter on every build, no action follows from it
+        module.ILogger.Severity.INFO: logging.DEBUG,
+        module.ILogger.Severity.VERBOSE: logging.NOTSET,
+    }
+
+    class Forward(module.ILogger):  # type: ignore[misc]  # the module is known only at run time
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.last_error = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            level = levels[severity]
+            if level >= logging.ERROR:
+                self.last_error = message
+            if level > logging.NOTSET:
+                logger.log(level, "%s: %s", module.__name__, message)
+
+    return _LOGGERS.setdefault(id(module), Forward())
 
 
 def load_library(backend: str) -> Library:

@@ -1,0 +1,162 @@
+"""What a fix costs, by the work it cannot do without (`python benchmarks/fix.py`).
+
+Network of the published size with random weights, ONNX Runtime on the CPU, a warm tile, all in one run and in turn:
+
+* a fix against the bare sessions it needs, ground encoder and decoder (at most 1.15 ×);
+* a plain eager PyTorch pass that encodes the query and its five candidates and decodes, against a fix (at least 3 ×);
+* re-ranking five candidates from the mapped maps, as a part of a fix (under 2%);
+* the heading search's matching, as a part of a fix (under 10%).
+
+The network is made and exported here (a minute) unless --bundle gives one exported before. Needs the training package
+and PyTorch. Exits with 1 when a limit is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+import rasterio
+import torch
+from measuring import describe_machine, measure, verdict
+from rasterio.transform import from_origin
+
+from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.config import LocalizerConfig
+from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
+from unifygeo_ros.inference.interface import PYRAMID, F
+from unifygeo_ros.inference.onnxruntime_engine import session_options
+from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.localizer import Localizer
+from unifygeo_ros.records import CameraImage, Heading
+from unifygeo_training.export import BundleText, export_bundle
+from unifygeo_training.model import NetworkConfig
+from unifygeo_training.model.network import UnifyGeo
+
+CANDIDATES = 5
+IMAGES = 3
+
+
+def network() -> UnifyGeo:
+    torch.manual_seed(0)
+    return UnifyGeo(NetworkConfig()).eval().requires_grad_(False)
+
+
+def random_imagery(path: Path, side_m: float, metres_per_pixel: float) -> Path:
+    """A GeoTIFF of colours that change every few metres."""
+    size = round(side_m / metres_per_pixel)
+    noise = np.random.default_rng(0).integers(0, 256, (size // 40, size // 40, 3), dtype=np.uint8)
+    pixels = cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+    transform = from_origin(500_000.0, 5_372_000.0, metres_per_pixel, metres_per_pixel)
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        width=size,
+        height=size,
+        count=3,
+        dtype="uint8",
+        crs="EPSG:32632",
+        transform=transform,
+    ) as file:
+        file.write(np.moveaxis(pixels, 2, 0))
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", type=Path, help="a bundle of the published size, instead of exporting one")
+    parser.add_argument("--rounds", type=int, default=15)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        model = network()
+        bundle = load_bundle(args.bundle) if args.bundle else export_bundle(
+            model, folder / "bundle", BundleText("random", "none", "nothing"), precisions=("fp32",)
+        )  # fmt: skip
+        return compare(model, bundle, folder, args.rounds)
+
+
+def compare(model: UnifyGeo, bundle: ModelBundle, folder: Path, rounds: int) -> int:
+    spec = bundle.manifest.aerial
+    imagery = random_imagery(folder / "imagery.tif", 2.6 * spec.side_m, spec.metres_per_pixel)
+    rng = np.random.default_rng(1)
+    images = [CameraImage(rng.integers(0, 256, (1024, 2048, 3), dtype=np.uint8), n) for n in range(IMAGES)]
+    north = Heading(np.pi / 2, 1e-4, "benchmark")
+    with open_engines(bundle, backend="onnx_cpu", precision="fp32") as engines:
+        build_index([imagery], bundle, engines, folder / "index")
+        index = open_index(folder / "index", bundle=bundle)
+        localizer = Localizer(index, bundle, engines, LocalizerConfig(candidates=CANDIDATES))
+        timings: dict[str, list[float]] = {}
+
+        def fix(heading: Heading | None, name: str) -> None:
+            """One image after the other; the tiles they win are in the cache after the first."""
+            image = images[len(timings.get(f"{name} total", ())) % IMAGES]
+            for stage, value in localizer.locate(image, None, heading).timings_ms.items():
+                timings.setdefault(f"{name} {stage}", []).append(value)
+
+        sessions = {
+            graph: onnxruntime.InferenceSession(
+                str(bundle.graph_path(graph, "fp32")), session_options(), providers=["CPUExecutionProvider"]
+            )
+            for graph in ("ground_encoder", "decoder")
+        }
+        ground = rng.integers(0, 256, (1, bundle.manifest.ground.height, bundle.manifest.ground.width, 3), np.uint8)
+        tiles = rng.integers(0, 256, (CANDIDATES, spec.size, spec.size, 3), np.uint8)
+        pyramid = engines.aerial_encoder.run({"image": tiles[:1]}, PYRAMID)
+
+        def bare() -> None:
+            f = dict(zip(F, sessions["ground_encoder"].run(F, {"image": ground}), strict=True))
+            sessions["decoder"].run(("logits",), {**f, **pyramid})
+
+        @torch.inference_mode()
+        def eager() -> None:
+            query = model.encode_ground(torch.from_numpy(ground))
+            candidates = model.encode_aerial(torch.from_numpy(tiles))
+            model.decode(query.levels, tuple(level[:1] for level in candidates.pyramid))
+
+        for _ in range(IMAGES):  # every tile that wins is warm
+            fix(north, "warm-up")
+            fix(None, "warm-up")
+        timings.clear()
+        costs = measure(
+            {
+                "fix": lambda: fix(north, "given"),
+                "bare sessions": bare,
+                "fix without heading": lambda: fix(None, "searched"),
+                "eager PyTorch": eager,
+            },
+            rounds,
+        )
+    print(describe_machine("onnxruntime", "torch", "numpy"))
+    print(f"{len(index)} tiles, {rounds} rounds in turn, medians:")
+    for name, cost in costs.items():
+        print(f"  {name}: {cost.clock * 1e3:.1f} ms, of the processor {cost.processor * 1e3:.1f} ms")
+    stages = {name: statistics.median(values) for name, values in timings.items()}
+    print(
+        "  stages of a fix, ms: " + ", ".join(f"{n[6:]} {v:.1f}" for n, v in stages.items() if n.startswith("given "))
+    )
+    fix_cost, bare_cost, eager_cost = costs["fix"], costs["bare sessions"], costs["eager PyTorch"]
+    fix_ms = fix_cost.clock * 1e3
+    kept = [
+        verdict("fix / bare sessions", fix_cost.clock / bare_cost.clock, 1.15),
+        verdict("eager PyTorch with five candidates / fix", eager_cost.clock / fix_cost.clock, 3.0, at_least=True),
+        verdict("re-ranking / fix", stages["given reranking"] / fix_ms, 0.02),
+        verdict("heading search / fix", stages["searched heading_search"] / fix_ms, 0.10),
+    ]
+    print(
+        f"by processor time: fix / bare sessions {fix_cost.processor / bare_cost.processor:.3f}, "
+        f"eager PyTorch / fix {eager_cost.processor / fix_cost.processor:.3f}"
+    )
+    return 0 if all(kept) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
