@@ -157,9 +157,9 @@ def test_bag_reads_back_and_repeats(tmp_path: Path) -> None:
         "/tf_static",
     }
     stamp, image = bag["/camera/image/compressed"][2]
-    assert stamp == EPOCH_NS + 10**9  # 2 Hz
+    assert stamp == EPOCH_NS + 10**9 + 10**8  # 2 Hz, recorded 0.1 s late
     assert image.header.frame_id == "camera"
-    assert image.header.stamp.sec * 10**9 + image.header.stamp.nanosec == stamp
+    assert image.header.stamp.sec * 10**9 + image.header.stamp.nanosec == EPOCH_NS + 10**9
     assert "jpeg" in image.format
     assert cv2.imdecode(image.data, cv2.IMREAD_COLOR).shape == (48, 96, 3)
     assert np.array_equal(image.data, contents[1]["/camera/image/compressed"][2][1].data)

@@ -29,6 +29,10 @@ def add_command(subparsers: Any) -> None:
     drive.add_argument("--length-m", type=float, default=600.0, help="at least (default: %(default)s)")
     drive.add_argument("--size-m", type=float, default=600.0, help="side of the town (default: %(default)s)")
     drive.add_argument("--image-rate-hz", type=float, default=2.0, help="panoramas a second (default: %(default)s)")
+    drive.add_argument("--jpeg-quality", type=int, default=92, help="of the panoramas (default: %(default)s)")
+    drive.add_argument(
+        "--orthophoto-jpeg-quality", type=int, help="1 to 100 as providers deliver imagery (default: lossless)"
+    )
     drive.add_argument("--output", type=Path, required=True, help="a new folder")
     drive.set_defaults(run=_drive)
 
@@ -89,7 +93,12 @@ def _render(args: argparse.Namespace) -> int:
 def _drive(args: argparse.Namespace) -> int:
     from unifygeo_training.towns.drive import DriveSettings, record_drive
 
-    settings = DriveSettings(length_m=args.length_m, image_rate_hz=args.image_rate_hz)
+    settings = DriveSettings(
+        length_m=args.length_m,
+        image_rate_hz=args.image_rate_hz,
+        jpeg_quality=args.jpeg_quality,
+        orthophoto_jpeg_quality=args.orthophoto_jpeg_quality,
+    )
     folder = record_drive(args.seed, args.output, settings, size_m=args.size_m, progress=True)
     print((folder / "README.md").read_text())
     return 0

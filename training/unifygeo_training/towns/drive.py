@@ -35,17 +35,21 @@ EPOCH_NS = 1_750_000_000 * 1_000_000_000
 class DriveSettings:
     """What to record. lever_arm_m: camera in base_link, forward, left, up; its centre column faces forward.
 
-    base_link is the vehicle's middle on the ground. jpeg_quality: of OpenCV, 0 … 100.
+    base_link is the vehicle's middle on the ground. image_delay_s: from the exposure, which the stamp tells, to the
+    recording, as a camera's driver needs it. jpeg_quality: of the panoramas, OpenCV's 0 … 100.
+    orthophoto_jpeg_quality: None for lossless.
     """
 
     length_m: float = 600.0
     image_rate_hz: float = 2.0
+    image_delay_s: float = 0.1
     odometry_rate_hz: float = 20.0
     imu_rate_hz: float = 50.0
     lever_arm_m: tuple[float, float, float] = (0.2, 0.0, 2.0)
     view: View = FULL_SPHERE
     samples: int = 2
     jpeg_quality: int = 92
+    orthophoto_jpeg_quality: int | None = None
     odometry_noise: OdometryNoise = field(default_factory=OdometryNoise)
     imu_noise: ImuNoise = field(default_factory=ImuNoise)
 
@@ -113,7 +117,8 @@ def record_drive(
     town = build_town(seed, size_m)
     drive = plan_drive(town, seed, settings.length_m)
     rng = np.random.default_rng([seed, 3])
-    write_geotiff(output / "town.tif", render_orthophoto(town, draw_appearance(rng)), town)
+    orthophoto = render_orthophoto(town, draw_appearance(rng))
+    write_geotiff(output / "town.tif", orthophoto, town, settings.orthophoto_jpeg_quality)
     odometry = wheel_odometry(rng, drive, settings.odometry_rate_hz, settings.odometry_noise)
     inertial = imu(rng, drive, settings.imu_rate_hz, settings.imu_noise)
     stage = set_stage(replace(town, objects=clear_the_way(town, drive)))
@@ -160,7 +165,8 @@ def _write_bag(
     inertial: Imu,
     images: Iterator[tuple[int, bytes]],
 ) -> None:
-    """Merges all topics by time into one rosbag2."""
+    """Merges all topics by the time of recording into one rosbag2."""
+    delay_ns = round(settings.image_delay_s * 1e9)
     store = get_typestore(Stores.ROS2_JAZZY)
     build = _Messages(store.types)
     streams = [
@@ -168,16 +174,16 @@ def _write_bag(
         _series("/imu/data", inertial.time_s, lambda k, t: build.imu(inertial, settings.imu_noise, k, t)),
         _series("/ground_truth/odometry", truth.time_s, lambda k, t: build.truth(truth, k, t)),
         _series("/ground_truth/navsat", truth.time_s, lambda k, t: build.navsat(truth, k, t)),
-        (("/camera/image/compressed", t, build.image(data, t)) for t, data in images),
+        (("/camera/image/compressed", t + delay_ns, build.image(data, t)) for t, data in images),
         iter([("/tf_static", EPOCH_NS, build.mount(settings.lever_arm_m))]),
     ]
     with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connections: dict[str, Any] = {}
-        for topic, stamp, message in heapq.merge(*streams, key=lambda item: item[1]):
+        for topic, recorded_ns, message in heapq.merge(*streams, key=lambda item: item[1]):
             kind = message.__msgtype__
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, kind, typestore=store)
-            writer.write(connections[topic], stamp, store.serialize_cdr(message, kind))
+            writer.write(connections[topic], recorded_ns, store.serialize_cdr(message, kind))
 
 
 def _series(topic: str, time_s: Float, message: Any) -> Iterator[tuple[str, int, Any]]:
@@ -339,7 +345,8 @@ def _readme(town: Town, drive: Drive, settings: DriveSettings) -> str:
 
 - Frame `map`: east-north-up about latitude {datum.latitude_deg:.7f}, longitude {datum.longitude_deg:.7f} (WGS84), the
   middle of the orthophoto. Poses are of `base_link`: the vehicle's middle, on the ground.
-- `/camera/image/compressed`, {settings.image_rate_hz:g} Hz: equirectangular, {view.width} × {view.height}, the whole
+- `/camera/image/compressed`, {settings.image_rate_hz:g} Hz, recorded {settings.image_delay_s:g} s after the exposure
+  that the stamp tells: equirectangular, {view.width} × {view.height}, the whole
   sphere; azimuth grows to the right; the centre column looks along base_link's x. The camera is at
   ({arm[0]:g}, {arm[1]:g}, {arm[2]:g}) m in base_link (`/tf_static`).
 - `/odom`, {settings.odometry_rate_hz:g} Hz: wheels, with {odometry.scale:.0%} scale error (one standard deviation)

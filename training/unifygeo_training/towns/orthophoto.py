@@ -67,8 +67,15 @@ def render_orthophoto(town: Town, light: Appearance) -> UInt8:
     return colour
 
 
-def write_geotiff(path: Path, pixels: UInt8, town: Town) -> None:
-    """Writes an orthophoto of the town as a GeoTIFF in EPSG:32632, tiled, losslessly compressed."""
+def write_geotiff(path: Path, pixels: UInt8, town: Town, jpeg_quality: int | None = None) -> None:
+    """Writes an orthophoto of the town as a GeoTIFF in EPSG:32632, tiled.
+
+    jpeg_quality: 1 … 100, as providers deliver their imagery; None: lossless, three to five times as large.
+    """
+    if jpeg_quality is None:
+        compression = {"compress": "deflate", "predictor": 2, "photometric": "RGB"}
+    else:
+        compression = {"compress": "jpeg", "jpeg_quality": jpeg_quality, "photometric": "YCBCR"}
     east, north = town.origin
     transform = rasterio.transform.from_origin(east, north + town.size_m, town.metres_per_pixel, town.metres_per_pixel)
     temporary = path.with_name(path.name + ".part")
@@ -85,9 +92,7 @@ def write_geotiff(path: Path, pixels: UInt8, town: Town) -> None:
         tiled=True,
         blockxsize=256,
         blockysize=256,
-        compress="deflate",
-        predictor=2,
-        photometric="RGB",
+        **compression,
     ) as file:
         file.write(np.moveaxis(pixels, 2, 0))
     temporary.replace(path)
