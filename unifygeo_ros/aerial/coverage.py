@@ -19,6 +19,7 @@ def draw_coverage(index: TileIndex, path: Path) -> None:
     """Draw how many tiles cover each place, over their pixels where they are few enough, as PNG, SVG or PDF."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     side = index.manifest.side_m
     centres = np.asarray(index.centres_m)
@@ -30,12 +31,15 @@ def draw_coverage(index: TileIndex, path: Path) -> None:
     if len(index) <= _PICTURED:
         for tile_id, (east, north) in enumerate(centres.tolist()):
             square = (east - side / 2, east + side / 2, north - side / 2, north + side / 2)
-            axes.imshow(index.tile_pixels(tile_id), extent=square, interpolation="bilinear")
+            pixels = index.tile_pixels(tile_id)
+            clear = np.dstack([pixels, np.where(pixels.any(axis=-1), 255, 0).astype(np.uint8)])  # unknown is black
+            axes.imshow(clear, extent=square, interpolation="bilinear")
     cell = float(np.max(high - low)) / _PIXELS
     counts = _tiles_covering(centres - low, side, cell, np.ceil((high - low) / cell).astype(int))
     shown = np.ma.masked_equal(counts, 0)
-    image = axes.imshow(shown, extent=extent, origin="lower", cmap="viridis", alpha=0.45, vmin=1)
-    figure.colorbar(image, ax=axes, label="tiles that cover a place", shrink=0.8)
+    image = axes.imshow(shown, extent=extent, origin="lower", cmap="viridis", alpha=0.3, vmin=1)
+    steps = MaxNLocator(integer=True)
+    figure.colorbar(image, ax=axes, label="tiles that cover a place", shrink=0.8, ticks=steps)
     axes.plot(0, 0, "r+", markersize=12, label="datum")
     axes.set(xlim=extent[:2], ylim=extent[2:], xlabel="east, m", ylabel="north, m", aspect="equal")
     axes.set_title(f"{index.path.name}: {len(index)} tiles of {side:g} m, {index.manifest.skipped} left out as empty")
