@@ -43,15 +43,11 @@ def write_imagery(path: Path, side_m: float, metres_per_pixel: float) -> Path:
 
 def published_size(folder: Path) -> ModelBundle:
     """A bundle of the published size with random weights. Needs the training package and PyTorch."""
-    import torch
+    from fix import network
 
     from unifygeo_training.export import BundleText, export_bundle
-    from unifygeo_training.model import NetworkConfig
-    from unifygeo_training.model.network import UnifyGeo
 
-    torch.manual_seed(0)
-    model = UnifyGeo(NetworkConfig()).eval().requires_grad_(False)
-    return export_bundle(model, folder, BundleText("random", "none", "nothing"), precisions=("fp32",))
+    return export_bundle(network(), folder, BundleText("random", "none", "nothing"), precisions=("fp32",))
 
 
 def main() -> int:
@@ -59,7 +55,7 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, help="a bundle to build with, instead of exporting one")
     parser.add_argument("--side", type=float, default=350.0, help="of the imagery, metres")
     args = parser.parse_args()
-    print(describe_machine())
+    print(describe_machine("onnxruntime", "rasterio", "opencv-python"))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         bundle = load_bundle(args.bundle) if args.bundle else published_size(folder / "bundle")
