@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import KDTree
 
 from unifygeo_training.towns.furniture import ACCENTS, FLATS, Objects, pick
-from unifygeo_training.towns.paint import FREE_M, Canvas, Colour, rectangle
+from unifygeo_training.towns.paint import FREE_M, Canvas, Colour, rectangle, ribbon
 from unifygeo_training.towns.streets import Street, normals
 
 Float = npt.NDArray[np.float64]
@@ -23,14 +24,19 @@ CHARACTERS = ("houses", "rows", "flats", "works", "park", "mixed", "square")
 SHARES = (0.32, 0.24, 0.14, 0.07, 0.09, 0.10, 0.04)
 LARGEST_SQUARE_M2 = 1800.0
 
+SPILL_M = 20.0
+"""A pond with its shore reaches no further than this beyond the block in which it has its middle."""
+
 
 @dataclass(frozen=True)
 class Block:
-    """One block: mask is where it lies in the raster of taken ground. angle_rad: of the street nearest its middle."""
+    """One block. label: its number in the raster of blocks, where it lies in `rows` and `columns`."""
 
     character: str
     area_m2: float
     label: int
+    rows: slice
+    columns: slice
 
 
 def fill_blocks(rng: np.random.Generator, canvas: Canvas, streets: tuple[Street, ...], objects: Objects) -> None:
@@ -47,7 +53,8 @@ def fill_blocks(rng: np.random.Generator, canvas: Canvas, streets: tuple[Street,
             character = "rows"
         elif character == "park" and area > 16000:
             character = "mixed"
-        blocks.append(Block(character, float(area), label))
+        left, top, width, height, _ = (int(v) for v in stats[label])
+        blocks.append(Block(character, float(area), label, slice(top, top + height), slice(left, left + width)))
     _carpet(rng, canvas, labels, blocks)
     for block in blocks[1:]:
         if block.character == "park":
@@ -213,12 +220,12 @@ def _front_garden(
             objects.bush(rng, x, y, rng.uniform(0.35, 0.8))
 
 
-def _spots(rng: np.random.Generator, labels: npt.NDArray[np.int32], label: int, size_m: float, count: int) -> Float:
+def _spots(rng: np.random.Generator, labels: npt.NDArray[np.int32], block: Block, size_m: float, count: int) -> Float:
     """Random town points in a block, float64 (count, 2)."""
-    rows, columns = np.nonzero(labels == label)
+    rows, columns = np.nonzero(labels[block.rows, block.columns] == block.label)
     k = rng.integers(0, len(rows), count)
-    x = (columns[k] + rng.random(count)) * FREE_M
-    y = size_m - (rows[k] + rng.random(count)) * FREE_M
+    x = (columns[k] + block.columns.start + rng.random(count)) * FREE_M
+    y = size_m - (rows[k] + block.rows.start + rng.random(count)) * FREE_M
     return np.stack([x, y], axis=1)
 
 
@@ -226,19 +233,29 @@ def _park(
     rng: np.random.Generator, canvas: Canvas, objects: Objects, labels: npt.NDArray[np.int32], block: Block
 ) -> None:
     """Paths from edge to edge, a pond, beds; trees come with the filling."""
-    spots = _spots(rng, labels, block.label, canvas.size_m, 40)
-    inside = (cv2.resize((labels == block.label).astype(np.uint8), (canvas.pixels,) * 2) > 0).astype(bool)
-    before = canvas.albedo.copy() if block.area_m2 > 300 else canvas.albedo
+    spots = _spots(rng, labels, block, canvas.size_m, 40)
+    inside = cv2.resize((labels == block.label).astype(np.uint8), (canvas.pixels,) * 2) > 0
+    low = np.array([block.columns.start * FREE_M, canvas.size_m - block.rows.stop * FREE_M])
+    high = np.array([block.columns.stop * FREE_M, canvas.size_m - block.rows.start * FREE_M])
     gravel = GRAVEL[int(rng.integers(len(GRAVEL)))]
+    paths = []
     for _ in range(max(1, min(5, int(block.area_m2 / 1500)))):
         a, b = spots[rng.integers(40)], spots[rng.integers(40)]
         d = b - a
         a, b = a - d * 1.5, b + d * 1.5
         bend = np.array([-d[1], d[0]]) * rng.normal(0, 0.35)
         t = np.linspace(0, 1, 60)[:, None]
-        canvas.stroke(
-            (1 - t) ** 2 * a + 2 * t * (1 - t) * ((a + b) / 2 + bend) + t**2 * b, rng.uniform(1.4, 2.6), gravel
-        )
+        line = (1 - t) ** 2 * a + 2 * t * (1 - t) * ((a + b) / 2 + bend) + t**2 * b
+        half = rng.uniform(1.4, 2.6) / 2
+        quads = ribbon(line, half, -half)
+        paths.append(quads[((quads.max(axis=1) > low) & (quads.min(axis=1) < high)).all(axis=1)])
+    # Paths and shores run over the block's edge; what they cover there is put back.
+    corners = np.concatenate([q.reshape(-1, 2) for q in paths] + [np.stack([low - SPILL_M, high + SPILL_M])])
+    rows, columns = canvas.window(corners.min(axis=0), corners.max(axis=0))
+    before = canvas.albedo[rows, columns].copy()
+    for quads in paths:
+        for quad in quads:
+            canvas.polygon(quad, gravel)
     if block.area_m2 > 1200 and rng.random() < 0.6:
         x, y = spots[0]
         r = rng.uniform(4, min(13, np.sqrt(block.area_m2) / 4))
@@ -248,8 +265,8 @@ def _park(
         canvas.polygon((shore - (x, y)) * 1.15 + (x, y), (172, 164, 140))
         canvas.polygon(shore, tuple(np.array([58, 92, 104]) * rng.uniform(0.8, 1.3)))
         canvas.take((shore - (x, y)) * 1.15 + (x, y))
-    if before is not canvas.albedo:
-        canvas.albedo[~inside] = before[~inside]
+    outside = ~inside[rows, columns]
+    canvas.albedo[rows, columns][outside] = before[outside]
 
 
 def _fill(
@@ -261,7 +278,7 @@ def _fill(
     blocks: list[Block],
 ) -> None:
     """Scatters things over what is free until no wide empty ground is left."""
-    middles = np.concatenate([s.line for s in streets])
+    nearest = KDTree(np.concatenate([s.line for s in streets]))
     tangents = np.concatenate([np.gradient(s.line, axis=0) for s in streets])
     menus = {
         "houses": (["tree", "bush", "shed", "bed", "pool", "terrace", "tree", "hedge"], 26),
@@ -276,8 +293,9 @@ def _fill(
         if block.area_m2 < 12:
             continue
         menu, each_m2 = menus[block.character]
-        for x, y in _spots(rng, labels, block.label, canvas.size_m, int(block.area_m2 / each_m2) + 3):
-            k = int(np.argmin((middles[:, 0] - x) ** 2 + (middles[:, 1] - y) ** 2))
+        for x, y in _spots(rng, labels, block, canvas.size_m, int(block.area_m2 / each_m2) + 3):
+            distances, candidates = nearest.query((x, y), k=8)
+            k = int(candidates[distances == distances[0]].min())  # streets share their ends: the first of them
             angle = float(np.arctan2(tangents[k, 1], tangents[k, 0])) + rng.choice([0, np.pi / 2])
             _put(rng, canvas, objects, str(rng.choice(menu)), float(x), float(y), angle)
     for s in streets:

@@ -59,6 +59,15 @@ class Canvas:
         angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         self.polygon(np.stack([x + radius_m * np.cos(angle), y + radius_m * np.sin(angle)], axis=1), colour, plants)
 
+    def window(self, low: Float, high: Float) -> tuple[slice, slice]:
+        """Rows and columns of the albedo that cover the town points between two corners, with a pixel to spare."""
+        res = self.metres_per_pixel
+        left, right = (int(np.clip(v / res + k, 0, self.pixels)) for v, k in ((low[0], -2), (high[0], 2)))
+        top, bottom = (
+            int(np.clip((self.size_m - v) / res + k, 0, self.pixels)) for v, k in ((high[1], -2), (low[1], 2))
+        )
+        return slice(top, bottom), slice(left, right)
+
     def take(self, points: Float) -> None:
         """Marks a polygon as taken."""
         cv2.fillPoly(self.taken, [self._fixed(np.asarray(points, np.float64), FREE_M)], 1, cv2.LINE_8, _SHIFT)

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from unifygeo_ros.errors import ConfigurationError
 from unifygeo_training.towns.scene import GROUND, Kind, Town, clearance
-from unifygeo_training.towns.streets import Street, normals
+from unifygeo_training.towns.streets import SAMPLE_M, Street, normals
 
 Float = npt.NDArray[np.float64]
 
@@ -23,6 +23,8 @@ LATERAL_M_S2 = 2.0
 FORWARD_M_S2 = 1.2
 SHARPEST_PER_M = 1 / 5.5
 """Limit of the path's curvature: a car's turning circle."""
+
+SHARPEST_TURN_RAD = 2.0
 
 BODY_M = 1.1
 """Everything solid stays this far from the path of the vehicle's middle."""
@@ -99,27 +101,103 @@ def _speeds(s: Float, curvature: Float) -> Float:
 def plan_drive(town: Town, seed: int, length_m: float, margin_m: float = 45.0) -> Drive:
     """A drive of at least `length_m` in the town, never nearer than `margin_m` to its edge.
 
-    Routes are drawn until one bends gently enough and clears every solid.
+    Streets and turns that bend too sharply or pass too near to something solid are not used.
     """
-    usable = [
-        s for s in town.streets if s.line.min() > margin_m and s.line.max() < town.size_m - margin_m and s.rank < 3
-    ]
-    legs: dict[int, list[tuple[int, bool]]] = {}
-    for k, s in enumerate(usable):
-        legs.setdefault(s.start, []).append((k, True))
-        legs.setdefault(s.end, []).append((k, False))
-    for attempt in range(200 if usable else 0):
-        rng = np.random.default_rng([seed, attempt, 11])
-        points = _route(rng, usable, legs, length_m)
+    network = _Network(town, margin_m)
+    enough_m = length_m * 1.02 + 5  # smoothing cuts corners
+    for attempt in range(10):
+        points = network.route(np.random.default_rng([seed, attempt, 11]), enough_m)
         if points is None:
             continue
+        stations = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
+        points = points[stations <= enough_m]
         drive = Drive(_smooth(points))
-        if np.abs(drive.curvature_per_m).max() < SHARPEST_PER_M and drive.length_m >= length_m and _clear(town, drive):
+        if drive.length_m >= length_m and network.passable(points, 1.0):
             return drive
     raise ConfigurationError(
         f"no drive of {length_m:.0f} m fits into town {town.seed} of {town.size_m:.0f} m; "
         "make the drive shorter or the town larger"
     )
+
+
+class _Network:
+    """Lanes of a town that can be driven, in either direction, and the turns between them.
+
+    A leg is a street's number and whether it is driven from its start to its end.
+    """
+
+    def __init__(self, town: Town, margin_m: float) -> None:
+        streets = [
+            s for s in town.streets if s.line.min() > margin_m and s.line.max() < town.size_m - margin_m and s.rank < 3
+        ]
+        self._solid = town.objects[~np.isin(town.objects["kind"], (int(Kind.CAR), int(Kind.CABIN)))]
+        self._lanes = {(k, way): _lane(s, way) for k, s in enumerate(streets) for way in (True, False)}
+        self._ends = {(k, way): s.end if way else s.start for k, s in enumerate(streets) for way in (True, False)}
+        self._leaving: dict[int, list[tuple[int, bool]]] = {}
+        for k, s in enumerate(streets):
+            self._leaving.setdefault(s.start, []).append((k, True))
+            self._leaving.setdefault(s.end, []).append((k, False))
+        self._known: dict[tuple[tuple[int, bool], ...], bool] = {}
+
+    def passable(self, points: Float, share: float = 0.93) -> bool:
+        """Whether the smoothed path keeps to this share of the sharpest bend and clears everything solid."""
+        drive = Drive(_smooth(points))
+        if np.abs(drive.curvature_per_m).max() > share * SHARPEST_PER_M:
+            return False
+        motion = drive.at(np.arange(0, drive.duration_s, 0.15))
+        reach = 40.0  # no solid is larger
+        o = self._solid
+        near = o[
+            (np.abs(o["x"] - (motion.x_m.min() + motion.x_m.max()) / 2) < np.ptp(motion.x_m) / 2 + reach)
+            & (np.abs(o["y"] - (motion.y_m.min() + motion.y_m.max()) / 2) < np.ptp(motion.y_m) / 2 + reach)
+        ]
+        return all(clearance(near, x, y) > BODY_M for x, y in zip(motion.x_m, motion.y_m, strict=True))
+
+    def _usable(self, *legs: tuple[int, bool]) -> bool:
+        """Whether one leg, or the turn from one to the next, can be driven."""
+        if legs not in self._known:
+            lanes = [self._lanes[leg] for leg in legs]
+            if min(len(lane) for lane in lanes) < 12:
+                self._known[legs] = False
+            elif len(lanes) == 1:
+                self._known[legs] = self.passable(lanes[0])
+            else:
+                before, after = lanes
+                u, v = before[-1] - before[-3], after[2] - after[0]
+                turn = abs(np.arctan2(u[0] * v[1] - u[1] * v[0], u @ v))
+                piece = np.vstack([before[-25:], _join(before, after), after[:25]])
+                self._known[legs] = bool(turn < SHARPEST_TURN_RAD) and self.passable(piece)
+        return self._known[legs]
+
+    def route(self, rng: np.random.Generator, length_m: float) -> Float | None:
+        """Lanes and turns one after another, about 1 m between points; None where there is no such route.
+
+        At each crossing the streets are tried in random order, those driven before last; a dead end is backed out of.
+        """
+        starts = list(self._lanes)
+        legs: list[tuple[int, bool]] = []
+        untried: list[list[tuple[int, bool]]] = [[starts[int(k)] for k in rng.permutation(len(starts))]]
+        for _ in range(20 * int(length_m)):
+            if not untried:
+                return None
+            if not untried[-1]:
+                untried.pop()
+                legs = legs[:-1]
+                continue
+            leg = untried[-1].pop(0)
+            if not self._usable(leg) or (legs and not self._usable(legs[-1], leg)):
+                continue
+            legs.append(leg)
+            if sum(len(self._lanes[other]) for other in legs) * SAMPLE_M >= length_m:
+                pieces = [self._lanes[legs[0]]]
+                for leg in legs[1:]:
+                    pieces += [_join(pieces[-1], self._lanes[leg]), self._lanes[leg]]
+                return np.vstack(pieces)
+            driven = [k for k, _ in legs]
+            options = [other for other in self._leaving[self._ends[leg]] if other[0] != leg[0]]
+            order = sorted(options, key=lambda other: (driven.count(other[0]), rng.random()))
+            untried.append(order)
+        return None
 
 
 def _lane(s: Street, forward: bool) -> Float:
@@ -132,37 +210,6 @@ def _lane(s: Street, forward: bool) -> Float:
     first, last = int(s.set_back_m[0]), len(s.line) - int(s.set_back_m[1])
     points = (s.line + normals(s.line) * lane)[first:last]
     return points if forward else points[::-1]
-
-
-def _route(
-    rng: np.random.Generator, usable: list[Street], legs: dict[int, list[tuple[int, bool]]], length_m: float
-) -> Float | None:
-    """Lanes one after another over random turns, never straight back; streets already driven are avoided."""
-    k, forward = int(rng.integers(len(usable))), bool(rng.random() < 0.5)
-    lanes = [_lane(usable[k], forward)]
-    driven = {k: 1}
-    length = 0.0
-    while length < length_m * 1.08 + 20:
-        s = usable[k]
-        node = s.end if forward else s.start
-        options = []
-        for other, onward in legs[node]:
-            lane = _lane(usable[other], onward)
-            if other == k or len(lane) < 8 or len(lanes[-1]) < 8:
-                continue
-            u, v = lanes[-1][-1] - lanes[-1][-3], lane[2] - lane[0]
-            turn = abs(np.arctan2(u[0] * v[1] - u[1] * v[0], u @ v))
-            if turn < 2.0:
-                options.append((other, onward, lane))
-        if not options:
-            return None
-        weight = np.array([4.0 ** -driven.get(other, 0) for other, _, _ in options])
-        k, forward, lane = options[int(rng.choice(len(options), p=weight / weight.sum()))]
-        driven[k] = driven.get(k, 0) + 1
-        lanes.append(_join(lanes[-1], lane))
-        lanes.append(lane)
-        length += float(np.hypot(*np.diff(np.vstack(lanes[-2:]), axis=0).T).sum())
-    return np.vstack(lanes)
 
 
 def _join(before: Float, after: Float) -> Float:
@@ -182,12 +229,6 @@ def _smooth(points: Float) -> Float:
     u = np.arange(0, chord[-1], 0.5)
     even = np.stack([np.interp(u, chord[keep], points[keep, k]) for k in (0, 1)], axis=1)
     return gaussian_filter1d(even, 4.0, axis=0, mode="nearest")[2:-2]
-
-
-def _clear(town: Town, drive: Drive) -> bool:
-    solid = town.objects[(town.objects["kind"] != int(Kind.CAR)) & (town.objects["kind"] != int(Kind.CABIN))]
-    motion = drive.at(np.arange(0, drive.duration_s, 0.25))
-    return all(clearance(solid, x, y) > BODY_M for x, y in zip(motion.x_m, motion.y_m, strict=True))
 
 
 def clear_the_way(town: Town, drive: Drive) -> npt.NDArray[np.void]:
