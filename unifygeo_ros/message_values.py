@@ -91,5 +91,7 @@ def outcome_diagnostic(outcome: Fix | Rejection) -> DiagnosticText:
             ("score", f"{outcome.score:.4f}"),
             ("ambiguity", f"{outcome.ambiguity:.4f}"),
         ]
+        if outcome.integrity is not None:
+            values.append(("integrity", f"{outcome.integrity:.4f}"))
     values.append(("hypotheses", str(len(outcome.hypotheses))))
     return DiagnosticText(level, message, tuple(values))

@@ -17,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from unifygeo_ros.message_values import outcome_diagnostic
 from unifygeo_ros.records import Fix, Rejection
+from unifygeo_ros.tracking.tracker import TrackStatus
 
 REFUSAL_SHOWN_S = 5.0
 """How long a refused odometry, IMU or pose message is shown as a warning."""
@@ -51,6 +52,7 @@ class Health:
         self._latencies_ms: dict[str, deque[float]] = {}
         self._last_outcome: Fix | Rejection | str | None = None
         self._last_image_s: float | None = None
+        self._track: TrackStatus | None = None
         self._listening_since_s: float | None = None
         self._incompatible: dict[str, str] = {}
         self._state = "unconfigured"
@@ -109,6 +111,11 @@ class Health:
                 self._counts.reasons[result.reason.value] = result.detail
             for stage, milliseconds in timings_ms.items():
                 self._latencies_ms.setdefault(stage, deque(maxlen=LATENCY_WINDOW)).append(milliseconds)
+
+    def tracked(self, track: TrackStatus | None) -> None:
+        """How the tracker stands (mode sequence); None in mode single."""
+        with self._lock:
+            self._track = track
 
     def not_published(self, reason: str) -> None:
         """A fix that the last guard held back."""
@@ -190,6 +197,14 @@ class Health:
             "failures": self._counts.failures,
         }
         values |= {f"last.{key}": value for key, value in last}
+        if self._track is not None:
+            values |= {
+                "track": self._track.state.value,
+                "track.reason": self._track.reason,
+                "track.hypotheses": self._track.hypotheses,
+                "track.belief_elsewhere": f"{self._track.elsewhere:.2e}",
+                "track.whole_searches": f"{self._track.whole_searches} of {self._track.images} images",
+            }
         for reason, count in sorted(self._counts.rejections.items()):
             values[f"rejected.{reason}"] = count
             values[f"rejected.{reason}.last"] = self._counts.reasons[reason]

@@ -69,6 +69,7 @@ class Worker:
             return
         result = self._loaded.session.locate(image)
         located_s = time.monotonic()
+        self._health.tracked(self._loaded.session.status().track)
         if isinstance(result, Fix):
             self._publish(result)
         published_s = time.monotonic()
