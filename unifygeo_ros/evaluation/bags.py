@@ -16,6 +16,7 @@ from rosbags.typesys.store import Typestore
 from unifygeo_ros.errors import InputError
 from unifygeo_ros.evaluation.salvage import RawMessage, salvage
 
+MAX_PROBLEMS = 1000
 STORAGE_SUFFIXES = (".mcap", ".db3", ".bag")
 
 
@@ -38,7 +39,8 @@ class BagMessage(NamedTuple):
 
 
 class Bag:
-    """A recorded drive. `problems` grows while the bag is read: each entry says what could not be read and why."""
+    """A recorded drive. `problems` grows while the bag is read: each entry says what could not be read and why, up to
+    MAX_PROBLEMS of them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,7 +57,7 @@ class Bag:
                     counts[connection.topic, connection.msgtype] += connection.msgcount
         except Exception as error:  # damage shows in many ways: rosbags' errors, struct, SQLite, zstd
             self._whole = False
-            self._note(f"{error}; reading what is left")
+            self.note(f"{self.path.name}: {error}; reading what is left")
             counts = self._survey()
         self.topics: Mapping[str, BagTopic] = MappingProxyType(
             {name: BagTopic(name, type_, count) for (name, type_), count in sorted(counts.items())}
@@ -89,7 +91,7 @@ class Bag:
                 raise
             except Exception as error:
                 self._whole = False
-                self._note(f"{error}; going on with what is left")
+                self.note(f"{self.path.name}: {error}; going on with what is left")
         # Starts at the beginning; what has been delivered is passed over.
         for message in self._salvaged():
             key = (message.topic, zlib.crc32(message.data))
@@ -122,8 +124,9 @@ class Bag:
             try:
                 yield from salvage(file, problems)
             finally:
-                # The file may be gone through more than once; each of its problems is told once.
-                self.problems += [problem for problem in problems if problem not in self.problems]
+                # The file may be gone through more than once.
+                for problem in problems:
+                    self.note(problem)
 
     def _survey(self) -> Counter[tuple[str, str]]:
         """Topics and counts of what is left, and the types that its definitions describe."""
@@ -138,15 +141,21 @@ class Bag:
                 try:
                     types.update(get_types_from_msg(text, name))
                 except Exception as error:  # a definition that was cut off
-                    self._note(f"the definition of {name} is damaged ({error}); the usual one is taken")
+                    self.note(
+                        f"{self.path.name}: the definition of {name} is damaged ({error}); the usual one is taken"
+                    )
         if types:
             store = get_typestore(Stores.EMPTY)
             store.register({**self._store.fielddefs, **types})
             self._store = store
         return counts
 
-    def _note(self, problem: str) -> None:
-        self.problems.append(f"{self.path.name}: {problem}")
+    def note(self, problem: str) -> None:
+        """Remember a problem, once."""
+        if len(self.problems) < MAX_PROBLEMS and problem not in self.problems:
+            self.problems.append(problem)
+            if len(self.problems) == MAX_PROBLEMS:
+                self.problems.append("further problems are not listed")
 
 
 def _storage_files(path: Path) -> list[Path]:

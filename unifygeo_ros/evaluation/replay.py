@@ -81,7 +81,7 @@ def read_truth(bag: Bag, topic: BagTopic) -> Recording:
             try:
                 sample = convert(bag.deserialize(message))
             except InputError as error:
-                bag.problems.append(str(error))
+                bag.note(str(error))
                 continue
             if sample is not None:
                 yield sample
@@ -145,7 +145,7 @@ def _feed_motion(
     try:
         content = bag.deserialize(message)
     except InputError as error:
-        bag.problems.append(str(error))
+        bag.note(str(error))
         return
     if topics.imu is not None and message.topic == topics.imu.name:
         session.add_imu(imu_sample(content))
