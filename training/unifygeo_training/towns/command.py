@@ -73,7 +73,7 @@ def _render(args: argparse.Namespace) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with (
-        concurrent.futures.ProcessPoolExecutor(args.workers, mp_context=context) as pool,
+        concurrent.futures.ProcessPoolExecutor(args.workers, context, initializer=_use_one_thread) as pool,
         tqdm(total=len(args.seeds), unit="town") as bar,
     ):
         tasks = [
@@ -88,6 +88,13 @@ def _render(args: argparse.Namespace) -> int:
             pool.shutdown(cancel_futures=True)
             raise
     return 0
+
+
+def _use_one_thread() -> None:
+    """OpenCV in a worker: the processes are as many as the cores that were given."""
+    import cv2
+
+    cv2.setNumThreads(1)
 
 
 def _drive(args: argparse.Namespace) -> int:

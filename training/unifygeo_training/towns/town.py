@@ -12,7 +12,7 @@ from unifygeo_training.towns.scene import Town
 from unifygeo_training.towns.streets import lay_streets
 
 GENERATOR_VERSION = 1
-"""Raised whenever the same seed gives another town."""
+"""Raised when the same seed gives other streets, solids or marks; a change of paint alone does not raise it."""
 
 FIRST_HELD_OUT_SEED = 1000
 """Towns of this seed and above are for testing; training refuses them."""
