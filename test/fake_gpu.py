@@ -318,6 +318,11 @@ def fake_tensorrt(driver: FakeDriver, *, rtx: bool = False) -> types.SimpleNames
 
         def clear_flag(self, flag: Any) -> None: ...
 
+        if rtx:
+
+            def set_compute_capability(self, capability: Any, index: int) -> bool:
+                return self.num_compute_capabilities == 1 and capability.name == "SM89" and index == 0
+
         def add_optimization_profile(self, profile: Any) -> int:
             self.profiles += 1
             return self.profiles - 1

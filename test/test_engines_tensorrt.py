@@ -50,7 +50,7 @@ def rtx() -> Library:
 
 
 def compile_ahead(bundle: ModelBundle, cache: Path, **changes: object) -> CompiledEngine:
-    arguments = {"gpu": "any", "compute_capability": (8, 9), "ahead_of_time": True, **changes}
+    arguments = {"gpu": "any", "compute_capability": (8, 9), **changes}
     graph, precision = str(arguments.pop("graph", "decoder")), str(arguments.pop("precision", "fp16"))
     return compile_engine(bundle, graph, precision, rtx(), EngineCache(cache), **arguments)
 
@@ -166,6 +166,18 @@ def test_compile_command(bundle: ModelBundle, tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.count("already there") == 3
     assert main([*command, "--compute-capability", "eight"]) == 2
     assert "--compute-capability is 'eight'" in capsys.readouterr().err
+
+
+def test_tensorrt_does_not_build_for_other_machines(
+    bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unifygeo_ros.cli import main
+    from unifygeo_ros.inference import tensorrt_library
+
+    library = Library("tensorrt", fake_tensorrt(FakeDriver()), "10.3.0")
+    monkeypatch.setattr(tensorrt_library, "load_library", lambda name: library)
+    assert main(["compile", str(bundle.path), "--backend", "tensorrt", "--compute-capability", "8.7"]) == 2
+    assert "builds only for the GPU in its machine" in capsys.readouterr().err
 
 
 # The real libraries' names --------------------------------------------------------------------------------------------
@@ -407,6 +419,16 @@ def test_kernels_and_timings_are_kept(bundle: ModelBundle, backend: str, engines
     engines.ground_encoder.run({"image": images((32, 128), 1)})
     parts = {path.suffix for path in tmp_path.iterdir()}
     assert parts == {".engine", ".lock", ".runtime" if backend == "tensorrt_rtx" else ".timing"}
+
+
+def test_kernels_that_cannot_be_kept_do_not_stop_a_run(
+    bundle: ModelBundle, engines: EngineSet, tmp_path: Path, caplog: pytest.LogCaptureFixture, backend: str
+) -> None:
+    shutil.rmtree(tmp_path)
+    tmp_path.write_text("not a folder")
+    engines.ground_encoder.run({"image": images((32, 128), 1)})
+    engines.close()
+    assert ("compiled kernels are not kept" in caplog.text) == (backend == "tensorrt_rtx")
 
 
 def test_a_gpu_that_is_not_there(driver: FakeDriver, bundle: ModelBundle, backend: str) -> None:

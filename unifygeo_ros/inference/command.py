@@ -87,6 +87,10 @@ def _compile(args: argparse.Namespace) -> int:
     target = _compute_capability(args.compute_capability) if ahead_of_time else None
     bundle = load_bundle(args.bundle)
     library = _library(args.backend, ahead_of_time)
+    if ahead_of_time and not library.is_rtx:
+        raise ConfigurationError(
+            "--compute-capability: tensorrt builds only for the GPU in its machine; leave it out, or use tensorrt_rtx"
+        )
     precision = choose_precision(bundle, library.backend, args.precision)
     cache = EngineCache(args.cache)
     device = None if ahead_of_time else CudaDevice(args.device)
@@ -99,7 +103,6 @@ def _compile(args: argparse.Namespace) -> int:
             cache,
             gpu=device.name if device else ANY_GPU,
             compute_capability=target or device.compute_capability,  # type: ignore[union-attr]  # one of the two is there
-            ahead_of_time=ahead_of_time,
             rebuild=args.rebuild,
         )
         what = f"built in {compiled.seconds:.1f} s" if compiled.seconds else "already there"

@@ -64,7 +64,7 @@ def _open(
     bundle: ModelBundle, backend: str, precision: str, device: int, cache_dir: Path | None, threads: int
 ) -> EngineSet:
     precision = choose_precision(bundle, backend, precision)
-    if backend in ("tensorrt", "tensorrt_rtx"):
+    if backend.startswith("tensorrt"):
         from unifygeo_ros.inference.tensorrt_engine import open_tensorrt
 
         engines = open_tensorrt(bundle, backend, precision, device, cache_dir)

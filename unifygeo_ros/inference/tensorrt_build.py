@@ -43,7 +43,7 @@ def build_plan(
     engine, and nothing is left to the builder's taste. It gets two optimisation profiles, batch 1 (a fix) and batch 2
     … MAX_BATCH (index building, several tiles), so that neither pays for the other.
 
-    compute_capability: build for that GPU instead of the one in this machine (tensorrt_rtx only). Raises EngineError.
+    compute_capability: of the GPUs it is for (tensorrt_rtx); None: for the GPU in this machine. Raises EngineError.
     """
     trt = library.module
     log = library.logger()
@@ -103,11 +103,6 @@ def _set_timing_cache(library: Library, config: Any, timing_cache: bytes | None)
 
 
 def _set_target(library: Library, config: Any, compute_capability: tuple[int, int]) -> None:
-    if not library.is_rtx:
-        raise EngineError(
-            f"{library.backend} builds only for the GPU in this machine; leave the compute capability out, or use "
-            "tensorrt_rtx"
-        )
     config.num_compute_capabilities = 1
     if not config.set_compute_capability(library.compute_capability(compute_capability), 0):
         raise EngineError(f"tensorrt_rtx refuses compute capability {compute_capability}; choose another")

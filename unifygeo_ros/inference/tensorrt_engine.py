@@ -77,13 +77,12 @@ def compile_engine(
     *,
     gpu: str,
     compute_capability: tuple[int, int],
-    ahead_of_time: bool = False,
     rebuild: bool = False,
 ) -> CompiledEngine:
     """Take an engine from the cache, or build it and put it there.
 
-    ahead_of_time: build for compute_capability rather than for the GPU of this machine (tensorrt_rtx). rebuild: even
-    if it is there. Raises BundleError for a precision the bundle does not hold, EngineError.
+    gpu, compute_capability: of the GPU in this machine; with tensorrt_rtx the capability of any. rebuild: even if it is
+    there. Raises BundleError for a precision the bundle does not hold, EngineError.
     """
     onnx_path = bundle.graph_path(graph, precision)
     key = engine_key(bundle, graph, precision, library, gpu, compute_capability)
@@ -97,7 +96,7 @@ def compile_engine(
                     library,
                     graph,
                     onnx_path,
-                    compute_capability=compute_capability if ahead_of_time else None,
+                    compute_capability=compute_capability if library.is_rtx else None,
                     timing_cache=cache.load(timing_key),
                 )
                 if built.timing_cache is not None:
@@ -414,5 +413,8 @@ class TensorRTEngine:
             return
         content = bytes(self._runtime_config.get_runtime_cache().serialize())
         if content and content != self._stored_runtime_cache:
-            self._cache.store(self._runtime_cache_key, content)
+            try:
+                self._cache.store(self._runtime_cache_key, content)
+            except EngineError as error:  # the next start compiles them again, nothing else is lost
+                logger.warning("%s: compiled kernels are not kept: %s", self._graph, error)
             self._stored_runtime_cache = content

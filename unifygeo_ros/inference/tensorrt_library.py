@@ -22,7 +22,6 @@ from unifygeo_ros.inference.engine import BackendUnavailable
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("tensorrt", "tensorrt_rtx")
 OLDEST = (10, 3)  # of `tensorrt`: what JetPack 6 brings
 
 # Module names by backend, in the order in which they are tried, and the remedy where none is there.
