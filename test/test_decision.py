@@ -86,6 +86,15 @@ def test_the_answer_is_the_centre_of_the_most_probable_pixel():
     np.testing.assert_allclose(most_probable_position(d), [131.0, 231.0])
 
 
+def test_the_answer_is_refined_by_the_pixels_around_it():
+    # A quarter of the mass one column (2 m) to the east and one row to the south; (10, 10) is at (−11, 11).
+    d = distribution({(10, 10): 0.6, (11, 11): 0.2, (20, 20): 0.2})
+    np.testing.assert_allclose(most_probable_position(d), [-11.0 + 0.5, 11.0 - 0.5], atol=1e-6)
+    # On the edge one side is missing: nothing is refined across it, along it as ever.
+    d = distribution({(0, 10): 0.6, (1, 11): 0.2, (0, 11): 0.2})
+    np.testing.assert_allclose(most_probable_position(d), [-11.0 + 0.5, 31.0], atol=1e-6)
+
+
 def test_the_second_moment_is_taken_about_the_answer_in_metres():
     # Half the mass at the answer, half 2 columns (4 m) east and 1 row (2 m) south.
     d = distribution({(10, 10): 0.5, (11, 12): 0.5})
@@ -126,7 +135,7 @@ def test_a_second_mode_is_ambiguity_and_a_hypothesis():
     found = answered(observed(d))
     assert found.ambiguity == pytest.approx(0.3, abs=1e-6)
     assert [round(h.weight, 3) for h in found.hypotheses] == [0.7, 0.25, 0.05]
-    assert (found.hypotheses[0].east_m, found.hypotheses[0].north_m) == (1.0, -1.0)
+    assert (found.hypotheses[0].east_m, found.hypotheses[0].north_m) == pytest.approx((1.0 + 2.0 / 7, -1.0))
     assert (found.hypotheses[1].east_m, found.hypotheses[1].north_m) == (-23.0, 23.0)
 
 

@@ -1,8 +1,8 @@
 """Observation → fix or rejection: the answer, its covariance, its rivals, and the gates.
 
-The answer is the most probable pixel of D of the best candidate (network.md §2). What D and the candidates say against
-it is split in two: spread about the answer is covariance, belief in other places is ambiguity, and too much of either
-is a rejection.
+The answer is the most probable pixel of D of the best candidate, refined below the pixel. What D and the candidates
+say against it is split in two: spread about the answer is covariance, belief in other places is ambiguity, and too much
+of either is a rejection.
 """
 
 from __future__ import annotations
@@ -52,9 +52,19 @@ class Answer:
 
 
 def most_probable_position(distribution: TileDistribution) -> Float64:
-    """Centre of the most probable pixel (the first of equals): float64 (2,), east and north in metres."""
-    row, column = np.unravel_index(int(distribution.probability.argmax()), distribution.probability.shape)
-    return _position(distribution, float(row), float(column))
+    """The most probable pixel (the first of equals), refined: float64 (2,), east and north in metres.
+
+    The centre of mass of the 3×3 pixels about it, since its centre alone is off by up to half a pixel; on the tile's
+    edge, where one side is missing, the pixel's own row or column stays.
+    """
+    probability = distribution.probability
+    size = len(probability)
+    row, column = (int(place) for place in np.unravel_index(int(probability.argmax()), probability.shape))
+    rows = np.arange(row - 1, row + 2) if 0 < row < size - 1 else np.array([row])
+    columns = np.arange(column - 1, column + 2) if 0 < column < size - 1 else np.array([column])
+    window = probability[np.ix_(rows, columns)].astype(np.float64)
+    mass = window.sum()
+    return _position(distribution, float(window.sum(axis=1) @ rows / mass), float(window.sum(axis=0) @ columns / mass))
 
 
 def second_moment_m2(distribution: TileDistribution, east_m: float, north_m: float) -> Float64:
