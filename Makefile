@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export AMENT_PREFIX_PATH := $(abspath $(VENV))$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: help demo test test-slow test-gpu lint bench clean
+.PHONY: help demo demo-data demo-model test test-slow test-gpu lint bench clean
 
 help:
 	@echo "make demo       see a vehicle being localized: index, node, drive, report (results in $(OUTPUT))"
@@ -38,6 +38,13 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test
 	for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+
+# Everything that ships with the demo, from seeds. The town (seed 1000 and above) is never trained on.
+demo-data: $(VENV)/.test
+	rm -rf demo/drive
+	$(BIN)/python -m unifygeo_training.cli towns drive --seed 1000 --length-m 600 \
+		--jpeg-quality 88 --orthophoto-jpeg-quality 90 --output demo/drive
+	cd demo && find drive localizer.yaml -type f | LC_ALL=C sort | xargs sha256sum > SHA256SUMS
 
 clean:
 	rm -rf $(VENV) out
