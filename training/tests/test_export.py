@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.errors import BundleError, ConfigurationError
 from unifygeo_ros.inference.bundle import GRAPHS, PRECISIONS, ModelBundle, load_bundle
 from unifygeo_training.checkpoint import load_strictly, weights_sha256
+from unifygeo_training.compact import round_to_float16
 from unifygeo_training.export import BundleText, export_bundle
 from unifygeo_training.model import NetworkConfig, UnifyGeo
 from unifygeo_training.model.config import TOWNS_ATTO
@@ -18,17 +23,25 @@ from unifygeo_training.model.config import TOWNS_ATTO
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2}
 
 
-@pytest.fixture(scope="module")
-def network() -> UnifyGeo:
+@pytest.fixture(scope="module", params=["plain", "compact"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[UnifyGeo, ModelBundle]:
+    """A random network whose weights float16 holds exactly, and its bundle."""
     torch.manual_seed(0)
-    return UnifyGeo(TOWNS_ATTO).eval()
+    network = UnifyGeo(TOWNS_ATTO).eval()
+    round_to_float16(network)
+    output = tmp_path_factory.mktemp("export") / "bundle"
+    text = BundleText("random", "Apache-2.0", "nothing")
+    return network, export_bundle(network, output, text, compact=request.param == "compact")
 
 
 @pytest.fixture(scope="module")
-def bundle(network: UnifyGeo, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
-    return export_bundle(
-        network, tmp_path_factory.mktemp("export") / "bundle", BundleText("random", "Apache-2.0", "nothing")
-    )
+def network(exported: tuple[UnifyGeo, ModelBundle]) -> UnifyGeo:
+    return exported[0]
+
+
+@pytest.fixture(scope="module")
+def bundle(exported: tuple[UnifyGeo, ModelBundle]) -> ModelBundle:
+    return exported[1]
 
 
 def _session(bundle: ModelBundle, graph: str, precision: str) -> onnxruntime.InferenceSession:
@@ -80,6 +93,34 @@ def test_manifest_rebuilds_the_network(network: UnifyGeo, bundle: ModelBundle) -
 def test_an_existing_folder_is_not_overwritten(network: UnifyGeo, bundle: ModelBundle) -> None:
     with pytest.raises(ConfigurationError, match="exists"):
         export_bundle(network, bundle.path, BundleText("random", "Apache-2.0", "nothing"))
+
+
+def test_compact_bundle_is_small(network: UnifyGeo, bundle: ModelBundle) -> None:
+    """float16 weights once, and less than a tenth of that for six graphs."""
+    if bundle.manifest.graphs["decoder"]["fp32"].data_file is None:
+        pytest.skip("the plain bundle")
+    size = sum(file.stat().st_size for file in bundle.path.iterdir())
+    assert size < 1.1 * 2 * sum(value.numel() for value in network.state_dict().values())
+
+
+def test_a_damaged_weights_file_is_refused(bundle: ModelBundle, tmp_path: Path) -> None:
+    copied = tmp_path / "copy"
+    shutil.copytree(bundle.path, copied)
+    entry = bundle.manifest.graphs["decoder"]["fp16"]
+    file = copied / entry.files[-1][0]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match=re.escape(file.name)):
+        load_bundle(copied)
+
+
+def test_weights_too_large_for_float16_are_named() -> None:
+    network = UnifyGeo(TOWNS_ATTO)
+    with torch.no_grad():
+        network.decoder.output[0].bias[0] = 1e5
+    with pytest.raises(ConfigurationError, match=r"decoder\.output\.0\.bias"):
+        round_to_float16(network)
 
 
 def test_weights_hash_changes_with_any_weight(network: UnifyGeo) -> None:

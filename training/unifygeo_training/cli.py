@@ -15,6 +15,7 @@ COMMAND_MODULES = (
     "unifygeo_training.data.command",
     "unifygeo_training.fit_command",
     "unifygeo_training.judging.command",
+    "unifygeo_training.calibrate_command",
     "unifygeo_training.export_command",
 )
 """Modules with `add_command(subparsers)`; they import what is heavy only when they run."""

@@ -28,7 +28,10 @@ from unifygeo_ros.inference.bundle import (
     sha256_of_file,
 )
 from unifygeo_training.checkpoint import weights_sha256
+from unifygeo_training.compact import round_to_float16, share_weights
 from unifygeo_training.model.network import UnifyGeo
+
+WEIGHTS_NAME = "weights.float16.bin"
 
 OPSET = 18
 """Taken by ONNX Runtime ≥ 1.14, TensorRT ≥ 8.6 and TensorRT-RTX."""
@@ -106,24 +109,40 @@ def export_bundle(
     *,
     precisions: Sequence[str] = PRECISIONS,
     calibration: Calibration | None = None,
+    compact: bool = False,
 ) -> ModelBundle:
-    """Write the bundle folder, complete or not at all. Raises ConfigurationError if `output` exists."""
+    """Write the bundle folder, complete or not at all. Raises ConfigurationError if `output` exists.
+
+    compact: weights rounded to float16 and shared by all graphs (`unifygeo_training.compact`).
+    """
     output = Path(output)
     if output.exists():
         raise ConfigurationError(f"{output} exists; remove it or choose another --output")
     unknown = set(precisions) - set(PRECISIONS)
     if unknown or not precisions:
         raise ConfigurationError(f"precisions {sorted(precisions)}, must be among {', '.join(PRECISIONS)}")
+    if compact:
+        network = copy.deepcopy(network)
+        round_to_float16(network)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
         folder = Path(temporary) / output.name
         folder.mkdir()
+        models = {
+            (graph, precision): model
+            for precision in precisions
+            for graph, model in build_graphs(network, precision).items()
+        }
+        data: tuple[str, str] | tuple[()] = ()
+        if compact:
+            share_weights(models.values(), folder / WEIGHTS_NAME)
+            data = (WEIGHTS_NAME, sha256_of_file(folder / WEIGHTS_NAME))
         graphs: dict[str, dict[str, GraphFile]] = {name: {} for name in GRAPHS}
-        for precision in precisions:
-            for name, model in build_graphs(network, precision).items():
-                file = folder / f"{name}.{precision}.onnx"
-                onnx.save(model, file)
-                graphs[name][precision] = GraphFile(file.name, sha256_of_file(file))
+        for (graph, precision), model in models.items():
+            file = folder / f"{graph}.{precision}.onnx"
+            onnx.save(model, file)
+            onnx.checker.check_model(file, full_check=True)
+            graphs[graph][precision] = GraphFile(file.name, sha256_of_file(file), *data)
         config = network.config
         manifest = BundleManifest(
             name=text.name,
@@ -190,5 +209,4 @@ def _to_onnx(
     for node in model.graph.node:  # source lines and paths of the machine that exported
         del node.metadata_props[:]
         node.doc_string = ""
-    onnx.checker.check_model(model, full_check=True)
     return model

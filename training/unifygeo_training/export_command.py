@@ -26,6 +26,10 @@ def _add_bundle_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--licence", default="unstated", help="SPDX identifier of the weights' licence")
     parser.add_argument("--trained-on", help="what the weights were trained on, for the manifest")
     parser.add_argument("--precision", action="append", choices=("fp32", "fp16"), help="default: both")
+    parser.add_argument(
+        "--calibration", type=Path, help="what `unifygeo-train calibrate` wrote (default: rough values)"
+    )
+    parser.add_argument("--compact", action="store_true", help="one file of float16 weights for both precisions")
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -49,7 +53,9 @@ def _write(options: argparse.Namespace, network: Any, trained_on: str) -> int:
     from unifygeo_training.export import BundleText, export_bundle
 
     text = BundleText(options.name or options.output.name, options.licence, options.trained_on or trained_on)
-    bundle = export_bundle(network, options.output, text, precisions=options.precision or PRECISIONS)
+    bundle = export_bundle(
+        network, options.output, text, precisions=options.precision or PRECISIONS, compact=options.compact
+    )
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     print(f"{bundle.path}: weights {bundle.manifest.weights_sha256[:12]}…, {size / 1e6:.1f} MB")
     return 0

@@ -99,10 +99,23 @@ class Calibration:
 
 @dataclass(frozen=True)
 class GraphFile:
-    """One ONNX file of the bundle: path relative to the bundle, SHA-256 of its bytes."""
+    """One ONNX file of the bundle: name inside the bundle, SHA-256 of its bytes.
+
+    data_file, data_sha256: the same of the file with the graph's weights, where they are not in the ONNX file itself
+    (ONNX external data); graphs may share one.
+    """
 
     file: str
     sha256: str
+    data_file: str | None = None
+    data_sha256: str | None = None
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Every file that the graph needs, as (name, SHA-256)."""
+        if self.data_file is None or self.data_sha256 is None:
+            return ((self.file, self.sha256),)
+        return ((self.file, self.sha256), (self.data_file, self.data_sha256))
 
 
 @dataclass(frozen=True)
@@ -219,11 +232,14 @@ class BundleManifest:
             for precision, entry in files.items():
                 if precision not in PRECISIONS:
                     problems.append(f"{graph} in precision {precision!r}, only {', '.join(PRECISIONS)} exist")
-                if not _SHA256.fullmatch(entry.sha256):
-                    problems.append(f"{graph} {precision} has sha256 {entry.sha256!r}, not a SHA-256")
-                # A name, not a path: nothing outside the bundle is ever opened.
-                if not isinstance(entry.file, str) or entry.file in ("", ".", "..") or set(entry.file) & set("/\\\0"):
-                    problems.append(f"{graph} {precision} is in {entry.file!r}, which is not a file of the bundle")
+                if (entry.data_file is None) != (entry.data_sha256 is None):
+                    problems.append(f"{graph} {precision} must have both data_file and data_sha256, or neither")
+                for file, sha256 in entry.files:
+                    if not _SHA256.fullmatch(sha256):
+                        problems.append(f"{graph} {precision} has sha256 {sha256!r}, not a SHA-256")
+                    # A name, not a path: nothing outside the bundle is ever opened.
+                    if not isinstance(file, str) or file in ("", ".", "..") or set(file) & set("/\\\0"):
+                        problems.append(f"{graph} {precision} is in {file!r}, which is not a file of the bundle")
         if len(self.pyramid) != LEVELS:
             problems.append(f"{len(self.pyramid)} pyramid levels instead of {LEVELS}")
         for channels, size in self.pyramid:
@@ -275,17 +291,17 @@ def load_bundle(path: Path | str) -> ModelBundle:
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{manifest_path}: cannot be read ({error}); give the folder of a model bundle") from error
     manifest = BundleManifest.from_json(text, str(manifest_path))
-    for files in manifest.graphs.values():
-        for entry in files.values():
-            file = folder / entry.file
-            try:
-                digest = sha256_of_file(file)
-            except OSError as error:
-                raise BundleError(f"{file}: cannot be read ({error}); copy the whole bundle again") from error
-            if digest != entry.sha256:
-                raise BundleError(
-                    f"{file}: SHA-256 is {digest[:12]}…, the manifest says {entry.sha256[:12]}…; copy the bundle again"
-                )
+    graph_files = (entry for files in manifest.graphs.values() for entry in files.values())
+    for name, sha256 in sorted({pair for entry in graph_files for pair in entry.files}):  # shared files once
+        file = folder / name
+        try:
+            digest = sha256_of_file(file)
+        except OSError as error:
+            raise BundleError(f"{file}: cannot be read ({error}); copy the whole bundle again") from error
+        if digest != sha256:
+            raise BundleError(
+                f"{file}: SHA-256 is {digest[:12]}…, the manifest says {sha256[:12]}…; copy the bundle again"
+            )
     return ModelBundle(folder, manifest)
 
 

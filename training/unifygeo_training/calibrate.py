@@ -1,0 +1,261 @@
+"""Fit the constants of a bundle's `Calibration` on validation towns: neither trained on nor tested on.
+
+Every temperature minimises the mean negative log-likelihood of the truth. What the truth is:
+* distribution: the camera's pixel of D on the positive tile;
+* tile: any of the k candidates that holds the camera (queries with none of them are left out);
+* heading: roll 0 among the rolls of a panorama that faces north, on the positive tile.
+The minimum score is a quantile of the re-ranking scores of right answers. The floor makes the errors of right answers
+as large as their covariances say: their squared Mahalanobis distances have the mean of χ² with two degrees of freedom.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unifygeo_ros.errors import InputError
+from unifygeo_ros.geodesy import tile_from_map
+from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.localization.decision import most_probable_position, second_moment_m2
+from unifygeo_ros.localization.decoding import probabilities
+from unifygeo_ros.localization.heading import rolled_columns
+from unifygeo_ros.localization.reranking import match, rerank
+from unifygeo_ros.records import Candidates, Heading, TileDistribution
+from unifygeo_training import metrics
+from unifygeo_training.judging.evaluation_set import EvaluationSet
+from unifygeo_training.model import UnifyGeo
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+CANDIDATES = 5
+MINIMUM_SCORE_QUANTILE = 0.01
+RIGHT_WITHIN_M = 5.0
+"""An answer nearer than this to the truth is right: the others are what ambiguity and rejection are for."""
+SMALLEST_FLOOR_M = 0.05
+TEMPERATURES = (1e-3, 1e2)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the fits need of n queries.
+
+    logits: float32 (n, P, P) on the positive tile. pixel: int64 (n,), the camera's, row-major. side_m: of each tile.
+    offsets_m: float64 (n, 2), the camera east and north of the positive's centre. tile_scores: float32 (n, k), of
+    the re-ranked candidates, best first. holds_camera: bool (n, k). roll_scores: float32 (n, columns), max M⁰ of each
+    roll on the positive tile.
+    """
+
+    logits: Float32
+    pixel: Int64
+    side_m: Float64
+    offsets_m: Float64
+    tile_scores: Float32
+    holds_camera: npt.NDArray[np.bool_]
+    roll_scores: Float32
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """calibration: the result. nll_before, nll_after: mean negative log-likelihood of each temperature's truth at
+    temperature 1 (of the logits) or 0.05 (of cosines), and at the fitted one. right_share: share of answers on the
+    positive tile within RIGHT_WITHIN_M, the ones that the floor is fitted on. queries: how many; data: which."""
+
+    calibration: Calibration
+    nll_before: dict[str, float]
+    nll_after: dict[str, float]
+    right_share: float
+    queries: int
+    data: str
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def read_calibration(file: Path) -> Calibration:
+    """The calibration of a report that `unifygeo-train calibrate` wrote. Raises InputError."""
+    try:
+        return Calibration(**json.loads(file.read_text(encoding="utf-8"))["calibration"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: no calibration ({error}); give what `unifygeo-train calibrate` wrote") from error
+
+
+def calibrate(network: UnifyGeo, sets: Sequence[EvaluationSet], *, batch: int = 16) -> CalibrationReport:
+    """Fit all constants on the queries of some evaluation sets."""
+    return fit([gather(network, data, batch=batch) for data in sets], ", ".join(data.name for data in sets))
+
+
+def fit(evidence: Sequence[Evidence], data: str) -> CalibrationReport:
+    """The constants that suit the evidence best."""
+
+    def joined(name: str) -> npt.NDArray[np.generic]:
+        return np.concatenate([getattr(part, name) for part in evidence])
+
+    logits = joined("logits").reshape(len(joined("pixel")), -1)
+    nll: dict[str, Callable[[float], float]] = {
+        "distribution": lambda t: negative_log_likelihood(logits, _one_hot(joined("pixel"), logits.shape[1]), t),
+        "tile": lambda t: negative_log_likelihood(joined("tile_scores"), joined("holds_camera"), t),
+        "heading": lambda t: negative_log_likelihood(joined("roll_scores"), _first(joined("roll_scores")), t),
+    }
+    temperature = {name: minimise(function, *TEMPERATURES) for name, function in nll.items()}
+    before = {"distribution": 1.0, "tile": 0.05, "heading": 0.05}
+
+    moments, errors = zip(
+        *(answer_moments(part, n, temperature["distribution"]) for part in evidence for n in range(len(part.pixel))),
+        strict=True,
+    )
+    error = np.array(errors)
+    right = np.hypot(*error.T) <= RIGHT_WITHIN_M
+    if not right.any():
+        raise InputError(f"no answer lies within {RIGHT_WITHIN_M} m of the truth: train the network first")
+    winner_right = joined("holds_camera")[:, 0]
+    calibration = Calibration(
+        distribution_temperature=temperature["distribution"],
+        tile_temperature=temperature["tile"],
+        heading_temperature=temperature["heading"],
+        minimum_score=float(np.quantile(joined("tile_scores")[winner_right, 0], MINIMUM_SCORE_QUANTILE))
+        if winner_right.any()
+        else -2.0,
+        position_floor_m=position_floor(np.array(moments)[right], error[right]),
+    )
+    return CalibrationReport(
+        calibration=calibration,
+        nll_before={name: function(before[name]) for name, function in nll.items()},
+        nll_after={name: function(temperature[name]) for name, function in nll.items()},
+        right_share=float(right.mean()),
+        queries=len(right),
+        data=data,
+    )
+
+
+def negative_log_likelihood(scores: Float32, true: npt.NDArray[np.bool_], temperature: float) -> float:
+    """Mean of −log Σ_true softmax(scores / T) over the rows that hold a true entry. scores, true: (n, m)."""
+    rows = true.any(axis=1)
+    if not rows.any():
+        raise InputError("no query has a true entry among its candidates: train the network first")
+    scaled = scores[rows].astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    weights = np.exp(scaled)
+    right = np.where(true[rows], weights, 0.0).sum(axis=1)
+    return float(np.mean(np.log(weights.sum(axis=1)) - np.log(np.maximum(right, 1e-300))))
+
+
+def minimise(function: Callable[[float], float], low: float, high: float, *, steps: int = 48) -> float:
+    """Golden-section search over the logarithm of the argument; the function must have one minimum in between."""
+    ratio = (np.sqrt(5.0) - 1) / 2
+    a, b = np.log(low), np.log(high)
+    c, d = b - ratio * (b - a), a + ratio * (b - a)
+    at_c, at_d = function(float(np.exp(c))), function(float(np.exp(d)))
+    for _ in range(steps):
+        if at_c < at_d:
+            b, d, at_d = d, c, at_c
+            c = b - ratio * (b - a)
+            at_c = function(float(np.exp(c)))
+        else:
+            a, c, at_c = c, d, at_d
+            d = a + ratio * (b - a)
+            at_d = function(float(np.exp(d)))
+    return float(np.exp((a + b) / 2))
+
+
+def answer_moments(evidence: Evidence, query: int, temperature: float) -> tuple[Float64, Float64]:
+    """Covariance of an answer without the floor, as the runtime computes it, float64 (2, 2), and its error east and
+    north, float64 (2,), metres."""
+    size = evidence.logits.shape[-1]
+    pixel_m = evidence.side_m[query] / size
+    distribution = TileDistribution(
+        0, 0.0, 0.0, pixel_m, probabilities(evidence.logits[query], temperature), Heading(0.0, 0.0, "constant")
+    )
+    position = most_probable_position(distribution)
+    moment = second_moment_m2(distribution, float(position[0]), float(position[1])) + np.eye(2) * pixel_m**2 / 12
+    return moment, position - evidence.offsets_m[query]
+
+
+def position_floor(moments: Float64, errors: Float64) -> float:
+    """The floor with which the mean squared Mahalanobis distance of the errors is 2.
+
+    moments: float64 (n, 2, 2), m²; errors: float64 (n, 2), m. At least SMALLEST_FLOOR_M, also where the moments alone
+    are large enough.
+    """
+
+    def mean_distance(floor_m: float) -> float:
+        covariance = moments + np.eye(2) * floor_m**2
+        return float(np.mean(np.einsum("ni,nij,nj->n", errors, np.linalg.inv(covariance), errors)))
+
+    low, high = SMALLEST_FLOOR_M, 20.0
+    if mean_distance(low) <= 2.0:
+        return low
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean_distance(middle) > 2.0 else (low, middle)
+    return (low + high) / 2
+
+
+@torch.inference_mode()
+def gather(network: UnifyGeo, data: EvaluationSet, *, batch: int = 16) -> Evidence:
+    """Run the network over an evaluation set that fits in memory."""
+    network = network.eval()
+    gallery, match_maps, positives = [], [], data.tiles[:, 0]
+    for rows in _chunks(len(data.side_m), batch):
+        aerial = network.encode_aerial(_stack([data.aerial_image(int(tile)) for tile in rows]))
+        gallery.append(aerial.descriptor.numpy())
+        match_maps.append(aerial.match_map.permute(0, 2, 3, 1).half().numpy())  # NCHW → NHWC, as in the index
+    descriptors, maps = np.concatenate(gallery), np.concatenate(match_maps)
+
+    logits, scores, holds, rolls = [], [], [], []
+    half = data.side_m / 2
+    for rows in _chunks(len(positives), batch):
+        ground = network.encode_ground(_stack([data.ground_image(int(query)) for query in rows]))
+        own = network.encode_aerial(
+            _stack([data.aerial_image(int(tile)) for tile in positives[rows]]), descriptor=False
+        )
+        logits.append(network.decode(ground.levels, own.pyramid).logits.numpy())
+        similarities, nearest = metrics.nearest(ground.descriptor.numpy(), descriptors, CANDIDATES)
+        for place, query in enumerate(rows):
+            f0 = ground.levels[0][place].numpy()
+            tiles = nearest[place]
+            matches = rerank(Candidates(tiles, similarities[place]), match(f0[None], maps[tiles])[:, 0])
+            positive = np.full(len(tiles), positives[query])
+            away = np.abs(data.offsets_m[query] - data.displacement_m(positive, matches.tile_ids))
+            scores.append(matches.scores)
+            holds.append((away <= half[matches.tile_ids, None]).all(axis=1))
+            turned = rolled_columns(f0, network.config.columns)
+            rolls.append(match(turned, maps[positives[query]][None])[0].max(axis=(1, 2)))
+
+    size = network.config.distribution_size
+    side_m = data.side_m[positives]
+    pixels = tile_from_map(data.offsets_m[:, 0], data.offsets_m[:, 1], 0.0, 0.0, size, side_m / size)
+    row, column = np.clip(np.rint(pixels), 0, size - 1).astype(np.int64).T
+    return Evidence(
+        logits=np.concatenate(logits),
+        pixel=row * size + column,
+        side_m=side_m,
+        offsets_m=data.offsets_m,
+        tile_scores=np.array(scores, np.float32),
+        holds_camera=np.array(holds),
+        roll_scores=np.array(rolls, np.float32),
+    )
+
+
+def _chunks(count: int, batch: int) -> list[Int64]:
+    return [np.arange(start, min(start + batch, count)) for start in range(0, count, batch)]
+
+
+def _stack(images: list[npt.NDArray[np.uint8]]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images))
+
+
+def _one_hot(index: Int64, size: int) -> npt.NDArray[np.bool_]:
+    return index[:, None] == np.arange(size)
+
+
+def _first(scores: Float32) -> npt.NDArray[np.bool_]:
+    """True in column 0 alone."""
+    return np.broadcast_to(np.arange(scores.shape[1]) == 0, scores.shape)

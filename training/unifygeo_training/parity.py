@@ -1,0 +1,131 @@
+"""Does the bundle compute what the network computes? ONNX Runtime against torch, on real images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+
+from unifygeo_ros.inference.bundle import GRAPHS, PRECISIONS, ModelBundle
+from unifygeo_training.export import F_NAMES, PYRAMID_NAMES
+from unifygeo_training.model import UnifyGeo
+
+TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
+"""Largest deviation of any output, relative to that output's largest value."""
+MOVED_TOLERANCE = {"fp32": 0.0, "fp16": 0.02}
+"""Largest share of answers that may move by more than a pixel of D: near-ties between distant modes can flip."""
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class PrecisionParity:
+    """deviation: for each output its largest deviation relative to the output's largest value. cosine: smallest cosine
+    between descriptors. answers_moved: share of pairs whose most probable pixel moved by more than one pixel."""
+
+    deviation: dict[str, float]
+    cosine: float
+    answers_moved: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The tolerances stand beside the numbers. pairs: how many panoramas, each with its tile."""
+
+    weights_sha256: str
+    pairs: int
+    data: str
+    tolerance: dict[str, float]
+    moved_tolerance: dict[str, float]
+    precisions: dict[str, PrecisionParity]
+
+    @property
+    def passed(self) -> bool:
+        return all(precision.passed for precision in self.precisions.values())
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+@torch.inference_mode()
+def check_parity(
+    network: UnifyGeo, bundle: ModelBundle, panoramas: npt.NDArray[np.uint8], tiles: npt.NDArray[np.uint8], data: str
+) -> ParityReport:
+    """Run the whole chain in every precision of the bundle. panoramas (n, H, W, 3), tiles (n, L, L, 3), RGB.
+
+    Each precision's decoder gets that precision's own features: the deviations of the logits are those of the chain.
+    """
+    network = network.eval()
+    ground = network.encode_ground(torch.from_numpy(panoramas))
+    aerial = network.encode_aerial(torch.from_numpy(tiles))
+    assert ground.descriptor is not None
+    assert aerial.descriptor is not None
+    logits = network.decode(ground.levels, aerial.pyramid).logits
+    expected: dict[str, Array] = {
+        "ground descriptor": ground.descriptor.numpy(),
+        **{name: f.numpy() for name, f in zip(F_NAMES, ground.levels, strict=True)},
+        "aerial descriptor": aerial.descriptor.numpy(),
+        "match_map": aerial.match_map.permute(0, 2, 3, 1).numpy(),  # NCHW → NHWC
+        **{name: p.numpy() for name, p in zip(PYRAMID_NAMES, aerial.pyramid, strict=True)},
+        "logits": logits.numpy(),
+    }
+    available = set.intersection(*(set(files) for files in bundle.manifest.graphs.values()))
+    return ParityReport(
+        weights_sha256=bundle.manifest.weights_sha256,
+        pairs=len(panoramas),
+        data=data,
+        tolerance=TOLERANCE,
+        moved_tolerance=MOVED_TOLERANCE,
+        precisions={
+            precision: compare(expected, run_chain(bundle, precision, panoramas, tiles), precision)
+            for precision in PRECISIONS
+            if precision in available
+        },
+    )
+
+
+def run_chain(
+    bundle: ModelBundle, precision: str, panoramas: npt.NDArray[np.uint8], tiles: npt.NDArray[np.uint8]
+) -> dict[str, Array]:
+    """All outputs of the three graphs in ONNX Runtime on the CPU, by the names of `check_parity`."""
+    sessions = {
+        graph: onnxruntime.InferenceSession(
+            str(bundle.graph_path(graph, precision)), providers=["CPUExecutionProvider"]
+        )
+        for graph in GRAPHS
+    }
+    ground = dict(
+        zip(("ground descriptor", *F_NAMES), sessions["ground_encoder"].run(None, {"image": panoramas}), strict=True)
+    )
+    aerial_names = ("aerial descriptor", "match_map", *PYRAMID_NAMES)
+    aerial = dict(zip(aerial_names, sessions["aerial_encoder"].run(None, {"image": tiles}), strict=True))
+    features = {name: value for name, value in {**ground, **aerial}.items() if name in (*F_NAMES, *PYRAMID_NAMES)}
+    (logits,) = sessions["decoder"].run(None, features)
+    return {**ground, **aerial, "logits": logits}
+
+
+def compare(expected: Mapping[str, Array], found: Mapping[str, Array], precision: str) -> PrecisionParity:
+    """Deviations of one precision's outputs, judged by its tolerances."""
+    deviation = {
+        name: float(np.abs(found[name].astype(np.float64) - value).max() / np.abs(value).max())
+        for name, value in expected.items()
+    }
+    cosine = min(
+        float((found[name].astype(np.float64) * expected[name]).sum(axis=1).min())
+        for name in ("ground descriptor", "aerial descriptor")
+    )
+    size = expected["logits"].shape[-1]
+    before, after = (
+        np.stack(np.divmod(logits.reshape(len(logits), -1).argmax(axis=1), size))
+        for logits in (expected["logits"], found["logits"])
+    )
+    moved = float(np.mean(np.abs(after - before).max(axis=0) > 1))
+    # A NaN compares as false and so does not pass.
+    passed = all(value <= TOLERANCE[precision] for value in deviation.values()) and moved <= MOVED_TOLERANCE[precision]
+    return PrecisionParity(deviation, cosine, moved, passed)
