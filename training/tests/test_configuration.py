@@ -24,7 +24,7 @@ def test_defaults_are_the_published_network(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("backbon: convnext_tiny", "unknown key backbon"),
-        ("ground_height: 100", "ground_height is 100"),
+        ("ground_width: 100", "ground_width is 100"),
         ("metres_per_pixel: -1", "metres_per_pixel is -1"),
         ("ground_elevation_bottom_deg: 50\nground_elevation_top_deg: 40", "not below"),
         ("{", "cannot be read as YAML"),
