@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -25,10 +26,7 @@ from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.records import Fix, RejectionReason
 
-EVO = next(
-    (path for path in (Path("/opt/evo/bin"), *map(Path, filter(None, [shutil.which("evo_ape")]))) if path.exists()),
-    None,
-)
+EVO_APE = shutil.which("evo_ape", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +108,9 @@ def test_results_of_another_replay_are_not_continued(done, capsys):
 
 
 def test_evo_reads_the_bag_and_agrees_on_the_error(done, tmp_path):
-    if EVO is None:
-        pytest.skip("evo is not installed")
-    command = [EVO / "evo_ape", "bag2", done / "out.mcap", "/ground_truth/pose", "/unifygeo/fix"]
+    if EVO_APE is None:
+        pytest.skip("evo_ape is not installed")
+    command = [EVO_APE, "bag2", done / "out.mcap", "/ground_truth/pose", "/unifygeo/fix"]
     result = subprocess.run(
         [*map(str, command), "--save_results", str(tmp_path / "ape.zip")], capture_output=True, text=True, check=False
     )
