@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from typing import Any, Callable
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -79,7 +80,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         self._enabled = False
         self._triggered = False
         self._next_heatmap_s = self._next_debug_image_s = 0.0
-        self.stuck = False
+        self.stuck = False  # whether a thread of this node's was given up while a library call held it
 
         self._fix_publisher = self.create_lifecycle_publisher(PoseWithCovarianceStamped, "~/fix", 10)
         self._navsat_publisher = self.create_lifecycle_publisher(NavSatFix, "~/navsat", 10)
@@ -131,7 +132,9 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop listening; what is loaded stays loaded, and the drive is forgotten."""
-        self._stop()
+        if not self._stop():
+            self.get_logger().error(f"The image in work did not end within {STOP_TIMEOUT_S:g} s; giving the engines up")
+            return TransitionCallbackReturn.ERROR
         assert self._loaded is not None
         self._loaded.session.reset()
         self._health.state("inactive")
@@ -207,23 +210,29 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             error = errors[0]
             if isinstance(error, (UnifyGeoError, _Stopped)):
                 raise error
+            self.get_logger().error("".join(traceback.format_exception(error)))
             raise ConfigurationError(f"loading failed with {type(error).__name__}: {error}") from error
         return loaded[0]
 
-    def _stop(self) -> None:
-        """End subscriptions and worker."""
+    def _stop(self) -> bool:
+        """End subscriptions and worker. Returns whether the worker ended; if not, its engines must be left alone."""
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         self._inputs.clear()
         self._enabled = self._triggered = False
         if self._worker is not None:
-            self.stuck |= not self._worker.stop(STOP_TIMEOUT_S)
+            ended = self._worker.stop(STOP_TIMEOUT_S)
             self._worker = None
+            self.stuck |= not ended
+            if not ended:
+                self._loaded = None
+            return ended
+        return True
 
     def _unload(self) -> None:
         self._stop()
         self._jump_handle = None
-        if self._loaded is not None and not self.stuck:
+        if self._loaded is not None:
             self._loaded.close()
         self._loaded = None
 

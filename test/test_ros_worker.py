@@ -1,0 +1,149 @@
+"""The worker on its own. The localizer that it gets here is made up: a real one gives no broken fixes and does not fail
+on demand."""
+
+import dataclasses
+import math
+import threading
+import types
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from ros_drive import values
+from sensor_msgs.msg import Image
+
+from unifygeo_ros.errors import EngineError
+from unifygeo_ros.records import Fix, Hypothesis, Rejection, RejectionReason
+from unifygeo_ros.ros.health import Health
+from unifygeo_ros.ros.inbox import Frame, Inbox
+from unifygeo_ros.ros.worker import Worker
+
+GOOD = Fix(
+    stamp_ns=1,
+    east_m=1.0,
+    north_m=2.0,
+    latitude_deg=48.0,
+    longitude_deg=9.0,
+    covariance_m2=np.eye(2),
+    yaw_rad=0.0,
+    yaw_variance_rad2=0.01,
+    tile_id=0,
+    score=1.0,
+    ambiguity=0.0,
+    hypotheses=(Hypothesis(1.0, 2.0, 1.0, 0),),
+)
+
+
+class Outlet:
+    def __init__(self):
+        self.fixes = []
+        self.threads = set()
+        self.observations = []
+
+    def fix(self, fix):
+        self.fixes.append(fix)
+        self.threads.add(threading.current_thread())
+
+    def aside(self, image, result, observation):
+        self.observations.append(observation)
+
+
+def frame(number):
+    message = Image(height=8, width=16, encoding="rgb8", step=48, data=bytes(384))
+    message.header.stamp.sec = number
+    return Frame(message, 0.0, 0.0, 0.5)
+
+
+@pytest.fixture
+def run():
+    """run(outcomes) → outlet and the last localization diagnostic, after one frame for each outcome."""
+
+    def run(outcomes, resets=None):
+        done = threading.Semaphore(0)
+        epochs = iter(resets or [0] * len(outcomes))
+        epoch = [0]
+
+        def locate(image):
+            epoch[0] = next(epochs)
+            outcome = outcomes[image.stamp_ns // 1_000_000_000 - 1]
+            done.release()
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        session = types.SimpleNamespace(
+            locate=locate, status=lambda: types.SimpleNamespace(resets=epoch[0], track=None)
+        )
+        localizer = types.SimpleNamespace(cpu_s=0.0, last_observation="of an image before")
+        log = types.SimpleNamespace(error=lambda text: None)
+        health, outlet = Health(), Outlet()
+        loaded = types.SimpleNamespace(session=session, localizer=localizer)
+        worker = Worker(loaded, outlet, health, log, lambda: False)
+        for number in range(1, len(outcomes) + 1):
+            worker.inbox.put(frame(number))
+            assert done.acquire(timeout=5.0)
+        assert worker.stop(5.0)
+        status = next(s for s in health.report("n", enabled=True, image_timeout_s=1.0) if s.name == "n: localization")
+        return outlet, status
+
+    return run
+
+
+def at(stamp_ns, **changes):
+    return dataclasses.replace(GOOD, stamp_ns=stamp_ns, **changes)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"covariance_m2": np.array([[math.nan, 0.0], [0.0, 1.0]])},
+        {"covariance_m2": -np.eye(2)},
+        {"east_m": math.inf},
+        {"yaw_variance_rad2": 0.0},
+    ],
+)
+def test_a_broken_fix_is_held_back_and_the_next_one_goes_out(run, broken):
+    outlet, status = run([at(1), at(2, **broken)])
+    assert [fix.stamp_ns for fix in outlet.fixes] == [1]
+    assert status.level == b"\x02"
+    assert status.message.startswith("fix not published")
+    outlet, status = run([at(1), at(2, **broken), at(3)])
+    assert [fix.stamp_ns for fix in outlet.fixes] == [1, 3]
+    assert values(status)["fixes_not_published"] == "1"
+    assert status.level == b"\x00"
+
+
+def test_a_fix_is_never_older_than_the_one_before_until_the_session_starts_anew(run):
+    outlet, _ = run([at(5), at(4), at(5), at(6)])
+    assert [fix.stamp_ns for fix in outlet.fixes] == [5, 6]
+    outlet, _ = run([at(5), at(4)], resets=[0, 1])
+    assert [fix.stamp_ns for fix in outlet.fixes] == [5, 4]
+
+
+def test_an_engine_that_fails_is_reported_and_does_not_end_the_worker(run):
+    outlet, status = run([at(1), EngineError("the GPU is gone")])
+    assert status.level == b"\x02"
+    assert "the GPU is gone" in status.message
+    outlet, status = run([at(1), EngineError("the GPU is gone"), RuntimeError("odd"), at(4)])
+    assert [fix.stamp_ns for fix in outlet.fixes] == [1, 4]
+    assert values(status)["failures"] == "2"
+    assert threading.current_thread() not in outlet.threads
+
+
+def test_no_observation_of_an_earlier_image_is_shown_beside_a_refused_one(run):
+    outlet, _ = run([Rejection(1, RejectionReason.FROZEN_IMAGE, "frozen")])
+    assert outlet.observations == [None]
+
+
+def test_the_inbox_keeps_the_newest_and_counts():
+    inbox = Inbox()
+    assert [inbox.put(frame(number)) for number in (1, 2, 3)] == [False, True, True]
+    assert inbox.take().message.header.stamp.sec == 3
+    inbox.put(frame(4))
+    inbox.clear()
+    inbox.put(frame(5))
+    assert inbox.take().message.header.stamp.sec == 5
+    inbox.close()
+    assert inbox.take() is None
