@@ -141,7 +141,7 @@ def test_latencies_stand_in_the_diagnostics(vehicle, region):
     vehicle.fix_for(vehicle.show(region.panorama(PLACES[0])))
     status = vehicle.wait_for_status("localization", lambda s: int(values(s)["fixes"]) > 0, "fixes")
     stages = [key for key in values(status) if key.startswith("latency_ms.")]
-    assert {"latency_ms.localizer.ground_encoder", "latency_ms.decode", "latency_ms.node_own"} <= set(stages)
+    assert {"latency_ms.localizer.ground_encoder", "latency_ms.decode", "latency_ms.own_cpu"} <= set(stages)
 
 
 # -- what must be refused, with its reason, and followed by the next good fix -----------------------------------------

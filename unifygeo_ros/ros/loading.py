@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Mapping
@@ -17,14 +18,18 @@ from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.localization.session import LocalizationSession
-from unifygeo_ros.records import CameraImage, Heading, Observation, Prior, Rejection
+from unifygeo_ros.records import CameraImage, Fix, Heading, Observation, Prior, Rejection
 from unifygeo_ros.ros.node_config import NodeConfig, Settings
 
 
 class ObservedLocalizer(Localizer):
-    """The localizer, keeping its last observation for the heatmap and the debug image."""
+    """The localizer, keeping its last observation for the heatmap and the debug image.
+
+    cpu_s: processor time that the calling thread has spent in it, so that the node can tell its own cost.
+    """
 
     last_observation: Observation | None = None
+    cpu_s: float = 0.0
 
     def observe(
         self,
@@ -36,8 +41,16 @@ class ObservedLocalizer(Localizer):
         candidates: int | None = None,
     ) -> Observation | Rejection:
         self.last_observation = None
+        start_s = time.thread_time()
         result = super().observe(image, prior, heading, distributions=distributions, candidates=candidates)
+        self.cpu_s += time.thread_time() - start_s
         self.last_observation = result if isinstance(result, Observation) else None
+        return result
+
+    def decide(self, observation: Observation, prior: Prior | None = None) -> Fix | Rejection:
+        start_s = time.thread_time()
+        result = super().decide(observation, prior)
+        self.cpu_s += time.thread_time() - start_s
         return result
 
 

@@ -1,0 +1,181 @@
+"""The node under load: a camera at 30 Hz over DDS (`python benchmarks/node_load.py --minutes 10`).
+
+The node runs as a process of its own; this one publishes JPEGs of 1920×960 pixels at the given rate, and an IMU at
+100 Hz, and reads /diagnostics and /proc. Printed: frames sent, localized, dropped for newer ones (on purpose: only the
+newest is kept, so there is no queue that could grow); the node's memory and its slope over the last four fifths of the
+time; latencies by stage over the last 300 frames.
+
+What the node adds to decoding and localizing is told in processor time, which a busy machine does not distort:
+`own_cpu` of the worker for a localized frame (session, messages, their publication), and the main thread's for an image
+sent (with three IMU samples, services and diagnostics).
+
+With --cycles the node is also disabled and enabled that many times, with a fix asked for at the end. Without --bundle
+and --index the world, model and index of the tests are used: a small real one, not a trained one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "test"))
+
+from ros_drive import NodeProcess, Region, Vehicle, domain_id, make_region, stamp_of, values
+from sensor_msgs.msg import Imu
+from worlds import colour_world
+
+from unifygeo_ros.localization.image_files import read_image
+from unifygeo_ros.ros.messages import jpeg_message
+
+IMU_RATE_HZ = 100.0
+VIEWS = 12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--rate", type=float, default=30.0, help="images a second")
+    parser.add_argument("--height", type=int, default=960, help="rows of the images; twice as many columns")
+    parser.add_argument("--bundle", type=Path, help="model bundle (with --index and --panorama)")
+    parser.add_argument("--index", type=Path)
+    parser.add_argument("--panorama", type=Path, help="a JPEG to show in place of the made-up world")
+    parser.add_argument("--cycles", type=int, default=0, help="disable and enable that often afterwards")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        region = make_region(Path(folder))
+        if args.bundle:
+            region = Region(colour_world(), args.bundle, args.index)
+        run(args, region, Path(folder))
+
+
+def run(args: argparse.Namespace, region: Region, folder: Path) -> None:
+    """Start the node, load it, print what it did."""
+    domain = domain_id()
+    parameters = {
+        **region.parameters,
+        "image_transport": "compressed",
+        "autostart": True,
+        "diagnostics_period_s": 1.0,
+        "session.heading_source": "constant",
+        "session.heading_constant_rad": math.pi / 2,
+    }
+    node, vehicle = NodeProcess(domain, parameters, folder), Vehicle(domain)
+    try:
+        messages = views(args, region)
+        sizes = [len(message.data) for message in messages]
+        publisher = vehicle.publisher("/image/compressed", reliability="best_effort")
+        vehicle.wait_for(publisher.get_subscription_count, "image subscription", 60.0)
+        print(f"{len(messages)} views, JPEG of {min(sizes) / 1e3:.0f} to {max(sizes) / 1e3:.0f} kB")
+        load(args, vehicle, node.process.pid, messages)
+        if args.cycles:
+            cycle(args.cycles, vehicle, node.process.pid, messages)
+    finally:
+        vehicle.close()
+        node.close()
+
+
+def views(args: argparse.Namespace, region: Region) -> list:
+    """What the camera shows in turn: JPEG messages."""
+    if args.panorama:
+        pixels = read_image(args.panorama)
+        shift = pixels.shape[1] // VIEWS
+        images = [np.roll(pixels, i * shift, axis=1) for i in range(VIEWS)]
+    else:
+        images = [region.panorama((3.0 * i - 18.0, 11.0), height=args.height) for i in range(VIEWS)]
+    return [jpeg_message(pixels, 0, "camera") for pixels in images]
+
+
+def load(args: argparse.Namespace, vehicle: Vehicle, pid: int, messages: list) -> None:
+    begin = time.monotonic()
+    end = begin + 60 * args.minutes
+    next_image = next_imu = next_sample = begin
+    sent, late, memory = 0, 0.0, []
+    cpu_before, main_before, own_before = cpu_s(pid), cpu_s(pid, pid), time.process_time()
+    while (now := time.monotonic()) < end:
+        if now >= next_image:
+            late = max(late, now - next_image)
+            stamp = vehicle.node.get_clock().now().nanoseconds
+            vehicle.publish("/image/compressed", messages[sent % VIEWS], stamp, reliability="best_effort")
+            sent += 1
+            next_image += 1 / args.rate
+        if now >= next_imu:
+            imu = Imu()
+            imu.orientation.w = 1.0
+            vehicle.publish("/imu", imu, vehicle.node.get_clock().now().nanoseconds, "base_link")
+            next_imu += 1 / IMU_RATE_HZ
+        if now >= next_sample:
+            memory.append((now - begin, resident_mb(pid)))
+            next_sample += 1.0
+        vehicle.executor.spin_once(timeout_sec=max(0.0, min(next_image, next_imu) - time.monotonic()))
+    seconds = time.monotonic() - begin
+    vehicle.spin(1.5)
+    cpu, main, own = cpu_s(pid) - cpu_before, cpu_s(pid, pid) - main_before, time.process_time() - own_before
+    report(vehicle, sent, seconds, late, np.array(memory))
+    print(f"CPU of the node {cpu / seconds:.0%} of a core, of this publisher {own / seconds:.0%}")
+    print(f"CPU of the node's main thread {1e3 * main / sent:.2f} ms an image sent")
+
+
+def report(vehicle: Vehicle, sent: int, seconds: float, late_s: float, memory: np.ndarray) -> None:
+    """memory: (n, 2), seconds and MB."""
+    steady = memory[len(memory) // 5 :]
+    slope = np.polyfit(steady[:, 0] / 60, steady[:, 1], 1)[0] if len(steady) > 2 else math.nan
+    camera, localization = vehicle.status("camera"), vehicle.status("localization")
+    fixes = vehicle.received["~/fix"]
+    stamps = [stamp_of(message) for message in fixes]
+    print(f"sent {sent} in {seconds:.0f} s ({sent / seconds:.1f} Hz, at worst {1e3 * late_s:.0f} ms late)")
+    if camera is not None:
+        known = values(camera)
+        print(
+            f"arrived {known['images']}, dropped for newer {known['dropped_for_newer']}, lost in transport "
+            f"{known['lost_in_transport']}"
+        )
+    print(f"fixes {len(fixes)} ({len(fixes) / seconds:.1f} Hz), in order: {stamps == sorted(set(stamps))}")
+    print(f"memory {memory[0, 1]:.0f} MB at first, {memory[-1, 1]:.0f} MB at last, slope {slope:+.3f} MB a minute")
+    if localization is not None:
+        print(f"{localization.message}")
+        for key, value in values(localization).items():
+            if key.startswith(("latency_ms.", "rejected.")):
+                print(f"  {key:40} {value}")
+
+
+def cycle(count: int, vehicle: Vehicle, pid: int, messages: list) -> None:
+    before_mb, begin = resident_mb(pid), time.monotonic()
+    for number in range(count):
+        assert vehicle.enable(False).success
+        assert vehicle.enable(True).success
+        if number % 50 == 0:
+            stamp = vehicle.node.get_clock().now().nanoseconds
+            vehicle.publish("/image/compressed", messages[number % VIEWS], stamp, reliability="best_effort")
+    vehicle.clear()
+    for number in range(20):
+        stamp = vehicle.node.get_clock().now().nanoseconds
+        vehicle.publish("/image/compressed", messages[number % VIEWS], stamp, reliability="best_effort")
+        vehicle.spin(0.5)
+        if vehicle.received["~/fix"]:
+            break
+    print(
+        f"{count} cycles of disable and enable in {time.monotonic() - begin:.0f} s, memory {before_mb:.0f} → "
+        f"{resident_mb(pid):.0f} MB, then a fix: {bool(vehicle.received['~/fix'])}"
+    )
+
+
+def resident_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def cpu_s(pid: int, thread: int | None = None) -> float:
+    """User and system time of a process, or of one of its threads."""
+    file = f"/proc/{pid}/stat" if thread is None else f"/proc/{pid}/task/{thread}/stat"
+    fields = Path(file).read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main()
