@@ -51,7 +51,11 @@ def generate_launch_description() -> LaunchDescription:
         output="screen",
     )
     record = ExecuteProcess(
-        cmd=["ros2", "bag", "record", "--use-sim-time", "-o", LaunchConfiguration("output"), *RECORDED],
+        # A regular expression, since the way to list topics differs between the distributions.
+        cmd=[
+            *("ros2", "bag", "record", "--use-sim-time", "-o", LaunchConfiguration("output")),
+            *("-e", f"^({'|'.join(RECORDED)})$"),
+        ],
         output="screen",
         condition=IfCondition(LaunchConfiguration("record")),
     )

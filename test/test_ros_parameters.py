@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from unifygeo_ros.config import CameraMount, LocalizerConfig
 from unifygeo_ros.errors import ConfigurationError
 from unifygeo_ros.localization.session import SessionConfig
 from unifygeo_ros.ros.node_config import PARAMETERS, NodeConfig, Settings, check_live, with_values
+from unifygeo_ros.ros.parameter_table import with_tables
 from unifygeo_ros.tracking.config import TrackerConfig
 
 
@@ -55,3 +57,9 @@ def test_what_may_change_while_running():
     check_live(dict.fromkeys(live))
     with pytest.raises(ConfigurationError, match="bundle is read when the node is configured"):
         check_live({"bundle": "x", "heatmap_period_s": 1.0})
+
+
+def test_the_documentation_lists_them_as_they_are():
+    page = (Path(__file__).parent.parent / "docs/node.md").read_text(encoding="utf-8")
+    assert with_tables(page) == page, "run: python -m unifygeo_ros.ros.parameter_table docs/node.md"
+    assert all(f"`{name}`" in page for name in PARAMETERS)
