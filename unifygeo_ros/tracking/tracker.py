@@ -159,6 +159,7 @@ class Tracker:
         self._unsupported = 0  # images in a row that spoke against the track
         self._yaw_given = False
         self._gate: Prior | None = None
+        self._predicted: Place | None = None  # best place before the image
 
     @property
     def belief(self) -> Belief:
@@ -208,7 +209,7 @@ class Tracker:
             self._belief = beliefs.observe_yaw(
                 self._belief, heading.yaw_rad, heading.variance_rad2, config.heading_outlier
             )
-        place = self._best_place()
+        self._predicted = place = self._best_place()
         if self._state is not TrackState.TRACKING or place is None or self._unsupported >= config.doubt_images:
             return Request(None, heading, config.search_distributions, config.search_candidates)
         if heading is None and place.covariance[2, 2] < TRACK_HEADING_SIGMA_RAD**2:
@@ -223,7 +224,7 @@ class Tracker:
         start = time.perf_counter()
         config = self._config
         self._images += 1
-        before = self._best_place()
+        before = self._predicted
         evidence = evidence_of(
             observation,
             self._calibration,

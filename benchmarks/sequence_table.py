@@ -1,0 +1,443 @@
+"""Single images against sequences on recorded drives, in one table.
+
+    unifygeo-train towns drive --seed 1000 --length-m 2000 --output drives/1000        # and 1001, 1002
+    python benchmarks/sequence_table.py --model MODEL drives/1000 drives/1001 drives/1002
+
+A drive is a folder with `town.tif` (the aerial imagery) and `bag`. Every row replays all drives through the session
+that the node runs; the metrics are those of `unifygeo replay`. What does not depend on a row (encodings of an image
+under one heading, D of an image in a tile) is computed once and shared, so that a table costs little more than its
+first rows; the rows' results are those of separate replays.
+
+Recovery: the drive again, of which a piece from the middle is cut out while clock and odometry go on, as of a vehicle
+that was carried. Time until the next fix within the alert limit, and the fixes beyond it before that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterable
+
+import numpy as np
+
+from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.aerial.index import TileIndex, open_index
+from unifygeo_ros.config import CameraMount, LocalizerConfig
+from unifygeo_ros.evaluation.bags import Bag
+from unifygeo_ros.evaluation.drive import gather
+from unifygeo_ros.evaluation.metrics import Share
+from unifygeo_ros.evaluation.replay import choose_topics, read_truth
+from unifygeo_ros.evaluation.results import FrameResult
+from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
+from unifygeo_ros.evaluation.summary import Summary, summarise
+from unifygeo_ros.evaluation.truth import Truth, TruthPose
+from unifygeo_ros.geodesy import wrap_angle
+from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
+from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.localizer import Localizer
+from unifygeo_ros.localization.session import ImuSample, LocalizationSession, OdometrySample, SessionConfig
+from unifygeo_ros.message_records import camera_image, imu_sample, odometry_sample
+from unifygeo_ros.records import CameraImage, Fix, Observation, Rejection
+from unifygeo_ros.tracking.config import TrackerConfig
+
+CUT = 0.25
+"""Share of a drive that is cut out for the recovery."""
+
+
+class SharedWork(Localizer):
+    """The localizer, with the networks' outputs remembered from row to row."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._encodings: dict[bytes, Any] = {}
+        self._decodings: dict[tuple[int, int], Any] = {}
+
+    def _encode(self, panorama):  # type: ignore[no-untyped-def]
+        key = hashlib.sha1(panorama.pixels.tobytes()).digest()
+        if key not in self._encodings:
+            self._encodings[key] = super()._encode(panorama)
+        return self._encodings[key]
+
+    def _decode(self, tile_id, features, heading, clock):  # type: ignore[no-untyped-def]
+        key = (tile_id, id(features))  # features live as long as the table
+        if key not in self._decodings:
+            self._decodings[key] = super()._decode(tile_id, features, heading, clock)
+        return dataclasses.replace(self._decodings[key], heading=heading)
+
+
+class WithoutReranking(SharedWork):
+    """The order of retrieval stays: every M⁰ counts as nothing."""
+
+    def _match(self, f0s, tile_ids):  # type: ignore[no-untyped-def]
+        return np.zeros_like(super()._match(f0s, tile_ids))
+
+
+class WinnerOnly(SharedWork):
+    """The tracker sees a single answer: the best tile, and of its D only the peak, with a fixed width of two pixels of
+    its own and the floor."""
+
+    def observe(self, *args: Any, **named: Any) -> Observation | Rejection:
+        found = super().observe(*args, **named)
+        if isinstance(found, Rejection):
+            return found
+        matches = found.matches
+        best = dataclasses.replace(
+            matches,
+            tile_ids=matches.tile_ids[:1],
+            scores=matches.scores[:1],
+            similarities=matches.similarities[:1],
+            match_maps=matches.match_maps[:1],
+            retrieval_ranks=matches.retrieval_ranks[:1],
+        )
+        winner = found.distributions[0]
+        row, column = np.unravel_index(int(winner.probability.argmax()), winner.probability.shape)
+        rows, columns = np.indices(winner.probability.shape)
+        peak = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 8.0)
+        peaked = dataclasses.replace(winner, probability=(peak / peak.sum()).astype(np.float32))
+        return dataclasses.replace(found, matches=best, distributions=(peaked,))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration."""
+
+    name: str
+    session: SessionConfig
+    tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
+    localizer: type[SharedWork] = SharedWork
+    candidates: int = 5
+
+
+def rows(base: TrackerConfig) -> list[Row]:
+    single, sequence = {"mode": "single"}, {"mode": "sequence"}
+
+    def k(count: int) -> TrackerConfig:
+        return dataclasses.replace(
+            base,
+            search_candidates=count,
+            track_candidates=count,
+            search_distributions=min(count, base.search_distributions),
+        )
+
+    imu, none = {"heading_source": "imu"}, {"heading_source": "none"}
+    last_fix = {"prior_source": "last_fix"}
+    return [
+        Row("single, heading given", SessionConfig(**single, **imu)),
+        Row("single, heading given, prior from the last fix", SessionConfig(**single, **imu, **last_fix)),
+        Row("**sequence, heading given**", SessionConfig(**sequence, **imu), base),
+        Row("single, heading searched", SessionConfig(**single, **none)),
+        Row("**sequence, heading searched**", SessionConfig(**sequence, **none), base),
+        Row(
+            "sequence, fix from the image",
+            SessionConfig(**sequence, **imu),
+            dataclasses.replace(base, fix_from="image"),
+        ),
+        Row("sequence without re-ranking", SessionConfig(**sequence, **imu), base, WithoutReranking),
+        Row("sequence without D (winner's peak only)", SessionConfig(**sequence, **imu), base, WinnerOnly),
+        *(Row(f"sequence, k = {count}", SessionConfig(**sequence, **imu), k(count)) for count in (1, 5, 20)),
+    ]
+
+
+# -- drives -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A drive in memory: what arrived, in order, and the truth at each image's stamp."""
+
+    name: str
+    arrivals: list[OdometrySample | ImuSample | Any]
+    truth: dict[int, TruthPose | None]
+    image_stamps: list[int]
+
+
+def read_drive(folder: Path, index: TileIndex) -> Recording:
+    bag = Bag(folder / "bag")
+    topics = choose_topics(bag, odometry="/odom", truth="/ground_truth/odometry")
+    assert topics.truth is not None
+    settings = TruthSettings()
+    truth = Truth(
+        read_truth(bag, topics.truth),
+        index.frame,
+        plane_frame=settings.truth_frame,
+        max_gap_s=settings.truth_max_gap_s,
+        default_sigma_m=settings.truth_sigma_m,
+        lever_arm_m=(0.0, 0.0),
+    )
+    arrivals: list[Any] = []
+    stamps = []
+    poses = {}
+    names = [topic.name for topic in (topics.image, topics.odometry, topics.imu) if topic is not None]
+    for message in bag.messages(names):
+        content = bag.deserialize(message)
+        if message.topic == topics.image.name:
+            arrivals.append(content)  # decoded when it is needed: a drive of images would fill the memory
+            stamps.append(stamp_of(content))
+            poses[stamps[-1]] = truth.at(stamps[-1])
+        elif topics.imu is not None and message.topic == topics.imu.name:
+            arrivals.append(imu_sample(content))
+        else:
+            arrivals.append(odometry_sample(content))
+    return Recording(folder.name, arrivals, poses, stamps)
+
+
+def stamp_of(message: Any) -> int:
+    return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
+
+
+def carried(recording: Recording) -> tuple[Recording, int]:
+    """The drive without the CUT in its middle, clock and odometry going on. Also the stamp of the first image after."""
+    first, last = recording.image_stamps[0], recording.image_stamps[-1]
+    begin = first + round((last - first) * (1 - CUT) / 2)
+    end = begin + round((last - first) * CUT)
+    before: OdometrySample | None = None
+    after: OdometrySample | None = None
+    for item in recording.arrivals:
+        if isinstance(item, OdometrySample):
+            if item.stamp_ns < begin:
+                before = item
+            elif item.stamp_ns >= end and after is None:
+                after = item
+    assert before is not None
+    assert after is not None
+    shift = after.stamp_ns - before.stamp_ns - 50_000_000
+    turn = wrap_angle(before.yaw_rad - after.yaw_rad)
+    cos, sin = math.cos(turn), math.sin(turn)
+    arrivals: list[Any] = []
+    truth = {}
+    stamps = []
+    for item in recording.arrivals:
+        stamp = item.stamp_ns if isinstance(item, (OdometrySample, ImuSample)) else stamp_of(item)
+        if begin <= stamp < end:
+            continue
+        moved = stamp >= end
+        new = stamp - shift if moved else stamp
+        if isinstance(item, OdometrySample) and moved:
+            dx, dy = item.x_m - after.x_m, item.y_m - after.y_m
+            item = dataclasses.replace(
+                item,
+                stamp_ns=new,
+                x_m=before.x_m + cos * dx - sin * dy,
+                y_m=before.y_m + sin * dx + cos * dy,
+                yaw_rad=wrap_angle(item.yaw_rad + turn),
+            )
+        elif isinstance(item, ImuSample) and moved:
+            item = dataclasses.replace(item, stamp_ns=new)
+        elif not isinstance(item, (OdometrySample, ImuSample)):
+            truth[new] = recording.truth[stamp]
+            stamps.append(new)
+            item = (item, new)
+        arrivals.append(item)
+    return Recording(recording.name + ", carried", arrivals, truth, stamps), next(s for s in stamps if s >= end - shift)
+
+
+def play(recording: Recording, localizer: SharedWork, row: Row, decoded: dict[int, CameraImage]) -> list[FrameResult]:
+    session = LocalizationSession(localizer, row.session, row.tracker)
+    results: list[FrameResult] = []
+    for item in recording.arrivals:
+        if isinstance(item, OdometrySample):
+            session.add_odometry(item)
+        elif isinstance(item, ImuSample):
+            session.add_imu(item)
+        else:
+            message, stamp = item if isinstance(item, tuple) else (item, stamp_of(item))
+            recorded = stamp_of(message)
+            if recorded not in decoded:
+                decoded[recorded] = camera_image(message)
+            image = dataclasses.replace(decoded[recorded], stamp_ns=stamp)
+            outcome = session.locate(image)
+            results.append(FrameResult(len(results), stamp, outcome, recording.truth[stamp], None, None, None, None))
+    return results
+
+
+# -- the table ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one row on one drive. first_fix_m: way to the first fix. recovery_s, wrong_after: of the carried drive."""
+
+    row: str
+    drive: str
+    images: int
+    availability: float
+    within: tuple[float, ...]
+    fixes: int
+    false_fixes: int
+    gross: int
+    first_fix_s: float | None
+    first_fix_m: float | None
+    outage_s: float
+    median_m: float | None
+    anees: float | None
+    coverage95: float | None
+    nees: tuple[float, ...]
+    recovery_s: float | None
+    wrong_after: int | None
+    tracker_ms: float | None
+    total_ms: float | None
+
+
+def outcome_of(
+    row: Row, recording: Recording, results: list[FrameResult], recovered: tuple[float | None, int] | None
+) -> Outcome:
+    summary: Summary = summarise(gather(results, CAMERA), Criteria(), identity={}, latency_ms={}, problems=())
+    error = summary.accuracy.error_m
+    first = next((r for r in results if isinstance(r.outcome, Fix)), None)
+    way = None
+    if first is not None:
+        poses = [r.truth for r in results[: first.number + 1] if r.truth is not None]
+        way = sum(math.hypot(b.east_m - a.east_m, b.north_m - a.north_m) for a, b in itertools.pairwise(poses))
+    consistency = summary.covariance.position
+    outage = summary.availability.longest_outage
+    within = dict(zip(summary.accuracy.distances_m, summary.accuracy.within_of_images, strict=True))
+    tracker = [r.outcome.timings_ms["tracker"] for r in results if "tracker" in r.outcome.timings_ms]
+    total = [r.outcome.timings_ms["total"] for r in results if "total" in r.outcome.timings_ms]
+    nees = tuple(value for value in summary.per_image.nees if value is not None)
+    return Outcome(
+        row=row.name,
+        drive=recording.name,
+        images=summary.counts.images,
+        availability=summary.counts.fixes / summary.counts.images,
+        within=tuple(within[d] or 0.0 for d in (1.0, 5.0, 10.0)),
+        fixes=summary.counts.judged,
+        false_fixes=_count(summary.integrity.false_fix),
+        gross=_count(summary.integrity.gross_error),
+        first_fix_s=summary.availability.time_to_first_fix_s,
+        first_fix_m=way,
+        outage_s=outage.duration_s if outage else 0.0,
+        median_m=error.median if error else None,
+        anees=float(np.mean(nees)) / 2 if consistency and nees else None,
+        coverage95=float(np.mean(np.array(nees) < 5.991)) if nees else None,
+        nees=nees,
+        recovery_s=recovered[0] if recovered else None,
+        wrong_after=recovered[1] if recovered else None,
+        tracker_ms=float(np.median(tracker)) if tracker else None,
+        total_ms=float(np.median(total)) if total else None,
+    )
+
+
+def _count(share: Share | None) -> int:
+    return 0 if share is None else round(share.value * share.count)
+
+
+def recovery(results: Iterable[FrameResult], since_ns: int, limit_m: float) -> tuple[float | None, int]:
+    """Seconds from the carrying to the first good fix (None: never), and the fixes beyond the limit before it."""
+    wrong = 0
+    for result in results:
+        if result.log_time_ns < since_ns or not isinstance(result.outcome, Fix) or result.truth is None:
+            continue
+        fix, truth = result.outcome, result.truth
+        if math.hypot(fix.east_m - truth.east_m, fix.north_m - truth.north_m) <= limit_m:
+            return (result.log_time_ns - since_ns) / 1e9, wrong
+        wrong += 1
+    return None, wrong
+
+
+HEADER = (
+    "| | available | R@1 m | R@5 m | R@10 m | false fixes | > 10 m | first fix | longest outage "
+    "| recovery (wrong fixes) | median error | ANEES | in 95% ellipse |\n" + "|---" * 13 + "|"
+)
+
+
+def line(name: str, outcomes: list[Outcome]) -> str:
+    """A row over its drives: shares of all images and fixes, medians of times, the worst outage."""
+    images, fixes = sum(o.images for o in outcomes), sum(o.fixes for o in outcomes)
+
+    def share(values: list[float]) -> str:
+        return f"{100 * sum(v * o.images for v, o in zip(values, outcomes, strict=True)) / images:.1f}%"
+
+    def of_fixes(count: int) -> str:
+        return f"{100 * count / fixes:.2f}% ({count})" if fixes else "–"
+
+    def median(values: list[float | None], unit: str) -> str:
+        known = [math.inf if v is None else v for v in values]
+        middle = float(np.median(known)) if known else math.inf
+        return "never" if math.isinf(middle) else f"{middle:.1f} {unit}"
+
+    nees = [value for o in outcomes for value in o.nees]
+    recovered = [o for o in outcomes if o.wrong_after is not None]
+    cells = [
+        name,
+        share([o.availability for o in outcomes]),
+        *(share([o.within[place] for o in outcomes]) for place in range(3)),
+        of_fixes(sum(o.false_fixes for o in outcomes)),
+        of_fixes(sum(o.gross for o in outcomes)),
+        f"{median([o.first_fix_s for o in outcomes], 's')}, {median([o.first_fix_m for o in outcomes], 'm')}",
+        f"{max(o.outage_s for o in outcomes):.1f} s",
+        f"{median([o.recovery_s for o in recovered], 's')} ({sum(o.wrong_after or 0 for o in recovered)})"
+        if recovered
+        else "–",
+        median([o.median_m for o in outcomes], "m"),
+        f"{np.mean(nees) / 2:.2f}" if nees else "–",
+        f"{100 * np.mean(np.array(nees) < 5.991):.1f}%" if nees else "–",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+CAMERA = CameraMount(x_m=0.2, z_m=2.0)
+"""As `unifygeo-train towns drive` mounts it."""
+
+
+def index_of(folder: Path, bundle: ModelBundle, engines: Any) -> TileIndex:
+    path = folder / f"index-{bundle.manifest.weights_sha256[:12]}"
+    if not path.exists():
+        build_index([folder / "town.tif"], bundle, engines, path)
+    return open_index(path, bundle=bundle)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("drives", type=Path, nargs="+", help="folders with town.tif and bag")
+    parser.add_argument("--rows", default="", help="only rows whose name contains this")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="tracker settings")
+    parser.add_argument("--no-recovery", action="store_true")
+    parser.add_argument("--json", type=Path, help="all outcomes, for further use")
+    args = parser.parse_args()
+    defaults = TrackerConfig()
+    changes = {}
+    for text in args.set:
+        name, value = text.split("=", 1)
+        changes[name] = type(getattr(defaults, name))(value)
+    chosen = [row for row in rows(dataclasses.replace(defaults, **changes)) if args.rows in row.name]
+    outcomes: dict[str, list[Outcome]] = {row.name: [] for row in chosen}
+    bundle = load_bundle(args.model)
+    with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
+        for folder in args.drives:
+            index = index_of(folder, bundle, engines)
+            recording = read_drive(folder, index)
+            shorter, since = carried(recording)
+            memory: SharedWork | None = None
+            decoded: dict[int, CameraImage] = {}
+            for row in chosen:
+                config = LocalizerConfig(pyramid_cache_tiles=4096)
+                localizer = row.localizer(index, bundle, engines, config, CAMERA)
+                if memory is not None:
+                    localizer._encodings, localizer._decodings = memory._encodings, memory._decodings
+                    localizer._pyramids = memory._pyramids
+                memory = localizer
+                results = play(recording, localizer, row, decoded)
+                recovered = None
+                if not args.no_recovery:
+                    recovered = recovery(play(shorter, localizer, row, decoded), since, Criteria().alert_limit_m)
+                outcomes[row.name].append(outcome_of(row, recording, results, recovered))
+                print(f"{folder.name}: {line(row.name, outcomes[row.name][-1:])}", file=sys.stderr, flush=True)
+    print(HEADER)
+    for row in chosen:
+        print(line(row.name, outcomes[row.name]))
+    if args.json:
+        content = [dataclasses.asdict(outcome) for group in outcomes.values() for outcome in group]
+        args.json.write_text(json.dumps(content, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
