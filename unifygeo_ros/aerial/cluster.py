@@ -17,18 +17,15 @@ from pathlib import Path
 from typing import Any, Iterator, Sequence
 
 from unifygeo_ros.aerial.build import (
-    Advance,
     BuildReport,
-    Region,
-    TimedEncoder,
     build_plan,
-    encode_shards,
-    plan_region,
     report_of_finished,
     write_index,
 )
+from unifygeo_ros.aerial.encoding import Advance, Shards, TimedEncoder, encode_shards
 from unifygeo_ros.aerial.imagery import ImageryOptions
 from unifygeo_ros.aerial.partial import Shard, finish_rename
+from unifygeo_ros.aerial.region import Region, plan_region
 from unifygeo_ros.aerial.settings import BuildSettings
 from unifygeo_ros.errors import ConfigurationError, EngineError, UnifyGeoError
 from unifygeo_ros.geodesy import Datum
@@ -42,13 +39,14 @@ _IN_FLIGHT = 2  # shards handed to each worker: one in work, one waiting
 class RayOptions:
     """address: of the cluster: "auto", "ray://HOST:PORT", or "local" for a cluster on this machine alone. workers: how
     many; 0: one for each GPU of the cluster, or for each machine where there is none or a CPU backend was asked for.
-    readers: threads that cut tiles in each worker."""
+    readers: threads that cut tiles in each worker,
+    0: one for each core of its machine."""
 
     address: str
     workers: int = 0
     backend: str = "auto"
     precision: str = "auto"
-    readers: int = 2
+    readers: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def build_index_on_ray(
         workers = _start_workers(ray, task, ray_options)
         description = _agreed_encoder(ray, workers, region, bundle)
 
-        def encode(first_shard: int, advance: Advance) -> Iterator[Shard]:
+        def encode(first_shard: int, advance: Advance) -> Shards:
             return _encode(ray, workers, region, first_shard, advance)
 
         report = write_index(region, bundle, description, output, encode, progress)
@@ -170,7 +168,7 @@ def _agreed_encoder(ray: Any, workers: list[Any], region: Region, bundle: ModelB
     return description
 
 
-def _encode(ray: Any, workers: list[Any], region: Region, first_shard: int, advance: Advance) -> Iterator[Shard]:
+def _encode(ray: Any, workers: list[Any], region: Region, first_shard: int, advance: Advance) -> Shards:
     """The shards in order, a few of them in work ahead."""
     numbers = iter(range(first_shard, region.shards))
 

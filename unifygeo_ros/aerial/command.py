@@ -66,7 +66,7 @@ def add_command(subparsers: Any) -> None:
     build.add_argument(
         "--batch-size", type=int, default=BuildSettings.batch_size, help="tiles in one run of the encoder (%(default)s)"
     )
-    build.add_argument("--readers", type=int, default=2, help="threads that cut tiles (%(default)s)")
+    build.add_argument("--readers", type=int, default=0, help="threads that cut tiles (0: one for each core)")
     build.add_argument("--ray", metavar="ADDRESS", help="encode on this Ray cluster: auto, ray://HOST:PORT, or local")
     build.add_argument(
         "--ray-workers", type=int, default=0, help="workers on the cluster (one a GPU, or one a machine)"

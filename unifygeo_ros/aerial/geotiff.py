@@ -140,8 +140,11 @@ class _GeoTiffLevel:
             window = Window(left - origin_column, top - origin_row, right - left, bottom - top)
             part = _read_rgba(self._files[number], self._overview, window, self._options, self._scale)
             target = canvas[top - row : bottom - row, left - column : right - column]
-            new = (target[:, :, 3] == 0) & (part[:, :, 3] == 255)
-            target[new] = part[new]
+            if target[:, :, 3].any():  # files overlap: the first one's pixels stay
+                new = (target[:, :, 3] == 0) & (part[:, :, 3] == 255)
+                target[new] = part[new]
+            else:
+                target[:] = part
         return canvas
 
 
@@ -248,10 +251,15 @@ def _read_rgba(
             finite = np.all(np.isfinite(values), axis=0)
             known = finite if known is None else known & finite
             values = np.where(finite, values, 0)
-        rgb = np.moveaxis(_to_8_bit(values, scale)[[wanted.index(band) for band in file.bands]], 0, -1)
+        rgb = _to_8_bit(values, scale)[[wanted.index(band) for band in file.bands]].transpose(1, 2, 0)  # → (h, w, 3)
     if known is None:
         known = _known_where_nothing_is_stated(rgb)
-    return np.concatenate([np.where(known[..., None], rgb, 0), np.where(known, 255, 0)[..., None]], -1).astype(np.uint8)
+    rgba = np.empty((*known.shape, 4), np.uint8)
+    rgba[:, :, :3] = rgb
+    rgba[:, :, 3] = 255
+    if not known.all():
+        rgba[~known] = 0
+    return rgba
 
 
 def _known_where_nothing_is_stated(rgb: UInt8) -> npt.NDArray[np.bool_]:

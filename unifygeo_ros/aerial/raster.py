@@ -130,6 +130,8 @@ class RasterTiles:
             tile = level.cut(float(east), float(north), size, self.metres_per_pixel)
             if tile is None:
                 continue
+            if tile.valid.all() and not valid.any():
+                return tile
             new = tile.valid & ~valid
             pixels[new] = tile.pixels[new]
             valid |= new
@@ -257,7 +259,9 @@ def _warp(window: UInt8, window_from_tile: Float64, size: int) -> TileImage:
         warped = cv2.resize(warped, (size, size), interpolation=cv2.INTER_AREA)
     known = warped[:, :, 3]
     valid = known >= 128  # half of it
-    pixels = np.where(valid[..., None], warped[:, :, :3], 0).astype(np.uint8)
+    pixels = np.ascontiguousarray(warped[:, :, :3])
+    if not valid.all():
+        pixels[~valid] = 0
     partly = valid & (known < 255)
     if partly.any():
         share = known[partly, None] / 255.0
