@@ -53,6 +53,13 @@ def _add_replay(subparsers: Any) -> None:
     replay.add_argument("--truth-file", type=Path, metavar="FILE", help="TUM or CSV trajectory in place of a topic")
     replay.add_argument("--odometry-topic", metavar="TOPIC", help="Odometry of the session; none: leave it out")
     replay.add_argument("--imu-topic", metavar="TOPIC", help="Imu of the session; none: leave it out")
+    replay.add_argument(
+        "--camera-frame",
+        default="",
+        metavar="FRAME",
+        help="take the place of the camera from /tf_static, not from --x-m, --y-m, --z-m, --yaw-rad, --upside-down",
+    )
+    replay.add_argument("--base-frame", default="base_link", metavar="FRAME", help="of the vehicle (%(default)s)")
     replay.add_argument("--max-frames", type=int, metavar="N", help="only the first N images")
     replay.add_argument("--restart", action="store_true", help="forget the results that are there")
     replay.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -116,6 +123,8 @@ def _replay(args: argparse.Namespace) -> int:
             truth=settings_of(args, TruthSettings),
             engines=EngineOptions(args.backend, args.precision, args.device, args.cache_dir, args.threads),
             camera=settings_of(args, CameraMount),
+            camera_frame=args.camera_frame,
+            base_frame=args.base_frame,
             localizer=settings_of(args, LocalizerConfig),
             session=settings_of(args, SessionConfig),
             tracker=settings_of(args, TrackerConfig),

@@ -21,6 +21,7 @@ from unifygeo_ros.evaluation.close_look import look_closer, worst_places
 from unifygeo_ros.evaluation.drive import gather
 from unifygeo_ros.evaluation.drive_map import draw_map
 from unifygeo_ros.evaluation.output_bag import write_output_bag
+from unifygeo_ros.evaluation.recorded_mount import mount_from_bag
 from unifygeo_ros.evaluation.replay import Topics, choose_topics, read_truth, replay
 from unifygeo_ros.evaluation.report import write_report
 from unifygeo_ros.evaluation.results import FrameResult, ResultFile, read_timings
@@ -52,6 +53,8 @@ class EngineOptions:
 class ReplayRequest:
     """What to replay and where to put what comes of it. Topics: names, "none", or None to find them by type.
 
+    camera_frame, base_frame: where camera_frame is not empty, the mount comes from the bag's static transforms.
+
     truth_file: TUM or CSV in place of a topic. output: the bag; the results that a replay is resumed from lie beside
     it.
     report: HTML, its numbers beside it as JSON; None: no report. restart: replace the results that are there.
@@ -70,6 +73,8 @@ class ReplayRequest:
     truth: TruthSettings = field(default_factory=TruthSettings)
     engines: EngineOptions = field(default_factory=EngineOptions)
     camera: CameraMount = field(default_factory=CameraMount)
+    camera_frame: str = ""
+    base_frame: str = "base_link"
     localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
@@ -94,6 +99,9 @@ def evaluate(request: ReplayRequest) -> Summary:
         imu=request.imu_topic,
         truth_from_file=request.truth_file is not None,
     )
+    if request.camera_frame:
+        mount = mount_from_bag(bag, request.camera, request.base_frame, request.camera_frame)
+        request = dataclasses.replace(request, camera=mount, camera_frame="")
     truth = _open_truth(request, bag, topics, index)
     options = request.engines
     with open_engines(

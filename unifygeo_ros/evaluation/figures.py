@@ -179,7 +179,7 @@ def error_distribution(drive: Drive, judged: Judged) -> str:
         axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
         axes.set_xlabel("metres")
         if axes.lines[len(DISTANCES_M) :]:
-            axes.legend(loc="upper left")
+            axes.legend(loc="lower right")
 
     return _svg(5.7, 3.7, draw)
 
@@ -236,6 +236,8 @@ def risk_coverage(drive: Drive, judged: Judged) -> str:
                 _nothing(axes, "no fix with ground truth")
                 return
             axes.step(curve.coverage, curve.risk, where="post", color=colour, label=name)
+        if not judged.gross.any():
+            axes.text(0.5, 0.5, "none of the fixes fails", transform=axes.transAxes, ha="center", color="#52606d")
         axes.set_xlim(0, min(1.0, 1.04 * float(axes.dataLim.x1)))
         axes.set_ylim(0, max(0.02, 1.15 * float(axes.dataLim.y1)))
         for axis in (axes.xaxis, axes.yaxis):

@@ -13,12 +13,12 @@ from unifygeo_ros.ros.node_config import PARAMETERS
 
 NODE_NAME = "unifygeo_localizer"
 GROUPS = ("camera", "localizer", "session", "tracker")
-ENGINE_PARAMETERS = ("backend", "precision", "device", "threads", "cache_dir")
-"""Of the node's own parameters, those that a replay shares with it."""
+SHARED_PARAMETERS = ("backend", "precision", "device", "threads", "cache_dir", "camera_frame", "base_frame")
+"""Of the node's own parameters, those that a replay has too."""
 
 
 def read_node_parameters(path: Path) -> Mapping[str, Any]:
-    """Values by field name: of the groups of settings, and of ENGINE_PARAMETERS.
+    """Values by field name: of the groups of settings, and of SHARED_PARAMETERS.
 
     Raises InputError for a file that is none, ConfigurationError for an unknown or mistyped parameter of a group.
     """
@@ -42,7 +42,7 @@ def read_node_parameters(path: Path) -> Mapping[str, Any]:
             if name.split(".")[0] in GROUPS:
                 raise ConfigurationError(f"{path}: {name} is no parameter of the node; see docs/node.md")
             continue
-        if spec.group in GROUPS or name in ENGINE_PARAMETERS:
+        if spec.group in GROUPS or name in SHARED_PARAMETERS:
             fields[spec.field] = spec.checked(value)
     return fields
 

@@ -1,0 +1,77 @@
+"""The camera's mount out of recorded transforms, against chains composed by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from drives import STORE, TYPES, header, vector
+from rosbags.rosbag2 import Writer
+
+from unifygeo_ros.config import CameraMount
+from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.evaluation.bags import Bag
+from unifygeo_ros.evaluation.recorded_mount import mount_from_bag
+
+TF = "tf2_msgs/msg/TFMessage"
+LEVEL = (0.0, 0.0, 0.0, 1.0)
+
+
+def about_z(angle):
+    return (0.0, 0.0, math.sin(angle / 2), math.cos(angle / 2))
+
+
+def bag_with(path, *links):
+    """links: (parent, child, xyz, quaternion), one message each."""
+    with Writer(path, version=9) as writer:
+        connection = writer.add_connection("/tf_static", TF, typestore=STORE)
+        for parent, child, place, (x, y, z, w) in links:
+            transform = TYPES["geometry_msgs/msg/Transform"](
+                translation=vector(*place), rotation=TYPES["geometry_msgs/msg/Quaternion"](x=x, y=y, z=z, w=w)
+            )
+            stamped = TYPES["geometry_msgs/msg/TransformStamped"](
+                header=header(0.0, parent), child_frame_id=child, transform=transform
+            )
+            message = TYPES[TF](transforms=[stamped])
+            writer.write(connection, 1, STORE.serialize_cdr(message, TF))
+    return Bag(path)
+
+
+def test_a_chain_is_composed(tmp_path):
+    bag = bag_with(
+        tmp_path / "bag",
+        ("base_link", "mast", (1.0, 2.0, 3.0), about_z(math.pi / 2)),
+        ("mast", "camera", (0.5, 0.0, 0.25), about_z(0.3)),
+    )
+    mount = mount_from_bag(bag, CameraMount(mask_path="mask.png"), "base_link", "camera")
+    # The mast is turned to the left, so half a metre along its x axis is half a metre to the left.
+    np.testing.assert_allclose((mount.x_m, mount.y_m, mount.z_m), (1.0, 2.5, 3.25))
+    assert mount.yaw_rad == pytest.approx(math.pi / 2 + 0.3)
+    assert (mount.upside_down, mount.mask_path) == (False, "mask.png")
+
+
+def test_frames_below_a_third_one(tmp_path):
+    bag = bag_with(
+        tmp_path / "bag",
+        ("body", "base_link", (1.0, 0.0, 0.0), about_z(math.pi)),
+        ("body", "camera", (3.0, 1.0, 2.0), LEVEL),
+    )
+    mount = mount_from_bag(bag, CameraMount(), "base_link", "camera")
+    # base_link looks backwards: 2 m ahead of it in the body is 2 m behind it.
+    np.testing.assert_allclose((mount.x_m, mount.y_m, mount.z_m), (-2.0, -1.0, 2.0), atol=1e-12)
+    assert math.cos(mount.yaw_rad - math.pi) == pytest.approx(1.0)
+
+
+def test_a_hanging_camera_is_upside_down(tmp_path):
+    bag = bag_with(tmp_path / "bag", ("base_link", "camera", (0.0, 0.0, 1.0), (1.0, 0.0, 0.0, 0.0)))
+    assert mount_from_bag(bag, CameraMount(), "base_link", "camera").upside_down
+
+
+@pytest.mark.parametrize(
+    ("frame", "rotation", "words"),
+    [("lidar", LEVEL, "does not connect lidar with base_link; frames there: base_link, camera"),
+     ("camera", (-0.5, 0.5, -0.5, 0.5), "camera leans")],
+)  # fmt: skip
+def test_what_cannot_be_a_mount_is_refused(tmp_path, frame, rotation, words):
+    bag = bag_with(tmp_path / "bag", ("base_link", "camera", (0.0, 0.0, 1.0), rotation))
+    with pytest.raises(ConfigurationError, match=words):
+        mount_from_bag(bag, CameraMount(), "base_link", frame)
