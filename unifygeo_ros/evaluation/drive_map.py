@@ -41,7 +41,7 @@ class Extent:
     @property
     def mark(self) -> float:
         """Radius of a dot, pixels: the same on every page, however large the view is."""
-        return max(self.width, 1.6 * self.height) / 300
+        return self.width / 300
 
     def pixels(self, points_m: Float) -> Float:
         """Image coordinates (x, y) of map points (n, 2): float64 (n, 2)."""
@@ -99,8 +99,9 @@ def _extent(points_m: Float, index: TileIndex) -> Extent:
     low, high = points_m.min(axis=0) - MARGIN_M, points_m.max(axis=0) + MARGIN_M
     # At least a tile in each direction, so that a short drive shows where it is.
     middle, size = (low + high) / 2, np.maximum(high - low, index.manifest.side_m)
-    # Not flatter or narrower than 5:2, which no page shows well.
-    size = np.maximum(size, size[::-1] / 2.5)
+    # Between 3:2 and 5:2, which fills the page's width without filling more than its height.
+    size[0] = max(size[0], 1.5 * size[1])
+    size[1] = max(size[1], size[0] / 2.5)
     scale = max(float(size.max()) / IMAGE_PIXELS, index.metres_per_pixel / 2)
     width, height = (max(1, round(side / scale)) for side in size)
     return Extent(float(middle[0] - size[0] / 2), float(middle[1] + size[1] / 2), width, height, scale)
