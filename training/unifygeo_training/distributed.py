@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed
-import torch.distributed.nn.functional
 from torch import Tensor
 
 
 def gathered(x: Tensor) -> Tensor:
     """Concatenate x (N, …) of all ranks in order of rank: (world · N, …). Gradients flow back to every rank.
 
-    Each rank's loss is the mean over its own N rows against everybody's columns. The gather's backward pass sums the
-    gradients of all ranks and DistributedDataParallel then divides by their number: together exactly the gradient of
-    one process with the whole batch.
+    Each rank's loss is the mean over its own N rows against everybody's columns. The backward pass sums the gradients
+    of all ranks and DistributedDataParallel then divides by their number: together exactly the gradient of one process
+    with the whole batch.
     """
-    if world_size() == 1:
-        return x
-    return torch.cat(torch.distributed.nn.functional.all_gather(x.contiguous()))
+    return x if world_size() == 1 else _Gather.apply(x)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.count = len(x)
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        torch.distributed.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(
+            memory_format=torch.contiguous_format
+        )  # collectives take a tensor's memory as it lies, whatever its strides
+        torch.distributed.all_reduce(total)
+        return total[rank() * ctx.count : (rank() + 1) * ctx.count]
 
 
 def world_size() -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,45 @@ def fit(config: FitConfig, pairs: PairSet, output: Path | str, *, stop_after: in
         (output / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     last = config.steps if stop_after is None else min(stop_after, config.steps)
     with _progress(config, fabric, first) as bar:
-        for step, batch in zip(range(first, last), _batches(config, pairs, fabric, first, last), strict=True):
+        clock = _Clock()
+        batches = clock.waits(_batches(config, pairs, fabric, first, last))
+        for step, batch in zip(range(first, last), batches, strict=True):
             values = run.step(step, batch, output)
             done = step + 1
             if done % config.log_every == 0 or done == last:
                 numbers = {name: float(value) for name, value in values.items()}
+                numbers |= clock.read(config.batch_size)
                 fabric.log_dict(numbers, step=done)
                 bar.set_postfix({name: f"{number:.3g}" for name, number in numbers.items()}, refresh=False)
             if done % config.checkpoint_every == 0 or done == last:
                 run.save(output, done)
             bar.update()
     return output / CHECKPOINT_NAME
+
+
+class _Clock:
+    """How fast the run is, and how much of its time it waits for data."""
+
+    def __init__(self) -> None:
+        self._start, self._waited, self._batches = time.perf_counter(), 0.0, 0
+
+    def waits(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        iterator = iter(batches)
+        while True:
+            before = time.perf_counter()
+            batch = next(iterator, None)
+            self._waited += time.perf_counter() - before
+            if batch is None:
+                return
+            self._batches += 1
+            yield batch
+
+    def read(self, batch_size: int) -> dict[str, float]:
+        """Since the last reading. The caller has just read values off the device, so that its work is done."""
+        seconds = time.perf_counter() - self._start
+        speed = {"pairs_per_s": self._batches * batch_size / seconds, "waiting_for_data": self._waited / seconds}
+        self._start, self._waited, self._batches = time.perf_counter(), 0.0, 0
+        return speed
 
 
 class _Run:
@@ -123,6 +152,7 @@ class _Run:
             "step": step,
             "config": self.config.model_dump(mode="json"),
             "trained_on": self.config.data.describe(),
+            "ablation": self.config.ablation(),
         }
         if self.fabric.is_global_zero:
             temporary = output / f"{CHECKPOINT_NAME}.{os.getpid()}.tmp"

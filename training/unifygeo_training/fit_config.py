@@ -60,3 +60,12 @@ class FitConfig(_Settings):
     steps: int = Field(ge=1)
     log_every: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
+
+    def ablation(self) -> dict[str, bool]:
+        """The switches of Tables V–VII that this config amounts to (`unifygeo_training.judging.tables.Ablation`)."""
+        losses = self.losses
+        return {
+            "unified_learning": losses.retrieval > 0 and losses.distribution > 0 and losses.matching > 0,
+            "feature_aggregator": self.network.aggregator == "attention",
+            "reranking_loss": losses.reranking > 0,
+        }

@@ -1,0 +1,89 @@
+"""Calibration: the fits find what made the numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unifygeo_ros.errors import InputError
+from unifygeo_training.calibrate import (
+    Evidence,
+    fit,
+    minimise,
+    negative_log_likelihood,
+    position_floor,
+    read_calibration,
+)
+
+
+def test_negative_log_likelihood_by_hand() -> None:
+    # softmax(ln 3, 0) = 3/4, 1/4; at temperature 2 it is √3 : 1. The second row holds no true entry and is left out.
+    scores = np.array([[np.log(3), 0.0], [5.0, 1.0]], np.float32)
+    true = np.array([[True, False], [False, False]])
+    assert negative_log_likelihood(scores, true, 1.0) == pytest.approx(-np.log(0.75))
+    assert negative_log_likelihood(scores, true, 2.0) == pytest.approx(-np.log(np.sqrt(3) / (np.sqrt(3) + 1)))
+    with pytest.raises(InputError, match="true entry"):
+        negative_log_likelihood(scores[1:], true[1:], 1.0)
+
+
+def test_minimise_finds_the_minimum_of_a_parabola() -> None:
+    assert minimise(lambda t: (np.log(t) - np.log(0.3)) ** 2, 1e-3, 1e2) == pytest.approx(0.3, rel=1e-5)
+
+
+def test_temperature_of_drawn_labels_is_found_again() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 1, (4000, 6)).astype(np.float32)
+    weights = np.exp(scores / 0.4)
+    label = (weights.cumsum(axis=1) / weights.sum(axis=1, keepdims=True) < rng.random((4000, 1))).sum(axis=1)
+    true = label[:, None] == np.arange(6)
+    found = minimise(lambda t: negative_log_likelihood(scores, true, t), 1e-3, 1e2)
+    assert found == pytest.approx(0.4, rel=0.08)
+
+
+def test_position_floor_supplies_what_the_moments_lack() -> None:
+    rng = np.random.default_rng(1)
+    moments = np.tile(np.eye(2) * 0.5**2, (20_000, 1, 1))
+    errors = rng.normal(0, np.hypot(0.5, 1.2), (20_000, 2))
+    assert position_floor(moments, errors) == pytest.approx(1.2, rel=0.03)
+    assert position_floor(moments, errors * 0.1) == pytest.approx(0.05)
+
+
+def _evidence(n: int = 300, size: int = 24) -> Evidence:
+    """Cameras at the centre pixel; the logits say so with an error of about a pixel, but twice too timidly."""
+    rng = np.random.default_rng(2)
+    pixel = np.arange(size)
+    truth = size // 2
+    where = truth + np.rint(rng.normal(0, 1.0, (n, 2)))
+    distance = (pixel[None, :, None] - where[:, :1, None]) ** 2 + (pixel[None, None, :] - where[:, 1:, None]) ** 2
+    offset = 0.5  # the pixel right and below of the middle, at 1 m a pixel
+    return Evidence(
+        logits=(-distance / 2 / 2).astype(np.float32),
+        pixel=np.full(n, truth * size + truth),
+        side_m=np.full(n, float(size)),
+        offsets_m=np.tile([offset, -offset], (n, 1)),
+        tile_scores=np.sort(rng.normal(1.0, 0.1, (n, 5)).astype(np.float32))[:, ::-1],
+        holds_camera=np.tile([True, False, False, False, False], (n, 1)),
+        roll_scores=np.concatenate([np.full((n, 1), 0.8), rng.normal(0.5, 0.1, (n, 9))], axis=1).astype(np.float32),
+    )
+
+
+def test_fit_sharpens_timid_logits_and_writes_what_export_reads(tmp_path: Path) -> None:
+    report = fit([_evidence()], "made up")
+    # N(0, 1) errors, and logits of N(0, 2): the temperature that makes them N(0, 1) is one half.
+    assert report.calibration.distribution_temperature == pytest.approx(0.5, rel=0.15)
+    assert all(report.nll_after[name] <= report.nll_before[name] for name in report.nll_after)
+    assert report.right_share == 1.0
+    best = _evidence().tile_scores[:, 0]
+    assert report.calibration.minimum_score == pytest.approx(np.quantile(best, 0.01))
+    file = tmp_path / "calibration.json"
+    file.write_text(report.to_json())
+    assert read_calibration(file) == report.calibration
+
+
+def test_a_network_that_is_never_right_is_not_calibrated() -> None:
+    evidence = _evidence()
+    lost = Evidence(**{**vars(evidence), "offsets_m": evidence.offsets_m + 30.0})
+    with pytest.raises(InputError, match="train the network first"):
+        fit([lost], "made up")

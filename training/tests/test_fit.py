@@ -1,0 +1,139 @@
+"""The training run: resumes as if it had never stopped, fails early, refuses what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unifygeo_ros.errors import ConfigurationError, InputError
+from unifygeo_training.checkpoint import load_network
+from unifygeo_training.configuration import read_settings
+from unifygeo_training.data.pairs import Pair
+from unifygeo_training.fit import NonFiniteLossError, fit, learning_rate_at
+from unifygeo_training.fit_config import FitConfig, OptimiserConfig
+from unifygeo_training.model import NetworkConfig
+
+SMALL = NetworkConfig(
+    backbone="convnext_atto",
+    ground_height=32,
+    ground_width=64,
+    aerial_size=64,
+    metres_per_pixel=1.0,
+    output_stride=2,
+    layer_scale=0.1,
+)
+
+
+class Dots:
+    """A world of coloured noise: the tile shows a bright spot at the camera, the panorama has the tile's colour."""
+
+    def draw(self, rng: np.random.Generator, count: int) -> Sequence[int]:
+        return [int(n) for n in rng.choice(1000, count, replace=False)]
+
+    def read(self, member: int, rng: np.random.Generator) -> Pair:
+        own = np.random.default_rng(member)
+        colour = own.integers(40, 215, 3)
+        tile = np.clip(colour + own.normal(0, 8, (64, 64, 3)), 0, 255).astype(np.uint8)
+        row, column = own.integers(16, 48, 2)
+        tile[row - 2 : row + 3, column - 2 : column + 3] = 255
+        panorama = np.clip(colour + own.normal(0, 8, (32, 64, 3)), 0, 255).astype(np.uint8)
+        return Pair(panorama, tile, ((row + 0.5) / 64, (column + 0.5) / 64))
+
+
+class Infinite(Dots):
+    def read(self, member: int, rng: np.random.Generator) -> Pair:
+        pair = super().read(member, rng)
+        return Pair(pair.panorama, pair.tile, (float("nan"), 0.5))
+
+
+def _config(**changes: object) -> FitConfig:
+    settings = {
+        "network": SMALL,
+        "data": {"folder": "nowhere", "last_seed": 0},
+        "losses": {"retrieval_from_step": 2},
+        "optimiser": {"warmup_steps": 1},
+        "hardware": {"accelerator": "cpu", "precision": "32-true", "threads": 1, "workers": 0},
+        "batch_size": 4,
+        "steps": 4,
+        "checkpoint_every": 1,
+        **changes,
+    }
+    return FitConfig.model_validate(settings)
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, stop: int) -> None:
+    """Stopped before and after L_G joins."""
+    whole = fit(_config(), Dots(), tmp_path / "whole")
+    fit(_config(), Dots(), tmp_path / "parts", stop_after=stop)
+    parts = fit(_config(), Dots(), tmp_path / "parts")
+    a, b = (load_network(path)[0].state_dict() for path in (whole, parts))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_semantic_heads_are_untouched_until_the_retrieval_loss_joins(tmp_path: Path) -> None:
+    states = []
+    for stop in (1, 2, 3):
+        network, _ = load_network(fit(_config(), Dots(), tmp_path / "run", stop_after=stop))
+        states.append({name: value.clone() for name, value in network.ground.semantic_head.state_dict().items()})
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[1][name], states[2][name]) for name in states[0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match="step 0") as caught:
+        fit(_config(), Infinite(), tmp_path)
+    (file,) = tmp_path.glob("not_finite_step0_rank0.npz")
+    assert str(file) in str(caught.value)
+    batch = np.load(file)
+    assert batch["panorama"].shape == (4, 32, 64, 3)
+    assert np.isnan(batch["position"]).any()
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_another_run_is_not_continued(tmp_path: Path) -> None:
+    fit(_config(), Dots(), tmp_path, stop_after=1)
+    with pytest.raises(InputError, match="another seed"):
+        fit(_config(seed=1), Dots(), tmp_path)
+
+
+def test_ablations_train_only_what_they_use(tmp_path: Path) -> None:
+    losses = {"distribution": 0, "matching": 0, "reranking": 0}
+    network, content = load_network(fit(_config(losses=losses, steps=1), Dots(), tmp_path))
+    assert content["ablation"] == {"unified_learning": False, "feature_aggregator": True, "reranking_loss": False}
+    with torch.no_grad():
+        aerial = network.encode_aerial(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    assert aerial.descriptor is not None
+
+
+def test_learning_rate_by_hand() -> None:
+    config = OptimiserConfig(learning_rate=1.0, warmup_steps=4)
+    assert [learning_rate_at(step, config, 12) for step in (0, 3, 4, 8, 12)] == pytest.approx([0.25, 1, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: 1\ndata: {folder: x, last_seed: 1}\nlearning_rate: 1", "unknown key learning_rate"),
+        ("steps: 1\ndata: {folder: x, last_seed: 1000}", "kept for testing"),
+        ("data: {folder: x, last_seed: 1}", "steps"),
+        ("steps: 1\ndata: {folder: x, last_seed: 1}\nlosses: {retrieval: -1}", "losses.retrieval is -1"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "fit.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        read_settings(file, FitConfig)
+
+
+def test_the_shipped_configs_are_valid() -> None:
+    folder = Path(__file__).resolve().parents[1] / "configs"
+    files = sorted(folder.glob("*.yaml"))
+    assert files
+    for file in files:
+        read_settings(file, FitConfig)
