@@ -129,6 +129,14 @@ def test_a_gated_search_is_a_filtered_exhaustive_search(index, gate, k, seed):
     np.testing.assert_allclose(found.similarities, similarities[best], atol=1e-6)
 
 
+def test_a_gate_along_a_line_is_a_line():
+    """Perfectly correlated, as covariances that were turned by 45° may be after rounding."""
+    along = np.array([[400.0, 400.0], [400.0, 400.0]])
+    gate = Gate(Prior(0.0, 0.0, along), 3.0)  # 60 m north-east and south-west
+    squares = np.array([[50.0, 50.0], [75.9, 75.9], [76.1, 76.1], [50.0, 17.0], [50.0, 19.0]])
+    np.testing.assert_array_equal(gate.touches(squares, 32.0), [True, True, False, False, True])
+
+
 def test_a_gate_beside_the_map_holds_nothing(index):
     found = index.search(unit_rows(1)[0], 5, Gate(Prior(50_000.0, -1e9, np.eye(2)), 4.0))
     assert found.tile_ids.shape == found.similarities.shape == (0,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy.typing as npt
 
 from unifygeo_ros.errors import InputError
 from unifygeo_ros.records import Float64, Prior
+
+_SLACK = 1e-9
+"""Relative. Makes an ellipse at least 3e-5 times as wide as it is long."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,29 @@ class Gate:
                 f"prior {self.prior.east_m}, {self.prior.north_m} with covariance {covariance.tolist()} and gate "
                 f"{self.sigma} sigma: all must be finite, the covariance 2x2 and the gate above 0"
             )
-        (var_east, cross), (cross_again, var_north) = covariance
-        if cross != cross_again or var_east <= 0 or var_east * var_north - cross * cross_again <= 0:
+        var_east, var_north, cross = self._moments()
+        asymmetry = abs(float(covariance[0, 1] - covariance[1, 0]))
+        # Rounding may leave a covariance of perfectly correlated axes a hair on the wrong side; `touches` allows it.
+        if (
+            min(var_east, var_north) <= 0
+            or cross * cross > var_east * var_north * (1 + _SLACK)
+            or asymmetry > 1e-6 * max(var_east, var_north)
+        ):
             raise InputError(
                 f"the prior's covariance {covariance.tolist()} is not symmetric positive definite; "
                 "give variances above 0 in m²"
             )
 
+    def _moments(self) -> tuple[float, float, float]:
+        """Variances of east and north, and their covariance."""
+        covariance = np.asarray(self.prior.covariance_m2, np.float64)
+        return float(covariance[0, 0]), float(covariance[1, 1]), float(covariance[0, 1] + covariance[1, 0]) / 2
+
     @property
     def half_extents_m(self) -> tuple[float, float]:
         """Half width (east) and half height (north) of the box around the ellipse."""
-        covariance = self.prior.covariance_m2
-        return self.sigma * float(np.sqrt(covariance[0, 0])), self.sigma * float(np.sqrt(covariance[1, 1]))
+        var_east, var_north, _ = self._moments()
+        return self.sigma * math.sqrt(var_east), self.sigma * math.sqrt(var_north)
 
     def touches(self, centres_m: Float64, side_m: float) -> npt.NDArray[np.bool_]:
         """Which squares of side `side_m`, axes east and north, centred on centres_m (n, 2), touch the ellipse.
@@ -45,7 +60,9 @@ class Gate:
         The smallest Mahalanobis distance of a square is 0 if the mean lies inside, else it is reached on one of
         the four edges, where it is a parabola whose lowest point is clipped to the edge.
         """
-        (var_east, cross), (_, var_north) = self.prior.covariance_m2
+        var_east, var_north, cross = self._moments()
+        # Never quite a line, so that the inverse stays well conditioned.
+        var_east, var_north = var_east * (1 + _SLACK), var_north * (1 + _SLACK)
         determinant = var_east * var_north - cross * cross
         # P = Σ⁻¹
         p_east, p_north, p_cross = var_north / determinant, var_east / determinant, -cross / determinant
