@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unifygeo_ros.geodesy import azimuth_from_yaw, wrap_angle
-from unifygeo_ros.localization.heading import HeadingSearch, encoding_azimuths, estimate_heading, rolled_columns
+from unifygeo_ros.localization.heading import (
+    HeadingSearch,
+    encoding_azimuths,
+    estimate_heading,
+    heading_search,
+    rolled_columns,
+)
 
 COLUMNS = 12
 SECTOR = 2 * math.pi / COLUMNS
@@ -69,3 +75,13 @@ def test_each_tile_has_its_own_heading():
     for tile_id, azimuth in ((None, 0.0), (7, 0.0), (9, 2 * SECTOR)):
         heading = estimate_heading(search, 0.01, tile_id)
         assert azimuth_from_yaw(heading.yaw_rad) == pytest.approx(azimuth, abs=1e-3)
+
+
+def test_a_roll_takes_the_similarity_of_the_encoding_nearest_to_it():
+    # Two encodings of 4 columns, at 0° and at 225° (half the circle and half a sector).
+    azimuths = encoding_azimuths(2, 4)[:, None] + np.arange(4) * np.pi / 2
+    np.testing.assert_allclose(np.degrees(azimuths) % 360, [[0, 90, 180, 270], [225, 315, 45, 135]])
+    similarities = np.array([[0.1, 0.7]], np.float32)
+    search = heading_search(np.array([3]), azimuths, similarities, np.zeros((1, 2, 4), np.float32))
+    np.testing.assert_allclose(search.scores[0], [[0.1, 0.1, 0.7, 0.7], [0.7, 0.1, 0.1, 0.7]])
+    assert search.best_tile == 3

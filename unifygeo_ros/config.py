@@ -96,8 +96,11 @@ class LocalizerConfig:
     heading_sigma_rad: float = setting(
         0.035, "standard deviation assumed for a given heading that brings none", minimum=1e-3, maximum=math.pi
     )
+    heading_search_candidates: int = setting(
+        20, "tiles retrieved for each encoding of a heading search", minimum=1, maximum=1000
+    )
     heading_search_encodings: int = setting(
-        2, "encodings of a heading search, evenly spaced over the circle, before the last one", minimum=1, maximum=36
+        4, "encodings of a heading search, evenly spaced over the circle, before the last one", minimum=1, maximum=36
     )
     gate_heading_sigma_rad: float = setting(
         0.35, "largest standard deviation of the heading, given or found", minimum=1e-3, maximum=math.pi, live=True

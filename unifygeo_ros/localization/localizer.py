@@ -27,6 +27,7 @@ from unifygeo_ros.localization.heading import (
     HeadingSearch,
     encoding_azimuths,
     estimate_heading,
+    heading_search,
     rolled_columns,
 )
 from unifygeo_ros.localization.panorama import check_image, check_mask, prepare_panorama
@@ -35,6 +36,7 @@ from unifygeo_ros.localization.reranking import match, rerank
 from unifygeo_ros.localization.retrieval import camera_gate, prior_problem
 from unifygeo_ros.records import (
     CameraImage,
+    Candidates,
     Fix,
     Float32,
     GroundFeatures,
@@ -124,7 +126,7 @@ class Localizer:
         with clock.stage("ground_encoder"):
             features = self._encode(panorama)
         with clock.stage("retrieval"):
-            found = self.index.search(features.descriptor, count, self._gate(prior, heading))
+            found = self._retrieve(features, count, self._gate(prior, heading), search)
         if not len(found.tile_ids):
             return self._off_map(image, prior, clock)
         with clock.stage("reranking"):
@@ -199,17 +201,32 @@ class Localizer:
             headings = [Heading(float(yaw_from_azimuth(azimuth)), 0.0, "assumed") for azimuth in azimuths]
             encodings = [self._encode(prepare_panorama(image, ground, self.mount, h)) for h in headings]
         with clock.stage("heading_search"):
+            count = max(count, self.config.heading_search_candidates)
             found = [self.index.search(features.descriptor, count, gate) for features in encodings]
             tile_ids = np.unique(np.concatenate([candidates.tile_ids for candidates in found]))
             if not len(tile_ids):
                 return None
-            descriptors = np.stack([features.descriptor for features in encodings])
-            similarities = np.asarray(self.index.descriptors[tile_ids], np.float32) @ descriptors.T  # (m, E)
+            similarities = self._similarities(tile_ids, *encodings)
             rolls = np.concatenate([rolled_columns(features.levels[0], ground.columns) for features in encodings])
-            peaks = self._match(rolls, tile_ids).max(axis=(2, 3))  # (m, E·R)
-            scores = similarities[:, :, None] + peaks.reshape(*similarities.shape, ground.columns)
+            peaks = self._match(rolls, tile_ids).max(axis=(2, 3)).reshape(*similarities.shape, ground.columns)
             sectors = np.arange(ground.columns) * (2 * np.pi / ground.columns)
-            return HeadingSearch(tile_ids, azimuths[:, None] + sectors, scores)
+            return heading_search(tile_ids, azimuths[:, None] + sectors, similarities, peaks)
+
+    def _similarities(self, tile_ids: npt.NDArray[np.int64], *queries: GroundFeatures) -> Float32:
+        """Cosines of the descriptors: float32 (tiles, queries)."""
+        descriptors = np.stack([features.descriptor for features in queries])
+        return np.asarray(np.asarray(self.index.descriptors[tile_ids], np.float32) @ descriptors.T, np.float32)
+
+    def _retrieve(
+        self, features: GroundFeatures, count: int, gate: Gate | None, search: HeadingSearch | None
+    ) -> Candidates:
+        """The nearest tiles, and in any case the one that the heading comes from: without it the heading means
+        nothing."""
+        found = self.index.search(features.descriptor, count, gate)
+        if search is None or search.best_tile in found.tile_ids:
+            return found
+        tile_ids = np.append(found.tile_ids[: count - 1], search.best_tile)
+        return Candidates(tile_ids, self._similarities(tile_ids, features)[:, 0])
 
     def _features_for(
         self,
