@@ -148,6 +148,14 @@ def test_two_builds_write_the_same_bytes_whatever_their_readers(built, bundle, e
     assert contents(again.path) == contents(built.path)
 
 
+def test_batches_of_one_say_the_same(built, bundle, engines, imagery, tmp_path):
+    single = build_index([imagery], bundle, engines, tmp_path / "single", settings=BuildSettings(batch_size=1))
+    one, many = open_index(single.path), open_index(built.path)
+    np.testing.assert_array_equal(one.centres_m, many.centres_m)
+    np.testing.assert_allclose(one.descriptors.verify(), many.descriptors.verify(), atol=1e-6)
+    np.testing.assert_allclose(one.match_maps.verify(), many.match_maps.verify(), atol=1e-3)
+
+
 def test_a_full_disk_stops_a_build_that_goes_on_when_there_is_room(bundle, engines, imagery, tmp_path):
     def build(name):
         return build_index([imagery], bundle, engines, tmp_path / name, settings=BuildSettings(shard_tiles=40))
