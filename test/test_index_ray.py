@@ -37,7 +37,14 @@ def imagery(tmp_path_factory):
 def cluster():
     """One for the whole module, since a start takes seconds; the code under test uses a running one."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    for attempt in range(5):
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+            break
+        except Exception:  # Ray gives its processes 30 s to start, whatever else the machine does
+            ray.shutdown()
+            if attempt == 4:
+                raise
     yield
     ray.shutdown()
 

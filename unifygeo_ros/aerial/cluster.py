@@ -126,7 +126,7 @@ def _cluster(address: str) -> Iterator[Any]:
         if started_here:
             extra = {"include_dashboard": False} if address == "local" else {}
             ray.init(address=address, log_to_driver=False, logging_level="warning", **extra)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray's own are of no common class, down to a bare Exception for a start that took long
         raise ConfigurationError(
             f"--ray {address}: no cluster answers there ({' '.join(str(error).split())[:200]}); start one with "
             "`ray start --head`, or give its address"
