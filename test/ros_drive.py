@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -58,6 +59,12 @@ OPEN_GATES = {
     "diagnostics_period_s": 0.1,
 }
 
+
+FACING_NORTH = {
+    "image_transport": "compressed",
+    "session.heading_source": "constant",
+    "session.heading_constant_rad": math.pi / 2,
+}
 
 _exposures = itertools.count()
 
@@ -115,7 +122,7 @@ class NodeProcess:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def signal(self, number: int, timeout_s: float = 15.0) -> int:
+    def signal(self, number: int, timeout_s: float = 30.0) -> int:
         """Send a signal and return the exit status. Fails the test where the process does not end."""
         self.process.send_signal(number)
         try:
@@ -181,7 +188,7 @@ class Vehicle:
         while (left := deadline - time.monotonic()) > 0:
             self.executor.spin_once(timeout_sec=left)
 
-    def wait_for(self, condition: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
+    def wait_for(self, condition: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
         """Spin until a condition holds and return its value."""
         deadline = time.monotonic() + timeout_s
         while not (value := condition()):
@@ -195,7 +202,7 @@ class Vehicle:
 
     # -- services ---------------------------------------------------------------------------------------------------
 
-    def call(self, kind: type, name: str, request: Any, timeout_s: float = 20.0) -> Any:
+    def call(self, kind: type, name: str, request: Any, timeout_s: float = 30.0) -> Any:
         name = name.replace("~", NODE)
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, name)
@@ -265,7 +272,7 @@ class Vehicle:
 
     # -- answers ----------------------------------------------------------------------------------------------------
 
-    def fix_for(self, stamp_ns: int, timeout_s: float = 15.0) -> PoseWithCovarianceStamped:
+    def fix_for(self, stamp_ns: int, timeout_s: float = 30.0) -> PoseWithCovarianceStamped:
         """The fix of the image with that stamp."""
 
         def found() -> Any:
@@ -309,6 +316,25 @@ class Vehicle:
 def _seconds(stamp_ns: int) -> str:
     """As the diagnostics write a stamp."""
     return f"{stamp_ns // 1_000_000_000}.{stamp_ns % 1_000_000_000:09d}"
+
+
+@contextmanager
+def running(
+    region: Region, folder: Path, parameters: dict[str, Any], image_topic: str = "/image/compressed"
+) -> Iterator[Vehicle]:
+    """A vehicle that faces north, with an active node that is told so. The node's log is printed at the end."""
+    domain = domain_id()
+    node = NodeProcess(domain, {**region.parameters, **FACING_NORTH, "autostart": True, **parameters}, folder)
+    vehicle = Vehicle(domain)
+    vehicle.image_topic = image_topic
+    try:
+        publisher = vehicle.publisher(image_topic)
+        vehicle.wait_for(publisher.get_subscription_count, "image subscription", 60.0)
+        yield vehicle
+    finally:
+        vehicle.close()
+        node.close()
+        print(node.output())
 
 
 def values(status: DiagnosticStatus) -> dict[str, str]:

@@ -1,12 +1,10 @@
 """Simulated time: the node lives by /clock, and a bag that starts again from its beginning starts it anew."""
 
-import math
-
 import pytest
 
 pytest.importorskip("rclpy")
 
-from ros_drive import NodeProcess, Vehicle, domain_id, make_region, stamp_of, values
+from ros_drive import make_region, running, stamp_of, values
 from rosgraph_msgs.msg import Clock
 
 PLACE = (-20.0, 11.0)
@@ -20,25 +18,9 @@ def region(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vehicle(region, tmp_path_factory):
-    domain = domain_id()
-    parameters = {
-        **region.parameters,
-        "use_sim_time": True,
-        "autostart": True,
-        "image_transport": "compressed",
-        "session.heading_source": "constant",
-        "session.heading_constant_rad": math.pi / 2,
-    }
-    node = NodeProcess(domain, parameters, tmp_path_factory.mktemp("node"))
-    vehicle = Vehicle(domain)
-    try:
-        vehicle.wait_for(vehicle.publisher("/image/compressed").get_subscription_count, "image subscription", 30.0)
+    with running(region, tmp_path_factory.mktemp("node"), {"use_sim_time": True}) as vehicle:
         vehicle.wait_for(vehicle.publisher("/clock").get_subscription_count, "clock subscription")
         yield vehicle
-    finally:
-        vehicle.close()
-        node.close()
-        print(node.output())
 
 
 def tick(vehicle, stamp_ns):

@@ -12,12 +12,10 @@ pytest.importorskip("rclpy")
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from ros_drive import (
     OPEN_GATES,
-    NodeProcess,
-    Vehicle,
-    domain_id,
     make_region,
     odometry_message,
     png_message,
+    running,
     stamp_of,
     values,
 )
@@ -42,25 +40,9 @@ def region(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vehicle(region, tmp_path_factory):
-    """A vehicle facing north with an active node."""
-    domain = domain_id()
-    parameters = {
-        **region.parameters,
-        "image_transport": "compressed",
-        "image_timeout_s": 1.0,
-        "heatmap_period_s": 0.01,
-        "session.heading_source": "constant",
-        "session.heading_constant_rad": NORTH,
-    }
-    node = NodeProcess(domain, parameters, tmp_path_factory.mktemp("node"))
-    vehicle = Vehicle(domain)
-    try:
-        vehicle.bring_up()
+    parameters = {"image_timeout_s": 1.0, "heatmap_period_s": 0.01}
+    with running(region, tmp_path_factory.mktemp("node"), parameters) as vehicle:
         yield vehicle
-    finally:
-        vehicle.close()
-        node.close()
-        print(node.output())
 
 
 @pytest.fixture(autouse=True)

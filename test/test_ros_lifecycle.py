@@ -1,7 +1,6 @@
 """The node's states over real DDS: what configuration refuses, every transition, and a clean end in each state."""
 
 import json
-import math
 import os
 import signal
 import time
@@ -13,14 +12,9 @@ pytest.importorskip("rclpy")
 from bundles import random_bundle
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from ros_drive import NodeProcess, Vehicle, domain_id, make_region, stamp_of, values
+from ros_drive import FACING_NORTH, NodeProcess, Vehicle, domain_id, make_region, stamp_of, values
 
 PLACE = (-20.0, 11.0)
-FACING_NORTH = {
-    "image_transport": "compressed",
-    "session.heading_source": "constant",
-    "session.heading_constant_rad": math.pi / 2,
-}
 
 
 @pytest.fixture(scope="module")

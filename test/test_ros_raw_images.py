@@ -1,15 +1,13 @@
 """sensor_msgs/Image over real DDS: every encoding gives the fix of the same pixels; what cannot be read is refused; and
 a publisher whose QoS does not fit is reported."""
 
-import math
-
 import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
 
-from ros_drive import NodeProcess, Vehicle, domain_id, make_region, values
+from ros_drive import make_region, running, values
 from sensor_msgs.msg import Image
 
 PLACE = (-20.0, 11.0)
@@ -23,23 +21,9 @@ def region(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vehicle(region, tmp_path_factory):
-    domain = domain_id()
-    parameters = {
-        **region.parameters,
-        "reliability": "reliable",
-        "session.heading_source": "constant",
-        "session.heading_constant_rad": math.pi / 2,
-    }
-    node = NodeProcess(domain, parameters, tmp_path_factory.mktemp("node"))
-    vehicle = Vehicle(domain)
-    vehicle.image_topic = "/image"
-    try:
-        vehicle.bring_up()
+    parameters = {"image_transport": "raw", "reliability": "reliable"}
+    with running(region, tmp_path_factory.mktemp("node"), parameters, "/image") as vehicle:
         yield vehicle
-    finally:
-        vehicle.close()
-        node.close()
-        print(node.output())
 
 
 def image_message(samples: np.ndarray, encoding: str) -> Image:
