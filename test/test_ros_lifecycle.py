@@ -1,9 +1,10 @@
 """The node's states over real DDS: what configuration refuses, every transition, and a clean end in each state."""
 
-import json
 import os
+import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ pytest.importorskip("rclpy")
 from bundles import random_bundle
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from ros_drive import FACING_NORTH, NodeProcess, Vehicle, domain_id, make_region, stamp_of, values
+from ros_drive import FACING_NORTH, NodeProcess, Vehicle, domain_id, make_region, stamp_of
 
 PLACE = (-20.0, 11.0)
 
@@ -111,8 +112,15 @@ def test_all_transitions_twice_and_impossible_ones(start, region):
     assert vehicle.state() == "finalized"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("state", ["unconfigured", "inactive", "active"])
+@pytest.mark.parametrize(
+    ("state", "number"),
+    [
+        ("unconfigured", signal.SIGINT),
+        ("inactive", signal.SIGINT),
+        ("active", signal.SIGINT),
+        ("active", signal.SIGTERM),
+    ],
+)
 def test_a_signal_ends_it_cleanly_in_every_state(start, region, state, number):
     node, vehicle = start()
     if state == "unconfigured":
@@ -128,11 +136,13 @@ def test_a_signal_ends_it_cleanly_in_every_state(start, region, state, number):
 
 
 def test_an_interrupt_while_it_still_imports(start):
-    for wait_s in (0.2, 0.5, 1.0):
-        node, _ = start()
-        time.sleep(wait_s)
-        assert node.signal(signal.SIGINT) in (0, -signal.SIGINT)  # the latter before the program's first line
-        assert "unifygeo" not in node.output()
+    node, _ = start()
+    status = Path(f"/proc/{node.process.pid}/status")
+    catches_sigterm = 1 << (signal.SIGTERM - 1)  # Python itself does not; the program's first statement does
+    while not int(re.search(r"SigCgt:\s*(\w+)", status.read_text()).group(1), 16) & catches_sigterm:
+        time.sleep(0.005)
+    assert node.signal(signal.SIGINT) == 0
+    assert "Traceback" not in node.output()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -147,12 +157,6 @@ def test_a_signal_during_a_load_that_never_ends(start, region, tmp_path, number)
     assert node.signal(number) == 0
     assert time.monotonic() - began < 10.0
     assert "Traceback" not in node.output()
-
-
-def test_autostart_needs_nobody(start, region):
-    _, vehicle = start({"autostart": True})
-    wait_for_listening(vehicle)
-    assert localizes(vehicle, region)
 
 
 def test_autostart_that_fails_says_why_and_can_be_mended(start, region):
@@ -187,10 +191,3 @@ def test_a_parameter_file_that_cannot_be_used_ends_it_with_the_reason(start, cha
     assert node.process.wait(30) == 2
     assert why in node.output()
     assert "Traceback" not in node.output()
-
-
-def test_the_manifest_of_the_loaded_index_is_named(start, region):
-    _, vehicle = start({"autostart": True})
-    status = vehicle.wait_for_status("node", lambda s: s.message == "active", "active")
-    datum = json.loads((region.index / "manifest.json").read_text())["datum"]
-    assert f"{datum['latitude_deg']:.7f}" in values(status)["datum"]
