@@ -100,7 +100,7 @@ class LocalizerConfig:
         20, "tiles retrieved for each encoding of a heading search", minimum=1, maximum=1000
     )
     heading_search_encodings: int = setting(
-        4, "encodings of a heading search, evenly spaced over the circle, before the last one", minimum=1, maximum=36
+        2, "encodings of a heading search, evenly spaced over the circle, before the last one", minimum=1, maximum=36
     )
     gate_heading_sigma_rad: float = setting(
         0.35, "largest standard deviation of the heading, given or found", minimum=1e-3, maximum=math.pi, live=True

