@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from unifygeo_ros.errors import ConfigurationError, InputError
-from unifygeo_training.checkpoint import load_network
+from unifygeo_ros.inference.bundle import Calibration, load_bundle
+from unifygeo_training.calibrate import CalibrationReport
+from unifygeo_training.checkpoint import load_network, weights_sha256
+from unifygeo_training.cli import main
 from unifygeo_training.configuration import read_settings
 from unifygeo_training.data.pairs import Pair
 from unifygeo_training.fit import NonFiniteLossError, fit, learning_rate_at
@@ -108,6 +111,21 @@ def test_ablations_train_only_what_they_use(tmp_path: Path) -> None:
     with torch.no_grad():
         aerial = network.encode_aerial(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
     assert aerial.descriptor is not None
+
+
+def test_a_checkpoint_becomes_a_bundle_with_its_calibration(tmp_path: Path) -> None:
+    """The command line from checkpoint to manifest."""
+    checkpoint = fit(_config(steps=1), Dots(), tmp_path / "run")
+    calibration = Calibration(0.4, 0.06, 0.03, 0.9, 0.2)
+    report = CalibrationReport(calibration, {}, {}, 1.0, 1, "made up")
+    (tmp_path / "calibration.json").write_text(report.to_json())
+    arguments = ["export", str(checkpoint), "--output", str(tmp_path / "bundle"), "--precision", "fp32"]
+    assert main([*arguments, "--calibration", str(tmp_path / "calibration.json"), "--licence", "Apache-2.0"]) == 0
+    manifest = load_bundle(tmp_path / "bundle").manifest
+    assert manifest.calibration == calibration
+    assert manifest.licence == "Apache-2.0"
+    assert manifest.trained_on == "procedural towns, seeds 0 to 0"
+    assert weights_sha256(load_network(checkpoint)[0]) == manifest.weights_sha256
 
 
 def test_learning_rate_by_hand() -> None:

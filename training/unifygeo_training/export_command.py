@@ -50,11 +50,14 @@ def _import_checkpoint(options: argparse.Namespace) -> int:
 
 def _write(options: argparse.Namespace, network: Any, trained_on: str) -> int:
     from unifygeo_ros.inference.bundle import PRECISIONS
+    from unifygeo_training.calibrate import read_calibration
     from unifygeo_training.export import BundleText, export_bundle
 
     text = BundleText(options.name or options.output.name, options.licence, options.trained_on or trained_on)
+    calibration = read_calibration(options.calibration) if options.calibration else None
+    precisions = options.precision or PRECISIONS
     bundle = export_bundle(
-        network, options.output, text, precisions=options.precision or PRECISIONS, compact=options.compact
+        network, options.output, text, precisions=precisions, calibration=calibration, compact=options.compact
     )
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     print(f"{bundle.path}: weights {bundle.manifest.weights_sha256[:12]}…, {size / 1e6:.1f} MB")

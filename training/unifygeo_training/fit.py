@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from unifygeo_ros.errors import ConfigurationError, InputError, UnifyGeoError
-from unifygeo_training.checkpoint import read_tensors
+from unifygeo_training.checkpoint import load_strictly, read_tensors
 from unifygeo_training.data.pairs import Batches, PairSet
 from unifygeo_training.fit_config import FitConfig, OptimiserConfig
 from unifygeo_training.model.network import UnifyGeo
@@ -109,6 +109,8 @@ class _Run:
         self.config, self.fabric = config, fabric
         fabric.seed_everything(config.seed, verbose=False)  # the same initial weights on every rank
         objective = Objective(UnifyGeo(config.network, pretrained=config.pretrained), config.losses)
+        if config.start_from:
+            load_strictly(objective.network, read_tensors(config.start_from).get("model", {}), str(config.start_from))
         self.network = objective.network.to(memory_format=torch.channels_last)
         if config.hardware.compile:
             _compile(self.network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,10 +47,14 @@ class HardwareConfig(_Settings):
 
 
 class FitConfig(_Settings):
-    """batch_size: over all devices. steps: optimiser steps of the whole run."""
+    """batch_size: over all devices. steps: optimiser steps of the whole run.
+
+    start_from: a checkpoint of the same network whose weights are the initial ones; the optimiser starts afresh.
+    """
 
     network: NetworkConfig = NetworkConfig()
     pretrained: bool = False
+    start_from: Path | None = None
     data: TownsConfig
     augmentation: AugmentationConfig = AugmentationConfig()
     losses: LossConfig = LossConfig()
