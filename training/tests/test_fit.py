@@ -104,6 +104,15 @@ def test_another_run_is_not_continued(tmp_path: Path) -> None:
         fit(_config(seed=1), Dots(), tmp_path)
 
 
+def test_a_run_can_start_from_the_weights_of_another(tmp_path: Path) -> None:
+    first = fit(_config(steps=1), Dots(), tmp_path / "first")
+    standing = {"warmup_steps": 0, "learning_rate": 1e-12}
+    second = fit(_config(steps=1, start_from=first, optimiser=standing), Dots(), tmp_path / "second")
+    a, b = (dict(load_network(path)[0].named_parameters()) for path in (first, second))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=1e-9, rtol=1e-5)
+
+
 def test_ablations_train_only_what_they_use(tmp_path: Path) -> None:
     losses = {"distribution": 0, "matching": 0, "reranking": 0}
     network, content = load_network(fit(_config(losses=losses, steps=1), Dots(), tmp_path))
