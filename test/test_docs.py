@@ -1,8 +1,9 @@
 """The documentation against the code: every command parses, every link leads somewhere.
 
-A command in a ```bash block is one of: `unifygeo …` or `unifygeo-train …` (parsed by the real parser), `make TARGET`
-(the target exists), `ros2 launch unifygeo_ros FILE …` (the file exists and declares the arguments), `python FILE …` (the
-file exists), `cd FOLDER`. Any other must stand in a block that says ```bash elsewhere, for machines that are not this one.
+A command in a ```bash block is one of: `unifygeo …` or `unifygeo-train …` (the real parser takes it), `make TARGET`
+(the target exists), `ros2 launch unifygeo_ros FILE …` (the file exists and declares the arguments), `python FILE …`
+(the file exists), `cd FOLDER`. Any other must stand in a block that begins with ```bash elsewhere:
+it is for another machine.
 """
 
 import re
