@@ -171,6 +171,12 @@ def test_open_choices_are_listed(place, tmp_path, capsys):
     assert "/odom" in error
 
 
+def test_an_output_without_meaning_is_refused_before_the_replay(place, tmp_path, capsys):
+    assert run(place, tmp_path / "out.bag") == 2
+    assert "must end in .mcap" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_cut_bag_costs_its_end_only(place, done, tmp_path):
     shutil.copytree(place / "drive", place / "cut")
     file = place / "cut" / "drive.mcap"
@@ -244,7 +250,7 @@ def test_ten_thousand_images_in_bounded_memory(place, tmp_path):
         peaks[count] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(frames(tmp_path, str(count))) == count
-    assert (peaks[10_000] - peaks[1000]) / 9000 < 8000  # bytes an image
+    assert (peaks[10_000] - peaks[1000]) / 9000 < 3000  # bytes an image; 1000 were measured
 
 
 def parse(*arguments):

@@ -18,9 +18,9 @@ from unifygeo_ros.config import CameraMount, LocalizerConfig
 from unifygeo_ros.errors import ConfigurationError
 from unifygeo_ros.evaluation.bags import Bag
 from unifygeo_ros.evaluation.close_look import look_closer, worst_places
-from unifygeo_ros.evaluation.drive import gather
+from unifygeo_ros.evaluation.drive import Drive, gather
 from unifygeo_ros.evaluation.drive_map import draw_map
-from unifygeo_ros.evaluation.output_bag import write_output_bag
+from unifygeo_ros.evaluation.output_bag import check_output_path, write_output_bag
 from unifygeo_ros.evaluation.recorded_mount import mount_from_bag
 from unifygeo_ros.evaluation.replay import Topics, choose_topics, read_truth, replay
 from unifygeo_ros.evaluation.report import write_report
@@ -88,6 +88,7 @@ def evaluate(request: ReplayRequest) -> Summary:
     """Replay (or finish a replay), write the output bag, the numbers and the report."""
     if request.truth_file is not None and request.truth_topic is not None:
         raise ConfigurationError("both --truth-topic and --truth-file are given; choose one")
+    check_output_path(request.output)
     bundle = load_bundle(request.model)
     index = open_index(request.index, bundle=bundle)
     bag = Bag(request.bag)
@@ -128,16 +129,29 @@ def evaluate(request: ReplayRequest) -> Summary:
                 latency_ms=read_timings(results.timings_path),
                 problems=results.problems,
             )
-            judged = judge(drive, request.criteria)
             if request.report is not None:
-                request.report.parent.mkdir(parents=True, exist_ok=True)
-                request.report.with_suffix(".json").write_text(summary.to_json(), encoding="utf-8")
-                wanted = worst_places(drive, judged).tolist()
-                found = {frame.number: frame for frame in results.frames() if frame.number in set(wanted)}
-                localizer.prepare(None)
-                looks = look_closer(bag, topics.image, localizer, drive, judged, [found[number] for number in wanted])
-                write_report(request.report, summary, drive, judged, draw_map(drive, judged, index), looks)
+                _write_report(request, summary, drive, bag, topics, localizer, results)
     return summary
+
+
+def _write_report(
+    request: ReplayRequest,
+    summary: Summary,
+    drive: Drive,
+    bag: Bag,
+    topics: Topics,
+    localizer: WatchedLocalizer,
+    results: ResultFile,
+) -> None:
+    assert request.report is not None
+    request.report.parent.mkdir(parents=True, exist_ok=True)
+    request.report.with_suffix(".json").write_text(summary.to_json(), encoding="utf-8")
+    judged = judge(drive, request.criteria)
+    worst = worst_places(drive, judged).tolist()
+    frames = {frame.number: frame for frame in results.frames() if frame.number in worst}
+    localizer.prepare(None)
+    looks = look_closer(bag, topics.image, localizer, drive, judged, [frames[number] for number in worst])
+    write_report(request.report, summary, drive, judged, draw_map(drive, judged, localizer.index), looks)
 
 
 def _open_truth(request: ReplayRequest, bag: Bag, topics: Topics, index: TileIndex) -> Truth:

@@ -92,14 +92,19 @@ class _Messages:
         return self._new(_DIAGNOSTICS, header=self._header(result.outcome.stamp_ns, ""), status=[status])
 
 
+def check_output_path(path: Path) -> None:
+    """Raises InputError for a name that tells neither a file nor a folder."""
+    if path.suffix not in (".mcap", ""):
+        raise InputError(f"{path}: the output's name must end in .mcap (one file) or have no ending (a rosbag2 folder)")
+
+
 def write_output_bag(path: Path, results: Iterable[FrameResult], frame: LocalFrame) -> None:
     """Write a bag: one file where the path ends in .mcap, else a rosbag2 folder. Replaces what is there.
 
     The same results give the same bytes. Messages carry the exposure's stamp and the log time of the image. The ground
     truth is the one interpolated at each image, so that evo pairs it with the fix exactly.
     """
-    if path.suffix not in (".mcap", ""):
-        raise InputError(f"{path}: the output's name must end in .mcap (one file) or have no ending (a rosbag2 folder)")
+    check_output_path(path)
     # A bag holds its own file's name, which is therefore always the same.
     part = path.with_name(f"{path.stem}.part") / "replay"
     shutil.rmtree(part.parent, ignore_errors=True)
