@@ -86,7 +86,7 @@ def main() -> int:
 
 def compare(model: UnifyGeo, bundle: ModelBundle, folder: Path, rounds: int) -> int:
     spec = bundle.manifest.aerial
-    imagery = random_imagery(folder / "imagery.tif", 2.6 * spec.side_m, spec.metres_per_pixel)
+    imagery = random_imagery(folder / "imagery.tif", 2.1 * spec.side_m, spec.metres_per_pixel)
     rng = np.random.default_rng(1)
     images = [CameraImage(rng.integers(0, 256, (1024, 2048, 3), dtype=np.uint8), n) for n in range(IMAGES)]
     north = Heading(np.pi / 2, 1e-4, "benchmark")
