@@ -382,6 +382,39 @@ def line(name: str, outcomes: list[Outcome]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def draw(results: list[FrameResult], title: str, folder: Path) -> None:
+    """The drive's true way, its fixes tied to where they should be, and where images were rejected."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    limit = Criteria().alert_limit_m
+    figure, axes = pyplot.subplots(figsize=(6, 6))
+    known = [r for r in results if r.truth is not None]
+    way = np.array([(r.truth.east_m, r.truth.north_m) for r in known if r.truth is not None])
+    fixed = np.array([isinstance(r.outcome, Fix) for r in known])
+    axes.plot(*way.T, color="0.8", linewidth=4, zorder=0, label="true way")
+    if (~fixed).any():
+        axes.plot(*way[~fixed].T, "x", color="0.4", markersize=4, label=f"rejected ({(~fixed).sum()})")
+    fixes = np.array([(r.outcome.east_m, r.outcome.north_m) for r in known if isinstance(r.outcome, Fix)]).reshape(
+        -1, 2
+    )
+    true = way[fixed]
+    wrong = np.hypot(*(fixes - true).T) > limit
+    for place, truth in zip(fixes[wrong], true[wrong], strict=True):
+        axes.plot(*np.stack([place, truth]).T, color="tab:red", linewidth=0.5)
+    axes.plot(*fixes[~wrong].T, ".", color="tab:blue", markersize=4, label=f"fix ({(~wrong).sum()})")
+    axes.plot(*fixes[wrong].T, ".", color="tab:red", markersize=6, label=f"fix off by > {limit:g} m ({wrong.sum()})")
+    axes.set(title=title, xlabel="east, m", ylabel="north, m", aspect="equal")
+    axes.legend(fontsize="small")
+    figure.tight_layout()
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "".join(c if c.isalnum() else "_" for c in title)
+    figure.savefig(folder / f"{name}.png", dpi=80)
+    pyplot.close(figure)
+
+
 CAMERA = CameraMount(x_m=0.2, z_m=2.0)
 """As `unifygeo-train towns drive` mounts it."""
 
@@ -401,6 +434,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="tracker settings")
     parser.add_argument("--no-recovery", action="store_true")
     parser.add_argument("--json", type=Path, help="all outcomes, for further use")
+    parser.add_argument("--pictures", type=Path, help="folder for a picture of each drive and row")
     args = parser.parse_args()
     defaults = TrackerConfig()
     changes = {}
@@ -425,6 +459,8 @@ def main() -> int:
                     localizer._pyramids = memory._pyramids
                 memory = localizer
                 results = play(recording, localizer, row, decoded)
+                if args.pictures is not None:
+                    draw(results, f"{folder.name}, {row.name.strip('*')}", args.pictures)
                 recovered = None
                 if not args.no_recovery:
                     recovered = recovery(play(shorter, localizer, row, decoded), since, Criteria().alert_limit_m)

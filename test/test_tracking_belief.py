@@ -226,14 +226,14 @@ def one(yaw: float, variance: float) -> Belief:
 def test_a_given_heading_orients_but_never_beyond_its_own_certainty() -> None:
     belief = one(0.0, 3.0)
     for _ in range(50):
-        belief = beliefs.observe_yaw(belief, 0.4, 0.01, 0.01)
+        belief = beliefs.observe_yaw(belief, 0.4, 0.01, 0.01, 1.0)
     assert belief.means[0, 2] == pytest.approx(0.4, abs=0.01)
     assert belief.covariances[0, 2, 2] == pytest.approx(0.01, rel=0.05)
     assert belief.weights[0] == pytest.approx(0.5, abs=0.01)  # agreeing is no merit
 
 
 def test_a_heading_that_contradicts_costs_at_most_its_outlier_share() -> None:
-    belief = beliefs.observe_yaw(one(0.0, 0.01), 2.5, 0.01, 0.02)
+    belief = beliefs.observe_yaw(one(0.0, 0.01), 2.5, 0.01, 0.02, 1.0)
     assert belief.weights[0] == pytest.approx(0.02 / 1.02, rel=1e-3)
     assert belief.means[0, 2] == pytest.approx(0.0, abs=1e-3)
 

@@ -180,6 +180,19 @@ def test_a_standing_vehicle_does_not_become_certain() -> None:
     assert run.availability(first_s=45.0) > 0.3
 
 
+def test_a_parked_vehicle_keeps_its_place() -> None:
+    """Four minutes at rest in the middle of a drive: tracking before, throughout, and after."""
+    drive = make_drive(0, 30)
+    middle, rest = 20 * 20, 240 * 20
+    parked = np.concatenate([np.arange(middle), np.full(rest, middle), np.arange(middle, len(drive.pose))])
+    times = 1.0 + np.arange(len(parked)) / 20
+    run, _, _ = run_drive(Drive(times, drive.pose[parked], drive.odometry[parked]), PLAIN, 0)
+    standing = [state for t, state in zip(run.time_s, run.states, strict=True) if 22.0 < t < 260.0]
+    assert set(standing) == {"tracking"}
+    assert run.availability(first_s=22.0) > 0.9
+    assert run.false_fixes(5.0) == 0.0
+
+
 def test_nothing_that_comes_in_poisons_the_belief() -> None:
     drive = make_drive(0, 30)
     nan = math.nan

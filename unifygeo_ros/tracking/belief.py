@@ -109,12 +109,13 @@ def slip(belief: Belief, probability: float, sigma_m: float, heaviest: int = 4) 
     return joined(replace(belief, weights=weights), copies, elsewhere=belief.elsewhere)
 
 
-def observe_yaw(belief: Belief, yaw_rad: float, variance_rad2: float, outlier: float) -> Belief:
+def observe_yaw(belief: Belief, yaw_rad: float, variance_rad2: float, outlier: float, exponent: float) -> Belief:
     """A heading that was given (IMU, odometry in the map frame), wrong altogether with probability `outlier`.
 
     Its error lasts from image to image (a compass's deviation, a gyro's bias), so it never makes a hypothesis more
     certain than it is itself: yaw variances stop at its own. Agreeing with it is no merit, since wherever the vehicle
-    is its heading is as well known; disagreeing costs up to the factor `outlier`.
+    is its heading is as well known; disagreeing costs up to the factor `outlier`, raised to `exponent`, the share of
+    it that is new.
     """
     if len(belief) == 0:
         return belief
@@ -132,7 +133,9 @@ def observe_yaw(belief: Belief, yaw_rad: float, variance_rad2: float, outlier: f
     means[:, 2] = wrap_angle(means[:, 2])
     removed = (share * total)[:, None, None] * gain[:, :, None] * gain[:, None, :]
     covariances = _symmetric(belief.covariances - removed)
-    return replace(belief, weights=belief.weights * likelihood, means=means, covariances=covariances).normalised()
+    return replace(
+        belief, weights=belief.weights * likelihood**exponent, means=means, covariances=covariances
+    ).normalised()
 
 
 @dataclass(frozen=True)

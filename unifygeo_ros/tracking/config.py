@@ -44,7 +44,7 @@ class TrackerConfig:
         0.05, "error of the odometry's turns, standard deviation in radians per radian", minimum=0.0, maximum=1.0
     )
     slip_probability: float = setting(
-        0.01, "probability of a slip of the odometry between two images", minimum=0.0, maximum=0.5
+        0.03, "probability of a slip of the odometry between two independent images", minimum=0.0, maximum=0.5
     )
     slip_sigma_m: float = setting(8.0, "size of a slip, standard deviation", minimum=0.1, maximum=1000.0)
     speed_m_s: float = setting(
@@ -54,7 +54,7 @@ class TrackerConfig:
         0.3, "turn rate assumed while there is no odometry, standard deviation", minimum=0.0, maximum=10.0
     )
     restart_probability: float = setting(
-        1e-4, "probability at each image that the vehicle was carried elsewhere", minimum=1e-9, maximum=0.5
+        3e-4, "probability that the vehicle was carried elsewhere between two", minimum=1e-9, maximum=0.5
     )
     heading_outlier: float = setting(
         0.02, "probability that a given heading is wrong altogether", minimum=1e-6, maximum=0.5

@@ -36,7 +36,7 @@ from unifygeo_ros.tracking import belief as beliefs
 from unifygeo_ros.tracking.belief import Belief
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence, evidence_of, log_evidence_of_all
-from unifygeo_ros.tracking.motion_model import NO_MOTION, UNIFORM_YAW_VARIANCE, Motion
+from unifygeo_ros.tracking.motion_model import UNIFORM_YAW_VARIANCE, Motion
 
 Float64 = npt.NDArray[np.float64]
 
@@ -47,6 +47,8 @@ PRUNE = 1e-9
 """Hypotheses with less belief are dropped; their belief goes to the others."""
 
 MERGE_DISTANCE2 = 0.5
+"""Hypotheses whose means are closer, in squared standard deviations, are merged (`belief.reduce`)."""
+
 TRACK_HEADING_SIGMA_RAD = 0.2
 """A yaw known this well is given to the localizer instead of searched for; D tolerates about 10°."""
 
@@ -166,6 +168,11 @@ class Tracker:
         return self._belief
 
     @property
+    def _novelty(self) -> float:
+        """β: how much of the next image is new."""
+        return 1.0 - math.exp(-self._fresh_m / self._config.correlation_m)
+
+    @property
     def status(self) -> TrackStatus:
         return TrackStatus(
             self._state,
@@ -192,12 +199,15 @@ class Tracker:
 
     def predict(self, motion: Motion, time_s: float) -> None:
         """Carry the belief on. time_s: duration of the motion."""
-        belief = beliefs.predict(self._belief, motion)
-        belief = beliefs.restart(belief, self._config.restart_probability)
-        if motion is not NO_MOTION and self._config.slip_probability > 0:
-            belief = beliefs.slip(belief, self._config.slip_probability, self._config.slip_sigma_m)
-        self._belief = belief
+        config = self._config
         way_m = motion.distance_m if motion.measured else motion.distance_m + UNMEASURED_SPEED_M_S * time_s
+        # Doubt comes with the way, as the images' evidence against it does: a parked vehicle must not forget its place.
+        doubt = 1.0 - math.exp(-way_m / config.correlation_m)
+        belief = beliefs.predict(self._belief, motion)
+        if doubt > 0:
+            belief = beliefs.restart(belief, doubt * config.restart_probability)
+            belief = beliefs.slip(belief, doubt * config.slip_probability, config.slip_sigma_m)
+        self._belief = belief
         self._fresh_m += way_m
         self._checked_m += way_m
 
@@ -207,7 +217,7 @@ class Tracker:
         self._yaw_given, self._gate = heading is not None, None
         if heading is not None:
             self._belief = beliefs.observe_yaw(
-                self._belief, heading.yaw_rad, heading.variance_rad2, config.heading_outlier
+                self._belief, heading.yaw_rad, heading.variance_rad2, config.heading_outlier, self._novelty
             )
         self._predicted = place = self._best_place()
         if self._state is not TrackState.TRACKING or place is None or self._unsupported >= config.doubt_images:
@@ -234,7 +244,7 @@ class Tracker:
             log_rivals=self._log_rivals if self._gate else -math.inf,
             searched_heading=not self._yaw_given and observation.heading.source != TRACK_HEADING,
         )
-        exponent = 1.0 - math.exp(-self._fresh_m / config.correlation_m)
+        exponent = self._novelty
         belief, norm = beliefs.observe(
             self._belief,
             evidence,
@@ -250,8 +260,8 @@ class Tracker:
         place = self._best_place()
         if before is not None and place is not None and exponent > MIN_EXPONENT:
             # The place's likelihood, untempered.
-            likelihood = (place.weight * norm / before.weight) ** (1 / exponent)
-            self._unsupported = 0 if likelihood >= SUPPORT else self._unsupported + 1
+            log_likelihood = math.log(place.weight * norm / before.weight) / exponent
+            self._unsupported = 0 if log_likelihood >= math.log(SUPPORT) else self._unsupported + 1
         self._judge(place, left=before is not None and place is not None and self._apart(before, place))
         if self._gate is None:
             self._whole_searches += 1
