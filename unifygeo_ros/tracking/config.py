@@ -22,6 +22,9 @@ class TrackerConfig:
     outlier: float = setting(
         0.15, "belief that the true tile is not among an image's candidates", minimum=0.001, maximum=0.9
     )
+    searched_outlier: float = setting(
+        0.5, "the same for an image whose heading had to be searched for", minimum=0.001, maximum=0.99
+    )
     correlation_m: float = setting(
         10.0,
         "images this far apart err independently (distance at which 1 − 1/e of an image is new)",
@@ -32,7 +35,7 @@ class TrackerConfig:
         1.0, "factor on the standard deviations of the image's distribution", minimum=0.1, maximum=10.0
     )
     odometry_scale: float = setting(
-        0.05, "error of the odometry's scale, standard deviation in metres per metre", minimum=0.0, maximum=1.0
+        0.02, "error of the odometry's scale, standard deviation in metres per metre", minimum=0.0, maximum=1.0
     )
     odometry_persistence_m: float = setting(
         20.0, "distance over which an error of the odometry's scale stays the same", minimum=0.1, maximum=1000.0
@@ -103,4 +106,6 @@ class TrackerConfig:
 
     @property
     def evidence(self) -> EvidenceSettings:
-        return EvidenceSettings(outlier=self.outlier, sigma_scale=self.image_sigma_scale)
+        return EvidenceSettings(
+            outlier=self.outlier, searched_outlier=self.searched_outlier, sigma_scale=self.image_sigma_scale
+        )

@@ -37,15 +37,23 @@ Float64 = npt.NDArray[np.float64]
 MIN_YAW_VARIANCE = 1e-6
 """0.06°: no heading is better than that."""
 
+SEARCHED_YAW_VARIANCE = math.radians(8.0) ** 2
+"""Of a searched heading about its own peak: the search's rolls are 15° to 36° apart and refined between them. What its
+variance has beyond that is the belief in other peaks."""
+
+LEAST_HEADING_SHARE = 0.05
+"""Least belief in the peak of a search that found nothing."""
+
 
 @dataclass(frozen=True)
 class EvidenceSettings:
-    """outlier: belief that the true tile is not among the candidates. low_score_outlier: the same when the best score
-    is below the bundle's minimum. sigma_scale: factor on the standard deviations of D's modes. mode_radius_m: pixels
-    within this distance of a peak of D belong to its mode. modes: modes taken out of one D. mode_share: smallest share
-    of a D that is made a mode of its own."""
+    """outlier: belief that the true tile is not among the candidates. searched_outlier: the same when the heading was
+    searched. low_score_outlier: the same when the best score is below the bundle's minimum. sigma_scale: factor on the
+    standard deviations of D's modes. mode_radius_m: pixels within this distance of a peak of D belong to its mode.
+    modes: modes taken out of one D. mode_share: smallest share of a D that is made a mode of its own."""
 
     outlier: float = 0.15
+    searched_outlier: float = 0.5
     low_score_outlier: float = 0.8
     sigma_scale: float = 1.0
     mode_radius_m: float = 5.0
@@ -203,17 +211,25 @@ def evidence_of(
             shares = np.ones(1)
             means = np.asarray(tile_centres_m[tile_id], np.float64)[None]
             covariances = tile_side_m**2 / 12 * np.eye(2)[None]
-            yaw = heading.yaw_rad, UNIFORM_YAW_VARIANCE if searched_heading else heading.variance_rad2
+            local = [UNIFORM_YAW_VARIANCE if searched_heading else heading.variance_rad2]
         else:
             shares, means, covariances = modes_of(distribution, settings)
             covariances = settings.sigma_scale**2 * covariances
             heading = distribution.heading or heading
-            yaw = heading.yaw_rad, heading.variance_rad2
+            local = [heading.variance_rad2] * len(shares)
+            if searched_heading:
+                # The heading that D was decoded with is right or it is not, and then D says nothing but the tile.
+                right = float(np.clip(1 - heading.variance_rad2 / UNIFORM_YAW_VARIANCE, LEAST_HEADING_SHARE, 1.0))
+                shares = np.append(right * shares, 1 - right)
+                means = np.concatenate([means, np.asarray(tile_centres_m[tile_id], np.float64)[None]])
+                covariances = np.concatenate([covariances, tile_side_m**2 / 12 * np.eye(2)[None]])
+                local = [min(variance, SEARCHED_YAW_VARIANCE) for variance in local] + [UNIFORM_YAW_VARIANCE]
         parts.append((weight * shares, means, covariances + floor))
-        yaws += [yaw] * len(shares)
+        yaws += [(heading.yaw_rad, variance) for variance in local]
         tiles += [tile_id] * len(shares)
     confident = float(np.max(matches.scores)) >= calibration.minimum_score
-    outlier = settings.outlier if confident else settings.low_score_outlier
+    outlier = settings.searched_outlier if searched_heading else settings.outlier
+    outlier = outlier if confident else max(outlier, settings.low_score_outlier)
     inside = 1 - outlier
     return Evidence(
         weights=inside * np.concatenate([p[0] for p in parts]),
