@@ -50,7 +50,9 @@ TRANSITIONS = {
     "deactivate": Transition.TRANSITION_DEACTIVATE,
     "cleanup": Transition.TRANSITION_CLEANUP,
 }
+# "reliable": a best-effort reader that has not discovered the writer yet loses the first image; a busy machine shows it.
 OPEN_GATES = {
+    "reliability": "reliable",
     "localizer.gate_ambiguity": 1.0,
     "localizer.gate_sigma_m": 1000.0,
     "localizer.gate_score": -4.0,

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 
 import pytest
 
@@ -56,7 +57,11 @@ def test_the_demo_localizes_a_drive_and_writes_its_report(demo, tmp_path, capsys
     assert int(lines["fixes"].split()[0]) >= 3
     assert lines["error, median / 95%"].endswith(" m")
     assert lines["image to fix, p50 / p95 / p99"].count(" ms") == 3
-    assert "0 only live, 0 only in the replay" in printed
+    # A busy machine may drop frames of the live drive; those that were localized are the replay's.
+    same, common = re.search(r"(\d+) of (\d+) common fixes are the same", printed).groups()
+    assert same == common
+    assert int(common) >= 3
+    assert "0 only live" in printed
     assert (tmp_path / "report.html").stat().st_size > 100_000
     # A second run takes the index from the first.
     built = (tmp_path / "index" / "manifest.json").stat().st_mtime_ns
