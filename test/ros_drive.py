@@ -50,7 +50,7 @@ TRANSITIONS = {
     "deactivate": Transition.TRANSITION_DEACTIVATE,
     "cleanup": Transition.TRANSITION_CLEANUP,
 }
-# "reliable": a best-effort reader that has not discovered the writer yet loses the first image; a busy machine shows it.
+# "reliable": a best-effort reader that has not discovered the writer yet loses the first image, on a busy machine.
 OPEN_GATES = {
     "reliability": "reliable",
     "localizer.gate_ambiguity": 1.0,
