@@ -152,6 +152,7 @@ def _drive(bag: Path, parameters: Path, index: Path, model: Path, rate: float, l
         "autostart": True,
         "use_sim_time": True,
         "image_transport": "compressed",
+        "reliability": "reliable",  # nothing of the drive is to be lost, so that the replay can be compared
     }
     process = NodeProcess(parameters, overrides, REMAPS, log)
     try:
@@ -162,7 +163,8 @@ def _drive(bag: Path, parameters: Path, index: Path, model: Path, rate: float, l
                 bar.set_postfix_str(f"{fixes} fixes", refresh=False)
                 bar.update(published - bar.n)
 
-            return play_to_node(bag, IMAGE_TOPIC, process, rate=rate, without=UNPLAYED_TOPICS, progress=show)
+            motion = (ODOMETRY_TOPIC, IMU_TOPIC)
+            return play_to_node(bag, IMAGE_TOPIC, motion, process, rate=rate, without=UNPLAYED_TOPICS, progress=show)
     finally:
         process.stop()
 

@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Mapping
+from typing import Callable, Collection, Mapping
 
 import rclpy
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -81,13 +81,14 @@ class NodeProcess:
 def play_to_node(
     bag: Path,
     image_topic: str,
+    motion_topics: Collection[str],
     node_process: NodeProcess,
     *,
     rate: float,
     without: tuple[str, ...] = (),
     progress: Callable[[int, int], None] = lambda images, fixes: None,
 ) -> LiveDrive:
-    """Play a bag to the node as soon as it listens, and collect its fixes.
+    """Play a bag to the node as soon as it listens to the images and the motion, and collect its fixes.
 
     without: topics of the bag that the node must not see (ground truth). progress: called after each image with the
     number of images published and fixes received. Raises EngineError if the node dies.
@@ -112,7 +113,8 @@ def play_to_node(
     thread = threading.Thread(target=executor.spin, daemon=True)
     thread.start()
     try:
-        player.wait_for_subscribers(image_topic, START_TIMEOUT_S, node_process.check_alive)
+        for topic in (image_topic, *motion_topics):
+            player.wait_for_subscribers(topic, START_TIMEOUT_S, node_process.check_alive)
 
         def before(topic: str, data: bytes) -> None:
             if topic == image_topic:
