@@ -60,6 +60,7 @@ def run(args: argparse.Namespace, region: Region, folder: Path) -> None:
     domain = domain_id()
     parameters = {
         **region.parameters,
+        "reliability": "best_effort",
         "image_transport": "compressed",
         "autostart": True,
         "diagnostics_period_s": 1.0,
