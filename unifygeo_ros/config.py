@@ -44,6 +44,13 @@ def check_settings(config: Any) -> None:
             raise ConfigurationError(f"{item.name} is {value!r}, must be one of {', '.join(meta['choices'])}")
 
 
+def check_only_live_changed(old: Any, new: Any, user: str) -> None:
+    """Compare two configs of one dataclass: only live settings may differ while a `user` runs. Raises ValueError."""
+    for item in dataclasses.fields(old):
+        if not item.metadata["live"] and getattr(new, item.name) != getattr(old, item.name):
+            raise ValueError(f"{item.name} cannot be changed while a {user} runs")
+
+
 @dataclass(frozen=True)
 class CameraMount:
     """How the camera sits on base_link, and what of its image is of use."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import TileIndex
-from unifygeo_ros.config import CameraMount, LocalizerConfig
+from unifygeo_ros.config import CameraMount, LocalizerConfig, check_only_live_changed
 from unifygeo_ros.errors import BundleError, EngineError, IndexFormatError
 from unifygeo_ros.geodesy import wrap_angle, yaw_from_azimuth
 from unifygeo_ros.inference.bundle import ModelBundle
@@ -84,9 +84,7 @@ class Localizer:
 
     def reconfigure(self, config: LocalizerConfig) -> None:
         """Use other live settings from the next image on. The others must be as they were."""
-        for item in dataclasses.fields(LocalizerConfig):
-            if not item.metadata["live"] and getattr(config, item.name) != getattr(self.config, item.name):
-                raise ValueError(f"{item.name} cannot be changed while a localizer runs")
+        check_only_live_changed(self.config, config, "localizer")
         self.config = config
 
     def locate(self, image: CameraImage, prior: Prior | None = None, heading: Heading | None = None) -> Fix | Rejection:

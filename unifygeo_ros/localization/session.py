@@ -24,7 +24,7 @@ from typing import Mapping, Protocol
 import numpy as np
 
 from unifygeo_ros.aerial.index import TileIndex
-from unifygeo_ros.config import CameraMount, LocalizerConfig, check_settings, setting
+from unifygeo_ros.config import CameraMount, LocalizerConfig, check_only_live_changed, check_settings, setting
 from unifygeo_ros.errors import ConfigurationError
 from unifygeo_ros.geodesy import wrap_angle
 from unifygeo_ros.inference.bundle import ModelBundle
@@ -310,9 +310,7 @@ class LocalizationSession:
 
     def reconfigure(self, config: SessionConfig) -> None:
         """Use other live settings from the next image on. The others must be as they were."""
-        for item in dataclasses.fields(SessionConfig):
-            if not item.metadata["live"] and getattr(config, item.name) != getattr(self._config, item.name):
-                raise ValueError(f"{item.name} cannot be changed while a session runs")
+        check_only_live_changed(self._config, config, "session")
         self._config = config
 
     def status(self) -> SessionStatus:

@@ -12,7 +12,7 @@ import yaml
 from tqdm import tqdm
 
 from unifygeo_ros.aerial.build import build_index
-from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.errors import IndexFormatError, InputError
 from unifygeo_ros.evaluation.bags import Bag
 from unifygeo_ros.evaluation.evaluate import ReplayRequest, evaluate
@@ -44,12 +44,11 @@ def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
     bundle = load_bundle(model)
     print(f"1. Model {bundle.manifest.name}, trained on {bundle.manifest.trained_on}.")
     index = _index(data / TOWN, bundle, output / "index")
-    tiles = len(open_index(index, bundle=bundle))
-    print(f"2. Index of {data / TOWN}: {tiles} aerial tiles, in {index}")
+    print(f"2. Index of {data / TOWN}: {len(index)} aerial tiles, in {index.path}")
 
     parameters = data / PARAMETERS
     print(f"3. The node runs in its own process; the drive is played to it over DDS at {rate:g} times its pace.")
-    live = _drive(data / BAG, parameters, index, model, rate, output / "node.log")
+    live = _drive(data / BAG, parameters, index.path, model, rate, output / "node.log")
 
     print("4. The same drive replayed without ROS, for the report.")
     settings = read_parameter_file(parameters)
@@ -57,7 +56,7 @@ def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
     summary = evaluate(
         ReplayRequest(
             bag=data / BAG,
-            index=index,
+            index=index.path,
             model=model,
             output=output / "fixes.mcap",
             report=report,
@@ -72,7 +71,7 @@ def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
         )
     )
     print()
-    print(live_table(live, _live_errors_m(live, data / BAG, index, bundle)))
+    print(live_table(live, _live_errors_m(live, data / BAG, index)))
     print(f"live against replay: {_agreement(live, output / 'fixes.frames.jsonl')}")
     print(verdict(summary))
     print(
@@ -134,15 +133,15 @@ def live_table(live: LiveDrive, errors_m: dict[int, float]) -> str:
     return "\n".join(["The live node", *(f"  {name:<{width}}  {value}" for name, value in rows)])
 
 
-def _index(imagery: Path, bundle: ModelBundle, folder: Path) -> Path:
+def _index(imagery: Path, bundle: ModelBundle, folder: Path) -> TileIndex:
     """The index from an earlier run if it is whole and of this model, else a new one."""
     try:
-        open_index(folder, bundle=bundle)
+        return open_index(folder, bundle=bundle)
     except IndexFormatError:
         shutil.rmtree(folder, ignore_errors=True)
         with open_engines(bundle) as engines:
             build_index([imagery], bundle, engines, folder)
-    return folder
+    return open_index(folder, bundle=bundle)
 
 
 def _drive(bag: Path, parameters: Path, index: Path, model: Path, rate: float, log: Path) -> LiveDrive:
@@ -169,10 +168,10 @@ def _drive(bag: Path, parameters: Path, index: Path, model: Path, rate: float, l
         process.stop()
 
 
-def _live_errors_m(live: LiveDrive, bag_path: Path, index: Path, bundle: ModelBundle) -> dict[int, float]:
+def _live_errors_m(live: LiveDrive, bag_path: Path, index: TileIndex) -> dict[int, float]:
     """Distance of each live fix from the truth, by stamp; fixes without ground truth are left out."""
     bag = Bag(bag_path)
-    truth = Truth(read_truth(bag, bag.topics[TRUTH_TOPIC]), open_index(index, bundle=bundle).frame)
+    truth = Truth(read_truth(bag, bag.topics[TRUTH_TOPIC]), index.frame)
     errors = {}
     for stamp, fix in live.fixes.items():
         if (pose := truth.at(stamp)) is not None:
