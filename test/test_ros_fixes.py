@@ -40,7 +40,7 @@ def region(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vehicle(region, tmp_path_factory):
-    parameters = {"image_timeout_s": 1.0, "heatmap_period_s": 0.01}
+    parameters = {"image_timeout_s": 1.0, "heatmap_period_s": 1e-6}  # every image has its own
     with running(region, tmp_path_factory.mktemp("node"), parameters) as vehicle:
         yield vehicle
 
@@ -104,7 +104,7 @@ def test_hypotheses_and_heatmap_tell_the_same_story(vehicle, region):
 
 
 def test_a_debug_image_is_drawn_when_asked_for(vehicle, region):
-    assert vehicle.set_parameter("debug_image_period_s", 0.01).successful
+    assert vehicle.set_parameter("debug_image_period_s", 1e-6).successful
     vehicle.show(region.panorama(PLACES[0]))
     message = vehicle.wait_for(lambda: vehicle.received["~/debug_image/compressed"], "debug image")[0]
     assert cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR).shape == (796, 768, 3)
