@@ -1,5 +1,6 @@
 """Answer, covariance, ambiguity and gates, on distributions worked by hand and on any that hypothesis finds."""
 
+import dataclasses
 import math
 import re
 
@@ -13,7 +14,6 @@ from unifygeo_ros.config import CameraMount, LocalizerConfig
 from unifygeo_ros.geodesy import Datum, LocalFrame
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.decision import (
-    EVIDENCE_DISTANCE_M,
     answer,
     decide,
     mass_within,
@@ -99,13 +99,16 @@ def test_the_second_moment_is_taken_about_the_answer_in_metres():
     # Half the mass at the answer, half 2 columns (4 m) east and 1 row (2 m) south.
     d = distribution({(10, 10): 0.5, (11, 12): 0.5})
     east, north = most_probable_position(d)
-    np.testing.assert_allclose(second_moment_m2(d, east, north), [[8.0, -4.0], [-4.0, 2.0]], atol=1e-5)
+    pixel = np.eye(2) * 2.0**2 / 12
+    np.testing.assert_allclose(second_moment_m2(d, east, north, 5.0) - pixel, [[8.0, -4.0], [-4.0, 2.0]], atol=1e-5)
+    # √20 m away: further than 4 m.
+    np.testing.assert_allclose(second_moment_m2(d, east, north, 4.0), pixel, atol=1e-5)
 
 
 def test_a_gaussian_gives_its_covariance_back():
     covariance = np.array([[30.0, 12.0], [12.0, 20.0]])
     d = gaussian(1.0, 1.0, covariance)
-    np.testing.assert_allclose(second_moment_m2(d, 1.0, 1.0), covariance, rtol=0.02)
+    np.testing.assert_allclose(second_moment_m2(d, 1.0, 1.0, math.inf), covariance, rtol=0.02)
 
 
 def test_a_distribution_cut_by_the_edge_keeps_its_spread():
@@ -114,13 +117,23 @@ def test_a_distribution_cut_by_the_edge_keeps_its_spread():
     east, north = most_probable_position(at_edge)
     assert (east, north) == (31.0, 1.0)
     # The half that is left has the same second moment about its peak (up to the peak's own column being counted whole).
-    assert second_moment_m2(at_edge, east, north)[0, 0] == pytest.approx(36.0, rel=0.2)
+    assert second_moment_m2(at_edge, east, north, math.inf)[0, 0] == pytest.approx(36.0, rel=0.2)
 
 
-def test_the_floor_is_calibration_pixel_and_heading():
-    found = answered(observed(distribution({(16, 16): 1.0}), heading=Heading(0.0, 0.04, "test")))
-    expected = 0.5**2 + 2.0**2 / 12 + EVIDENCE_DISTANCE_M**2 * 0.04
-    np.testing.assert_allclose(found.covariance_m2, np.eye(2) * expected, rtol=1e-6)
+def test_a_radius_under_a_pixel_still_holds_the_answers_pixel():
+    d = distribution({(10, 10): 0.5, (11, 11): 0.5})
+    east, north = most_probable_position(d)
+    assert np.linalg.eigvalsh(second_moment_m2(d, east, north, 0.1))[0] > 0
+
+
+def test_the_covariance_is_the_spread_the_floor_and_what_the_heading_does():
+    calibration = dataclasses.replace(CALIBRATION, covariance_scale=0.6, heading_lever_m=3.0)
+    found = answered(
+        observed(distribution({(16, 16): 0.9, (2, 2): 0.1}), heading=Heading(0.0, 0.04, "test")),
+        calibration=calibration,
+    )
+    np.testing.assert_allclose(found.covariance_m2, np.eye(2) * (0.6 * 2.0**2 / 12 + 0.5**2 + 3.0**2 * 0.04), rtol=1e-6)
+    assert found.ambiguity == pytest.approx(0.1)
 
 
 def test_mass_near_a_point():

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from unifygeo_ros.errors import InputError
+from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.localization.decision import position_covariance_m2
 from unifygeo_training.calibrate import (
     Evidence,
     fit,
+    fit_covariance,
     minimise,
     negative_log_likelihood,
-    position_floor,
     read_calibration,
 )
 
@@ -42,12 +44,26 @@ def test_temperature_of_drawn_labels_is_found_again() -> None:
     assert found == pytest.approx(0.4, rel=0.08)
 
 
-def test_position_floor_supplies_what_the_moments_lack() -> None:
+def test_the_covariances_constants_are_found_again() -> None:
+    """Errors drawn from 0.6 · M + (0.3² + 4² · v) · I, half of them with an exact heading."""
     rng = np.random.default_rng(1)
-    moments = np.tile(np.eye(2) * 0.5**2, (20_000, 1, 1))
-    errors = rng.normal(0, np.hypot(0.5, 1.2), (20_000, 2))
-    assert position_floor(moments, errors) == pytest.approx(1.2, rel=0.03)
-    assert position_floor(moments, errors * 0.1) == pytest.approx(0.05)
+    n = 40_000
+    axes = rng.uniform(0.2, 1.5, (n, 2))
+    turn = rng.uniform(0, np.pi, n)
+    rotation = np.moveaxis(np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]), -1, 0)
+    moments = np.einsum("nij,nj,nkj->nik", rotation, axes**2, rotation)
+    variances = np.where(np.arange(n) % 2, 0.0, 0.1**2)
+    covariances = 0.6 * moments + (0.3**2 + 4.0**2 * variances)[:, None, None] * np.eye(2)
+    errors = np.einsum("nij,nj->ni", np.linalg.cholesky(covariances), rng.normal(size=(n, 2)))
+    found = fit_covariance(moments, variances, errors)
+    assert found == pytest.approx({"covariance_scale": 0.6, "position_floor_m": 0.3, "heading_lever_m": 4.0}, rel=0.05)
+    # Whatever the errors, their mean squared Mahalanobis distance is that of two degrees of freedom.
+    tails = errors * rng.exponential(1.5, (n, 1))
+    fitted = position_covariance_m2(
+        moments, variances[:, None, None], Calibration(**fit_covariance(moments, variances, tails))
+    )
+    distances = np.einsum("ni,nij,nj->n", tails, np.linalg.inv(fitted), tails)
+    assert distances.mean() == pytest.approx(2.0, rel=0.01)
 
 
 def _evidence(n: int = 300, size: int = 24) -> Evidence:
@@ -60,6 +76,7 @@ def _evidence(n: int = 300, size: int = 24) -> Evidence:
     offset = 0.5  # the pixel right and below of the middle, at 1 m a pixel
     return Evidence(
         logits=(-distance / 2 / 2).astype(np.float32),
+        turned_logits=(-distance / 2 / 2).astype(np.float32),
         pixel=np.full(n, truth * size + truth),
         side_m=np.full(n, float(size)),
         offsets_m=np.tile([offset, -offset], (n, 1)),

@@ -125,7 +125,7 @@ def test_ablations_train_only_what_they_use(tmp_path: Path) -> None:
 def test_a_checkpoint_becomes_a_bundle_with_its_calibration(tmp_path: Path) -> None:
     """The command line from checkpoint to manifest."""
     checkpoint = fit(_config(steps=1), Dots(), tmp_path / "run")
-    calibration = Calibration(0.4, 0.06, 0.03, 0.9, 0.2)
+    calibration = Calibration(0.4, 0.06, 0.03, 0.9, position_floor_m=0.2)
     report = CalibrationReport(calibration, {}, {}, 1.0, 1, "made up")
     (tmp_path / "calibration.json").write_text(report.to_json())
     arguments = ["export", str(checkpoint), "--output", str(tmp_path / "bundle"), "--precision", "fp32"]

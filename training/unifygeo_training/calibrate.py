@@ -4,8 +4,9 @@ Every temperature minimises the mean negative log-likelihood of the truth. What 
 * distribution: the camera's pixel of D on the positive tile;
 * tile: any of the k candidates that holds the camera (queries with none of them are left out);
 * heading: roll 0 among the rolls of a panorama that faces north, on the positive tile.
-The minimum score is a quantile of the re-ranking scores of right answers. The floor makes the errors of right answers
-as large as their covariances say: their squared Mahalanobis distances have the mean of χ² with two degrees of freedom.
+The minimum score is a quantile of the re-ranking scores of right answers. The covariance's three constants (scale,
+floor, the heading's lever) maximise the Gaussian likelihood of the errors of right answers, each query once with its
+exact heading and once with a wrong one.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import optimize
 
+from unifygeo_ros.config import LocalizerConfig
 from unifygeo_ros.errors import InputError
 from unifygeo_ros.geodesy import tile_from_map
 from unifygeo_ros.inference.bundle import Calibration
-from unifygeo_ros.localization.decision import most_probable_position, second_moment_m2
+from unifygeo_ros.localization.decision import most_probable_position, position_covariance_m2, second_moment_m2
 from unifygeo_ros.localization.decoding import probabilities
 from unifygeo_ros.localization.heading import rolled_columns
 from unifygeo_ros.localization.reranking import match, rerank
@@ -37,9 +40,10 @@ Int64 = npt.NDArray[np.int64]
 
 CANDIDATES = 5
 MINIMUM_SCORE_QUANTILE = 0.01
-RIGHT_WITHIN_M = 5.0
+RIGHT_WITHIN_M = LocalizerConfig().answer_radius_m
 """An answer nearer than this to the truth is right: the others are what ambiguity and rejection are for."""
-SMALLEST_FLOOR_M = 0.05
+HEADING_ERROR_RAD = np.radians(4.0)
+"""Standard deviation of the wrong headings."""
 TEMPERATURES = (1e-3, 1e2)
 
 
@@ -47,13 +51,14 @@ TEMPERATURES = (1e-3, 1e2)
 class Evidence:
     """What the fits need of n queries.
 
-    logits: float32 (n, P, P) on the positive tile. pixel: int64 (n,), the camera's, row-major. side_m: of each tile.
-    offsets_m: float64 (n, 2), the camera east and north of the positive's centre. tile_scores: float32 (n, k), of
-    the re-ranked candidates, best first. holds_camera: bool (n, k). roll_scores: float32 (n, columns), max M⁰ of each
-    roll on the positive tile.
+    logits, turned_logits: float32 (n, P, P) on the positive tile, with the exact heading and with a wrong one.
+    pixel: int64 (n,), the camera's, row-major. side_m: of each tile. offsets_m: float64 (n, 2), the camera east and
+    north of the positive's centre. tile_scores: float32 (n, k), of the re-ranked candidates, best first. holds_camera:
+    bool (n, k). roll_scores: float32 (n, columns), max M⁰ of each roll on the positive tile.
     """
 
     logits: Float32
+    turned_logits: Float32
     pixel: Int64
     side_m: Float64
     offsets_m: Float64
@@ -66,7 +71,7 @@ class Evidence:
 class CalibrationReport:
     """calibration: the result. nll_before, nll_after: mean negative log-likelihood of each temperature's truth at
     temperature 1 (of the logits) or 0.05 (of cosines), and at the fitted one. right_share: share of answers on the
-    positive tile within RIGHT_WITHIN_M, the ones that the floor is fitted on. queries: how many; data: which."""
+    positive tile within RIGHT_WITHIN_M, the ones that the covariance is fitted on. queries: how many; data: which."""
 
     calibration: Calibration
     nll_before: dict[str, float]
@@ -107,11 +112,15 @@ def fit(evidence: Sequence[Evidence], data: str) -> CalibrationReport:
     temperature = {name: minimise(function, *TEMPERATURES) for name, function in nll.items()}
     before = {"distribution": 1.0, "tile": 0.05, "heading": 0.05}
 
-    moments, errors = zip(
-        *(answer_moments(part, n, temperature["distribution"]) for part in evidence for n in range(len(part.pixel))),
-        strict=True,
-    )
-    error = np.array(errors)
+    moments, errors, headings = [], [], []
+    for part in evidence:
+        for logits_of, variance in ((part.logits, 0.0), (part.turned_logits, HEADING_ERROR_RAD**2)):
+            for query, of_query in enumerate(logits_of):
+                moment, error = answer_moments(part, query, of_query, temperature["distribution"])
+                moments.append(moment)
+                errors.append(error)
+                headings.append(variance)
+    error, heading_variance = np.array(errors), np.array(headings)
     right = np.hypot(*error.T) <= RIGHT_WITHIN_M
     if not right.any():
         raise InputError(f"no answer lies within {RIGHT_WITHIN_M} m of the truth: train the network first")
@@ -123,14 +132,14 @@ def fit(evidence: Sequence[Evidence], data: str) -> CalibrationReport:
         minimum_score=float(np.quantile(joined("tile_scores")[winner_right, 0], MINIMUM_SCORE_QUANTILE))
         if winner_right.any()
         else -2.0,
-        position_floor_m=position_floor(np.array(moments)[right], error[right]),
+        **fit_covariance(np.array(moments)[right], heading_variance[right], error[right]),
     )
     return CalibrationReport(
         calibration=calibration,
         nll_before={name: function(before[name]) for name, function in nll.items()},
         nll_after={name: function(temperature[name]) for name, function in nll.items()},
-        right_share=float(right.mean()),
-        queries=len(right),
+        right_share=float(right[heading_variance == 0].mean()),
+        queries=len(joined("pixel")),
         data=data,
     )
 
@@ -147,55 +156,47 @@ def negative_log_likelihood(scores: Float32, true: npt.NDArray[np.bool_], temper
     return float(np.mean(np.log(weights.sum(axis=1)) - np.log(np.maximum(right, 1e-300))))
 
 
-def minimise(function: Callable[[float], float], low: float, high: float, *, steps: int = 48) -> float:
-    """Golden-section search over the logarithm of the argument; the function must have one minimum in between."""
-    ratio = (np.sqrt(5.0) - 1) / 2
-    a, b = np.log(low), np.log(high)
-    c, d = b - ratio * (b - a), a + ratio * (b - a)
-    at_c, at_d = function(float(np.exp(c))), function(float(np.exp(d)))
-    for _ in range(steps):
-        if at_c < at_d:
-            b, d, at_d = d, c, at_c
-            c = b - ratio * (b - a)
-            at_c = function(float(np.exp(c)))
-        else:
-            a, c, at_c = c, d, at_d
-            d = a + ratio * (b - a)
-            at_d = function(float(np.exp(d)))
-    return float(np.exp((a + b) / 2))
+def minimise(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function with one minimum between low and high has it, searched over the argument's logarithm."""
+    found = optimize.minimize_scalar(
+        lambda log: function(float(np.exp(log))), bounds=(np.log(low), np.log(high)), method="bounded"
+    )
+    return float(np.exp(found.x))
 
 
-def answer_moments(evidence: Evidence, query: int, temperature: float) -> tuple[Float64, Float64]:
-    """Covariance of an answer without the floor, as the runtime computes it, float64 (2, 2), and its error east and
+def answer_moments(evidence: Evidence, query: int, logits: Float32, temperature: float) -> tuple[Float64, Float64]:
+    """D's second moment about an answer, as the runtime computes it, float64 (2, 2), and the answer's error east and
     north, float64 (2,), metres."""
-    size = evidence.logits.shape[-1]
-    pixel_m = evidence.side_m[query] / size
+    pixel_m = evidence.side_m[query] / len(logits)
     distribution = TileDistribution(
-        0, 0.0, 0.0, pixel_m, probabilities(evidence.logits[query], temperature), Heading(0.0, 0.0, "constant")
+        0, 0.0, 0.0, pixel_m, probabilities(logits, temperature), Heading(0.0, 0.0, "constant")
     )
     position = most_probable_position(distribution)
-    moment = second_moment_m2(distribution, float(position[0]), float(position[1])) + np.eye(2) * pixel_m**2 / 12
+    moment = second_moment_m2(distribution, float(position[0]), float(position[1]), RIGHT_WITHIN_M)
     return moment, position - evidence.offsets_m[query]
 
 
-def position_floor(moments: Float64, errors: Float64) -> float:
-    """The floor with which the mean squared Mahalanobis distance of the errors is 2.
+def fit_covariance(moments: Float64, heading_variances: Float64, errors: Float64) -> dict[str, float]:
+    """The covariance's constants (fields of `Calibration`) that make Gaussian errors likeliest.
 
-    moments: float64 (n, 2, 2), m²; errors: float64 (n, 2), m. At least SMALLEST_FLOOR_M, also where the moments alone
-    are large enough.
+    moments: float64 (n, 2, 2), m². heading_variances: float64 (n,), rad². errors: float64 (n, 2), m. With them the mean
+    squared Mahalanobis distance of the errors is 2, as χ² with two degrees of freedom has it.
     """
+    names = ("covariance_scale", "position_floor_m", "heading_lever_m")
 
-    def mean_distance(floor_m: float) -> float:
-        covariance = moments + np.eye(2) * floor_m**2
-        return float(np.mean(np.einsum("ni,nij,nj->n", errors, np.linalg.inv(covariance), errors)))
+    def negative_log_likelihood(logarithms: Float64) -> float:
+        constants = Calibration(**dict(zip(names, np.exp(logarithms).tolist(), strict=True)))
+        covariances = position_covariance_m2(moments, heading_variances[:, None, None], constants)
+        distances = np.einsum("ni,nij,nj->n", errors, np.linalg.inv(covariances), errors)
+        return float(np.mean(distances + np.log(np.linalg.det(covariances))))
 
-    low, high = SMALLEST_FLOOR_M, 20.0
-    if mean_distance(low) <= 2.0:
-        return low
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if mean_distance(middle) > 2.0 else (low, middle)
-    return (low + high) / 2
+    found = optimize.minimize(
+        negative_log_likelihood,
+        np.log([1.0, 0.2, 2.0]),
+        method="L-BFGS-B",
+        bounds=np.log([(1e-2, 1e2), (1e-2, 1e1), (1e-2, 1e2)]),
+    )
+    return dict(zip(names, np.exp(found.x).tolist(), strict=True))
 
 
 @torch.inference_mode()
@@ -209,14 +210,18 @@ def gather(network: UnifyGeo, data: EvaluationSet, *, batch: int = 16) -> Eviden
         match_maps.append(aerial.match_map.permute(0, 2, 3, 1).half().numpy())  # NCHW → NHWC, as in the index
     descriptors, maps = np.concatenate(gallery), np.concatenate(match_maps)
 
-    logits, scores, holds, rolls = [], [], [], []
+    logits, turned_logits, scores, holds, rolls = [], [], [], [], []
     half = data.side_m / 2
+    turns = np.random.default_rng(0).normal(0.0, HEADING_ERROR_RAD, len(positives))
     for rows in _chunks(len(positives), batch):
-        ground = network.encode_ground(_stack([data.ground_image(int(query)) for query in rows]))
+        panoramas = [data.ground_image(int(query)) for query in rows]
+        ground = network.encode_ground(_stack(panoramas))
+        turned = network.encode_ground(_stack([_turned(p, turns[q]) for p, q in zip(panoramas, rows, strict=True)]))
         own = network.encode_aerial(
             _stack([data.aerial_image(int(tile)) for tile in positives[rows]]), descriptor=False
         )
         logits.append(network.decode(ground.levels, own.pyramid).logits.numpy())
+        turned_logits.append(network.decode(turned.levels, own.pyramid).logits.numpy())
         similarities, nearest = metrics.nearest(ground.descriptor.numpy(), descriptors, CANDIDATES)
         for place, query in enumerate(rows):
             f0 = ground.levels[0][place].numpy()
@@ -226,8 +231,8 @@ def gather(network: UnifyGeo, data: EvaluationSet, *, batch: int = 16) -> Eviden
             away = np.abs(data.offsets_m[query] - data.displacement_m(positive, matches.tile_ids))
             scores.append(matches.scores)
             holds.append((away <= half[matches.tile_ids, None]).all(axis=1))
-            turned = rolled_columns(f0, network.config.columns)
-            rolls.append(match(turned, maps[positives[query]][None])[0].max(axis=(1, 2)))
+            rolled = rolled_columns(f0, network.config.columns)
+            rolls.append(match(rolled, maps[positives[query]][None])[0].max(axis=(1, 2)))
 
     size = network.config.distribution_size
     side_m = data.side_m[positives]
@@ -235,6 +240,7 @@ def gather(network: UnifyGeo, data: EvaluationSet, *, batch: int = 16) -> Eviden
     row, column = np.clip(np.rint(pixels), 0, size - 1).astype(np.int64).T
     return Evidence(
         logits=np.concatenate(logits),
+        turned_logits=np.concatenate(turned_logits),
         pixel=row * size + column,
         side_m=side_m,
         offsets_m=data.offsets_m,
@@ -242,6 +248,11 @@ def gather(network: UnifyGeo, data: EvaluationSet, *, batch: int = 16) -> Eviden
         holds_camera=np.array(holds),
         roll_scores=np.array(rolls, np.float32),
     )
+
+
+def _turned(panorama: npt.NDArray[np.uint8], angle_rad: float) -> npt.NDArray[np.uint8]:
+    """The panorama as a heading that is wrong by an angle would have turned it, to the nearest column."""
+    return np.roll(panorama, round(angle_rad / (2 * np.pi) * panorama.shape[1]), axis=1)
 
 
 def _chunks(count: int, batch: int) -> list[Int64]:

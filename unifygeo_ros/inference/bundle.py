@@ -81,20 +81,25 @@ class Calibration:
     tile_temperature: belief in the candidate tiles = softmax(re-ranking score / T).
     heading_temperature: belief in the rolls of the heading search = softmax(max M⁰ / T).
     minimum_score: re-ranking score under which the place is not on the map.
-    position_floor_m: standard deviation added in quadrature to each axis (pixel size, georeference).
+    covariance_scale: factor on the covariance of D about the answer.
+    position_floor_m: standard deviation added in quadrature to each axis (georeference, what D does not know of).
+    heading_lever_m: metres by which a heading error of one radian moves the answer, as a standard deviation.
     """
 
     distribution_temperature: float = 1.0
     tile_temperature: float = 0.05
     heading_temperature: float = 0.05
     minimum_score: float = -2.0
+    covariance_scale: float = 1.0
     position_floor_m: float = 0.5
+    heading_lever_m: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("distribution_temperature", "tile_temperature", "heading_temperature", "position_floor_m"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise BundleError(f"calibration.{name} is {value}, must be finite and above 0; calibrate again")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not (math.isfinite(value) and (value > 0 or field.name == "minimum_score")):
+                limit = "finite" if field.name == "minimum_score" else "finite and above 0"
+                raise BundleError(f"calibration.{field.name} is {value}, must be {limit}; calibrate again")
 
 
 @dataclass(frozen=True)
@@ -259,8 +264,6 @@ class BundleManifest:
             problems.append(f"heading_convention {self.heading_convention!r} instead of 'north_centre'")
         if not (math.isfinite(self.aerial.metres_per_pixel) and self.aerial.metres_per_pixel > 0):
             problems.append(f"aerial.metres_per_pixel {self.aerial.metres_per_pixel}, must be above 0")
-        if not math.isfinite(self.calibration.minimum_score):
-            problems.append(f"calibration.minimum_score {self.calibration.minimum_score}, must be finite")
         return problems
 
 

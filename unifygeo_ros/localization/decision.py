@@ -1,8 +1,8 @@
 """Observation → fix or rejection: the answer, its covariance, its rivals, and the gates.
 
 The answer is the most probable pixel of D of the best candidate, refined below the pixel. What D and the candidates
-say against it is split in two: spread about the answer is covariance, belief in other places is ambiguity, and too much
-of either is a rejection.
+say against it is split in two, at `answer_radius_m`: spread within it is covariance, belief beyond it is ambiguity, and
+too much of either is a rejection.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from unifygeo_ros.config import CameraMount, LocalizerConfig
 from unifygeo_ros.geodesy import LocalFrame, map_from_tile
@@ -29,12 +30,6 @@ from unifygeo_ros.records import (
     TileDistribution,
 )
 
-EVIDENCE_DISTANCE_M = 5.0
-"""Metres by which a heading error of one radian moves the answer, as a standard deviation.
-
-Measured with the small member: panoramas turned by 15° have a median error of 1.7 m instead of 1.1 m; by 10°, no more.
-"""
-
 MAX_HYPOTHESES = 8
 _LEAST_WEIGHT = 0.01  # of a hypothesis
 
@@ -43,8 +38,8 @@ _LEAST_WEIGHT = 0.01  # of a hypothesis
 class Answer:
     """Where the camera most probably is.
 
-    covariance_m2: float64 (2, 2), second moment about the answer plus the floor. ambiguity: share of the belief further
-    than answer_radius_m from it. hypotheses: the answer, then its rivals by falling weight.
+    covariance_m2: float64 (2, 2), of the error if the camera is within answer_radius_m. ambiguity: share of the belief
+    that it is not. hypotheses: the answer, then its rivals by falling weight.
     """
 
     east_m: float
@@ -70,25 +65,31 @@ def most_probable_position(distribution: TileDistribution) -> Float64:
     return _position(distribution, float(window.sum(axis=1) @ rows / mass), float(window.sum(axis=0) @ columns / mass))
 
 
-def second_moment_m2(distribution: TileDistribution, east_m: float, north_m: float) -> Float64:
-    """Second moment of D about a point: float64 (2, 2), east and north, symmetric positive semi-definite.
+def second_moment_m2(distribution: TileDistribution, east_m: float, north_m: float, radius_m: float) -> Float64:
+    """Second moment of D about a point in the tile: of the pixels whose centres are at most radius_m away (or one
+    pixel, where that is more), and of a pixel's own extent. float64 (2, 2), east and north, positive definite.
 
     About the answer, not about the mean: a distribution that the tile's edge cuts off keeps its spread, since the side
     that is left tells of the one that is missing.
     """
-    probability = distribution.probability.astype(np.float64)
     east, north = _offsets(distribution, east_m, north_m)
-    cross = float(north @ probability @ east)
-    return np.array(
-        [[float(probability.sum(axis=0) @ east**2), cross], [cross, float(probability.sum(axis=1) @ north**2)]]
-    ) / float(probability.sum())
+    reach_m = max(radius_m, distribution.metres_per_pixel)
+    near = np.where(_within(east, north, reach_m), distribution.probability.astype(np.float64), 0.0)
+    cross = float(north @ near @ east)
+    moments = np.array([[float(near.sum(axis=0) @ east**2), cross], [cross, float(near.sum(axis=1) @ north**2)]])
+    return moments / float(near.sum()) + np.eye(2) * distribution.metres_per_pixel**2 / 12
+
+
+def position_covariance_m2(moment_m2: Float64, heading_variance_rad2: float, calibration: Calibration) -> Float64:
+    """Covariance of an answer from D's second moment about it and its heading's variance: float64 (2, 2)."""
+    floor = calibration.position_floor_m**2 + calibration.heading_lever_m**2 * heading_variance_rad2
+    return calibration.covariance_scale * moment_m2 + floor * np.eye(2)
 
 
 def mass_within(distribution: TileDistribution, east_m: float, north_m: float, radius_m: float) -> float:
     """Share of D whose pixel centres are at most radius_m from a point."""
     east, north = _offsets(distribution, east_m, north_m)
-    near = east[None, :] ** 2 + north[:, None] ** 2 <= radius_m**2
-    return float(distribution.probability[near].sum(dtype=np.float64))
+    return float(distribution.probability[_within(east, north, radius_m)].sum(dtype=np.float64))
 
 
 def tile_beliefs(matches: Matches, temperature: float) -> Float64:
@@ -137,15 +138,11 @@ def answer(
         elif agreement[place] == 0.0:
             rivals.append(Hypothesis(float(peaks_m[place, 0]), float(peaks_m[place, 1]), float(weight), int(tile_id)))
     heading = winner.heading or observation.heading
-    covariance = second_moment_m2(winner, east_m, north_m) + np.eye(2) * (
-        calibration.position_floor_m**2
-        + winner.metres_per_pixel**2 / 12
-        + EVIDENCE_DISTANCE_M**2 * heading.variance_rad2
-    )
+    moment = second_moment_m2(winner, east_m, north_m, radius_m)
     return Answer(
         east_m,
         north_m,
-        covariance,
+        position_covariance_m2(moment, heading.variance_rad2, calibration),
         1.0 - belief,
         (Hypothesis(east_m, north_m, belief, winner.tile_id), *_merged(rivals, radius_m)[: MAX_HYPOTHESES - 1]),
     )
@@ -232,6 +229,11 @@ def _offsets(distribution: TileDistribution, east_m: float, north_m: float) -> t
     return positions[:, 0] - east_m, positions[:, 1] - north_m
 
 
+def _within(east: Float64, north: Float64, radius_m: float) -> npt.NDArray[np.bool_]:
+    """Pixels at most radius_m from the point that `_offsets` measured from: bool (P, P)."""
+    return np.asarray(east[None, :] ** 2 + north[:, None] ** 2 <= radius_m**2)
+
+
 def _modes(
     distribution: TileDistribution, answer_m: Float64, radius_m: float, weight: float
 ) -> list[tuple[float, float, float]]:
@@ -241,7 +243,7 @@ def _modes(
     peak, modes = answer_m, []
     for _ in range(MAX_HYPOTHESES):
         east, north = _offsets(distribution, float(peak[0]), float(peak[1]))
-        near = east[None, :] ** 2 + north[:, None] ** 2 <= radius_m**2
+        near = _within(east, north, radius_m)
         mass = weight * float(remaining[near].sum())
         if peak is not answer_m:
             if mass < _LEAST_WEIGHT:
