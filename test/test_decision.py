@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from unifygeo_ros.config import CameraMount, LocalizerConfig
 from unifygeo_ros.geodesy import Datum, LocalFrame
-from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.inference.bundle import Calibration, Confidence
 from unifygeo_ros.localization.decision import (
     answer,
     decide,
@@ -141,6 +141,27 @@ def test_mass_near_a_point():
     east, north = most_probable_position(d)
     assert mass_within(d, east, north, 3.9) == pytest.approx(0.5)
     assert mass_within(d, east, north, 4.0) == pytest.approx(0.8)
+
+
+def test_the_candidates_may_all_be_wrong():
+    """Bias −ln 3: even odds among the candidates are odds of one to three. Rivals keep theirs against the answer."""
+    calibration = dataclasses.replace(CALIBRATION, confidence=Confidence(bias=-math.log(3.0)))
+    d = distribution({(16, 16): 0.5, (4, 4): 0.5})
+    found = answered(observed(d), calibration=calibration)
+    assert found.belief == pytest.approx(0.5)
+    assert found.ambiguity == pytest.approx(0.75)
+    assert [h.weight for h in found.hypotheses] == pytest.approx([0.25, 0.25])
+    sure = dataclasses.replace(CALIBRATION, confidence=Confidence(bias=math.log(3.0)))
+    assert [h.weight for h in answered(observed(d), calibration=sure).hypotheses] == pytest.approx([0.75, 0.25])
+
+
+def test_a_searched_heading_has_a_confidence_of_its_own():
+    calibration = dataclasses.replace(CALIBRATION, searched_confidence=Confidence(bias=-2.0, score=1.0))
+    d = distribution({(16, 16): 0.5, (4, 4): 0.5})
+    searched = dataclasses.replace(d, heading=NORTH)
+    assert answered(observed(d), calibration=calibration).ambiguity == pytest.approx(0.5)
+    # The score of `observed` is 1: the exponent is −2 + 0 + 1.
+    assert answered(observed(searched), calibration=calibration).ambiguity == pytest.approx(1 / (1 + math.exp(-1.0)))
 
 
 def test_a_second_mode_is_ambiguity_and_a_hypothesis():

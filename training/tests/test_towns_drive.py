@@ -17,13 +17,12 @@ from unifygeo_ros.geodesy import LocalFrame
 from unifygeo_training.towns.drive import (
     EPOCH_NS,
     DriveSettings,
-    geodetic_from_town,
     ground_truth,
     record_drive,
     town_datum,
 )
 from unifygeo_training.towns.panorama import View
-from unifygeo_training.towns.scene import GROUND, Kind, Town, clearance
+from unifygeo_training.towns.scene import GROUND, Kind, Town, clearance, geodetic_from_town
 from unifygeo_training.towns.sensors import ImuNoise, OdometryNoise, dead_reckon, imu, wheel_odometry
 from unifygeo_training.towns.town import build_town
 from unifygeo_training.towns.trajectory import (
@@ -136,7 +135,7 @@ def test_ground_truth_agrees_with_pyproj(town: Town, drive: Drive) -> None:
     assert np.allclose((motion.x_m - town.size_m / 2) / 0.9996, truth.east_m, atol=0.03)
     assert np.allclose((motion.y_m - town.size_m / 2) / 0.9996, truth.north_m, atol=0.03)
     assert np.allclose(np.unwrap(truth.yaw_rad), motion.yaw_rad, atol=np.radians(0.003))
-    middle = geodetic_from_town(town, np.array([[town.size_m / 2] * 2]))
+    middle = geodetic_from_town(town.origin, np.array([[town.size_m / 2] * 2]))
     assert np.hypot(*LocalFrame(datum).map_from_geodetic(middle[:, 0], middle[:, 1])[0]) < 0.02
 
 

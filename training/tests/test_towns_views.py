@@ -218,7 +218,7 @@ def test_tile_follows_the_pixel_centre_convention(town: Town) -> None:
 
 def test_geotiff_lies_where_pyproj_says(town: Town, tmp_path: Path) -> None:
     pixels = render_orthophoto(town, FLAT)
-    write_geotiff(tmp_path / "town.tif", pixels, town)
+    write_geotiff(tmp_path / "town.tif", pixels, town.origin, town.metres_per_pixel)
     with rasterio.open(tmp_path / "town.tif") as file:
         assert file.crs.to_epsg() == 32632
         assert np.array_equal(np.moveaxis(file.read(), 0, 2), pixels)

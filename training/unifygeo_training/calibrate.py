@@ -6,15 +6,16 @@ Every temperature minimises the mean negative log-likelihood of the truth. What 
 * heading: roll 0 among the rolls of a panorama that faces north, on the positive tile.
 The minimum score is a quantile of the re-ranking scores of right answers. The covariance's three constants (scale,
 floor, the heading's lever) maximise the Gaussian likelihood of the errors of right answers, each query once with its
-exact heading and once with a wrong one.
+exact heading and once with a wrong one. The confidence comes from the whole localizer (`unifygeo_training.confidence`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from scipy import optimize
 from unifygeo_ros.config import LocalizerConfig
 from unifygeo_ros.errors import InputError
 from unifygeo_ros.geodesy import tile_from_map
-from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.inference.bundle import Calibration, calibration_from_json
 from unifygeo_ros.localization.decision import most_probable_position, position_covariance_m2, second_moment_m2
 from unifygeo_ros.localization.decoding import probabilities
 from unifygeo_ros.localization.heading import rolled_columns
@@ -71,7 +72,8 @@ class Evidence:
 class CalibrationReport:
     """calibration: the result. nll_before, nll_after: mean negative log-likelihood of each temperature's truth at
     temperature 1 (of the logits) or 0.05 (of cosines), and at the fitted one. right_share: share of answers on the
-    positive tile within RIGHT_WITHIN_M, the ones that the covariance is fitted on. queries: how many; data: which."""
+    positive tile within RIGHT_WITHIN_M, the ones that the covariance is fitted on. queries: how many; data: which.
+    answers: what became of the localizer's answers, with a heading and with it searched (`Answers`)."""
 
     calibration: Calibration
     nll_before: dict[str, float]
@@ -79,6 +81,7 @@ class CalibrationReport:
     right_share: float
     queries: int
     data: str
+    answers: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
@@ -87,7 +90,7 @@ class CalibrationReport:
 def read_calibration(file: Path) -> Calibration:
     """The calibration of a report that `unifygeo-train calibrate` wrote. Raises InputError."""
     try:
-        return Calibration(**json.loads(file.read_text(encoding="utf-8"))["calibration"])
+        return calibration_from_json(json.loads(file.read_text(encoding="utf-8"))["calibration"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: no calibration ({error}); give what `unifygeo-train calibrate` wrote") from error
 

@@ -26,6 +26,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     from unifygeo_ros.errors import ConfigurationError
     from unifygeo_training.calibrate import calibrate
     from unifygeo_training.checkpoint import load_network
+    from unifygeo_training.confidence import with_confidence
     from unifygeo_training.judging.town_set import TownImages
     from unifygeo_training.towns.pairs import load_town
     from unifygeo_training.towns.town import FIRST_HELD_OUT_SEED
@@ -39,7 +40,7 @@ def _calibrate(options: argparse.Namespace) -> int:
             raise ConfigurationError(
                 f"town {seed} is for testing or was trained on; calibrate on towns with seeds outside both"
             )
-    report = calibrate(network, [TownImages(town, network.config) for town in towns])
+    report = with_confidence(network, calibrate(network, [TownImages(t, network.config) for t in towns]), towns)
     options.output.write_text(report.to_json(), encoding="utf-8")
     print(report.to_json(), end="")
     return 0

@@ -23,6 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
 
+import numpy as np
+import numpy.typing as npt
+
 from unifygeo_ros.errors import BundleError
 
 FORMAT = "unifygeo-bundle"
@@ -73,6 +76,33 @@ class AerialSpec:
         return self.size * self.metres_per_pixel
 
 
+def log_odds(belief: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """ln(b / (1 − b)) of beliefs 0 … 1 of any shape, cut at ±9.2 (one in ten thousand): a belief holds no more than
+    that."""
+    clipped = np.clip(np.asarray(belief, np.float64), 1e-4, 1 - 1e-4)
+    return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """How sure an answer is, given its belief among the candidates and its score: they may all be wrong.
+
+    P(right) = 1 / (1 + exp(−(bias + belief · log_odds(b) + score · s))). As it stands: as sure as the belief.
+    """
+
+    bias: float = 0.0
+    belief: float = 1.0
+    score: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.bias, self.belief, self.score))) or min(self.belief, self.score) < 0:
+            raise BundleError(f"{self}: must be finite, belief and score at least 0; calibrate again")
+
+    def probability(self, belief: float, score: float) -> float:
+        exponent = self.bias + self.belief * float(log_odds(belief)) + self.score * score
+        return 1 / (1 + math.exp(-min(max(exponent, -50.0), 50.0)))
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Constants fitted on validation data, never on test data.
@@ -84,6 +114,7 @@ class Calibration:
     covariance_scale: factor on the covariance of D about the answer.
     position_floor_m: standard deviation added in quadrature to each axis (georeference, what D does not know of).
     heading_lever_m: metres by which a heading error of one radian moves the answer, as a standard deviation.
+    confidence, searched_confidence: of answers of images with a heading, and of those whose heading was searched.
     """
 
     distribution_temperature: float = 1.0
@@ -93,13 +124,23 @@ class Calibration:
     covariance_scale: float = 1.0
     position_floor_m: float = 0.5
     heading_lever_m: float = 5.0
+    confidence: Confidence = Confidence()
+    searched_confidence: Confidence = Confidence()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, Confidence):
+                continue
             if not (math.isfinite(value) and (value > 0 or field.name == "minimum_score")):
                 limit = "finite" if field.name == "minimum_score" else "finite and above 0"
                 raise BundleError(f"calibration.{field.name} is {value}, must be {limit}; calibrate again")
+
+
+def calibration_from_json(raw: Mapping[str, Any]) -> Calibration:
+    """Inverse of `dataclasses.asdict`. Raises TypeError for what is no calibration, BundleError for bad values."""
+    confidences = {name: Confidence(**value) for name, value in raw.items() if name.endswith("confidence")}
+    return Calibration(**{**raw, **confidences})
 
 
 @dataclass(frozen=True)
@@ -189,7 +230,7 @@ class BundleManifest:
         try:
             raw["ground"] = GroundSpec(**raw["ground"])
             raw["aerial"] = AerialSpec(**raw["aerial"])
-            raw["calibration"] = Calibration(**raw["calibration"])
+            raw["calibration"] = calibration_from_json(raw["calibration"])
             raw["pyramid"] = tuple((channels, size) for channels, size in raw["pyramid"])
             raw["mean"] = tuple(map(float, raw["mean"]))
             raw["std"] = tuple(map(float, raw["std"]))

@@ -7,6 +7,7 @@ too much of either is a rejection.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -38,13 +39,15 @@ _LEAST_WEIGHT = 0.01  # of a hypothesis
 class Answer:
     """Where the camera most probably is.
 
-    covariance_m2: float64 (2, 2), of the error if the camera is within answer_radius_m. ambiguity: share of the belief
-    that it is not. hypotheses: the answer, then its rivals by falling weight.
+    covariance_m2: float64 (2, 2), of the error if the camera is within answer_radius_m. belief: share of the
+    candidates' belief that it is. ambiguity: probability that it is not, by the bundle's calibration. hypotheses: the
+    answer, then its rivals by falling weight.
     """
 
     east_m: float
     north_m: float
     covariance_m2: Float64
+    belief: float
     ambiguity: float
     hypotheses: tuple[Hypothesis, ...]
 
@@ -129,6 +132,9 @@ def answer(
     for place, distribution in enumerate(observation.distributions):
         agreement[place] = mass_within(distribution, east_m, north_m, radius_m)
     belief = float(np.clip(beliefs @ agreement, 0.0, 1.0))
+    # A distribution with a heading of its own was decoded with one that was searched.
+    confidence = calibration.confidence if winner.heading is None else calibration.searched_confidence
+    probability = confidence.probability(belief, float(observation.matches.scores[0]))
 
     rivals = []
     for place, (weight, tile_id) in enumerate(zip(beliefs, observation.matches.tile_ids, strict=True)):
@@ -137,14 +143,18 @@ def answer(
             rivals += [Hypothesis(east, north, mass, int(tile_id)) for east, north, mass in modes]
         elif agreement[place] == 0.0:
             rivals.append(Hypothesis(float(peaks_m[place, 0]), float(peaks_m[place, 1]), float(weight), int(tile_id)))
+    # Rivals keep their odds against the answer, as far as there is belief left for them.
+    share = min(probability / max(belief, _LEAST_WEIGHT), (1 - probability) / max(1 - belief, _LEAST_WEIGHT), 1.0)
+    rivals = [dataclasses.replace(rival, weight=share * rival.weight) for rival in rivals]
     heading = winner.heading or observation.heading
     moment = second_moment_m2(winner, east_m, north_m, radius_m)
     return Answer(
         east_m,
         north_m,
         position_covariance_m2(moment, heading.variance_rad2, calibration),
-        1.0 - belief,
-        (Hypothesis(east_m, north_m, belief, winner.tile_id), *_merged(rivals, radius_m)[: MAX_HYPOTHESES - 1]),
+        belief,
+        1.0 - probability,
+        (Hypothesis(east_m, north_m, probability, winner.tile_id), *_merged(rivals, radius_m)[: MAX_HYPOTHESES - 1]),
     )
 
 

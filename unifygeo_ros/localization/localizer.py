@@ -21,7 +21,7 @@ from unifygeo_ros.geodesy import wrap_angle, yaw_from_azimuth
 from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.interface import F
-from unifygeo_ros.localization.decision import answer, decide
+from unifygeo_ros.localization.decision import Answer, answer, decide
 from unifygeo_ros.localization.decoding import probabilities
 from unifygeo_ros.localization.heading import (
     HeadingSearch,
@@ -135,12 +135,16 @@ class Localizer:
             decoded.append(self._decode(tile_id, own_features, own_heading, clock))
         return Observation(image.stamp_ns, matches, tuple(decoded), heading, clock.timings_ms())
 
+    def answer(self, observation: Observation) -> Answer:
+        """Where the camera most probably was, before any gate."""
+        centres_m = self.index.centres_m[observation.matches.tile_ids]
+        return answer(observation, centres_m, self.index.manifest.side_m, self.config, self._model.calibration)
+
     def decide(self, observation: Observation, prior: Prior | None = None) -> Fix | Rejection:
         """A fix if the observation passes the gates, else why not."""
         start = time.perf_counter()
-        centres_m = self.index.centres_m[observation.matches.tile_ids]
+        found = self.answer(observation)
         calibration = self._model.calibration
-        found = answer(observation, centres_m, self.index.manifest.side_m, self.config, calibration)
         result = decide(observation, found, prior, self.config, calibration, self.mount, self.index.frame)
         elapsed_ms = (time.perf_counter() - start) * 1e3
         timings = {**observation.timings_ms, "decision": elapsed_ms}

@@ -120,7 +120,7 @@ def _orthophoto(args: argparse.Namespace) -> int:
 
     town = build_town(args.seed, args.size_m, args.metres_per_pixel)
     light = draw_appearance(np.random.default_rng([args.seed, 3]))
-    write_geotiff(args.output, render_orthophoto(town, light), town)
+    write_geotiff(args.output, render_orthophoto(town, light), town.origin, town.metres_per_pixel)
     return 0
 
 

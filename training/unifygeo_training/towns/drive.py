@@ -11,7 +11,6 @@ from typing import Any, Iterator
 import cv2
 import numpy as np
 import numpy.typing as npt
-import pyproj
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -20,7 +19,7 @@ from unifygeo_ros.geodesy import Datum, LocalFrame, azimuth_from_yaw
 from unifygeo_training.towns.light import draw_appearance
 from unifygeo_training.towns.orthophoto import render_orthophoto, write_geotiff
 from unifygeo_training.towns.panorama import FULL_SPHERE, View, light_stage, render_panorama, set_stage
-from unifygeo_training.towns.scene import CRS, Town
+from unifygeo_training.towns.scene import CRS, Town, geodetic_from_town
 from unifygeo_training.towns.sensors import Imu, ImuNoise, Odometry, OdometryNoise, imu, wheel_odometry
 from unifygeo_training.towns.town import build_town
 from unifygeo_training.towns.trajectory import Drive, clear_the_way, plan_drive
@@ -71,16 +70,8 @@ class Truth:
 def town_datum(town: Town) -> Datum:
     """The middle of the town, rounded to 1e-7°, which is also the default datum of an index of its orthophoto."""
     middle = np.array([[town.size_m / 2, town.size_m / 2]])
-    latitude, longitude = geodetic_from_town(town, middle)[0]
+    latitude, longitude = geodetic_from_town(town.origin, middle)[0]
     return Datum(round(float(latitude), 7), round(float(longitude), 7))
-
-
-def geodetic_from_town(town: Town, points: Float) -> Float:
-    """WGS84 latitude, longitude (degrees) of town points x, y: both float64 (n, 2)."""
-    to_wgs84 = pyproj.Transformer.from_crs(CRS, "EPSG:4326", always_xy=True)
-    east, north = town.origin
-    longitude, latitude = to_wgs84.transform(points[:, 0] + east, points[:, 1] + north)
-    return np.stack([latitude, longitude], axis=1)
 
 
 def ground_truth(town: Town, drive: Drive, time_s: Float) -> Truth:
@@ -89,9 +80,9 @@ def ground_truth(town: Town, drive: Drive, time_s: Float) -> Truth:
     here = np.stack([motion.x_m, motion.y_m], axis=1)
     ahead = here + np.stack([np.cos(motion.yaw_rad), np.sin(motion.yaw_rad)], axis=1)
     frame = LocalFrame(town_datum(town))
-    geodetic = geodetic_from_town(town, here)
+    geodetic = geodetic_from_town(town.origin, here)
     place = frame.map_from_geodetic(geodetic[:, 0], geodetic[:, 1])
-    beyond = frame.map_from_geodetic(*geodetic_from_town(town, ahead).T)
+    beyond = frame.map_from_geodetic(*geodetic_from_town(town.origin, ahead).T)
     d = beyond - place
     scale = np.hypot(*d.T)
     return Truth(
@@ -118,7 +109,7 @@ def record_drive(
     drive = plan_drive(town, seed, settings.length_m)
     rng = np.random.default_rng([seed, 3])
     orthophoto = render_orthophoto(town, draw_appearance(rng))
-    write_geotiff(output / "town.tif", orthophoto, town, settings.orthophoto_jpeg_quality)
+    write_geotiff(output / "town.tif", orthophoto, town.origin, town.metres_per_pixel, settings.orthophoto_jpeg_quality)
     odometry = wheel_odometry(rng, drive, settings.odometry_rate_hz, settings.odometry_noise)
     inertial = imu(rng, drive, settings.imu_rate_hz, settings.imu_noise)
     stage = set_stage(replace(town, objects=clear_the_way(town, drive)))

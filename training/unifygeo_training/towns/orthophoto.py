@@ -67,8 +67,10 @@ def render_orthophoto(town: Town, light: Appearance) -> UInt8:
     return colour
 
 
-def write_geotiff(path: Path, pixels: UInt8, town: Town, jpeg_quality: int | None = None) -> None:
-    """Writes an orthophoto of the town as a GeoTIFF in EPSG:32632, tiled.
+def write_geotiff(
+    path: Path, pixels: UInt8, origin: tuple[float, float], metres_per_pixel: float, jpeg_quality: int | None = None
+) -> None:
+    """Writes an orthophoto as a GeoTIFF in EPSG:32632, tiled. origin: east and north of its south-west corner, metres.
 
     jpeg_quality: 1 … 100, as providers deliver their imagery; None: lossless, three to five times as large.
     """
@@ -76,8 +78,8 @@ def write_geotiff(path: Path, pixels: UInt8, town: Town, jpeg_quality: int | Non
         compression = {"compress": "deflate", "predictor": 2, "photometric": "RGB"}
     else:
         compression = {"compress": "jpeg", "jpeg_quality": jpeg_quality, "photometric": "YCBCR"}
-    east, north = town.origin
-    transform = rasterio.transform.from_origin(east, north + town.size_m, town.metres_per_pixel, town.metres_per_pixel)
+    north_edge = origin[1] + pixels.shape[0] * metres_per_pixel
+    transform = rasterio.transform.from_origin(origin[0], north_edge, metres_per_pixel, metres_per_pixel)
     temporary = path.with_name(path.name + ".part")
     with rasterio.open(
         temporary,

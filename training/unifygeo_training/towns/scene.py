@@ -15,12 +15,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyproj
 
 from unifygeo_training.towns.streets import Street
 
 Float = npt.NDArray[np.float64]
 
 CRS = "EPSG:32632"
+
+
+def geodetic_from_town(origin: tuple[float, float], points: Float) -> Float:
+    """WGS84 latitude, longitude (degrees) of town points x, y: both float64 (n, 2). origin: `Town.origin`."""
+    to_wgs84 = pyproj.Transformer.from_crs(CRS, "EPSG:4326", always_xy=True)
+    longitude, latitude = to_wgs84.transform(points[:, 0] + origin[0], points[:, 1] + origin[1])
+    return np.stack([latitude, longitude], axis=1)
 
 
 class Shape(enum.IntEnum):

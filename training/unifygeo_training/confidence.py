@@ -1,0 +1,155 @@
+"""Fit the bundle's `Confidence`: how often an answer that the real localizer believes so much is right.
+
+The belief of an answer is shared out among the candidates, as if one of them had to be right. On validation towns it is
+known how often none is; a logistic regression on the belief and on the winner's score says how sure to be, once for
+images with a heading and once for images whose heading was searched.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize, special
+
+from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.config import CameraMount, LocalizerConfig
+from unifygeo_ros.errors import InputError
+from unifygeo_ros.geodesy import yaw_from_azimuth
+from unifygeo_ros.inference.bundle import Confidence, ModelBundle, log_odds
+from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.localizer import Localizer
+from unifygeo_ros.records import CameraImage, Heading, Rejection
+from unifygeo_training.calibrate import CalibrationReport
+from unifygeo_training.export import BundleText, export_bundle
+from unifygeo_training.model import UnifyGeo
+from unifygeo_training.towns.orthophoto import write_geotiff
+from unifygeo_training.towns.pairs import CachedTown
+from unifygeo_training.towns.scene import geodetic_from_town
+
+Float64 = npt.NDArray[np.float64]
+UInt8 = npt.NDArray[np.uint8]
+
+HEADING_SIGMA_RAD = LocalizerConfig().heading_sigma_rad
+ENLARGED = 4
+"""Factor on the cached panoramas' size, so that the localizer's own resampling finds them sharp."""
+
+_SHRINKAGE = 0.1
+"""Weight, against one answer's, of the squared distance from "as sure as the belief": where the data do not tell."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Answers of the localizer. beliefs, scores: float64 (n,), of `Answer.belief` and of the winner. right: bool (n,),
+    within answer_radius_m of the truth."""
+
+    beliefs: Float64
+    scores: Float64
+    right: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How many there are, which share is right, which share passes the default `gate_ambiguity` with the fitted
+    confidence, and which share of those is wrong."""
+
+    count: int
+    right: float
+    accepted: float
+    wrong_among_accepted: float
+
+
+def with_confidence(network: UnifyGeo, report: CalibrationReport, towns: Sequence[CachedTown]) -> CalibrationReport:
+    """A calibration report with both confidences, fitted on the answers that the rest of it leads to."""
+    fitted: dict[str, Confidence] = {}
+    answers: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        text = BundleText("calibration", "unstated", "unstated")
+        bundle = export_bundle(
+            network, Path(temporary) / "bundle", text, precisions=("fp32",), calibration=report.calibration
+        )
+        for name, searched in (("confidence", False), ("searched_confidence", True)):
+            parts = [gather(bundle, town, searched=searched) for town in towns]
+            outcomes = Outcomes(*(np.concatenate(values) for values in zip(*map(astuple, parts), strict=True)))
+            fitted[name] = fit_confidence(outcomes)
+            answers[name] = asdict(judge(outcomes, fitted[name]))
+    return replace(report, calibration=replace(report.calibration, **fitted), answers=answers)
+
+
+def judge(outcomes: Outcomes, confidence: Confidence) -> Answers:
+    probability = [confidence.probability(b, s) for b, s in zip(outcomes.beliefs, outcomes.scores, strict=True)]
+    accepted = 1 - np.array(probability) <= LocalizerConfig().gate_ambiguity
+    return Answers(
+        count=len(accepted),
+        right=float(outcomes.right.mean()),
+        accepted=float(accepted.mean()),
+        wrong_among_accepted=float(1 - outcomes.right[accepted].mean()) if accepted.any() else 0.0,
+    )
+
+
+def gather(bundle: ModelBundle, town: CachedTown, *, searched: bool) -> Outcomes:
+    """Localize all panoramas of a town with the bundle, on ONNX Runtime's CPU.
+
+    searched: turn each panorama by a random angle and give no heading; otherwise give one that is wrong by
+    `heading_sigma_rad`.
+    """
+    record = town.record
+    origin = (record.origin_east_m, record.origin_north_m)
+    mount = CameraMount(elevation_top_rad=record.panorama_top_rad, elevation_bottom_rad=record.panorama_bottom_rad)
+    config = LocalizerConfig()
+    rng = np.random.default_rng(record.seed)
+    columns = town.panoramas.shape[2]
+    rolls = rng.integers(columns, size=len(town.positions)) if searched else np.zeros(len(town.positions), np.int64)
+    errors_rad = rng.normal(0.0, HEADING_SIGMA_RAD, len(town.positions))
+    beliefs, scores, right = [], [], []
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        open_engines(bundle, backend="onnx_cpu", precision="fp32") as engines,
+    ):
+        folder = Path(temporary)
+        write_geotiff(folder / "town.tif", town.orthophotos[0], origin, record.metres_per_pixel)
+        build_index([folder / "town.tif"], bundle, engines, folder / "index")
+        localizer = Localizer(open_index(folder / "index", bundle=bundle), bundle, engines, config, mount)
+        latitude_deg, longitude_deg = geodetic_from_town(origin, town.positions).T
+        truth = localizer.index.frame.map_from_geodetic(latitude_deg, longitude_deg)
+        for place, panorama in enumerate(town.panoramas):
+            # Content that moves to the right by a column: the camera has turned to the left by one.
+            azimuth_rad = -rolls[place] * 2 * np.pi / columns + errors_rad[place]
+            heading = Heading(float(yaw_from_azimuth(azimuth_rad)), HEADING_SIGMA_RAD**2, "constant")
+            image = CameraImage(_of_a_camera(np.roll(panorama, rolls[place], axis=1), mount), place + 1)
+            observation = localizer.observe(image, None, None if searched else heading)
+            if isinstance(observation, Rejection):
+                raise InputError(f"town {record.seed}, panorama {place}: {observation.detail}")
+            found = localizer.answer(observation)
+            beliefs.append(found.belief)
+            scores.append(float(observation.matches.scores[0]))
+            right.append(np.hypot(*(truth[place] - (found.east_m, found.north_m))) <= config.answer_radius_m)
+    return Outcomes(np.array(beliefs), np.array(scores), np.array(right, np.bool_))
+
+
+def _of_a_camera(panorama: UInt8, mount: CameraMount) -> UInt8:
+    """A cached panorama, whose pixels are higher than wide, with the square pixels of a camera's."""
+    rows = ENLARGED * len(panorama)
+    columns = round(rows * 2 * np.pi / (mount.elevation_top_rad - mount.elevation_bottom_rad))
+    return cv2.resize(panorama, (columns, rows), interpolation=cv2.INTER_CUBIC)
+
+
+def fit_confidence(outcomes: Outcomes) -> Confidence:
+    """The constants under which the outcomes are likeliest; neither belief nor score may count against an answer."""
+    odds = log_odds(outcomes.beliefs)
+
+    def loss(constants: Float64) -> float:
+        bias, belief, score = constants
+        logits = bias + belief * odds + score * outcomes.scores
+        likelihood = np.where(outcomes.right, special.log_expit(logits), special.log_expit(-logits))
+        return float(-likelihood.sum() + _SHRINKAGE * (bias**2 + (belief - 1) ** 2 + score**2)) / len(likelihood)
+
+    found = optimize.minimize(loss, [0.0, 1.0, 0.0], method="L-BFGS-B", bounds=[(None, None), (0, None), (0, None)])
+    return Confidence(*map(float, found.x))
