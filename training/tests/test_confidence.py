@@ -40,11 +40,13 @@ def test_a_score_that_says_nothing_is_not_used_against_an_answer() -> None:
     assert found.probability(0.8, 1.0) == pytest.approx(0.5, abs=0.05)
 
 
-def test_answers_are_counted_at_the_default_gate() -> None:
+def test_answers_are_counted_at_each_gate() -> None:
     outcomes = Outcomes(np.array([0.99, 0.95, 0.92, 0.5]), np.ones(4), np.array([True, False, True, False]))
     judged = judge(outcomes, Confidence())
-    assert (judged.count, judged.right, judged.accepted) == (4, 0.5, 0.75)
-    assert judged.wrong_among_accepted == pytest.approx(1 / 3)
+    assert (judged.count, judged.right) == (4, 0.5)
+    assert dict(zip(judged.gates, judged.accepted, strict=True))[0.1] == 0.75
+    wrong = dict(zip(judged.gates, judged.wrong_among_accepted, strict=True))
+    assert (wrong[0.02], wrong[0.1], wrong[0.5]) == pytest.approx((0.0, 1 / 3, 0.5))
 
 
 def test_the_shipped_model_finds_its_way_in_a_small_town(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from unifygeo_training.towns.scene import geodetic_from_town
 Float64 = npt.NDArray[np.float64]
 UInt8 = npt.NDArray[np.uint8]
 
+GATES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 HEADING_SIGMA_RAD = LocalizerConfig().heading_sigma_rad
 ENLARGED = 4
 """Factor on the cached panoramas' size, so that the localizer's own resampling finds them sharp."""
@@ -57,13 +58,14 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Answers:
-    """How many there are, which share is right, which share passes the default `gate_ambiguity` with the fitted
-    confidence, and which share of those is wrong."""
+    """How many there are and which share is right; for some values of `gate_ambiguity`, with the fitted confidence,
+    which share passes and which share of those is wrong (0 where none passes)."""
 
     count: int
     right: float
-    accepted: float
-    wrong_among_accepted: float
+    gates: tuple[float, ...]
+    accepted: tuple[float, ...]
+    wrong_among_accepted: tuple[float, ...]
 
 
 def with_confidence(network: UnifyGeo, report: CalibrationReport, towns: Sequence[CachedTown]) -> CalibrationReport:
@@ -85,12 +87,13 @@ def with_confidence(network: UnifyGeo, report: CalibrationReport, towns: Sequenc
 
 def judge(outcomes: Outcomes, confidence: Confidence) -> Answers:
     probability = [confidence.probability(b, s) for b, s in zip(outcomes.beliefs, outcomes.scores, strict=True)]
-    accepted = 1 - np.array(probability) <= LocalizerConfig().gate_ambiguity
+    passed = [1 - np.array(probability) <= gate for gate in GATES]
     return Answers(
-        count=len(accepted),
+        count=len(probability),
         right=float(outcomes.right.mean()),
-        accepted=float(accepted.mean()),
-        wrong_among_accepted=float(1 - outcomes.right[accepted].mean()) if accepted.any() else 0.0,
+        gates=GATES,
+        accepted=tuple(float(those.mean()) for those in passed),
+        wrong_among_accepted=tuple(float(np.mean(~outcomes.right[those])) if those.any() else 0.0 for those in passed),
     )
 
 
