@@ -151,10 +151,29 @@ class Objects:
         angle_rad: float,
         colour: Rgb,
         roof: Rgb | None = None,
+        *,
+        kind: Kind = Kind.PLAIN,
+        views: int = AERIAL | GROUND,
     ) -> None:
         self.add(
-            rng, Shape.BOX, Kind.PLAIN, x, y, half_x, half_y, bottom, top, angle_rad=angle_rad, colour=colour, roof=roof
-        )
+            rng, Shape.BOX, kind, x, y, half_x, half_y, bottom, top,
+            angle_rad=angle_rad, colour=colour, roof=roof, views=views,
+        )  # fmt: skip
+
+    def round(
+        self,
+        rng: np.random.Generator,
+        shape: Shape,
+        kind: Kind,
+        x: float,
+        y: float,
+        radius_m: float,
+        bottom: float,
+        top: float,
+        colour: Rgb,
+    ) -> None:
+        """A solid that looks the same from all sides: ellipsoid, cone or cylinder."""
+        self.add(rng, shape, kind, x, y, radius_m, radius_m, bottom, top, colour=colour)
 
     def tree(self, rng: np.random.Generator, x: float, y: float, radius_m: float, bare_m: float = 0.0) -> None:
         """A tree: round or oval crown on a trunk, or a conifer."""
@@ -163,71 +182,29 @@ class Objects:
             height = radius_m * rng.uniform(3.0, 4.5)
             foot = max(rng.uniform(0.4, 1.2), bare_m)
             dark = (green[0] * 0.7, green[1] * 0.75, green[2] * 0.9)
-            self.add(
-                rng, Shape.CONE, Kind.LEAVES, x, y, radius_m * 0.85, radius_m * 0.85, foot, foot + height, colour=dark
-            )
+            self.round(rng, Shape.CONE, Kind.LEAVES, x, y, radius_m * 0.85, foot, foot + height, dark)
         else:
             foot = max(rng.uniform(1.6, 2.8), bare_m)
             tall = radius_m * rng.uniform(1.5, 2.6)
-            self.add(rng, Shape.ELLIPSOID, Kind.LEAVES, x, y, radius_m, radius_m, foot, foot + tall, colour=green)
+            self.round(rng, Shape.ELLIPSOID, Kind.LEAVES, x, y, radius_m, foot, foot + tall, green)
             for _ in range(int(rng.integers(0, 3))):  # the crown is more than one ball
                 turn = rng.uniform(0, 2 * np.pi)
                 r = radius_m * rng.uniform(0.5, 0.75)
                 low = foot + tall * rng.uniform(0.1, 0.6)
-                self.add(
-                    rng,
-                    Shape.ELLIPSOID,
-                    Kind.LEAVES,
-                    x + np.cos(turn) * radius_m * 0.5,
-                    y + np.sin(turn) * radius_m * 0.5,
-                    r,
-                    r,
-                    low,
-                    low + r * rng.uniform(1.5, 2.2),
-                    colour=green,
-                )
+                u, v = x + np.cos(turn) * radius_m * 0.5, y + np.sin(turn) * radius_m * 0.5
+                self.round(rng, Shape.ELLIPSOID, Kind.LEAVES, u, v, r, low, low + r * rng.uniform(1.5, 2.2), green)
         thick = 0.09 + 0.05 * radius_m
-        self.add(
-            rng,
-            Shape.CYLINDER,
-            Kind.BARK,
-            x,
-            y,
-            thick,
-            thick,
-            0.0,
-            foot + 0.3 * radius_m,
-            colour=pick(rng, ((0.34, 0.27, 0.2), (0.45, 0.42, 0.38))),
-        )
+        bark = pick(rng, ((0.34, 0.27, 0.2), (0.45, 0.42, 0.38)))
+        self.round(rng, Shape.CYLINDER, Kind.BARK, x, y, thick, 0.0, foot + 0.3 * radius_m, bark)
 
     def bush(self, rng: np.random.Generator, x: float, y: float, radius_m: float) -> None:
-        self.add(
-            rng,
-            Shape.ELLIPSOID,
-            Kind.LEAVES,
-            x,
-            y,
-            radius_m,
-            radius_m,
-            -0.4 * radius_m,
-            radius_m * rng.uniform(0.9, 1.6),
-            colour=pick(rng, GREENS, 0.15),
-        )
+        top = radius_m * rng.uniform(0.9, 1.6)
+        self.round(rng, Shape.ELLIPSOID, Kind.LEAVES, x, y, radius_m, -0.4 * radius_m, top, pick(rng, GREENS, 0.15))
 
     def add_bush_on(self, rng: np.random.Generator, x: float, y: float, radius_m: float, base_m: float) -> None:
         """A bush growing on a planter whose earth lies at base_m."""
-        self.add(
-            rng,
-            Shape.ELLIPSOID,
-            Kind.LEAVES,
-            x,
-            y,
-            radius_m,
-            radius_m,
-            base_m - 0.3 * radius_m,
-            base_m + radius_m * 1.1,
-            colour=pick(rng, GREENS, 0.15),
-        )
+        bottom, top = base_m - 0.3 * radius_m, base_m + radius_m * 1.1
+        self.round(rng, Shape.ELLIPSOID, Kind.LEAVES, x, y, radius_m, bottom, top, pick(rng, GREENS, 0.15))
 
     def row_of_bushes(self, rng: np.random.Generator, line: Float) -> None:
         """Bushes or small trees along a line of points 1 m apart."""
@@ -245,18 +222,9 @@ class Objects:
         length = float(np.hypot(*d))
         angle = float(np.arctan2(d[1], d[0]))
         if rng.random() < 0.7:
-            self.add(
-                rng,
-                Shape.BOX,
-                Kind.LEAVES,
-                *middle,
-                length / 2,
-                rng.uniform(0.3, 0.55),
-                0.0,
-                rng.uniform(0.8, 1.9),
-                angle_rad=angle,
-                colour=pick(rng, GREENS, 0.12),
-            )
+            half, top = rng.uniform(0.3, 0.55), rng.uniform(0.8, 1.9)
+            green = pick(rng, GREENS, 0.12)
+            self.box(rng, *middle, length / 2, half, 0.0, top, angle, green, kind=Kind.LEAVES)
         else:
             self.box(rng, *middle, length / 2, 0.14, 0.0, rng.uniform(0.7, 1.5), angle, pick(rng, WALLS))
 
@@ -269,44 +237,19 @@ class Objects:
         colour = pick(rng, CARS)
         length, width = rng.uniform(1.85, 2.35), rng.uniform(0.85, 0.95)
         if rng.random() < 0.12:  # van
-            self.add(
-                rng,
-                Shape.BOX,
-                Kind.CAR,
-                x,
-                y,
-                2.6,
-                1.0,
-                0.22,
-                rng.uniform(1.9, 2.4),
-                angle_rad=angle_rad,
-                colour=colour,
-                views=views,
-            )
+            top = rng.uniform(1.9, 2.4)
+            self.box(rng, x, y, 2.6, 1.0, 0.22, top, angle_rad, colour, kind=Kind.CAR, views=views)
             return
         waist, roof = rng.uniform(0.85, 1.0), rng.uniform(1.4, 1.65)
-        self.add(
-            rng, Shape.BOX, Kind.CAR, x, y, length, width, 0.2, waist, angle_rad=angle_rad, colour=colour, views=views
-        )
+        self.box(rng, x, y, length, width, 0.2, waist, angle_rad, colour, kind=Kind.CAR, views=views)
         back = rng.uniform(0.15, 0.35)
-        self.add(
-            rng,
-            Shape.BOX,
-            Kind.CABIN,
-            x - np.cos(angle_rad) * back,
-            y - np.sin(angle_rad) * back,
-            length * rng.uniform(0.5, 0.62),
-            width * 0.9,
-            waist,
-            roof,
-            angle_rad=angle_rad,
-            colour=colour,
-            views=views,
-        )
+        u, v = x - np.cos(angle_rad) * back, y - np.sin(angle_rad) * back
+        cabin = length * rng.uniform(0.5, 0.62)
+        self.box(rng, u, v, cabin, width * 0.9, waist, roof, angle_rad, colour, kind=Kind.CABIN, views=views)
 
     def lamp(self, rng: np.random.Generator, x: float, y: float) -> None:
         grey = (0.35, 0.36, 0.37)
-        self.add(rng, Shape.CYLINDER, Kind.PLAIN, x, y, 0.09, 0.09, 0.0, rng.uniform(5, 8), colour=grey)
+        self.round(rng, Shape.CYLINDER, Kind.PLAIN, x, y, 0.09, 0.0, rng.uniform(5, 8), grey)
 
     def building(
         self,
@@ -353,32 +296,16 @@ class Objects:
         across = np.array([-along[1], along[0]])
         if rng.random() < 0.8:  # chimney
             at = np.array([x, y]) + along * rng.uniform(-0.6, 0.6) * a + across * rng.uniform(-0.4, 0.4) * b
-            self.box(
-                rng,
-                *at,
-                0.4,
-                0.4,
-                height_m * 0.8,
-                height_m + rise + rng.uniform(0.2, 1.0),
-                ridge_angle,
-                pick(rng, ((0.5, 0.3, 0.25), (0.6, 0.58, 0.55))),
-            )
-        for side in (1, -1):  # dormers, skylights or solar panels
+            top = height_m + rise + rng.uniform(0.2, 1.0)
+            brick = pick(rng, ((0.5, 0.3, 0.25), (0.6, 0.58, 0.55)))
+            self.box(rng, *at, 0.4, 0.4, height_m * 0.8, top, ridge_angle, brick)
+        for side in (1, -1):  # dormers
             dice = rng.random()
             if dice < 0.35 and a > 4:
                 for u in np.arange(-a + 2, a - 1.5, rng.uniform(3, 6)):
                     at = np.array([x, y]) + along * u + across * side * 0.6 * b
-                    self.box(
-                        rng,
-                        *at,
-                        0.8,
-                        0.28 * b,
-                        height_m,
-                        height_m + rise * 0.4 + 0.9,
-                        ridge_angle,
-                        wall,
-                        pick(rng, FLATS),
-                    )
+                    top = height_m + rise * 0.4 + 0.9
+                    self.box(rng, *at, 0.8, 0.28 * b, height_m, top, ridge_angle, wall, pick(rng, FLATS))
 
     def _on_the_roof(
         self, rng: np.random.Generator, x: float, y: float, half_x: float, half_y: float, angle_rad: float, top_m: float
@@ -395,29 +322,16 @@ class Objects:
         area = 4 * half_x * half_y
         if area > 150 and rng.random() < 0.3:
             inset = rng.uniform(0.55, 0.75)
-            self.add(
-                rng,
-                Shape.BOX,
-                Kind.BUILDING,
-                x,
-                y,
-                half_x * inset,
-                half_y * inset,
-                top_m,
-                top_m + 3,
-                angle_rad=angle_rad,
-                colour=pick(rng, WALLS),
-                roof=pick(rng, FLATS),
-            )
+            wall, roof = pick(rng, WALLS), pick(rng, FLATS)
+            inner = (half_x * inset, half_y * inset)
+            self.box(rng, x, y, *inner, top_m, top_m + 3, angle_rad, wall, roof, kind=Kind.BUILDING)
             return
         for _ in range(1 + rng.poisson(min(area / 90, 6))):
             hu, hv = rng.uniform(0.5, 2.2), rng.uniform(0.5, 1.6)
             if hu > half_x - 1 or hv > half_y - 1:
                 continue
-            u, v = (
-                rng.uniform(-half_x + hu + 0.6, half_x - hu - 0.6),
-                rng.uniform(-half_y + hv + 0.6, half_y - hv - 0.6),
-            )
+            u = rng.uniform(-half_x + hu + 0.6, half_x - hu - 0.6)
+            v = rng.uniform(-half_y + hv + 0.6, half_y - hv - 0.6)
             place(u, v, hu, hv, rng.uniform(0.5, 2.6), pick(rng, FLATS), pick(rng, FLATS))
         if rng.random() < 0.3:  # solar panels or skylights in rows
             blue = pick(rng, ((0.12, 0.16, 0.28), (0.75, 0.82, 0.86)))
