@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from unifygeo_ros.errors import IndexFormatError
 from unifygeo_ros.geodesy import Datum
+from unifygeo_ros.manifests import ManifestFormat
 from unifygeo_ros.records import Float64
 
-FORMAT = "unifygeo-index"
-FORMAT_VERSION = 1
+FORMAT = ManifestFormat("unifygeo-index", 1, "`unifygeo index build`", "build the index again", IndexFormatError)
 
 MANIFEST = "manifest.json"
 TILES = "tiles.bin"
@@ -81,8 +81,8 @@ class IndexManifest:
     imagery: Mapping[str, Any]
     search: str
     files: Mapping[str, FileRecord]
-    format: str = FORMAT
-    format_version: int = FORMAT_VERSION
+    format: str = FORMAT.name
+    format_version: int = FORMAT.version
 
     @property
     def side_m(self) -> float:
@@ -98,31 +98,17 @@ class IndexManifest:
     @classmethod
     def from_json(cls, text: str, source: str) -> IndexManifest:
         """Parse and check. source: the file's name, for messages. Raises IndexFormatError."""
-        remedy = "build the index again or copy it again"
-        try:
-            raw = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise IndexFormatError(f"{source}: not valid JSON ({error}); {remedy}") from error
-        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            raise IndexFormatError(f"{source}: not a {FORMAT} manifest; give a folder that `unifygeo index build` made")
-        if raw.get("format_version") != FORMAT_VERSION:
-            raise IndexFormatError(
-                f"{source}: format version {raw.get('format_version')}, this release reads {FORMAT_VERSION}; "
-                "build the index again"
-            )
+        raw = FORMAT.parse(text, source)
         stated = raw.pop("sha256", None)
         # The text itself is compared, so that not even a blank can change unnoticed.
         if (
             text != _canonical({**raw, "sha256": stated})
             or stated != hashlib.sha256(_canonical(raw).encode()).hexdigest()
         ):
-            raise IndexFormatError(f"{source}: the content does not match its own checksum; {remedy}")
-        fields = {item.name for item in dataclasses.fields(cls)}
-        if set(raw) != fields:
             raise IndexFormatError(
-                f"{source}: missing fields {sorted(fields - set(raw))}, unknown fields {sorted(set(raw) - fields)}; "
-                "build the index again"
+                f"{source}: the content does not match its own checksum; copy it again or {FORMAT.remedy}"
             )
+        FORMAT.check_fields(raw, cls, source)
         try:
             raw["datum"] = Datum(**raw["datum"])
             raw["files"] = {name: FileRecord(**record) for name, record in raw["files"].items()}

@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.errors import BundleError
+from unifygeo_ros.manifests import ManifestFormat
 
-FORMAT = "unifygeo-bundle"
-FORMAT_VERSION = 1
+FORMAT = ManifestFormat("unifygeo-bundle", 1, "`unifygeo-train export`", "export the bundle again", BundleError)
 MANIFEST_NAME = "manifest.json"
 GRAPHS = ("ground_encoder", "aerial_encoder", "decoder")
 PRECISIONS = ("fp32", "fp16")
@@ -191,8 +191,8 @@ class BundleManifest:
     network: Mapping[str, Any]
     channel_order: str = "rgb"
     heading_convention: str = "north_centre"
-    format: str = FORMAT
-    format_version: int = FORMAT_VERSION
+    format: str = FORMAT.name
+    format_version: int = FORMAT.version
 
     @property
     def match_size(self) -> int:
@@ -210,23 +210,8 @@ class BundleManifest:
     @classmethod
     def from_json(cls, text: str, source: str) -> BundleManifest:
         """Parse and check a manifest. source: the file's name, for messages. Raises BundleError."""
-        try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits
-            raise BundleError(f"{source}: not valid JSON ({error}); the bundle is damaged, export it again") from error
-        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            raise BundleError(f"{source}: not a {FORMAT} manifest; give the folder that `unifygeo-train export` wrote")
-        if raw.get("format_version") != FORMAT_VERSION:
-            raise BundleError(
-                f"{source}: format version {raw.get('format_version')}, this release reads {FORMAT_VERSION}; "
-                "export the bundle again"
-            )
-        fields = {f.name for f in dataclasses.fields(cls)}
-        if set(raw) != fields:
-            raise BundleError(
-                f"{source}: missing fields {sorted(fields - set(raw))}, unknown fields {sorted(set(raw) - fields)}; "
-                "export the bundle again"
-            )
+        raw = FORMAT.parse(text, source)
+        FORMAT.check_fields(raw, cls, source)
         try:
             raw["ground"] = GroundSpec(**raw["ground"])
             raw["aerial"] = AerialSpec(**raw["aerial"])
