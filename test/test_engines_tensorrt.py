@@ -22,7 +22,7 @@ from unifygeo_ros.inference import tensorrt_engine
 from unifygeo_ros.inference.bundle import GRAPHS, LEVELS, PRECISIONS, ModelBundle, load_bundle
 from unifygeo_ros.inference.cuda import CudaDevice
 from unifygeo_ros.inference.engine import EngineSet
-from unifygeo_ros.inference.engine_cache import EngineCache
+from unifygeo_ros.inference.engine_cache import EngineCache, EngineKey
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.inference.tensorrt_build import MAX_BATCH
 from unifygeo_ros.inference.tensorrt_engine import CompiledEngine, compile_engine, engine_key, open_tensorrt
@@ -166,6 +166,72 @@ def test_compile_command(bundle: ModelBundle, tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.count("already there") == 3
     assert main([*command, "--compute-capability", "eight"]) == 2
     assert "--compute-capability is 'eight'" in capsys.readouterr().err
+
+
+def test_compile_command_prunes(bundle: ModelBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rtx()
+    from unifygeo_ros.cli import main
+
+    cache = tmp_path / "cache"
+    command = ["--backend", "tensorrt_rtx", "--cache", str(cache), "--compute-capability", "8.9"]
+    other = random_bundle(tmp_path / "other", seed=1)
+    assert main(["compile", str(other.path), *command]) == 0
+    old = set(cache.glob("*.engine"))
+    capsys.readouterr()
+    assert main(["compile", str(bundle.path), *command, "--prune"]) == 0
+    printed = capsys.readouterr().out
+    assert len(old) == printed.count("removed") == 3
+    assert all(f"removed {path}\n" in printed for path in old)
+    assert len(set(cache.glob("*.engine")) - old) == 3
+
+
+def _key(**changes: str) -> EngineKey:
+    facts = {
+        "graph": "decoder",
+        "precision": "fp16",
+        "weights_sha256": "a" * 64,
+        "graph_sha256": "b" * 64,
+        "backend": "tensorrt",
+        "version": "10.3",
+        "gpu": "Orin",
+        "compute_capability": "8.7",
+        "options": "batch 1",
+    }
+    return EngineKey(**{**facts, **changes})
+
+
+def test_pruning_keeps_what_serves_an_engine_that_is_kept(tmp_path: Path) -> None:
+    cache, kept = EngineCache(tmp_path / "cache"), _key()
+    timing = {"graph": "all", "precision": "all", "weights_sha256": "", "graph_sha256": "", "options": ""}
+    serve = [
+        kept,
+        _key(gpu="Orin Nano"),
+        _key(part="runtime"),
+        _key(gpu="Orin Nano", part="runtime"),
+        _key(part="timing", **timing),
+    ]
+    others = [
+        _key(weights_sha256="c" * 64),
+        _key(weights_sha256="c" * 64, part="runtime"),
+        _key(precision="fp32"),
+        _key(version="10.2"),
+        _key(options="batch 2"),
+        _key(graph="ground_encoder"),
+        _key(part="timing", version="10.2", **timing),
+        _key(part="timing", compute_capability="8.9", **timing),
+    ]
+    for key in (*serve, *others):
+        cache.store(key, b"plan")
+    damaged = cache.folder / "decoder-fp16-0123456789abcdef.engine"
+    damaged.write_bytes(b"\xff")
+    foreign = cache.folder / "notes.txt"
+    foreign.write_text("of somebody else")
+    assert set(cache.prune([kept])) == {damaged, *map(cache.path, others)}
+    assert {path.name for path in cache.folder.iterdir()} == {
+        "build.lock", foreign.name, *(key.file_name for key in serve)
+    }  # fmt: skip
+    assert cache.prune([kept]) == ()
+    assert cache.load(kept) == b"plan"
 
 
 def test_tensorrt_does_not_build_for_other_machines(

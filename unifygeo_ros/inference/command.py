@@ -42,6 +42,11 @@ def add_command(subparsers: Any) -> None:
         help="build for that GPU instead of the one in this machine, which then needs none (tensorrt_rtx)",
     )
     build.add_argument("--rebuild", action="store_true", help="build even what is there already")
+    build.add_argument(
+        "--prune",
+        action="store_true",
+        help="then remove from the cache what is not of these engines: other bundles, precisions, library versions",
+    )
     build.set_defaults(run=_compile)
 
 
@@ -94,6 +99,7 @@ def _compile(args: argparse.Namespace) -> int:
     precision = choose_precision(bundle, library.backend, args.precision)
     cache = EngineCache(args.cache)
     device = None if ahead_of_time else CudaDevice(args.device)
+    kept = []
     for graph in GRAPHS:
         compiled = compile_engine(
             bundle,
@@ -105,10 +111,14 @@ def _compile(args: argparse.Namespace) -> int:
             compute_capability=target or device.compute_capability,  # type: ignore[union-attr]  # one of the two is there
             rebuild=args.rebuild,
         )
+        kept.append(compiled.key)
         what = f"built in {compiled.seconds:.1f} s" if compiled.seconds else "already there"
         print(f"{graph} {precision}: {what}, {len(compiled.plan) / 1e6:.1f} MB, {compiled.path}")
     if device:
         device.close()
+    if args.prune:
+        for path in cache.prune(kept):
+            print(f"removed {path}")
     return 0
 
 

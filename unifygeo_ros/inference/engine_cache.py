@@ -18,13 +18,18 @@ import platform
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
+from typing import Collection, Iterator, Mapping
 
 from unifygeo_ros.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "unifygeo-engine-1"
+PARTS = ("engine", "runtime", "timing")
+"""What a file holds: an engine, kernels that tensorrt_rtx compiled for one, measurements of tensorrt's builds."""
+
+HEADER_BYTES = 65536
+"""No header line is longer."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,7 @@ class EngineKey:
     """All that a compiled engine depends on.
 
     gpu: the GPU's name, or "any" for an engine that runs on every GPU of its compute capability. options: the build's
-    own choices (batches, workspace), so that a release with other choices builds anew. part: "engine" or what belongs
-    to it.
+    own choices (batches, workspace), so that a release with other choices builds anew. part: one of PARTS.
     """
 
     graph: str
@@ -57,6 +61,17 @@ class EngineKey:
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, sort_keys=True)
 
 
+def _serves(facts: Mapping[str, object], key: EngineKey) -> bool:
+    """Whether what a file's header says makes it an engine's own, its kernels or timings for its build."""
+    own = dataclasses.asdict(key)
+    compared = (
+        ("backend", "version", "compute_capability", "machine")
+        if facts.get("part") == "timing"
+        else own.keys() - {"part", "gpu"}
+    )
+    return facts.get("format") == FORMAT and all(facts.get(name) == own[name] for name in compared)
+
+
 def default_cache_dir() -> Path:
     """$XDG_CACHE_HOME/unifygeo/engines, by default below ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -77,7 +92,7 @@ class EngineCache:
         path = self.path(key)
         try:
             with path.open("rb") as stream:
-                header = stream.readline(65536)
+                header = stream.readline(HEADER_BYTES)
                 content = stream.read()
         except FileNotFoundError:
             return None
@@ -114,6 +129,33 @@ class EngineCache:
         except OSError as error:
             raise EngineError(f"{path}: cannot be written ({error}); free space or give another cache") from error
         return path
+
+    def prune(self, kept: Collection[EngineKey]) -> tuple[Path, ...]:
+        """Remove everything that is of no use to the engines kept, and return what that was.
+
+        Kernels compiled at run time go with their engine; timings stay while the library and the compute capability are
+        those of an engine kept. What names a GPU stays for all GPUs.
+        """
+        removed = []
+        with self.lock():
+            for path in sorted(path for part in PARTS for path in self.folder.glob(f"*.{part}")):
+                if not any(_serves(self._facts_of(path), key) for key in kept):
+                    try:
+                        path.unlink()
+                    except OSError as error:
+                        raise EngineError(f"{path}: cannot be removed ({error}); mend its permissions") from error
+                    removed.append(path)
+        return tuple(removed)
+
+    @staticmethod
+    def _facts_of(path: Path) -> dict[str, object]:
+        """What a file's first line says of it; nothing where it cannot be told."""
+        try:
+            with path.open("rb") as stream:
+                facts = json.loads(stream.readline(HEADER_BYTES))
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
