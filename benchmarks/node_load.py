@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "test"))
 
-from ros_drive import NodeProcess, Region, Vehicle, domain_id, make_region, stamp_of, values
+from ros_drive import Region, Vehicle, domain_id, make_region, stamp_of, start_node, values
 from sensor_msgs.msg import Imu
 from worlds import colour_world
 
@@ -67,19 +67,19 @@ def run(args: argparse.Namespace, region: Region, folder: Path) -> None:
         "session.heading_source": "constant",
         "session.heading_constant_rad": math.pi / 2,
     }
-    node, vehicle = NodeProcess(domain, parameters, folder), Vehicle(domain)
+    node, vehicle = start_node(domain, parameters, folder), Vehicle(domain)
     try:
         messages = views(args, region)
         sizes = [len(message.data) for message in messages]
         publisher = vehicle.publisher("/image/compressed", reliability="best_effort")
         vehicle.wait_for(publisher.get_subscription_count, "image subscription", 60.0)
         print(f"{len(messages)} views, JPEG of {min(sizes) / 1e3:.0f} to {max(sizes) / 1e3:.0f} kB")
-        load(args, vehicle, node.process.pid, messages)
+        load(args, vehicle, node.pid, messages)
         if args.cycles:
-            cycle(args.cycles, vehicle, node.process.pid, messages)
+            cycle(args.cycles, vehicle, node.pid, messages)
     finally:
         vehicle.close()
-        node.close()
+        node.stop()
 
 
 def views(args: argparse.Namespace, region: Region) -> list:

@@ -9,13 +9,11 @@ import itertools
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Iterator, Mapping
 
 import cv2
 import numpy as np
@@ -40,9 +38,10 @@ from worlds import World, colour_world
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.ros.node_process import NodeProcess
 
 ROOT = Path(__file__).parent.parent
-PROGRAM = "unifygeo_ros.ros.localizer_node"
+END_TIMEOUT_S = 30.0
 NODE = "/unifygeo_localizer"
 TRANSITIONS = {
     "configure": Transition.TRANSITION_CONFIGURE,
@@ -107,35 +106,22 @@ def domain_id() -> int:
     return (os.getpid() * 7 + next(_domains)) % 100 + 1
 
 
-class NodeProcess:
-    """`localizer_node` in a process of its own."""
+def start_node(
+    domain: int, parameters: dict[str, Any], folder: Path, remaps: Mapping[str, str] | None = None
+) -> NodeProcess:
+    """The node with these parameters, in a DDS domain; its log is in the folder."""
+    file = folder / f"parameters_{time.monotonic_ns()}.yaml"
+    file.write_text(yaml.safe_dump({NODE: {"ros__parameters": parameters}}))
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**_environment(domain), "PYTHONPATH": path}
+    return NodeProcess(file, folder / f"node_{time.monotonic_ns()}.log", remaps=remaps, environment=environment)
 
-    def __init__(self, domain: int, parameters: dict[str, Any], folder: Path, arguments: Iterable[str] = ()) -> None:
-        file = folder / f"parameters_{time.monotonic_ns()}.yaml"
-        file.write_text(yaml.safe_dump({NODE: {"ros__parameters": parameters}}))
-        self.log = folder / f"node_{time.monotonic_ns()}.log"
-        environment = {**os.environ, **_environment(domain), "RCUTILS_LOGGING_USE_STDOUT": "1"}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", PROGRAM, "--ros-args", "--params-file", str(file), *arguments],
-                stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT,
-            )  # fmt: skip
 
-    def output(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def signal(self, number: int, timeout_s: float = 30.0) -> int:
-        """Send a signal and return the exit status. Fails the test where the process does not end."""
-        self.process.send_signal(number)
-        try:
-            return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise AssertionError(f"still running {timeout_s} s after signal {number}:\n{self.output()}") from None
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.signal(signal.SIGTERM)
+def end_node(node: NodeProcess) -> None:
+    """End a node that still runs, and print its log. Fails the test where it had to be killed."""
+    killed = node.running and node.stop(timeout_s=END_TIMEOUT_S) == -signal.SIGKILL
+    print(node.output())
+    assert not killed, f"still running {END_TIMEOUT_S} s after SIGTERM"
 
 
 _TOPIC_KINDS = {
@@ -326,7 +312,7 @@ def running(
 ) -> Iterator[Vehicle]:
     """A vehicle that faces north, with an active node that is told so. The node's log is printed at the end."""
     domain = domain_id()
-    node = NodeProcess(domain, {**region.parameters, **FACING_NORTH, "autostart": True, **parameters}, folder)
+    node = start_node(domain, {**region.parameters, **FACING_NORTH, "autostart": True, **parameters}, folder)
     vehicle = Vehicle(domain)
     vehicle.image_topic = image_topic
     try:
@@ -335,8 +321,7 @@ def running(
         yield vehicle
     finally:
         vehicle.close()
-        node.close()
-        print(node.output())
+        end_node(node)
 
 
 def values(status: DiagnosticStatus) -> dict[str, str]:

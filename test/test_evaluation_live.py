@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from drives import write_drive
-from ros_drive import NodeProcess, Vehicle, domain_id, make_region, stamp_of, values
+from ros_drive import Vehicle, domain_id, end_node, make_region, stamp_of, start_node, values
 
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.evaluation.evaluate import EngineOptions, ReplayRequest, evaluate
@@ -73,9 +73,8 @@ def play_live(region, bag, session, folder):
         **{f"session.{name}": value for name, value in dataclasses.asdict(session).items()},
     }
     domain = domain_id()
-    remap = [("image/compressed", IMAGE_TOPIC), ("odometry", "/odom"), ("imu", "/imu/data")]
-    arguments = [part for name, topic in remap for part in ("-r", f"{name}:={topic}")]
-    node = NodeProcess(domain, parameters, folder, arguments)
+    remaps = {"image/compressed": IMAGE_TOPIC, "odometry": "/odom", "imu": "/imu/data"}
+    node = start_node(domain, parameters, folder, remaps)
     vehicle = Vehicle(domain)
     vehicle.image_topic = IMAGE_TOPIC
     try:
@@ -96,5 +95,4 @@ def play_live(region, bag, session, folder):
         return {stamp_of(message): message for message in vehicle.received["~/fix"]}
     finally:
         vehicle.close()
-        node.close()
-        print(node.output())
+        end_node(node)

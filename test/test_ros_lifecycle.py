@@ -13,7 +13,7 @@ pytest.importorskip("rclpy")
 from bundles import random_bundle
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from ros_drive import FACING_NORTH, NodeProcess, Vehicle, domain_id, make_region, stamp_of
+from ros_drive import END_TIMEOUT_S, FACING_NORTH, Vehicle, domain_id, end_node, make_region, stamp_of, start_node
 
 PLACE = (-20.0, 11.0)
 
@@ -28,9 +28,9 @@ def start(tmp_path, region):
     """start(changes) → node process and vehicle; everything is ended afterwards."""
     running = []
 
-    def start(changes=None, arguments=(), domain=None):
+    def start(changes=None, domain=None):
         domain = domain or domain_id()
-        node = NodeProcess(domain, {**region.parameters, **FACING_NORTH, **(changes or {})}, tmp_path, arguments)
+        node = start_node(domain, {**region.parameters, **FACING_NORTH, **(changes or {})}, tmp_path)
         vehicle = Vehicle(domain)
         running.append((node, vehicle))
         return node, vehicle
@@ -38,8 +38,7 @@ def start(tmp_path, region):
     yield start
     for node, vehicle in running:
         vehicle.close()
-        node.close()
-        print(node.output())
+        end_node(node)
 
 
 def localizes(vehicle, region):
@@ -131,17 +130,17 @@ def test_a_signal_ends_it_cleanly_in_every_state(start, region, state, number):
         vehicle.bring_up()
         assert localizes(vehicle, region)
         vehicle.show(region.panorama(PLACE))  # and one in work
-    assert node.signal(number) == 0
+    assert node.stop(number, END_TIMEOUT_S) == 0
     assert "Traceback" not in node.output()
 
 
 def test_an_interrupt_while_it_still_imports(start):
     node, _ = start()
-    status = Path(f"/proc/{node.process.pid}/status")
+    status = Path(f"/proc/{node.pid}/status")
     catches_sigterm = 1 << (signal.SIGTERM - 1)  # Python itself does not; the program's first statement does
     while not int(re.search(r"SigCgt:\s*(\w+)", status.read_text()).group(1), 16) & catches_sigterm:
         time.sleep(0.005)
-    assert node.signal(signal.SIGINT) == 0
+    assert node.stop(signal.SIGINT, END_TIMEOUT_S) == 0
     assert "Traceback" not in node.output()
 
 
@@ -154,7 +153,7 @@ def test_a_signal_during_a_load_that_never_ends(start, region, tmp_path, number)
     node, vehicle = start({"bundle": str(bundle), "autostart": True})
     vehicle.wait_for_status("node", lambda s: s.message == "configuring: bundle", "loading")
     began = time.monotonic()
-    assert node.signal(number) == 0
+    assert node.stop(number, END_TIMEOUT_S) == 0
     assert time.monotonic() - began < 10.0
     assert "Traceback" not in node.output()
 
@@ -171,8 +170,7 @@ def test_killed_and_restarted_it_localizes_again(start, region):
     node, vehicle = start({"autostart": True})
     wait_for_listening(vehicle)
     assert localizes(vehicle, region)
-    node.process.kill()
-    node.process.wait(10)
+    node.stop(signal.SIGKILL)
     _, again = start({"autostart": True}, domain=vehicle.domain)
     wait_for_listening(again)
     assert localizes(again, region)
@@ -188,6 +186,6 @@ def test_killed_and_restarted_it_localizes_again(start, region):
 )
 def test_a_parameter_file_that_cannot_be_used_ends_it_with_the_reason(start, change, why):
     node, _ = start(change)
-    assert node.process.wait(30) == 2
+    assert node.wait(30) == 2
     assert why in node.output()
     assert "Traceback" not in node.output()

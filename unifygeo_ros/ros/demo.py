@@ -23,8 +23,9 @@ from unifygeo_ros.evaluation.truth import Truth
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.records import Fix
-from unifygeo_ros.ros.live_drive import NODE_NAME, LiveDrive, NodeProcess, play_to_node
+from unifygeo_ros.ros.live_drive import NODE_NAME, LiveDrive, play_to_node
 from unifygeo_ros.ros.node_config import Settings, with_values
+from unifygeo_ros.ros.node_process import NodeProcess
 
 TOWN, BAG, PARAMETERS = "drive/town.tif", "drive/bag", "localizer.yaml"
 IMAGE_TOPIC, ODOMETRY_TOPIC, IMU_TOPIC = "/camera/image/compressed", "/odom", "/imu/data"
@@ -153,7 +154,7 @@ def _drive(bag: Path, parameters: Path, index: Path, model: Path, rate: float, l
         "image_transport": "compressed",
         "reliability": "reliable",  # nothing of the drive is to be lost, so that the replay can be compared
     }
-    process = NodeProcess(parameters, overrides, REMAPS, log)
+    process = NodeProcess(parameters, log, overrides=overrides, remaps=REMAPS)
     try:
         images = Bag(bag).topics[IMAGE_TOPIC].count
         with tqdm(total=images, unit="image", desc="   drive") as bar:

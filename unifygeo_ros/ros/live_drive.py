@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import struct
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -18,14 +14,12 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 
-from unifygeo_ros.errors import EngineError
 from unifygeo_ros.message_records import stamp_ns
+from unifygeo_ros.ros.node_process import NodeProcess
 from unifygeo_ros.ros.player import BagPlayer
 
-NODE_MODULE = "unifygeo_ros.ros.localizer_node"
 NODE_NAME = "unifygeo_localizer"
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 15.0
 QUIET_S = 2.0
 """After the last image, silence for so long means that no fix is under way any more."""
 
@@ -47,35 +41,6 @@ class LiveDrive:
     images: int
     fixes: Mapping[int, LiveFix]
     wall_s: float
-
-
-class NodeProcess:
-    """The localizer node in a process of its own, with its log in a file; ended by SIGTERM."""
-
-    def __init__(self, parameters: Path, overrides: Mapping[str, object], remaps: Mapping[str, str], log: Path) -> None:
-        """parameters: a ROS parameter file. overrides: by parameter name. remaps: topic names, from → to."""
-        arguments = [item for name, value in overrides.items() for item in ("-p", f"{name}:={_text(value)}")]
-        arguments += [item for old, new in remaps.items() for item in ("-r", f"{old}:={new}")]
-        command = [sys.executable, "-m", NODE_MODULE, "--ros-args", "--params-file", str(parameters), *arguments]
-        self.log = log
-        with log.open("wb") as stream:
-            environment = {**os.environ, "RCUTILS_LOGGING_USE_STDOUT": "1"}
-            self._process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
-
-    def check_alive(self) -> None:
-        """Raises EngineError with the end of the log if the process has ended."""
-        if (status := self._process.poll()) is not None:
-            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
-            raise EngineError(f"the node ended with status {status}; the end of {self.log}:\n{tail}")
-
-    def stop(self) -> int:
-        """Ask it to end and return its status; killed if it does not end in STOP_TIMEOUT_S."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            return self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
 
 
 def play_to_node(
@@ -143,7 +108,3 @@ def _header_stamp_ns(data: bytes) -> int:
     """Stamp of a serialized message that starts with a Header: CDR, little-endian, after 4 bytes that say so."""
     seconds, nanoseconds = struct.unpack_from("<iI", data, 4)
     return int(seconds * 1_000_000_000 + nanoseconds)
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
