@@ -113,7 +113,7 @@ class LocalizerConfig:
         0.35, "largest standard deviation of the heading, given or found", minimum=1e-3, maximum=math.pi, live=True
     )
     gate_ambiguity: float = setting(
-        0.1, "largest share of the belief away from the answer", minimum=0.0, maximum=1.0, live=True
+        0.1, "largest probability that the place is wrong", minimum=0.0, maximum=1.0, live=True
     )
     gate_sigma_m: float = setting(
         10.0,

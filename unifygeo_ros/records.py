@@ -176,7 +176,7 @@ class Fix:
     """Where base_link was at `stamp_ns`.
 
     covariance_m2: float64 (2, 2), map east and north, symmetric positive definite. score: re-ranking score of the
-    winner. ambiguity: share of the belief outside the neighbourhood of the answer, 0 … 1. hypotheses: the answer
+    winner. ambiguity: probability that the place is a wrong one, 0 … 1. hypotheses: the answer
     first, then its rivals (camera positions). integrity: probability that base_link lies inside the 95% ellipse of
     covariance_m2 (Mahalanobis distance² below 5.99), None where it was not computed.
     """
