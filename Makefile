@@ -48,10 +48,10 @@ demo-data: $(VENV)/.test
 		--jpeg-quality 88 --orthophoto-jpeg-quality 90 --output demo/drive
 	cd demo && find drive localizer.yaml -type f | LC_ALL=C sort | xargs sha256sum > SHA256SUMS
 
-# About 75 minutes on two cores; the recipe, its numbers and what varies are in docs/training.md.
+# About 85 minutes on two cores; the recipe, its numbers and what varies are in docs/training.md.
 TRAIN := $(BIN)/python -m unifygeo_training.cli
 demo-model: $(VENV)/.test
-	$(TRAIN) towns render --seeds 0:48 --pairs 640 --output out/towns --workers 2
+	$(TRAIN) towns render --seeds 0:96 --pairs 400 --output out/towns --workers 2
 	$(TRAIN) towns render --seeds 900:902 --pairs 320 --output out/towns-validation --workers 2
 	$(TRAIN) fit training/configs/towns_atto.yaml --data out/towns --output out/runs/towns-atto
 	$(TRAIN) calibrate out/runs/towns-atto/last.pt out/towns-validation/town_00900 out/towns-validation/town_00901 \
