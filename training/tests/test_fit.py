@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_runs import Dots, small_config
 
 from unifygeo_ros.errors import ConfigurationError, InputError
 from unifygeo_ros.inference.bundle import Calibration, load_bundle
@@ -18,33 +18,6 @@ from unifygeo_training.configuration import read_settings
 from unifygeo_training.data.pairs import Pair
 from unifygeo_training.fit import NonFiniteLossError, fit, learning_rate_at
 from unifygeo_training.fit_config import FitConfig, OptimiserConfig
-from unifygeo_training.model import NetworkConfig
-
-SMALL = NetworkConfig(
-    backbone="convnext_atto",
-    ground_height=32,
-    ground_width=64,
-    aerial_size=64,
-    metres_per_pixel=1.0,
-    output_stride=2,
-    layer_scale=0.1,
-)
-
-
-class Dots:
-    """A world of coloured noise: the tile shows a bright spot at the camera, the panorama has the tile's colour."""
-
-    def draw(self, rng: np.random.Generator, count: int) -> Sequence[int]:
-        return [int(n) for n in rng.choice(1000, count, replace=False)]
-
-    def read(self, member: int, rng: np.random.Generator) -> Pair:
-        own = np.random.default_rng(member)
-        colour = own.integers(40, 215, 3)
-        tile = np.clip(colour + own.normal(0, 8, (64, 64, 3)), 0, 255).astype(np.uint8)
-        row, column = own.integers(16, 48, 2)
-        tile[row - 2 : row + 3, column - 2 : column + 3] = 255
-        panorama = np.clip(colour + own.normal(0, 8, (32, 64, 3)), 0, 255).astype(np.uint8)
-        return Pair(panorama, tile, ((row + 0.5) / 64, (column + 0.5) / 64))
 
 
 class Infinite(Dots):
@@ -53,27 +26,12 @@ class Infinite(Dots):
         return Pair(pair.panorama, pair.tile, (float("nan"), 0.5))
 
 
-def _config(**changes: object) -> FitConfig:
-    settings = {
-        "network": SMALL,
-        "data": {"folder": "nowhere", "last_seed": 0},
-        "losses": {"retrieval_from_step": 2},
-        "optimiser": {"warmup_steps": 1},
-        "hardware": {"accelerator": "cpu", "precision": "32-true", "threads": 1, "workers": 0},
-        "batch_size": 4,
-        "steps": 4,
-        "checkpoint_every": 1,
-        **changes,
-    }
-    return FitConfig.model_validate(settings)
-
-
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, stop: int) -> None:
     """Stopped before and after L_G joins."""
-    whole = fit(_config(), Dots(), tmp_path / "whole")
-    fit(_config(), Dots(), tmp_path / "parts", stop_after=stop)
-    parts = fit(_config(), Dots(), tmp_path / "parts")
+    whole = fit(small_config(), Dots(), tmp_path / "whole")
+    fit(small_config(), Dots(), tmp_path / "parts", stop_after=stop)
+    parts = fit(small_config(), Dots(), tmp_path / "parts")
     a, b = (load_network(path)[0].state_dict() for path in (whole, parts))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -81,7 +39,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, stop: int
 def test_semantic_heads_are_untouched_until_the_retrieval_loss_joins(tmp_path: Path) -> None:
     states = []
     for stop in (1, 2, 3):
-        network, _ = load_network(fit(_config(), Dots(), tmp_path / "run", stop_after=stop))
+        network, _ = load_network(fit(small_config(), Dots(), tmp_path / "run", stop_after=stop))
         states.append({name: value.clone() for name, value in network.ground.semantic_head.state_dict().items()})
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert any(not torch.equal(states[1][name], states[2][name]) for name in states[0])
@@ -89,7 +47,7 @@ def test_semantic_heads_are_untouched_until_the_retrieval_loss_joins(tmp_path: P
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match="step 0") as caught:
-        fit(_config(), Infinite(), tmp_path)
+        fit(small_config(), Infinite(), tmp_path)
     (file,) = tmp_path.glob("not_finite_step0_rank0.npz")
     assert str(file) in str(caught.value)
     batch = np.load(file)
@@ -99,15 +57,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path: P
 
 
 def test_another_run_is_not_continued(tmp_path: Path) -> None:
-    fit(_config(), Dots(), tmp_path, stop_after=1)
+    fit(small_config(), Dots(), tmp_path, stop_after=1)
     with pytest.raises(InputError, match="another seed"):
-        fit(_config(seed=1), Dots(), tmp_path)
+        fit(small_config(seed=1), Dots(), tmp_path)
 
 
 def test_a_run_can_start_from_the_weights_of_another(tmp_path: Path) -> None:
-    first = fit(_config(steps=1), Dots(), tmp_path / "first")
+    first = fit(small_config(steps=1), Dots(), tmp_path / "first")
     standing = {"warmup_steps": 0, "learning_rate": 1e-12}
-    second = fit(_config(steps=1, start_from=first, optimiser=standing), Dots(), tmp_path / "second")
+    second = fit(small_config(steps=1, start_from=first, optimiser=standing), Dots(), tmp_path / "second")
     a, b = (dict(load_network(path)[0].named_parameters()) for path in (first, second))
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=1e-9, rtol=1e-5)
@@ -115,7 +73,7 @@ def test_a_run_can_start_from_the_weights_of_another(tmp_path: Path) -> None:
 
 def test_ablations_train_only_what_they_use(tmp_path: Path) -> None:
     losses = {"distribution": 0, "matching": 0, "reranking": 0}
-    network, content = load_network(fit(_config(losses=losses, steps=1), Dots(), tmp_path))
+    network, content = load_network(fit(small_config(losses=losses, steps=1), Dots(), tmp_path))
     assert content["ablation"] == {"unified_learning": False, "feature_aggregator": True, "reranking_loss": False}
     with torch.no_grad():
         aerial = network.encode_aerial(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
@@ -124,7 +82,7 @@ def test_ablations_train_only_what_they_use(tmp_path: Path) -> None:
 
 def test_a_checkpoint_becomes_a_bundle_with_its_calibration(tmp_path: Path) -> None:
     """The command line from checkpoint to manifest."""
-    checkpoint = fit(_config(steps=1), Dots(), tmp_path / "run")
+    checkpoint = fit(small_config(steps=1), Dots(), tmp_path / "run")
     calibration = Calibration(0.4, 0.06, 0.03, 0.9, position_floor_m=0.2)
     report = CalibrationReport(calibration, {}, {}, 1.0, 1, "made up")
     (tmp_path / "calibration.json").write_text(report.to_json())

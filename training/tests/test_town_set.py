@@ -7,7 +7,7 @@ import pytest
 
 from unifygeo_ros.errors import InputError
 from unifygeo_ros.geodesy import tile_from_map
-from unifygeo_training.data.towns import TownPairs
+from unifygeo_training.data.towns import Member, TownPairs
 from unifygeo_training.judging.town_set import TownImages
 from unifygeo_training.model.config import TOWNS_ATTO
 from unifygeo_training.towns.pairs import CachedTown, TownRecord
@@ -70,6 +70,26 @@ def test_training_pairs_show_the_camera_where_they_say() -> None:
         )
         around = pair.tile[int(row) - 2 : int(row) + 3, int(column) - 2 : int(column) + 3]
         assert around.mean() > 200
+
+
+def test_places_are_counted_through_the_towns() -> None:
+    """Tiles for hard negatives: of each camera in the order of the towns, overlapping in one town alone."""
+    rng = np.random.default_rng(0)
+    first, second = rng.uniform(110, 170, (3, 2)), np.array([[140.0, 140.0], [20.0, 140.0], [230.0, 140.0]])
+    pairs = TownPairs([_town(first), _town(second, seed=2)], TOWNS_ATTO, camera_range=0.5)
+    tiles = pairs.tiles(None)
+    assert len(pairs) == len(tiles.area) == 6
+    np.testing.assert_array_equal(tiles.centre_m, [*first, [140, 140], [35, 140], [230, 140]])  # inside the town
+    assert tiles.overlaps(0, [1])
+    assert not tiles.overlaps(0, [3])  # the same coordinates, but of another town
+    assert not tiles.overlaps(3, [0, 1, 2, 4, 5])
+    assert pairs.member(4, tiles) == Member(town=1, panorama=1, east_m=35.0, north_m=140.0)
+
+    moved = pairs.tiles(np.random.default_rng(1))
+    offsets = (moved.centre_m - tiles.centre_m)[[0, 1, 2, 3]]
+    assert 0 < np.abs(offsets).max() <= 0.5 * 35.0
+    pair = pairs.read(pairs.member(3, moved), rng)
+    assert np.array(pair.position) * 70 - 35 == pytest.approx([offsets[3, 1], -offsets[3, 0]])
 
 
 def test_panoramas_of_another_size_are_refused() -> None:

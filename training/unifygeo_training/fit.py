@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,20 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from unifygeo_ros.errors import ConfigurationError, InputError, UnifyGeoError
 from unifygeo_training.checkpoint import load_strictly, read_tensors
+from unifygeo_training.data.hard_negatives import ComparablePairs, DescriptorTable, HardNegatives
 from unifygeo_training.data.pairs import Batches, PairSet
+from unifygeo_training.description import describe
 from unifygeo_training.fit_config import FitConfig, OptimiserConfig
+from unifygeo_training.loading import loaded
 from unifygeo_training.model.network import UnifyGeo
 from unifygeo_training.objective import Objective
 
 CHECKPOINT_NAME = "last.pt"
+Draw = Callable[[np.random.Generator, int], Sequence[Any]]
 
 
 class NonFiniteLossError(UnifyGeoError):
@@ -54,7 +57,9 @@ def fit(config: FitConfig, pairs: PairSet, output: Path | str, *, stop_after: in
         raise ConfigurationError(
             f"batch_size {config.batch_size} is not a multiple of the {fabric.world_size} devices; choose one that is"
         )
-    run = _Run(config, fabric)
+    if config.hard_negatives is not None and not isinstance(pairs, ComparablePairs):
+        raise ConfigurationError(f"hard_negatives: {config.data.describe()} cannot be compared; leave them out")
+    run = Run(config, fabric)
     first = run.resume(output / CHECKPOINT_NAME)
     if fabric.is_global_zero:
         output.mkdir(parents=True, exist_ok=True)
@@ -62,8 +67,7 @@ def fit(config: FitConfig, pairs: PairSet, output: Path | str, *, stop_after: in
     last = config.steps if stop_after is None else min(stop_after, config.steps)
     with _progress(config, fabric, first) as bar:
         clock = _Clock()
-        batches = clock.waits(_batches(config, pairs, fabric, first, last))
-        for step, batch in zip(range(first, last), batches, strict=True):
+        for step, batch in run.batches(pairs, first, last, clock):
             values = run.step(step, batch, output)
             done = step + 1
             if done % config.log_every == 0 or done == last:
@@ -102,7 +106,7 @@ class _Clock:
         return speed
 
 
-class _Run:
+class Run:
     """The state of a run: what a checkpoint holds."""
 
     def __init__(self, config: FitConfig, fabric: Fabric) -> None:
@@ -117,6 +121,22 @@ class _Run:
         optimiser = _optimiser(self.network, config.optimiser)
         self.objective, self.optimiser = fabric.setup(objective, optimiser)
         self.objective.train()
+        self.table: DescriptorTable | None = None
+
+    def batches(self, pairs: PairSet, first: int, last: int, clock: _Clock) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Steps first … last − 1 with this rank's batches; before some steps the places are described anew."""
+        hard, start = self.config.hard_negatives, first
+        while start < last:
+            end, draw = last, pairs.draw
+            if hard is not None:
+                end = min(last, hard.next_description(start))
+                if hard.describes_at(start):
+                    self.table = describe(self.network, pairs, self.config, self.fabric, start)
+                if self.table is not None:
+                    draw = HardNegatives(pairs, self.table, hard).draw
+            batches = clock.waits(_batches(self.config, pairs, draw, self.fabric, start, end))
+            yield from zip(range(start, end), batches, strict=True)
+            start = end
 
     def step(self, step: int, batch: dict[str, Tensor], output: Path) -> dict[str, Tensor | float]:
         """One optimiser step. Raises NonFiniteLossError before anything that is not finite reaches the weights."""
@@ -156,6 +176,8 @@ class _Run:
             "trained_on": self.config.data.describe(),
             "ablation": self.config.ablation(),
         }
+        if self.table is not None:
+            state["hard_negatives"] = self.table.state()
         if self.fabric.is_global_zero:
             temporary = output / f"{CHECKPOINT_NAME}.{os.getpid()}.tmp"
             torch.save(state, temporary)
@@ -179,6 +201,8 @@ class _Run:
             )
         self.network.load_state_dict(state["model"], strict=True)
         self.optimiser.load_state_dict(state["optimiser"])
+        if "hard_negatives" in state:
+            self.table = DescriptorTable.from_state(state["hard_negatives"])
         return int(state["step"])
 
 
@@ -207,7 +231,9 @@ def _compile(network: UnifyGeo) -> None:
     network.decoder.compile()
 
 
-def _batches(config: FitConfig, pairs: PairSet, fabric: Fabric, first: int, last: int) -> Iterable[dict[str, Tensor]]:
+def _batches(
+    config: FitConfig, pairs: PairSet, draw: Draw, fabric: Fabric, first: int, last: int
+) -> Iterable[dict[str, Tensor]]:
     """This rank's batches of steps first … last − 1, on its device, prepared ahead by the workers."""
     batches = Batches(
         pairs,
@@ -216,16 +242,9 @@ def _batches(config: FitConfig, pairs: PairSet, fabric: Fabric, first: int, last
         seed=config.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
+        draw=draw,
     )
-    loader: Any = DataLoader(
-        batches,
-        batch_size=None,  # an item is a batch
-        sampler=range(first, last),
-        num_workers=config.hardware.workers,
-        pin_memory=fabric.device.type == "cuda",
-        prefetch_factor=4 if config.hardware.workers else None,
-    )
-    return fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    return loaded(batches, range(first, last), fabric, workers=config.hardware.workers)
 
 
 def _progress(config: FitConfig, fabric: Fabric, first: int) -> tqdm[Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from unifygeo_training.data.augmentation import AugmentationConfig
+from unifygeo_training.data.hard_negatives import HardNegativesConfig
 from unifygeo_training.data.towns import TownsConfig
 from unifygeo_training.model.config import NetworkConfig
 from unifygeo_training.objective import LossConfig
@@ -50,6 +51,7 @@ class FitConfig(_Settings):
     """batch_size: over all devices. steps: optimiser steps of the whole run.
 
     start_from: a checkpoint of the same network whose weights are the initial ones; the optimiser starts afresh.
+    hard_negatives: None: the data set draws all batches.
     """
 
     network: NetworkConfig = NetworkConfig()
@@ -58,6 +60,7 @@ class FitConfig(_Settings):
     data: TownsConfig
     augmentation: AugmentationConfig = AugmentationConfig()
     losses: LossConfig = LossConfig()
+    hard_negatives: HardNegativesConfig | None = None
     optimiser: OptimiserConfig = OptimiserConfig()
     hardware: HardwareConfig = HardwareConfig()
     seed: int = Field(default=0, ge=0)
@@ -65,6 +68,23 @@ class FitConfig(_Settings):
     steps: int = Field(ge=1)
     log_every: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
+
+    @field_validator("hard_negatives")
+    @classmethod
+    def _descriptors_are_trained(
+        cls, value: HardNegativesConfig | None, info: ValidationInfo
+    ) -> HardNegativesConfig | None:
+        if value is None or "losses" not in info.data:
+            return value
+        losses = info.data["losses"]
+        if losses.retrieval == 0:
+            raise ValueError("losses.retrieval 0 never trains the descriptors; leave one of the two out")
+        if value.from_step <= losses.retrieval_from_step and info.data.get("start_from") is None:
+            raise ValueError(
+                f"from_step must be above losses.retrieval_from_step {losses.retrieval_from_step}: until then no "
+                "gradient has touched the descriptors"
+            )
+        return value
 
     def ablation(self) -> dict[str, bool]:
         """The switches of Tables V–VII that this config amounts to (`unifygeo_training.judging.tables.Ablation`)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,14 +47,16 @@ class Batches(Dataset[dict[str, npt.NDArray[Any]]]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        draw: Callable[[np.random.Generator, int], Sequence[Any]] | None = None,
     ) -> None:
-        """batch_size: of one rank."""
+        """batch_size: of one rank. draw: in the place of the data set's own `draw`, under the same terms."""
         self.pairs, self.batch_size, self.augmentation = pairs, batch_size, augmentation
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.draw = draw or pairs.draw
 
     def __getitem__(self, step: int) -> dict[str, npt.NDArray[Any]]:
         """panorama uint8 (N, H, W, 3), tile uint8 (N, L, L, 3), position float32 (N, 2)."""
-        members = self.pairs.draw(np.random.default_rng((self.seed, step)), self.batch_size * self.world_size)
+        members = self.draw(np.random.default_rng((self.seed, step)), self.batch_size * self.world_size)
         first = self.rank * self.batch_size
         pairs = []
         for place in range(first, first + self.batch_size):

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from unifygeo_ros.errors import ConfigurationError, InputError
+from unifygeo_training.data.hard_negatives import Tiles
 from unifygeo_training.data.pairs import Pair
 from unifygeo_training.model.config import NetworkConfig
 from unifygeo_training.towns.pairs import CachedTown, folder_of, load_town
@@ -60,7 +61,10 @@ class Member:
 
 
 class TownPairs:
-    """Panoramas of some towns, each with a tile of random offset around its camera (a `PairSet`)."""
+    """Panoramas of some towns, each with a tile of random offset around its camera (`ComparablePairs`).
+
+    Places are counted through all towns in their order.
+    """
 
     def __init__(
         self,
@@ -79,6 +83,24 @@ class TownPairs:
                     f"town {town.record.seed} has panoramas of {town.panoramas.shape[1:3]}, the network takes "
                     f"{(network.ground_height, network.ground_width)}; render the towns again or change the config"
                 )
+        self._first = np.cumsum([0, *(len(town.positions) for town in towns)])
+        self._town = np.repeat(np.arange(len(towns)), np.diff(self._first))
+
+    def __len__(self) -> int:
+        return len(self._town)
+
+    def tiles(self, rng: np.random.Generator | None) -> Tiles:
+        """rng None: each tile is centred on its camera."""
+        positions = np.concatenate([town.positions for town in self.towns])
+        offsets = 0.0 if rng is None else rng.uniform(-self.reach_m, self.reach_m, positions.shape)
+        sizes = np.array([town.record.size_m for town in self.towns])[self._town, None]
+        centres = np.clip(positions + offsets, self.side_m / 2, sizes - self.side_m / 2)
+        return Tiles(self._town, centres, self.side_m)
+
+    def member(self, place: int, tiles: Tiles) -> Member:
+        town = int(self._town[place])
+        east_m, north_m = tiles.centre_m[place]
+        return Member(town, int(place - self._first[town]), float(east_m), float(north_m))
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Member]:
         """Members from `towns_per_batch` towns, tiles of one town at least half a tile's side apart (in the larger of
