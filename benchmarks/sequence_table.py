@@ -10,6 +10,14 @@ first rows; the rows' results are those of separate replays.
 
 Recovery: the drive again, of which a piece from the middle is cut out while clock and odometry go on, as of a vehicle
 that was carried. Time until the next fix within the alert limit, and the fixes beyond it before that.
+
+Settings are chosen on validation drives (towns 900 to 999), never on those of the table:
+
+    python benchmarks/sequence_table.py --model MODEL --rows '**' --redraw 4 \
+        --sweep accuracy_correlation_m=2,4,8 --sweep correlation_m=5,10 drives/900 drives/901
+
+tries all combinations. A drive is one draw of the odometry's scale, of its drift and of the IMU's bias, and ANEES over
+a few drives says little; `--redraw` adds replays of each drive with these errors drawn anew, the images as they are.
 """
 
 from __future__ import annotations
@@ -150,12 +158,13 @@ def rows(base: TrackerConfig) -> list[Row]:
 
 @dataclass(frozen=True)
 class Recording:
-    """A drive in memory: what arrived, in order, and the truth at each image's stamp."""
+    """A drive in memory: what arrived, in order, and the truth: at each image's stamp, and at any."""
 
     name: str
     arrivals: list[OdometrySample | ImuSample | Any]
     truth: dict[int, TruthPose | None]
     image_stamps: list[int]
+    whole_truth: Truth
 
 
 def read_drive(folder: Path, index: TileIndex) -> Recording:
@@ -185,7 +194,7 @@ def read_drive(folder: Path, index: TileIndex) -> Recording:
             arrivals.append(imu_sample(content))
         else:
             arrivals.append(odometry_sample(content))
-    return Recording(folder.name, arrivals, poses, stamps)
+    return Recording(folder.name, arrivals, poses, stamps, truth)
 
 
 def stamp_of(message: Any) -> int:
@@ -235,7 +244,50 @@ def carried(recording: Recording) -> tuple[Recording, int]:
             stamps.append(new)
             item = (item, new)
         arrivals.append(item)
-    return Recording(recording.name + ", carried", arrivals, truth, stamps), next(s for s in stamps if s >= end - shift)
+    shorter = Recording(recording.name + ", carried", arrivals, truth, stamps, recording.whole_truth)
+    return shorter, next(s for s in stamps if s >= end - shift)
+
+
+SCALE, SPEED_M_S = 0.02, 0.03
+YAW_RATE_BIAS_RAD_S, YAW_RATE_RAD_S = np.radians(0.06), np.radians(0.4)
+YAW_BIAS_RAD, YAW_WALK_RAD_SQRT_S, YAW_RAD = np.radians(1.0), np.radians(0.06), np.radians(0.3)
+"""Standard deviations of `redrawn`, as of `unifygeo-train towns drive`: of the wheels' scale and the yaw rate's bias,
+drawn once; of each sample's speed and yaw rate; of the IMU's bias at the start, its walk and its white noise."""
+
+
+def redrawn(recording: Recording, seed: int) -> Recording:
+    """The drive with other errors of wheel odometry and of the IMU's yaw; the images and all else are as they were."""
+    rng = np.random.default_rng([seed, len(recording.arrivals)])
+    scale, drift = 1 + SCALE * rng.standard_normal(), YAW_RATE_BIAS_RAD_S * rng.standard_normal()
+    bias = YAW_BIAS_RAD * rng.standard_normal()
+    pose, last, imu_ns = np.zeros(3), None, None
+    arrivals: list[Any] = []
+    for item in recording.arrivals:
+        if isinstance(item, (OdometrySample, ImuSample)):
+            truth = recording.whole_truth.at(item.stamp_ns)
+            if truth is None or truth.yaw_rad is None:
+                continue
+            if isinstance(item, OdometrySample):
+                if last is not None:
+                    time_s = (item.stamp_ns - last[0]) / 1e9
+                    way = math.hypot(truth.east_m - last[1].east_m, truth.north_m - last[1].north_m)
+                    step = scale * way + SPEED_M_S * time_s * rng.standard_normal()
+                    turn = wrap_angle(truth.yaw_rad - last[1].yaw_rad)
+                    turn += (drift + YAW_RATE_RAD_S * rng.standard_normal()) * time_s
+                    middle = pose[2] + turn / 2
+                    pose = pose + np.array([step * math.cos(middle), step * math.sin(middle), turn])
+                last = (item.stamp_ns, truth)
+                x, y, yaw = (float(value) for value in pose)
+                item = dataclasses.replace(item, x_m=x, y_m=y, yaw_rad=wrap_angle(yaw))
+            else:
+                time_s = 0.0 if imu_ns is None else (item.stamp_ns - imu_ns) / 1e9
+                bias += YAW_WALK_RAD_SQRT_S * math.sqrt(time_s) * rng.standard_normal()
+                imu_ns = item.stamp_ns
+                item = dataclasses.replace(
+                    item, yaw_rad=wrap_angle(truth.yaw_rad + bias + YAW_RAD * rng.standard_normal())
+                )
+        arrivals.append(item)
+    return dataclasses.replace(recording, name=f"{recording.name}, redraw {seed}", arrivals=arrivals)
 
 
 def play(recording: Recording, localizer: SharedWork, row: Row, decoded: dict[int, CameraImage]) -> list[FrameResult]:
@@ -426,46 +478,66 @@ def index_of(folder: Path, bundle: ModelBundle, engines: Any) -> TileIndex:
     return open_index(path, bundle=bundle)
 
 
+def changed(config: TrackerConfig, settings: dict[str, str]) -> TrackerConfig:
+    values = {name: type(getattr(config, name))(value) for name, value in settings.items()}
+    return dataclasses.replace(config, **values)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("drives", type=Path, nargs="+", help="folders with town.tif and bag")
     parser.add_argument("--rows", default="", help="only rows whose name contains this")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="tracker settings")
+    parser.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE,VALUE",
+        help="tracker settings of which all combinations are tried, each a row of its own",
+    )
+    parser.add_argument("--redraw", type=int, default=0, metavar="N", help="add N replays with other sensor errors")
     parser.add_argument("--no-recovery", action="store_true")
     parser.add_argument("--json", type=Path, help="all outcomes, for further use")
     parser.add_argument("--pictures", type=Path, help="folder for a picture of each drive and row")
     args = parser.parse_args()
-    defaults = TrackerConfig()
-    changes = {}
-    for text in args.set:
-        name, value = text.split("=", 1)
-        changes[name] = type(getattr(defaults, name))(value)
-    chosen = [row for row in rows(dataclasses.replace(defaults, **changes)) if args.rows in row.name]
+    base = changed(TrackerConfig(), dict(text.split("=", 1) for text in args.set))
+    swept = [(name, values.split(",")) for name, values in (text.split("=", 1) for text in args.sweep)]
+    chosen = []
+    for values in itertools.product(*(values for _, values in swept)):
+        settings = {name: value for (name, _), value in zip(swept, values, strict=True)}
+        label = "".join(f", {name} = {value}" for name, value in settings.items())
+        chosen += [
+            dataclasses.replace(row, name=row.name + label)
+            for row in rows(changed(base, settings))
+            if args.rows in row.name
+        ]
     outcomes: dict[str, list[Outcome]] = {row.name: [] for row in chosen}
     bundle = load_bundle(args.model)
     with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
         for folder in args.drives:
             index = index_of(folder, bundle, engines)
-            recording = read_drive(folder, index)
-            shorter, since = carried(recording)
+            original = read_drive(folder, index)
             memory: SharedWork | None = None
             decoded: dict[int, CameraImage] = {}
-            for row in chosen:
-                config = LocalizerConfig(pyramid_cache_tiles=4096)
-                localizer = row.localizer(index, bundle, engines, config, CAMERA)
-                if memory is not None:
-                    localizer._encodings, localizer._decodings = memory._encodings, memory._decodings
-                    localizer._pyramids = memory._pyramids
-                memory = localizer
-                results = play(recording, localizer, row, decoded)
-                if args.pictures is not None:
-                    draw(results, f"{folder.name}, {row.name.strip('*')}", args.pictures)
-                recovered = None
-                if not args.no_recovery:
-                    recovered = recovery(play(shorter, localizer, row, decoded), since, Criteria().alert_limit_m)
-                outcomes[row.name].append(outcome_of(row, recording, results, recovered))
-                print(f"{folder.name}: {line(row.name, outcomes[row.name][-1:])}", file=sys.stderr, flush=True)
+            for seed in range(args.redraw + 1):
+                recording = redrawn(original, seed) if seed else original
+                shorter, since = carried(recording)
+                for row in chosen:
+                    config = LocalizerConfig(pyramid_cache_tiles=4096)
+                    localizer = row.localizer(index, bundle, engines, config, CAMERA)
+                    if memory is not None:
+                        localizer._encodings, localizer._decodings = memory._encodings, memory._decodings
+                        localizer._pyramids = memory._pyramids
+                    memory = localizer
+                    results = play(recording, localizer, row, decoded)
+                    if args.pictures is not None:
+                        draw(results, f"{recording.name}, {row.name.strip('*')}", args.pictures)
+                    recovered = None
+                    if not args.no_recovery:
+                        recovered = recovery(play(shorter, localizer, row, decoded), since, Criteria().alert_limit_m)
+                    outcomes[row.name].append(outcome_of(row, recording, results, recovered))
+                    print(f"{recording.name}: {line(row.name, outcomes[row.name][-1:])}", file=sys.stderr, flush=True)
     print(HEADER)
     for row in chosen:
         print(line(row.name, outcomes[row.name]))

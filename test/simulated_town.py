@@ -150,6 +150,7 @@ class SimulatedLocalizer:
         self._error = self._rng.standard_normal(2)
         self._outlier = self._rng.random() < model.outliers
         self.requests: list[tuple[Prior | None, Heading | None, int, int | None]] = []
+        self.outliers: set[int] = set()  # stamps of images that did not show where they were taken
 
     def locate(self, image: CameraImage, prior: Prior | None = None, heading: Heading | None = None) -> Fix | Rejection:
         raise NotImplementedError("the simulation only observes")
@@ -174,6 +175,8 @@ class SimulatedLocalizer:
         aliases = model.aliases if self._way < model.alias_m else ()
         seen = [pose[:2]] + [pose[:2] + np.array(alias) for alias in aliases]
         place = np.full(len(centres), -1)
+        if self._outlier or misled:
+            self.outliers.add(image.stamp_ns)
         for number, position in enumerate(seen):
             inside = (np.abs(centres - position) <= SIDE_M / 2).all(1)
             if not (self._outlier or misled):

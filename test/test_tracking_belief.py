@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,17 +65,25 @@ class GridFilter:
         moved = ndimage.gaussian_filter(moved, sigma, mode="wrap", truncate=8)
         self.density = (1 - restart) * moved + restart / AREA
 
-    def observe(self, e: Evidence, exponent: float) -> None:
-        likelihood = e.open_share + AREA * grid_density(e.means_m, e.covariances_m2, e.weights)
-        self.density = self.density * likelihood**exponent
+    def observe(self, e: Evidence) -> None:
+        self.density = self.density * (e.open_share + AREA * grid_density(e.means_m, e.covariances_m2, e.weights))
         self.density /= self.density.sum()
+
+
+def observe(
+    belief: Belief, e: Evidence, exponent: float = 1.0, lever_m: tuple[float, float] = (0.0, 0.0), limit: int = 400
+) -> tuple[Belief, np.ndarray]:
+    near = np.ones(len(belief), bool)
+    return beliefs.observe(
+        belief, e, area_m2=AREA, exponent=exponent, near=near, lever_m=lever_m, prune=1e-9, limit=limit
+    )
 
 
 def as_grid(belief: Belief) -> np.ndarray:
     return grid_density(belief.means[:, :2], belief.covariances[:, :2, :2], belief.weights) + belief.elsewhere / AREA
 
 
-def drive_both(seed: int, exponent: float) -> tuple[list[float], list[float], np.ndarray]:
+def drive_both(seed: int) -> tuple[list[float], list[float], np.ndarray]:
     """Both filters over twelve images of an aliased drive. Returns, image by image, the total variation between them
     and the difference of the belief within 6 m of the truth; and the grid's last density."""
     rng = np.random.default_rng(seed)
@@ -102,11 +111,8 @@ def drive_both(seed: int, exponent: float) -> tuple[list[float], list[float], np
             ],
             open_share=0.2,
         )
-        grid.observe(e, exponent)
-        near = np.ones(len(belief), bool)
-        belief, _ = beliefs.observe(
-            belief, e, area_m2=AREA, exponent=exponent, near=near, lever_m=(0.0, 0.0), prune=1e-9, limit=400
-        )
+        grid.observe(e)
+        belief, _ = observe(belief, e)
         belief = beliefs.reduce(belief, merge_distance2=0.5, limit=200)
         mine = as_grid(belief)
         variations.append(0.5 * float(np.abs(mine - grid.density).sum()))
@@ -118,46 +124,103 @@ def drive_both(seed: int, exponent: float) -> tuple[list[float], list[float], np
 
 @pytest.mark.parametrize("seed", range(3))
 def test_filter_agrees_with_an_exhaustive_grid(seed: int) -> None:
-    variations, differences, _ = drive_both(seed, exponent=1.0)
+    variations, differences, _ = drive_both(seed)
     assert max(variations) < 0.04
     assert max(differences) < 0.02
 
 
-@pytest.mark.parametrize(("exponent", "variation"), [(0.3, 0.15), (0.6, 0.08)])
-def test_tempered_filter_agrees_with_the_tempered_grid(exponent: float, variation: float) -> None:
-    """Eq. 3 keeps the peaks' heights and volumes and the floor, and approximates their slopes."""
-    for seed in range(2):
-        variations, differences, _ = drive_both(seed, exponent)
-        assert max(variations) < variation
-        assert max(differences) < 0.1
-
-
 def test_the_grid_drive_is_no_trivial_one() -> None:
     """The oracle itself is uncertain on the way and certain at the end, else agreement would mean little."""
-    _, _, density = drive_both(0, 1.0)
+    _, _, density = drive_both(0)
     assert density.max() > 0.03
     assert 0.5 * np.abs(density - 1 / AREA).sum() > 0.9
 
 
-def test_tempering_keeps_peak_and_floor_and_ends_in_nothing() -> None:
-    e = evidence([(0.5, 50, 50, 2.0), (0.2, 50.5, 50, 2.0), (0.1, 90, 90, 5.0)], open_share=0.2)
-    exact = e.open_share + AREA * grid_density(e.means_m, e.covariances_m2, e.weights)
+def three_hypotheses() -> Belief:
+    """A narrow one where the image will be, one as wide as a tile about it, one elsewhere; told apart by support."""
+    sigmas = np.array([1.0, 20.0, 1.5])
+    covariances = np.zeros((3, 3, 3))
+    covariances[:, 0, 0] = covariances[:, 1, 1] = sigmas**2
+    covariances[:, 2, 2] = 1e-6
+    means = np.array([[60.0, 60.0, 0.0], [70.0, 75.0, 0.0], [120.0, 110.0, 0.0]])
+    return Belief(np.array([0.2, 0.3, 0.4]), means, covariances, np.array([100.0, 200.0, 300.0]), np.arange(3), 0.1)
 
-    def shape(exponent: float) -> np.ndarray:
-        z = beliefs.temper(e, AREA, exponent)
-        volume = 2 * np.pi * np.sqrt(np.linalg.det(z.spreads))
-        return z.floor + grid_density(z.positions, z.spreads, z.heights * volume)
 
-    np.testing.assert_allclose(shape(1.0), exact, rtol=1e-3)
-    for exponent in (0.2, 0.5, 0.8):
-        tempered = shape(exponent)
-        # The two that overlap are Gaussians of slightly different place: 3%. The lone one is exact.
-        assert tempered.max() == pytest.approx((exact**exponent).max(), rel=0.03)
-        assert tempered[89, 89] == pytest.approx(exact[89, 89] ** exponent, rel=0.02)
-        assert tempered[10, 150] == pytest.approx(0.2**exponent, rel=1e-6)
-    nothing = beliefs.temper(e, AREA, 1e-9)
-    assert nothing.floor == pytest.approx(1.0)
-    assert nothing.heights.max() < 1e-7
+@pytest.mark.parametrize("exponent", [0.05, 0.3, 0.7, 1.0])
+def test_a_hypothesis_is_worth_its_whole_likelihood_to_the_power_of_what_is_new(exponent: float) -> None:
+    """Eq. 3 against sums over the grid: weights, and for β = 1 the densities inside the hypotheses, too."""
+    belief = three_hypotheses()
+    e = evidence([(0.5, 61.0, 60.0, 1.5), (0.2, 62.0, 59.0, 2.0), (0.1, 40.0, 100.0, 5.0)], open_share=0.2)
+    likelihood = e.open_share + AREA * grid_density(e.means_m, e.covariances_m2, e.weights)
+    densities = [
+        grid_density(belief.means[i : i + 1, :2], belief.covariances[i : i + 1, :2, :2], np.ones(1)) for i in range(3)
+    ]
+    whole = np.array([float((density * likelihood).sum()) for density in densities])
+    worth = np.append(belief.weights, belief.elsewhere) * np.append(whole, 1.0) ** exponent
+    worth /= worth.sum()
+
+    after, likelihoods = observe(belief, e, exponent)
+    np.testing.assert_allclose(likelihoods, whole, rtol=1e-3)
+    label = np.floor(after.support / 100).astype(int)  # 0: new
+    shares = [after.weights[label == i].sum() for i in (1, 2, 3)]
+    shares.append(after.weights[label == 0].sum() + after.elsewhere)
+    np.testing.assert_allclose(shares, worth, rtol=1e-3)
+    if exponent == 1.0:
+        for i in range(3):
+            mine = after.select(label == i + 1)
+            exact = belief.weights[i] * densities[i] * likelihood / (belief.weights @ whole + belief.elsewhere)
+            density = grid_density(mine.means[:, :2], mine.covariances[:, :2, :2], mine.weights)
+            assert 0.5 * float(np.abs(density - exact).sum()) < 1e-3
+
+
+def test_an_image_of_which_nothing_is_new_changes_nothing() -> None:
+    belief = three_hypotheses()
+    e = evidence([(0.8, 61.0, 60.0, 1.5)], open_share=0.2)
+    after, likelihoods = observe(belief, e, 0.0)
+    assert after is belief
+    assert likelihoods[0] > 100 * likelihoods[2]
+    after, _ = observe(belief, e, 1e-6)
+    np.testing.assert_allclose(after.weights[:3], belief.weights, rtol=1e-4)
+
+
+def test_what_is_forgotten_goes_elsewhere_and_not_back_to_what_is_kept() -> None:
+    belief = one(0.0, 0.01)
+    rng = np.random.default_rng(2)
+    e = evidence([(0.5 / 30, *rng.uniform(60, 150, 2), 1.0) for _ in range(30)], open_share=0.5)
+    everything, _ = observe(belief, e, 0.4, limit=400)
+    little, _ = observe(belief, e, 0.4, limit=3)
+    assert (len(everything), len(little)) == (31, 3)
+    assert little.weights[0] == pytest.approx(everything.weights[0])
+    assert little.elsewhere > everything.elsewhere
+    assert little.weights.sum() + little.elsewhere == pytest.approx(1.0)
+    reduced = beliefs.reduce(everything, merge_distance2=0.5, limit=10)
+    assert reduced.weights[0] == pytest.approx(everything.weights[0])
+
+
+def test_a_light_hypothesis_is_not_crowded_out_by_variants_of_a_heavy_one() -> None:
+    rng = np.random.default_rng(4)
+    count = 100
+    means = np.concatenate([rng.normal(0.0, 2.0, (count, 3)) * [1, 1, 0.01], [[500.0, 300.0, 1.0]]])
+    weights = np.append(rng.dirichlet(np.ones(count)) * 0.9, 1e-5)
+    covariances = np.tile(np.diag([0.1, 0.1, 1e-3]), (count + 1, 1, 1))
+    belief = Belief(weights, means, covariances, np.zeros(count + 1), np.zeros(count + 1, int), 0.1 - 1e-5)
+    reduced = beliefs.reduce(belief, merge_distance2=0.5, limit=20)
+    assert len(reduced) <= 20
+    far = reduced.means[:, 0] > 400
+    assert reduced.weights[far].sum() == pytest.approx(1e-5)
+    assert reduced.elsewhere == pytest.approx(belief.elsewhere)  # nothing had to be forgotten
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_written_out_mahalanobis_lengths_are_those_of_the_inverse(dimensions: int) -> None:
+    rng = np.random.default_rng(6)
+    roots = rng.standard_normal((40, dimensions, dimensions)) * np.array([20.0, 3.0, 0.01])[:dimensions, None]
+    covariances = roots @ roots.transpose(0, 2, 1) + 1e-6 * np.eye(dimensions)
+    apart = rng.standard_normal((25, 40, dimensions)) * np.array([30.0, 5.0, 0.1])[:dimensions]
+    distance2, determinant = beliefs.mahalanobis2(apart, covariances)
+    expected = np.einsum("nmd,mde,nme->nm", apart, np.linalg.inv(covariances), apart)
+    np.testing.assert_allclose(distance2, expected, rtol=1e-7)
+    np.testing.assert_allclose(determinant, np.linalg.det(covariances), rtol=1e-7)
 
 
 def test_prediction_agrees_with_monte_carlo() -> None:
@@ -176,6 +239,17 @@ def test_prediction_agrees_with_monte_carlo() -> None:
     np.testing.assert_allclose(after.means[0], poses.mean(0), atol=0.06)  # first order: 8 m · ½ · 0.01 rad²
     np.testing.assert_allclose(after.covariances[0], np.cov(poses.T), atol=0.06)
     assert (after.weights[0], after.elsewhere) == (0.9, 0.1)
+
+
+def test_a_hypothesis_of_unknown_yaw_stays_a_distribution_however_far_it_moves() -> None:
+    covariance = np.diag([0.3, 0.3, math.pi**2 / 3])
+    belief = Belief(np.ones(1), np.zeros((1, 3)), covariance[None], np.zeros(1), np.zeros(1, int), 0.0)
+    motion = Motion(5.0, 0.0, 0.1, 5.0, np.diag([0.05, 0.05, 0.5]))
+    for _ in range(50):
+        belief = beliefs.predict(belief, motion)
+        eigenvalues = np.linalg.eigvalsh(belief.covariances[0])
+        assert eigenvalues[0] > 0
+        assert belief.covariances[0, 2, 2] == pytest.approx(math.pi**2 / 3)
 
 
 def test_motions_compose_like_poses() -> None:
@@ -238,6 +312,23 @@ def test_a_heading_that_contradicts_costs_at_most_its_outlier_share() -> None:
     assert belief.means[0, 2] == pytest.approx(0.0, abs=1e-3)
 
 
+def test_an_image_under_an_assumed_heading_tells_of_poses_that_face_there_alone() -> None:
+    """Three hypotheses at one place where the image finds nothing: one faces as assumed, one away, one may face
+    anywhere."""
+    covariances = np.tile(np.diag([1.0, 1.0, 0.001]), (3, 1, 1))
+    covariances[2, 2, 2] = math.pi**2 / 3
+    means = np.array([[50.0, 50.0, 0.3], [50.0, 50.0, 2.0], [50.0, 50.0, 0.3]])
+    belief = Belief(np.array([0.3, 0.3, 0.3]), means, covariances, np.zeros(3), np.zeros(3, int), 0.1)
+    e = replace(evidence([(0.8, 120.0, 120.0, 1.0)], open_share=0.2, yaw=0.3), assumed_yaw_rad=0.3)
+    after, likelihoods = observe(belief, e)
+    assert likelihoods[0] == pytest.approx(0.2, abs=0.02)
+    assert likelihoods[1] == pytest.approx(1.0, abs=1e-6)
+    assert 0.85 < likelihoods[2] < 0.95
+    # Elsewhere is as likely as before, and only what faces as assumed may be where the image says.
+    assert after.weights[1] / (after.elsewhere + after.weights[3]) == pytest.approx(0.3 / 0.1)
+    assert 0.02 < after.weights[3] / after.elsewhere < 0.15
+
+
 def test_searched_headings_choose_between_hypotheses() -> None:
     """Two hypotheses at the same place, facing opposite ways; the image finds the heading of one."""
     belief = Belief(
@@ -259,10 +350,7 @@ def test_searched_headings_choose_between_hypotheses() -> None:
         0.2,
         0.2,
     )
-    near = np.ones(2, bool)
-    after, _ = beliefs.observe(
-        belief, e, area_m2=AREA, exponent=1.0, near=near, lever_m=(0.0, 0.0), prune=1e-9, limit=50
-    )
+    after, _ = observe(belief, e)
     facing = np.abs(wrap_angle(after.means[:, 2])) < 1
     assert after.weights[facing].sum() > 0.99
     best = int(np.argmax(after.weights))
@@ -274,20 +362,9 @@ def test_searched_headings_choose_between_hypotheses() -> None:
 def test_the_lever_arm_is_applied_with_each_hypothesis_own_yaw() -> None:
     """Camera 2 m ahead of base_link, which faces north: an image at (50, 52) is base_link at (50, 50)."""
     e = evidence([(0.8, 50.0, 52.0, 1.0)], open_share=0.2, yaw=math.pi / 2)
-    after, _ = beliefs.observe(
-        beliefs.unknown(),
-        e,
-        area_m2=AREA,
-        exponent=1.0,
-        near=np.ones(0, bool),
-        lever_m=(2.0, 0.0),
-        prune=1e-9,
-        limit=9,
-    )
+    after, _ = observe(beliefs.unknown(), e, lever_m=(2.0, 0.0))
     np.testing.assert_allclose(after.means[0, :2], [50.0, 50.0], atol=1e-9)
-    moved, _ = beliefs.observe(
-        after, e, area_m2=AREA, exponent=1.0, near=np.ones(1, bool), lever_m=(2.0, 0.0), prune=1e-9, limit=9
-    )
+    moved, _ = observe(after, e, lever_m=(2.0, 0.0))
     np.testing.assert_allclose(moved.means[np.argmax(moved.weights), :2], [50.0, 50.0], atol=1e-6)
     assert after.weights[0] == pytest.approx(0.8)
 

@@ -20,12 +20,20 @@ from unifygeo_ros.tracking.motion_model import UNIFORM_YAW_VARIANCE, Motion
 
 Float64 = npt.NDArray[np.float64]
 
+SUPPORT, CONFIRMING = 10.0, 100.0
+"""An image supports a place if it is this many times likelier from there than from anywhere, and confirms it if it is
+that many times. From the right place it is by thousands, from a wrong one about as likely as from anywhere, unless the
+two look alike, and then rarely by more than hundreds."""
+
+TINY = 1e-300
+"""Keeps 0 / 0 away."""
+
 
 @dataclass(frozen=True)
 class Belief:
     """Eq. 2. weights: float64 (N,); their sum + elsewhere = 1. means: float64 (N, 3): east (m), north (m), yaw (rad) of
-    base_link in the map. covariances: float64 (N, 3, 3). support: float64 (N,), how many independent images each
-    hypothesis has agreed with since it arose. tile_ids: int64 (N,), the tile of the last one, −1: none."""
+    base_link in the map. covariances: float64 (N, 3, 3). support: float64 (N,), how many independent images have
+    confirmed each hypothesis since it arose. tile_ids: int64 (N,), the tile of the last one, −1: none."""
 
     weights: Float64
     means: Float64
@@ -38,7 +46,7 @@ class Belief:
         return len(self.weights)
 
     def select(self, chosen: npt.NDArray[np.generic]) -> Belief:
-        """The chosen hypotheses (mask or indices); what the others weighed is lost until `normalised`."""
+        """The chosen hypotheses (mask or indices). What the others weighed is lost: see `keep`."""
         return Belief(
             self.weights[chosen],
             self.means[chosen],
@@ -47,6 +55,12 @@ class Belief:
             self.tile_ids[chosen],
             self.elsewhere,
         )
+
+    def keep(self, chosen: npt.NDArray[np.generic]) -> Belief:
+        """The chosen hypotheses; the belief in the others goes elsewhere: what is forgotten is not refuted."""
+        forgotten = np.ones(len(self), bool)
+        forgotten[chosen] = False
+        return replace(self.select(chosen), elsewhere=self.elsewhere + float(self.weights[forgotten].sum()))
 
     def normalised(self) -> Belief:
         total = float(self.weights.sum()) + self.elsewhere
@@ -76,19 +90,28 @@ def predict(belief: Belief, motion: Motion) -> Belief:
         return belief
     yaw = belief.means[:, 2]
     cos, sin = np.cos(yaw), np.sin(yaw)
-    east = cos * motion.forward_m - sin * motion.left_m
-    north = sin * motion.forward_m + cos * motion.left_m
-    means = belief.means + np.stack([east, north, np.full_like(yaw, motion.turn_rad)], axis=-1)
+    step = np.empty_like(belief.means)
+    step[:, 0] = cos * motion.forward_m - sin * motion.left_m
+    step[:, 1] = sin * motion.forward_m + cos * motion.left_m
+    step[:, 2] = motion.turn_rad
+    means = belief.means + step
     means[:, 2] = wrap_angle(means[:, 2])
-    by_pose = np.tile(np.eye(3), (len(belief), 1, 1))
-    by_pose[:, 0, 2], by_pose[:, 1, 2] = -north, east
-    by_motion = np.zeros((len(belief), 3, 3))
-    by_motion[:, 0, 0], by_motion[:, 0, 1] = cos, -sin
-    by_motion[:, 1, 0], by_motion[:, 1, 1] = sin, cos
+    # ∂after / ∂before = I + s · (0, 0, 1), s the step turned by 90°, so that J P Jᵀ = P + s hᵀ + h sᵀ with
+    # h = (P's last column) + ½ (yaw's variance) s.
+    sideways = np.zeros_like(step)
+    sideways[:, 0], sideways[:, 1] = -step[:, 1], step[:, 0]
+    half = belief.covariances[:, :, 2] + 0.5 * belief.covariances[:, 2, 2, None] * sideways
+    sheared = sideways[:, :, None] * half[:, None, :]
+    by_motion = np.zeros_like(belief.covariances)
+    by_motion[:, 0, 0] = by_motion[:, 1, 1] = cos
+    by_motion[:, 0, 1], by_motion[:, 1, 0] = -sin, sin
     by_motion[:, 2, 2] = 1.0
-    covariances = by_pose @ belief.covariances @ by_pose.transpose(0, 2, 1)
+    covariances = belief.covariances + sheared + sheared.transpose(0, 2, 1)
     covariances += by_motion @ motion.covariance @ by_motion.transpose(0, 2, 1)
-    covariances[:, 2, 2] = np.minimum(covariances[:, 2, 2], UNIFORM_YAW_VARIANCE)
+    # No yaw is less certain than not at all. Its covariances shrink with it, else the matrix would be none any more.
+    shrink = np.sqrt(np.minimum(UNIFORM_YAW_VARIANCE / np.maximum(covariances[:, 2, 2], TINY), 1.0))
+    covariances[:, 2] *= shrink[:, None]
+    covariances[:, :, 2] *= shrink[:, None]
     return replace(belief, means=means, covariances=covariances)
 
 
@@ -138,66 +161,6 @@ def observe_yaw(belief: Belief, yaw_rad: float, variance_rad2: float, outlier: f
     ).normalised()
 
 
-@dataclass(frozen=True)
-class TemperedEvidence:
-    """(A · p(x | image))^β as floor + Σ_j heights[j] · exp(−½ d_j²), with d_j² = (x − z_j)ᵀ spreads[j]⁻¹ (x − z_j).
-
-    near_floor: the floor inside the search's gate. positions: float64 (M, D), D = 2: east, north of the camera, or 3:
-    with yaw. spreads: float64 (M, D, D).
-    """
-
-    floor: float
-    near_floor: float
-    heights: Float64
-    positions: Float64
-    spreads: Float64
-
-
-def temper(evidence: Evidence, area_m2: float, exponent: float) -> TemperedEvidence:
-    """Raise the evidence to a power 0 … 1: consecutive images err alike, so each counts only as much as it is new.
-
-    With b the floor (of the gate, where the components are) and g the whole density at a component's peak, relative to
-    uniform, the tempered peak is h = (b + g)^β − b^β above the tempered floor, exactly; the component's share of it is
-    its share of g; and the width is the one that keeps the tempered peak's volume. With q = ½ d² in D dimensions
-
-        spread = R · w,   w^(D/2) = 1 / (h Γ(D/2)) · ∫ q^(D/2 − 1) [(b + g e^(−q))^β − b^β] dq.                      (3)
-
-    β = 1 gives the evidence back (w = 1), β → 0 says nothing (h → 0).
-    """
-    beta, floor = exponent, evidence.near_share
-    positions, spreads = evidence.means_m, evidence.covariances_m2
-    unit = area_m2 / (2 * np.pi)
-    if evidence.measures_yaw:
-        positions = np.concatenate([positions, evidence.yaw_rad[:, None]], axis=1)
-        spreads = np.zeros((len(evidence), 3, 3))
-        spreads[:, :2, :2] = evidence.covariances_m2
-        spreads[:, 2, 2] = evidence.yaw_variance_rad2
-        unit = area_m2 / math.sqrt(2 * np.pi)  # A · 2π / (2π)^(3/2)
-    peaks = evidence.weights * unit / np.sqrt(np.linalg.det(spreads))
-    apart = positions - positions[:, None]  # (of l, at j)
-    if evidence.measures_yaw:
-        apart[..., 2] = wrap_angle(apart[..., 2])
-    whole = peaks @ np.exp(-0.5 * _mahalanobis2(apart, _inverse(spreads)))
-    rise = (floor + whole) ** beta - floor**beta
-    heights = rise * np.divide(peaks, whole, out=np.zeros_like(peaks), where=whole > 0)
-    widen = _widening(whole, rise, floor, beta, positions.shape[1])
-    return TemperedEvidence(evidence.open_share**beta, floor**beta, heights, positions, spreads * widen[:, None, None])
-
-
-def _widening(peak: Float64, rise: Float64, floor: float, exponent: float, dimensions: int) -> Float64:
-    """w of Eq. 3 for each peak, by Gauss-Legendre quadrature over q up to where the peak is e⁻⁸ of the floor."""
-    end = np.log1p(peak / floor) + 8.0
-    root = end[:, None] ** 0.5 * _NODES  # over √q, which takes the singularity of D = 1, 3 away
-    excess = (floor + peak[:, None] * np.exp(-(root**2))) ** exponent - floor**exponent
-    volume = 2 * end**0.5 * ((root ** (dimensions - 1) * excess) @ _WEIGHTS) / math.gamma(dimensions / 2)
-    share: Float64 = np.divide(volume, rise, out=np.ones_like(rise), where=rise > 0)
-    return share ** (2 / dimensions)
-
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
-_NODES, _WEIGHTS = 0.5 * (_NODES + 1), 0.5 * _WEIGHTS  # on 0 … 1
-
-
 def observe(
     belief: Belief,
     evidence: Evidence,
@@ -208,126 +171,189 @@ def observe(
     lever_m: tuple[float, float],
     prune: float,
     limit: int,
-) -> tuple[Belief, float]:
-    """Bayes' rule with an image, tempered by `exponent`; at most `limit` hypotheses of at least `prune` remain. Also
-    returns the norm: the tempered likelihood of the image under the whole belief, relative to uniform evidence.
+) -> tuple[Belief, Float64]:
+    """Bayes' rule with an image of which the share `exponent`, β, is new.
 
-    near: bool (N,), hypotheses inside the search's gate. lever_m: camera in base_link, forward and left.
+    near: bool (N,), hypotheses inside the search's gate. lever_m: camera in base_link, forward and left. At most
+    `limit` hypotheses of at least `prune` remain. Also returns each hypothesis' likelihood, float64 (N,): how much
+    likelier the image is from there than from anywhere, nothing tempered.
 
-    Each hypothesis goes on as it was (the image was an outlier, or from somewhere not looked at) and once with each
-    component of the evidence that is near; every component may also be a new hypothesis, out of `elsewhere`.
+    With L(x) = b + A Σ_j weights[j] N(x; component j), b the open share, hypothesis i as a whole is worth
+
+        weights[i] ← weights[i] · (∫ p_i(x) L(x) dx)^β,      ∫ p_i L = b + Σ_j l_ij,                                 (3)
+
+    and so is `elsewhere`, whose ∫ is 1: an image is as likely as any if the vehicle may be anywhere. Of the new weight
+    b^β goes on as it was (the image was an outlier, or from somewhere not looked at), the rest agrees with the
+    components in proportion to l_ij; every component may also be a new hypothesis, out of `elsewhere`. β = 1 is Bayes'
+    rule itself. Where the heading was assumed, L is that with the probability that the pose faces about there, else 1.
     """
-    if exponent <= 0 or len(evidence) == 0:
-        return belief, 1.0
-    z = temper(evidence, area_m2, exponent)
-    dimensions = z.positions.shape[1]
-    # ∫ height · exp(−½ d²) over the region, relative to uniform
-    volumes = z.heights * (2 * np.pi) ** (dimensions / 2) * np.sqrt(np.linalg.det(z.spreads))
-    newborn = belief.elsewhere * volumes / (area_m2 * (2 * np.pi if evidence.measures_yaw else 1.0))
-    went_on = np.where(near, z.near_floor, z.floor) * belief.weights
-
-    # Pairs that are not hopelessly apart: d² ≥ |Δ|² / trace(S).
-    yaw = belief.means[:, 2]
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    forward, left = lever_m
-    east, north = cos * forward - sin * left, sin * forward + cos * left
-    predicted = belief.means[:, :2] + np.stack([east, north], axis=-1)
-    jacobian = np.zeros((len(belief), dimensions, 3))
-    jacobian[:, 0, 0] = jacobian[:, 1, 1] = 1.0
-    jacobian[:, 0, 2], jacobian[:, 1, 2] = -north, east
+    lever = _turned(belief.means[:, 2], *lever_m)
+    sideways = np.stack([-lever[:, 1], lever[:, 0]], axis=-1)
+    # P Hᵀ and H P Hᵀ for H = ∂(camera's place, and yaw where it was measured) / ∂(pose)
+    cross = belief.covariances[:, :, :2] + belief.covariances[:, :, 2:] * sideways[:, None, :]
+    images = cross[:, :2] + sideways[:, :, None] * cross[:, 2:]
+    places, spreads = evidence.means_m, evidence.covariances_m2
+    innovation = places - (belief.means[:, :2] + lever)[:, None]
+    uniform = area_m2 / (2 * math.pi)  # A / (2π)^(D/2); with yaw 2π A / (2π)^(D/2)
     if evidence.measures_yaw:
-        predicted = np.concatenate([predicted, yaw[:, None]], axis=1)
-        jacobian[:, 2, 2] = 1.0
-    images = jacobian @ belief.covariances @ jacobian.transpose(0, 2, 1)  # H P Hᵀ
-    gap = z.positions[None, :, :2] - predicted[:, None, :2]
-    reach = np.trace(images[:, :2, :2], axis1=1, axis2=2)[:, None] + np.trace(z.spreads[:, :2, :2], axis1=1, axis2=2)
-    hypothesis, component = np.nonzero((gap**2).sum(-1) < 50.0 * reach)
-    innovation = z.positions[component] - predicted[hypothesis]
-    if evidence.measures_yaw:
-        innovation[:, 2] = wrap_angle(innovation[:, 2])
-    total = images[hypothesis] + z.spreads[component]
-    inverse = _inverse(total)
-    distance2 = _mahalanobis2(innovation[:, None], inverse)[:, 0]
-    # weight · height · ∫ exp(−½ d_j²) N(x; hypothesis) dx = weight · height · √(|spread| / |S|) · exp(−½ d²)
-    shrink = np.sqrt(np.linalg.det(z.spreads)[component] / np.linalg.det(total))
-    agreed = belief.weights[hypothesis] * z.heights[component] * shrink * np.exp(-0.5 * distance2)
+        with_yaw = belief.covariances.copy()
+        with_yaw[:, :2, :2] = images
+        with_yaw[:, :2, 2] = with_yaw[:, 2, :2] = cross[:, 2]
+        images = with_yaw
+        cross = np.concatenate([cross, belief.covariances[:, :, 2:]], axis=2)
+        turn = wrap_angle(evidence.yaw_rad - belief.means[:, 2, None])
+        innovation = np.concatenate([innovation, turn[..., None]], axis=-1)
+        spreads = _with_yaw(evidence)
+        uniform = area_m2 / math.sqrt(2 * math.pi)
+    total = images[:, None] + spreads
+    distance2, determinant = mahalanobis2(innovation, total)
+    agreement = evidence.weights * uniform / np.sqrt(determinant) * np.exp(-0.5 * distance2)  # l_ij, (N, M)
+    floor = np.where(near, evidence.near_share, evidence.open_share)
+    told, told_elsewhere = _told(belief, evidence.assumed_yaw_rad)
+    agreement *= told[:, None]
+    floor = 1 - told * (1 - floor)
+    agreements = agreement.sum(axis=1)
+    likelihoods = floor + agreements
+    if exponent <= 0:
+        return belief, likelihoods
 
-    elsewhere = z.floor * belief.elsewhere
-    weights = np.concatenate([went_on, agreed, newborn])
-    norm = float(weights.sum()) + elsewhere
-    keep = np.flatnonzero(weights > prune * norm)
-    if len(keep) > limit:
-        keep = keep[np.argsort(-weights[keep], kind="stable")[:limit]]
-    n, p = len(went_on), len(agreed)
-    old, pair, new = keep[keep < n], keep[(keep >= n) & (keep < n + p)] - n, keep[keep >= n + p] - n - p
+    went_on = belief.weights * floor**exponent
+    rise = belief.weights * likelihoods**exponent - went_on
+    agreed = agreement * np.divide(rise, agreements, out=np.zeros_like(rise), where=agreements > 0)[:, None]
+    # What is as good as even over a hypothesis (a whole tile over a narrow one) leaves it as it was.
+    extent = images[:, 0, 0] + images[:, 1, 1]
+    even = extent[:, None] < EVEN * (spreads[:, 0, 0] + spreads[:, 1, 1])
+    went_on += (agreed * even).sum(axis=1)
+    agreed[even] = 0.0
+    open_share = (1 - told_elsewhere * (1 - evidence.open_share)) ** exponent
+    newborn = belief.elsewhere * (1 - open_share) * evidence.weights / max(float(evidence.weights.sum()), TINY)
+    elsewhere = belief.elsewhere * open_share
 
-    of = hypothesis[pair]
-    cross = belief.covariances[of] @ jacobian[of].transpose(0, 2, 1)
-    gain = cross @ inverse[pair]
-    means = belief.means[of] + (gain @ innovation[pair][:, :, None])[:, :, 0]
+    weights = np.concatenate([went_on, agreed.ravel(), newborn])
+    enough = weights > prune * (float(weights.sum()) + elsewhere)
+    kept = np.flatnonzero(enough)
+    if len(kept) > limit:
+        kept = kept[np.argsort(-weights[kept], kind="stable")[:limit]]
+        enough[:] = False
+        enough[kept] = True
+    forgotten = float(weights[~enough].sum())
+    n, m = agreement.shape
+    old, new = kept[kept < n], kept[kept >= n + n * m] - n - n * m
+    of, component = np.divmod(kept[(kept >= n) & (kept < n + n * m)] - n, max(m, 1))
+
+    gain = cross[of] @ np.linalg.inv(total[of, component])
+    means = belief.means[of] + (gain @ innovation[of, component][:, :, None])[:, :, 0]
     means[:, 2] = wrap_angle(means[:, 2])
-    covariances = _symmetric(belief.covariances[of] - gain @ cross.transpose(0, 2, 1))
-    tiles = evidence.tile_ids[component[pair]]
-    agreeing = Belief(agreed[pair], means, covariances, belief.support[of] + exponent, tiles, 0.0)
+    covariances = _symmetric(belief.covariances[of] - gain @ cross[of].transpose(0, 2, 1))
+    supported = belief.support[of] + exponent * (floor[of] + agreement[of, component] >= CONFIRMING)
+    agreeing = Belief(agreed[of, component], means, covariances, supported, evidence.tile_ids[component], 0.0)
     posterior = joined(
         replace(belief, weights=went_on).select(old),
         agreeing,
-        _born(z, evidence, new, newborn[new], lever_m, exponent),
-        elsewhere=elsewhere,
+        _born(evidence, new, newborn[new], spreads, uniform, lever_m, exponent),
+        elsewhere=elsewhere + forgotten,
     )
-    return posterior.normalised(), norm
+    return posterior.normalised(), likelihoods
+
+
+EVEN = 1e-3
+"""A component is even over a hypothesis whose variances are smaller by this factor: within two of its own standard
+deviations it would move it by less than 0.07 of the hypothesis'."""
+
+ASSUMED_REACH_RAD = math.radians(12.0)
+"""An image encoded under an assumed heading tells of poses that face within about this of it (one standard deviation of
+a bell): D hardly suffers from 10°, and the search for a heading finds nothing at 30°."""
+
+
+def _told(belief: Belief, assumed_yaw_rad: float | None) -> tuple[Float64, float]:
+    """The probability that an image tells of each hypothesis, (N,), and of elsewhere."""
+    if assumed_yaw_rad is None:
+        return np.ones(len(belief)), 1.0
+    total = ASSUMED_REACH_RAD**2 + belief.covariances[:, 2, 2]
+    apart = wrap_angle(assumed_yaw_rad - belief.means[:, 2])
+    faces = np.exp(-0.5 * apart**2 / total) * ASSUMED_REACH_RAD / np.sqrt(total)
+    return faces, ASSUMED_REACH_RAD / math.sqrt(2 * math.pi)
 
 
 def _born(
-    z: TemperedEvidence,
     evidence: Evidence,
     chosen: npt.NDArray[np.intp],
     weights: Float64,
+    spreads: Float64,
+    uniform: float,
     lever_m: tuple[float, float],
-    support: float,
+    exponent: float,
 ) -> Belief:
     """Hypotheses made of evidence alone: the camera's position moved to base_link by the component's yaw."""
-    yaw, yaw_variance = evidence.yaw_rad[chosen], evidence.yaw_variance_rad2[chosen]
-    if z.spreads.shape[1] == 3:
-        yaw_variance = z.spreads[chosen, 2, 2]
-    yaw_variance = np.minimum(yaw_variance, UNIFORM_YAW_VARIANCE)
-    forward, left = lever_m
-    east = np.cos(yaw) * forward - np.sin(yaw) * left
-    north = np.sin(yaw) * forward + np.cos(yaw) * left
-    means = np.stack([z.positions[chosen, 0] - east, z.positions[chosen, 1] - north, yaw], axis=-1)
-    covariances = np.zeros((len(chosen), 3, 3))
-    covariances[:, :2, :2] = z.spreads[chosen, :2, :2]
-    lever = np.stack([north, -east, np.ones_like(yaw)], axis=-1)  # ∂(base_link) / ∂yaw
-    covariances += yaw_variance[:, None, None] * lever[:, :, None] * lever[:, None, :]
-    return Belief(weights, means, covariances, np.full(len(chosen), support), evidence.tile_ids[chosen], 0.0)
+    yaw = evidence.yaw_rad[chosen]
+    yaw_variance = np.minimum(evidence.yaw_variance_rad2[chosen], UNIFORM_YAW_VARIANCE)
+    lever = _turned(yaw, *lever_m)
+    means = np.concatenate([evidence.means_m[chosen] - lever, yaw[:, None]], axis=1)
+    by_yaw = np.stack([lever[:, 1], -lever[:, 0], np.ones_like(yaw)], axis=-1)  # ∂(base_link) / ∂yaw
+    covariances = yaw_variance[:, None, None] * by_yaw[:, :, None] * by_yaw[:, None, :]
+    covariances[:, :2, :2] += evidence.covariances_m2[chosen]
+    peaks = evidence.weights[chosen] * uniform / np.sqrt(np.linalg.det(spreads[chosen]))
+    return Belief(weights, means, covariances, exponent * (peaks >= CONFIRMING), evidence.tile_ids[chosen], 0.0)
+
+
+def _with_yaw(evidence: Evidence) -> Float64:
+    """Covariances of the components with their yaw, float64 (M, 3, 3)."""
+    spreads = np.zeros((len(evidence), 3, 3))
+    spreads[:, :2, :2] = evidence.covariances_m2
+    spreads[:, 2, 2] = evidence.yaw_variance_rad2
+    return spreads
+
+
+def _turned(yaw_rad: Float64, forward_m: float, left_m: float) -> Float64:
+    """A vector of base_link in the map for each yaw (N,): float64 (N, 2), east and north."""
+    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
+    return np.stack([cos * forward_m - sin * left_m, sin * forward_m + cos * left_m], axis=-1)
 
 
 def reduce(belief: Belief, *, merge_distance2: float, limit: int) -> Belief:
-    """Merge hypotheses that say the same, keeping weight, mean and covariance; then keep the heaviest.
+    """Merge hypotheses that say the same, keeping weight, mean and covariance; at most `limit` remain.
 
     Two say the same when each mean is within √merge_distance2 standard deviations of the other's and the volumes of
-    their ellipsoids differ by less than e: a wide hypothesis around a narrow one is another statement.
+    their ellipsoids differ by less than e: a wide hypothesis around a narrow one is another statement. Where that
+    leaves too many, the lighter ones are merged more and more coarsely: a search in a town makes dozens of hypotheses
+    an image, the right one may be among the lightest at first, and variants of the heaviest must not crowd it out.
     """
     if len(belief) == 0:
         return belief
-    order = np.argsort(-belief.weights, kind="stable")[: 2 * limit]
-    belief = belief.select(order)
-    apart = belief.means - belief.means[:, None]
-    apart[..., 2] = wrap_angle(apart[..., 2])
-    distance2 = _mahalanobis2(apart, _inverse(belief.covariances))
-    volume = 0.5 * np.log(np.linalg.det(belief.covariances))
-    alike = np.maximum(distance2, distance2.T) < merge_distance2
-    alike &= np.abs(volume[:, None] - volume[None]) < 1.0
-    group = np.full(len(belief), -1)
-    groups = 0
-    for seed in range(len(belief)):
-        if group[seed] < 0:
-            group[alike[seed] & (group < 0)] = groups
-            group[seed] = groups
-            groups += 1
+    belief = _merged(belief, merge_distance2, log_volume=1.0)
+    heavy = limit // 2
+    for coarser in COARSER:
+        if len(belief) <= limit:
+            break
+        places = np.arange(len(belief))
+        light = _merged(belief.select(places[heavy:]), merge_distance2 * coarser, log_volume=math.sqrt(coarser))
+        belief = joined(belief.select(places[:heavy]), light, elsewhere=belief.elsewhere)
+    return belief.keep(np.argsort(-belief.weights, kind="stable")[:limit]).normalised()
+
+
+COARSER = (4.0, 16.0, 64.0, 256.0)
+"""Factors on the squared distance at which light hypotheses are merged where there are too many."""
+
+
+def _merged(belief: Belief, distance2: float, log_volume: float) -> Belief:
+    """The hypotheses that say the same made one, heaviest first; weights are not normalised."""
+    belief = belief.select(np.argsort(-belief.weights, kind="stable"))
+    poses = belief.means.T
+    apart = poses[:, None, :] - poses[:, :, None]  # (3, N, N): each coordinate lies together
+    apart[2] -= 2 * np.pi * np.rint(apart[2] / (2 * np.pi))
+    away2, determinant = mahalanobis2(np.moveaxis(apart, 0, -1), belief.covariances[:, None])
+    volume = 0.5 * np.log(determinant)
+    alike = np.maximum(away2, away2.T) < distance2
+    alike &= np.abs(volume - volume.T) < log_volume
+    # Each joins the heaviest that is alike and has not itself joined another.
+    head = list(range(len(belief)))
+    for one, other in np.argwhere(np.triu(alike, 1)).tolist():
+        if head[one] == one and head[other] == other:
+            head[other] = one
+    heads, group = np.unique(head, return_inverse=True)
+    groups = len(heads)
     if groups == len(belief):
-        return belief.select(np.arange(min(limit, groups))).normalised()
-    heads = np.searchsorted(np.maximum.accumulate(group), np.arange(groups))  # the heaviest of each group
+        return belief
     member = np.zeros((groups, len(belief)))
     member[group, np.arange(len(belief))] = belief.weights
     weights = member.sum(1)
@@ -343,17 +369,27 @@ def reduce(belief: Belief, *, merge_distance2: float, limit: int) -> Belief:
     means[:, 2] = wrap_angle(means[:, 2])
     tiles = belief.tile_ids[heads]
     merged = Belief(weights, means, _symmetric(covariances), share @ belief.support, tiles, belief.elsewhere)
-    return merged.select(np.argsort(-weights, kind="stable")[:limit]).normalised()
+    return merged.select(np.argsort(-weights, kind="stable"))
 
 
-def _mahalanobis2(apart: Float64, inverses: Float64) -> Float64:
-    """apart: (N, M, D), M differences for each of N inverse covariances (N, D, D). Returns (N, M)."""
-    squared: Float64 = ((apart @ inverses) * apart).sum(-1)
-    return squared
+def mahalanobis2(difference: Float64, covariance: Float64) -> tuple[Float64, Float64]:
+    """Squared Mahalanobis lengths and determinants, float64 (...), written out for D = 2 and 3.
 
-
-def _inverse(matrices: Float64) -> Float64:
-    return np.asarray(np.linalg.inv(matrices), np.float64)
+    difference: float64 (..., D). covariance: float64 (..., D, D), symmetric; the leading axes broadcast. For D = 3 the
+    last coordinate is eliminated first (a step of Cholesky's factorisation), which is as stable as the inverse and
+    costs no call for each matrix.
+    """
+    a, b, c = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
+    x, y = difference[..., 0], difference[..., 1]
+    if covariance.shape[-1] == 2:
+        determinant = a * c - b * b
+        return (c * x * x - 2 * b * x * y + a * y * y) / determinant, determinant
+    d, e, f = covariance[..., 0, 2], covariance[..., 1, 2], covariance[..., 2, 2]
+    p, q, z = d / f, e / f, difference[..., 2]
+    a, b, c = a - p * d, b - p * e, c - q * e
+    x, y = x - p * z, y - q * z
+    determinant = a * c - b * b
+    return (c * x * x - 2 * b * x * y + a * y * y) / determinant + z * z / f, determinant * f
 
 
 def _symmetric(matrices: Float64) -> Float64:

@@ -27,15 +27,21 @@ class TrackerConfig:
     )
     correlation_m: float = setting(
         10.0,
-        "images this far apart err independently (distance at which 1 − 1/e of an image is new)",
+        "images this far apart err independently about the place (distance at which 1 − 1/e of an image is new)",
         minimum=0.1,
+        maximum=1000.0,
+    )
+    accuracy_correlation_m: float = setting(
+        3.0,
+        "the same for the error inside the right place; at most correlation_m counts",
+        minimum=0.01,
         maximum=1000.0,
     )
     image_sigma_scale: float = setting(
         1.0, "factor on the standard deviations of the image's distribution", minimum=0.1, maximum=10.0
     )
     odometry_scale: float = setting(
-        0.02, "error of the odometry's scale, standard deviation in metres per metre", minimum=0.0, maximum=1.0
+        0.015, "error of the odometry's scale, standard deviation in metres per metre", minimum=0.0, maximum=1.0
     )
     odometry_persistence_m: float = setting(
         20.0, "distance over which an error of the odometry's scale stays the same", minimum=0.1, maximum=1000.0
@@ -66,7 +72,7 @@ class TrackerConfig:
         0.1, "belief that an initial pose is wrong altogether", minimum=1e-6, maximum=0.99
     )
     confirm_images: float = setting(
-        2.0, "independent images that a place must agree with before the first fix", minimum=0.0, maximum=100.0
+        2.0, "independent images that must confirm a place before the first fix", minimum=0.0, maximum=100.0
     )
     confirm_ambiguity: float = setting(
         0.01, "largest belief in other places for the first fix", minimum=1e-6, maximum=0.5
@@ -81,7 +87,7 @@ class TrackerConfig:
     track_distributions: int = setting(1, "of these, tiles whose distribution is decoded", minimum=1, maximum=100)
     doubt_images: int = setting(
         3,
-        "images in a row that speak against the track after which the whole region is searched",
+        "images in a row that do not support the track after which its heading is no longer used in the search",
         minimum=1,
         maximum=100,
     )

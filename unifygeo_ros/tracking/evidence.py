@@ -17,11 +17,14 @@ much Σ exp(s/T) all wrong tiles together usually reach is, from the searches of
 searches only its gate sees its gate's tiles drown in R, and the belief leave the gate.
 
 **D becomes Gaussians** by taking out its modes one after another, with the moments of each neighbourhood; what is left
-becomes one broad component. The mixture keeps D's mass, mean and covariance exactly.
+becomes one broad component. The mixture keeps D's mass, mean and covariance exactly. The covariances are then
+calibrated as those of single fixes are, and divided by the share of D's error that is new: an error that lasts from
+image to image must not be averaged away.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -29,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.localization.decision import position_covariance_m2
 from unifygeo_ros.records import Observation, TileDistribution
 from unifygeo_ros.tracking.motion_model import UNIFORM_YAW_VARIANCE
 
@@ -68,7 +72,8 @@ class Evidence:
     weights: float64 (M,); open_share + their sum = 1, where the gate is small against the region. near_share: takes the
     open share's place inside the gate; without a gate it is the same. means_m: float64 (M, 2). covariances_m2: float64
     (M, 2, 2). yaw_rad, yaw_variance_rad2: float64 (M,), yaw of base_link. measures_yaw: it was found in the image, and
-    the components are densities of the yaw, too; else it was given. tile_ids: int64 (M,).
+    the components are densities of the yaw, too; else it was given. tile_ids: int64 (M,). assumed_yaw_rad: where the
+    heading was but a guess of the tracker's, that: the image tells of poses that face about there, and of no others.
     """
 
     weights: Float64
@@ -80,6 +85,7 @@ class Evidence:
     tile_ids: npt.NDArray[np.int64]
     open_share: float
     near_share: float
+    assumed_yaw_rad: float | None = None
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -123,61 +129,69 @@ def modes_of(distribution: TileDistribution, settings: EvidenceSettings) -> tupl
     frame. Covariances hold the pixel's own extent (size² / 12)."""
     probability = distribution.probability.astype(np.float64)
     size, scale = probability.shape[0], distribution.metres_per_pixel
-    along = (np.arange(size) - (size - 1) / 2) * scale
+    powers, disc = _pixel_powers(size, scale), _disc(settings.mode_radius_m, scale)
+    reach = len(disc) // 2
+    whole = powers.T @ probability @ powers
     left = 1.0
     parts: list[Float64] = []
-    reach = math.ceil(settings.mode_radius_m / scale)
-    # Moments of all of D (row r lies north of the centre by −along[r], column c east by along[c]).
-    whole = _moments(probability, along, along)
-    taken = np.zeros(6)
     for _ in range(settings.modes):
         row, column = divmod(int(probability.argmax()), size)
-        rows = slice(max(row - reach, 0), row + reach + 1)
-        columns = slice(max(column - reach, 0), column + reach + 1)
-        near = (along[rows, None] - along[row]) ** 2 + (along[columns] - along[column]) ** 2
-        mode = np.where(near <= settings.mode_radius_m**2, probability[rows, columns], 0.0)
-        moments = _moments(mode, along[rows], along[columns])
-        if moments[0] < settings.mode_share:
+        top, low = max(row - reach, 0), min(row + reach + 1, size)
+        west, east = max(column - reach, 0), min(column + reach + 1, size)
+        window = probability[top:low, west:east]
+        mode = window * disc[top - row + reach : low - row + reach, west - column + reach : east - column + reach]
+        moments = powers[top:low].T @ mode @ powers[west:east]
+        share = float(moments[0, 0])
+        if share < settings.mode_share:
             break
-        probability[rows, columns] -= mode
-        taken += moments
+        window -= mode
         parts.append(moments)
-        left -= moments[0]
+        left -= share
         if left < settings.mode_share:
             break
-    rest = whole - taken
-    if rest[0] > 1e-6:
+    rest = whole - np.sum(parts, axis=0)
+    if rest[0, 0] > 1e-6:
         parts.append(rest)
     shares, means, covariances = _gaussians(np.array(parts))
     centre = np.array([distribution.centre_east_m, distribution.centre_north_m])
     return shares, means + centre, covariances + scale**2 / 12 * np.eye(2)
 
 
-def _moments(probability: Float64, rows_m: Float64, columns_m: Float64) -> Float64:
-    """Sums of p, p·e, p·n, p·e², p·n², p·e·n over pixels, float64 (6,); north is minus the row's coordinate."""
-    by_row, by_column = probability.sum(1), probability.sum(0)
-    return np.array(
-        [
-            by_row.sum(),
-            by_column @ columns_m,
-            -(by_row @ rows_m),
-            by_column @ columns_m**2,
-            by_row @ rows_m**2,
-            -(rows_m @ probability @ columns_m),
-        ]
-    )
+@functools.lru_cache(maxsize=8)
+def _pixel_powers(size: int, metres_per_pixel: float) -> Float64:
+    """1, x and x² for x the metres from the tile's centre along a row or down a column of pixels: float64 (size, 3), so
+    that powersᵀ · D · powers holds D's moments."""
+    along = (np.arange(size) - (size - 1) / 2) * metres_per_pixel
+    powers = np.stack([np.ones(size), along, along**2], axis=-1)
+    powers.setflags(write=False)
+    return powers
+
+
+@functools.lru_cache(maxsize=8)
+def _disc(radius_m: float, metres_per_pixel: float) -> Float64:
+    """Square of an odd number of pixels: 1 within the radius of the middle one, 0 beyond."""
+    reach = math.ceil(radius_m / metres_per_pixel)
+    away2 = ((np.arange(2 * reach + 1) - reach) * metres_per_pixel) ** 2
+    disc: Float64 = (away2[:, None] + away2 <= radius_m**2).astype(np.float64)
+    disc.setflags(write=False)
+    return disc
 
 
 def _gaussians(moments: Float64) -> tuple[Float64, Float64, Float64]:
-    """Shares (m,), means (m, 2) and covariances (m, 2, 2) from the sums (m, 6) of `_moments`."""
-    mass = moments[:, 0]
-    east, north, east2, north2, cross = (moments[:, 1:] / mass[:, None]).T
-    covariances = np.empty((len(moments), 2, 2))
-    covariances[:, 0, 0], covariances[:, 1, 1] = east2 - east**2, north2 - north**2
-    covariances[:, 0, 1] = covariances[:, 1, 0] = cross - east * north
+    """Shares (m,), means (m, 2) and covariances (m, 2, 2) from the moments float64 (m, 3, 3): sums of p · xⁱ · yʲ, x
+    down the rows (south) and y along the columns (east)."""
+    mass = moments[:, 0, 0]
+    south, east = moments[:, 1, 0] / mass, moments[:, 0, 1] / mass
+    across = moments[:, 0, 2] / mass - east**2
+    down = moments[:, 2, 0] / mass - south**2
+    cross = east * south - moments[:, 1, 1] / mass
     # Rounding may leave a single pixel with a variance just below zero.
-    lift = np.maximum(0.0, -np.linalg.eigvalsh(covariances)[:, 0])
-    return mass / mass.sum(), np.stack([east, north], axis=-1), covariances + lift[:, None, None] * np.eye(2)
+    least = 0.5 * (across + down) - np.hypot(0.5 * (across - down), cross)
+    lift = np.maximum(0.0, -least)
+    covariances = np.empty((len(moments), 2, 2))
+    covariances[:, 0, 0], covariances[:, 1, 1] = across + lift, down + lift
+    covariances[:, 0, 1] = covariances[:, 1, 0] = cross
+    return mass / mass.sum(), np.stack([east, -south], axis=-1), covariances
 
 
 def evidence_of(
@@ -189,44 +203,49 @@ def evidence_of(
     tile_centres_m: Float64,
     log_rivals: float = -math.inf,
     searched_heading: bool = False,
+    assumed_heading: bool = False,
+    new_share: float = 1.0,
 ) -> Evidence:
     """Eq. 1 for one observation.
 
     tile_centres_m: float64 (n, 2), all tiles of the index. log_rivals: logarithm of R where the search was limited to a
     gate, −inf where it was not. searched_heading: the headings in the observation were found in the image and measure
-    yaw; otherwise they were given, and the image says nothing of yaw.
+    yaw; otherwise they were given, and the image says nothing of yaw. assumed_heading: given by the tracker itself.
+    new_share: how much of D's error is new.
     """
     matches = observation.matches
+    tile_ids = np.asarray(matches.tile_ids, np.int64)
     weights, outside = tile_weights(matches.scores, calibration.tile_temperature, log_rivals)
     decoded = {d.tile_id: d for d in observation.distributions}
-    floor = calibration.position_floor_m**2 * np.eye(2)
+    # Of a tile that was not decoded nothing is known but the tile: the moments of a uniform square, and no heading.
+    whole_weights = weights.copy()
     parts: list[tuple[Float64, Float64, Float64]] = []
-    yaws: list[tuple[float, float]] = []
-    tiles: list[int] = []
-    for tile_id, weight in zip(matches.tile_ids.tolist(), weights, strict=True):
-        distribution = decoded.get(tile_id)
-        heading = observation.heading
-        if distribution is None:
-            # Nothing is known but the tile: the moments of a uniform square.
-            shares = np.ones(1)
-            means = np.asarray(tile_centres_m[tile_id], np.float64)[None]
-            covariances = tile_side_m**2 / 12 * np.eye(2)[None]
-            local = [UNIFORM_YAW_VARIANCE if searched_heading else heading.variance_rad2]
-        else:
-            shares, means, covariances = modes_of(distribution, settings)
-            covariances = settings.sigma_scale**2 * covariances
-            heading = distribution.heading or heading
-            local = [heading.variance_rad2] * len(shares)
-            if searched_heading:
-                # The heading that D was decoded with is right or it is not, and then D says nothing but the tile.
-                right = float(np.clip(1 - heading.variance_rad2 / UNIFORM_YAW_VARIANCE, LEAST_HEADING_SHARE, 1.0))
-                shares = np.append(right * shares, 1 - right)
-                means = np.concatenate([means, np.asarray(tile_centres_m[tile_id], np.float64)[None]])
-                covariances = np.concatenate([covariances, tile_side_m**2 / 12 * np.eye(2)[None]])
-                local = [min(variance, SEARCHED_YAW_VARIANCE) for variance in local] + [UNIFORM_YAW_VARIANCE]
-        parts.append((weight * shares, means, covariances + floor))
-        yaws += [(heading.yaw_rad, variance) for variance in local]
-        tiles += [tile_id] * len(shares)
+    labels: list[tuple[float, float, int]] = []  # of each component: yaw, its variance, tile
+    for place, tile_id in enumerate(tile_ids.tolist()):
+        if tile_id not in decoded:
+            continue
+        shares, means, covariances = modes_of(decoded[tile_id], settings)
+        heading = decoded[tile_id].heading or observation.heading
+        variance = heading.variance_rad2
+        whole_weights[place] = 0.0
+        if searched_heading:
+            # The heading that D was decoded with is right or it is not, and then D says nothing but the tile.
+            right = min(max(1 - variance / UNIFORM_YAW_VARIANCE, LEAST_HEADING_SHARE), 1.0)
+            shares = right * shares
+            whole_weights[place] = (1 - right) * weights[place]
+            variance = min(variance, SEARCHED_YAW_VARIANCE)
+        covariances = position_covariance_m2(covariances, variance, calibration)
+        parts.append((weights[place] * shares, means, settings.sigma_scale**2 / new_share * covariances))
+        labels += [(heading.yaw_rad, variance, tile_id)] * len(shares)
+    whole = np.flatnonzero(whole_weights)
+    if len(whole):
+        square = (tile_side_m**2 / 12 + calibration.position_floor_m**2) * np.eye(2)
+        centres = np.asarray(tile_centres_m[tile_ids[whole]], np.float64)
+        parts.append((whole_weights[whole], centres, np.broadcast_to(square, (len(whole), 2, 2))))
+        given = observation.heading
+        variance = UNIFORM_YAW_VARIANCE if searched_heading else given.variance_rad2
+        labels += [(given.yaw_rad, variance, tile_id) for tile_id in tile_ids[whole].tolist()]
+    yaws, variances, tiles = zip(*labels, strict=True)
     confident = float(np.max(matches.scores)) >= calibration.minimum_score
     outlier = settings.searched_outlier if searched_heading else settings.outlier
     outlier = outlier if confident else max(outlier, settings.low_score_outlier)
@@ -235,10 +254,11 @@ def evidence_of(
         weights=inside * np.concatenate([p[0] for p in parts]),
         means_m=np.concatenate([p[1] for p in parts]),
         covariances_m2=np.concatenate([p[2] for p in parts]),
-        yaw_rad=np.array([y[0] for y in yaws]),
-        yaw_variance_rad2=np.clip([y[1] for y in yaws], MIN_YAW_VARIANCE, UNIFORM_YAW_VARIANCE),
+        yaw_rad=np.array(yaws, np.float64),
+        yaw_variance_rad2=np.clip(variances, MIN_YAW_VARIANCE, UNIFORM_YAW_VARIANCE),
         measures_yaw=searched_heading,
         tile_ids=np.array(tiles, np.int64),
         open_share=outlier + inside * outside,
         near_share=outlier,
+        assumed_yaw_rad=observation.heading.yaw_rad if assumed_heading else None,
     )

@@ -33,7 +33,7 @@ from unifygeo_ros.records import (
     RejectionReason,
 )
 from unifygeo_ros.tracking import belief as beliefs
-from unifygeo_ros.tracking.belief import Belief
+from unifygeo_ros.tracking.belief import CONFIRMING, SUPPORT, Belief, mahalanobis2
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence, evidence_of, log_evidence_of_all
 from unifygeo_ros.tracking.motion_model import UNIFORM_YAW_VARIANCE, Motion
@@ -43,8 +43,8 @@ Float64 = npt.NDArray[np.float64]
 TRACK_HEADING = "track"
 """Source of a heading that the tracker gave."""
 
-PRUNE = 1e-9
-"""Hypotheses with less belief are dropped; their belief goes to the others."""
+PRUNE = 1e-7
+"""Hypotheses with less belief are dropped; their belief goes elsewhere."""
 
 MERGE_DISTANCE2 = 0.5
 """Hypotheses whose means are closer, in squared standard deviations, are merged (`belief.reduce`)."""
@@ -62,12 +62,8 @@ MAX_SHOWN = 8
 LEAST_SHOWN = 0.01
 """Number and least belief of the hypotheses shown."""
 
-SUPPORT = 10.0
-"""An image supports a place if it is this many times likelier from there than from anywhere. From the right place it is
-by thousands, from a wrong one about as likely as from anywhere."""
-
-MIN_EXPONENT = 0.05
-"""An image of which less is new says nothing for or against a track."""
+LEAST_NEW = 0.05
+"""Images of which less is new are not counted as speaking against a track: a parked vehicle's images are one."""
 
 
 class TrackState(enum.Enum):
@@ -158,7 +154,8 @@ class Tracker:
         self._fresh_m = math.inf  # way since the last image that was used
         self._checked_m = math.inf  # way since the last search of the whole region
         self._log_rivals = -math.inf
-        self._unsupported = 0  # images in a row that spoke against the track
+        self._likelihood = math.inf  # of the last image from the place believed before it, relative to anywhere
+        self._doubt = 0  # images that did not support that place since the last that confirmed it (`update`)
         self._yaw_given = False
         self._gate: Prior | None = None
         self._predicted: Place | None = None  # best place before the image
@@ -196,6 +193,7 @@ class Tracker:
         )
         self._state, self._reason = TrackState.AMBIGUOUS, "initial pose, not yet confirmed by images"
         self._fresh_m = self._checked_m = math.inf
+        self._likelihood, self._doubt = math.inf, 0
 
     def predict(self, motion: Motion, time_s: float) -> None:
         """Carry the belief on. time_s: duration of the motion."""
@@ -220,12 +218,12 @@ class Tracker:
                 self._belief, heading.yaw_rad, heading.variance_rad2, config.heading_outlier, self._novelty
             )
         self._predicted = place = self._best_place()
-        if self._state is not TrackState.TRACKING or place is None or self._unsupported >= config.doubt_images:
+        if self._state is not TrackState.TRACKING or place is None or self._doubt >= config.doubt_images:
             return Request(None, heading, config.search_distributions, config.search_candidates)
         if heading is None and place.covariance[2, 2] < TRACK_HEADING_SIGMA_RAD**2:
             heading = Heading(float(place.mean[2]), float(place.covariance[2, 2]), TRACK_HEADING)
-        if self._checked_m >= config.check_distance_m:
-            return Request(None, heading, config.track_distributions, config.search_candidates)
+        if self._doubt or self._checked_m >= config.check_distance_m:
+            return Request(None, heading, config.search_distributions, config.search_candidates)
         self._gate = Prior(float(place.mean[0]), float(place.mean[1]), place.covariance[:2, :2])
         return Request(self._gate, heading, config.track_distributions, config.track_candidates)
 
@@ -235,6 +233,11 @@ class Tracker:
         config = self._config
         self._images += 1
         before = self._predicted
+        assumed = observation.heading.source == TRACK_HEADING
+        searched = not self._yaw_given and not assumed
+        exponent = self._novelty
+        # Where the heading is searched, D's error comes from the heading's and lasts as long as that.
+        new_m = config.correlation_m if searched else min(config.accuracy_correlation_m, config.correlation_m)
         evidence = evidence_of(
             observation,
             self._calibration,
@@ -242,10 +245,11 @@ class Tracker:
             tile_side_m=self._region.tile_side_m,
             tile_centres_m=self._region.centres_m,
             log_rivals=self._log_rivals if self._gate else -math.inf,
-            searched_heading=not self._yaw_given and observation.heading.source != TRACK_HEADING,
+            searched_heading=searched,
+            assumed_heading=assumed,
+            new_share=max(1.0 - math.exp(-self._fresh_m / new_m), LEAST_NEW),
         )
-        exponent = self._novelty
-        belief, norm = beliefs.observe(
+        belief, likelihoods = beliefs.observe(
             self._belief,
             evidence,
             area_m2=self._region.area_m2,
@@ -255,20 +259,29 @@ class Tracker:
             prune=PRUNE,
             limit=2 * config.hypotheses,
         )
+        if before is not None:
+            weights = self._belief.weights[before.members]
+            self._likelihood = float(weights @ likelihoods[before.members]) / before.weight
+            if self._likelihood >= CONFIRMING:
+                self._doubt = 0
+            elif self._likelihood < SUPPORT and exponent > LEAST_NEW:
+                self._doubt += 1
         self._belief = beliefs.reduce(belief, merge_distance2=MERGE_DISTANCE2, limit=config.hypotheses)
         self._fresh_m = 0.0
         place = self._best_place()
-        if before is not None and place is not None and exponent > MIN_EXPONENT:
-            # The place's likelihood, untempered.
-            log_likelihood = math.log(place.weight * norm / before.weight) / exponent
-            self._unsupported = 0 if log_likelihood >= math.log(SUPPORT) else self._unsupported + 1
-        self._judge(place, left=before is not None and place is not None and self._apart(before, place))
+        left = before is not None and place is not None and self._apart(before, place)
+        if left:
+            self._doubt = 0  # it was of the other place
+        found = self._state is not TrackState.TRACKING
+        self._judge(place, left)
+        if searched and found and self._state is TrackState.TRACKING:
+            self._doubt = max(self._doubt, 1)  # found with headings of its own choice: it is looked at under its own
         if self._gate is None:
             self._whole_searches += 1
             self._checked_m = 0.0
             if self._state is TrackState.TRACKING and place is not None:
                 self._remember_rivals(observation.matches, place)
-        result = self._result(observation, evidence, exponent, place)
+        result = self._result(observation, evidence, place)
         elapsed_ms = (time.perf_counter() - start) * 1e3
         timings = {**observation.timings_ms, "tracker": elapsed_ms}
         timings["total"] = timings.get("total", 0.0) + elapsed_ms
@@ -283,12 +296,12 @@ class Tracker:
         self._judge(self._best_place())
         return dataclasses.replace(rejection, hypotheses=self.hypotheses())
 
-    def hypotheses(self) -> tuple[Hypothesis, ...]:
-        """The places with most of the belief, camera positions, heaviest first."""
+    def hypotheses(self, best: Place | None = None) -> tuple[Hypothesis, ...]:
+        """The places with most of the belief, camera positions, heaviest first. best: the first, where it is known."""
         shown: list[Hypothesis] = []
         rest = np.ones(len(self._belief), bool)
-        while len(shown) < MAX_SHOWN and rest.any():
-            place = self._place_about(rest)
+        while len(shown) < MAX_SHOWN and float(self._belief.weights[rest].sum()) >= LEAST_SHOWN:
+            place = best if best is not None and not shown else self._place_about(rest)
             if place is None or place.weight < LEAST_SHOWN:
                 break
             east, north = self._camera(place.mean)
@@ -358,7 +371,9 @@ class Tracker:
             return
         if against <= config.confirm_ambiguity and support >= config.confirm_images:
             self._state = TrackState.TRACKING
-            self._reason = f"{1 - against:.1%} of the belief is in one place, {support:.1f} independent images agree"
+            self._reason = (
+                f"{1 - against:.1%} of the belief is in one place, {support:.1f} independent images confirm it"
+            )
             return
         if self._state is not TrackState.LOST:
             known = 1.0 - self._belief.elsewhere
@@ -368,7 +383,9 @@ class Tracker:
                 f"{against:.1%} of the belief is elsewhere, confirm_ambiguity is {config.confirm_ambiguity:.1%}"
             )
         else:
-            self._reason = f"{support:.1f} independent images agree, confirm_images is {config.confirm_images:g}"
+            self._reason = (
+                f"{support:.1f} independent images confirm the place, confirm_images is {config.confirm_images:g}"
+            )
 
     def _remember_rivals(self, matches: Matches, place: Place) -> None:
         """log R of evidence.py from a search of the whole region, where the place is known."""
@@ -382,17 +399,24 @@ class Tracker:
 
     # -- the answer -----------------------------------------------------------------------------------------------
 
-    def _result(
-        self, observation: Observation, evidence: Evidence, exponent: float, place: Place | None
-    ) -> Fix | Rejection:
+    def _result(self, observation: Observation, evidence: Evidence, place: Place | None) -> Fix | Rejection:
         def rejection(reason: RejectionReason, detail: str) -> Rejection:
-            return Rejection(observation.stamp_ns, reason, detail, self.hypotheses())
+            return Rejection(observation.stamp_ns, reason, detail, self.hypotheses(place))
 
         if self._state is not TrackState.TRACKING or place is None:
             reasons = {TrackState.LOST: RejectionReason.LOST, TrackState.AMBIGUOUS: RejectionReason.AMBIGUOUS}
             return rejection(reasons.get(self._state, RejectionReason.SEARCHING), self._reason)
-        if self._unsupported >= self._config.doubt_images:
-            return rejection(RejectionReason.UNCERTAIN, f"{self._unsupported} images in a row do not support the track")
+        if self._likelihood < SUPPORT:
+            return rejection(
+                RejectionReason.UNCERTAIN,
+                f"the image is {self._likelihood:.2g} times as likely from the track as from anywhere, which is under "
+                f"{SUPPORT:g} and does not support it",
+            )
+        if self._doubt:
+            return rejection(
+                RejectionReason.UNCERTAIN,
+                f"{self._doubt} more images must confirm the track after those that did not support it",
+            )
         ambiguity = 1.0 - place.weight
         if ambiguity > self._config.keep_ambiguity:
             return rejection(
@@ -401,7 +425,7 @@ class Tracker:
             )
         mean, covariance = place.mean, place.covariance
         if self._config.fix_from == "image":
-            seen = self._image_only(evidence, exponent, place)
+            seen = self._image_only(evidence, place)
             if seen is None:
                 return rejection(RejectionReason.UNCERTAIN, "the image says nothing of the tracked place")
             mean, covariance = seen
@@ -426,27 +450,26 @@ class Tracker:
             tile_id=int(observation.matches.tile_ids[0]),
             score=float(observation.matches.scores[0]),
             ambiguity=ambiguity,
-            hypotheses=self.hypotheses(),
+            hypotheses=self.hypotheses(place),
             integrity=self._integrity(mean, covariance, place),
         )
 
-    def _image_only(self, evidence: Evidence, exponent: float, place: Place) -> tuple[Float64, Float64] | None:
+    def _image_only(self, evidence: Evidence, place: Place) -> tuple[Float64, Float64] | None:
         """Mean and covariance (east, north, yaw) of the image's part of the tracked place: each component of the
-        evidence weighed by how well it fits the track, with the covariance that the image gives it, widened by how
-        little of the image is new. The track chooses the component and adds nothing to its accuracy."""
-        camera = np.array(self._camera(place.mean))
-        apart = evidence.means_m - camera
+        evidence weighed by how well it fits the track, with the covariance that the image gives it, which is wider the
+        less of the image is new. The track chooses the component and adds nothing to its accuracy."""
+        apart = evidence.means_m - np.array(self._camera(place.mean))
         total = evidence.covariances_m2 + place.covariance[:2, :2]
-        distance2 = np.einsum("md,mde,me->m", apart, np.linalg.inv(total), apart)
-        weights = evidence.weights * np.exp(-0.5 * distance2) / np.sqrt(np.linalg.det(total))
+        distance2, determinant = mahalanobis2(apart, total)
+        weights = evidence.weights * np.exp(-0.5 * distance2) / np.sqrt(determinant)
         weights = np.where(distance2 < 16.0, weights, 0.0)
-        if weights.sum() <= 0 or exponent <= 0:
+        if weights.sum() <= 0:
             return None
         share = weights / weights.sum()
         shift = share @ apart
         spread = np.einsum("m,mde->de", share, evidence.covariances_m2 + apart[:, :, None] * apart[:, None, :])
         covariance = place.covariance.copy()
-        covariance[:2, :2] = (spread - np.outer(shift, shift)) / exponent
+        covariance[:2, :2] = spread - np.outer(shift, shift)
         covariance[:2, 2] = covariance[2, :2] = 0.0
         mean = place.mean.copy()
         mean[:2] += shift
@@ -456,10 +479,9 @@ class Tracker:
         """Belief inside the 95% ellipse: each near hypothesis by a fixed set of points of its own distribution."""
         belief = self._belief
         factors = np.linalg.cholesky(belief.covariances[place.members, :2, :2])
-        points = belief.means[place.members, None, :2] + _NORMAL_POINTS @ factors.transpose(0, 2, 1)
-        apart = points - mean[:2]
-        distance2 = ((apart @ np.linalg.inv(covariance[:2, :2])) * apart).sum(-1)
-        return float(belief.weights[place.members] @ (distance2 < SIGMA95_2).mean(1))
+        apart = (belief.means[place.members, :2] - mean[:2])[:, None] + _NORMAL_POINTS @ factors.transpose(0, 2, 1)
+        inside = mahalanobis2(apart, covariance[:2, :2])[0] < SIGMA95_2
+        return float(belief.weights[place.members] @ inside.mean(1))
 
     def _camera(self, pose: Float64) -> tuple[float, float]:
         forward, left = self._lever_m
