@@ -8,7 +8,8 @@ Network of the published size with random weights, ONNX Runtime on the CPU, a wa
 * the heading search's matching, as a part of a fix (under 10%).
 
 The network is made and exported here (a minute) unless --bundle gives one exported before. Needs the training package
-and PyTorch. Exits with 1 when a limit is missed.
+and PyTorch. Exits with 1 when a limit is missed. The first is judged by processor time, and by the clock unless other
+programs were busy meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import onnxruntime
 import rasterio
 import torch
-from measuring import describe_machine, measure, verdict
+from measuring import Others, clock_verdict, describe_machine, measure, verdict
 from rasterio.transform import from_origin
 
 from unifygeo_ros.aerial.build import build_index
@@ -126,6 +127,7 @@ def compare(model: UnifyGeo, bundle: ModelBundle, folder: Path, rounds: int) -> 
             fix(north, "warm-up")
             fix(None, "warm-up")
         timings.clear()
+        others = Others()
         costs = measure(
             {
                 "fix": lambda: fix(north, "given"),
@@ -135,6 +137,7 @@ def compare(model: UnifyGeo, bundle: ModelBundle, folder: Path, rounds: int) -> 
             },
             rounds,
         )
+        quiet = others.were_quiet()
     print(describe_machine("onnxruntime", "torch", "numpy"))
     print(f"{len(index)} tiles, {rounds} rounds in turn, medians:")
     for name, cost in costs.items():
@@ -146,15 +149,13 @@ def compare(model: UnifyGeo, bundle: ModelBundle, folder: Path, rounds: int) -> 
     fix_cost, bare_cost, eager_cost = costs["fix"], costs["bare sessions"], costs["eager PyTorch"]
     fix_ms = fix_cost.clock * 1e3
     kept = [
-        verdict("fix / bare sessions", fix_cost.clock / bare_cost.clock, 1.15),
+        clock_verdict("fix / bare sessions", fix_cost.clock / bare_cost.clock, 1.15, quiet=quiet),
+        verdict("fix / bare sessions, by processor time", fix_cost.processor / bare_cost.processor, 1.15),
         verdict("eager PyTorch with five candidates / fix", eager_cost.clock / fix_cost.clock, 3.0, at_least=True),
         verdict("re-ranking / fix", stages["given reranking"] / fix_ms, 0.02),
         verdict("heading search / fix", stages["searched heading_search"] / fix_ms, 0.10),
     ]
-    print(
-        f"by processor time: fix / bare sessions {fix_cost.processor / bare_cost.processor:.3f}, "
-        f"eager PyTorch / fix {eager_cost.processor / fix_cost.processor:.3f}"
-    )
+    print(f"by processor time: eager PyTorch / fix {eager_cost.processor / fix_cost.processor:.3f}")
     return 0 if all(kept) else 1
 
 

@@ -58,6 +58,28 @@ def measure(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[
     return {name: Cost(statistics.median(clock[name]), statistics.median(processor[name])) for name in functions}
 
 
+class Others:
+    """What other programs take of the processor from now on (Linux)."""
+
+    def __init__(self) -> None:
+        self._start = self._reading()
+
+    def were_quiet(self) -> bool:
+        """Whether they took so little that a ratio of times on the clock is to be believed; prints their share."""
+        seconds, busy, own = (now - then for now, then in zip(self._reading(), self._start, strict=True))
+        share = max(0.0, busy - own) / (seconds * (os.cpu_count() or 1))
+        print(f"other programs took {share:.0%} of the processor meanwhile")
+        return share < 0.05
+
+    @staticmethod
+    def _reading() -> tuple[float, float, float]:
+        """Seconds: the clock; all processors' work, stolen time included; this program's with its ended children."""
+        file = Path("/proc/stat")
+        fields = [int(value) for value in file.read_text().split("\n", 1)[0].split()[1:9]] if file.exists() else [0] * 8
+        idle, waiting = fields[3:5]
+        return time.perf_counter(), (sum(fields) - idle - waiting) / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
+
+
 def verdict(name: str, value: float, limit: float, *, at_least: bool = False) -> bool:
     """Print one ratio with its limit; returns whether it is kept."""
     kept = value >= limit if at_least else value <= limit
@@ -65,3 +87,11 @@ def verdict(name: str, value: float, limit: float, *, at_least: bool = False) ->
         f"{name}: {value:.3f} (limit: {'at least' if at_least else 'at most'} {limit:g}) {'kept' if kept else 'MISSED'}"
     )
     return kept
+
+
+def clock_verdict(name: str, value: float, limit: float, *, quiet: bool) -> bool:
+    """`verdict` for a ratio of times on the clock; on a busy machine it says nothing, and that is what is printed."""
+    if quiet:
+        return verdict(name, value, limit)
+    print(f"{name}: {value:.3f} (limit: at most {limit:g}) NOT JUDGED, the machine was busy: run it on a quiet one")
+    return True

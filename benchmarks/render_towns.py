@@ -3,20 +3,25 @@
 Prints CPU milliseconds and images a second for each stage: the town, its orthophoto, the shadows of one sun, and
 panoramas at the training size and as full spheres, with one and with four rays a pixel. Times are of this process'
 CPU, so other load on the machine matters little; the compiler's time is left out.
+
+Exits with 1 when a limit is missed: four rays a pixel cost at most 2.5 × one (what they share is found once), and the
+shadows of one sun at most 20% of the panoramas of a training set that share it.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from typing import Any, Callable
 
 import cv2
 import numpy as np
+from measuring import describe_machine, verdict
 
 from unifygeo_training.towns.light import draw_appearance
 from unifygeo_training.towns.orthophoto import crop_tile, render_orthophoto
-from unifygeo_training.towns.pairs import street_positions
+from unifygeo_training.towns.pairs import PAIRS_A_LIGHT, street_positions
 from unifygeo_training.towns.panorama import FULL_SPHERE, TRAINING_VIEW, light_stage, render_panorama, set_stage
 from unifygeo_training.towns.town import build_town
 
@@ -30,7 +35,7 @@ def cpu_ms(work: Callable[[int], Any], repeats: int) -> float:
     return (time.process_time() - start) / repeats * 1e3
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--panoramas", type=int, default=100, help="(default: %(default)s)")
@@ -60,7 +65,15 @@ def main() -> None:
             rows.append((name, cpu_ms(render, args.panoramas)))
     for name, ms in rows:
         print(f"{name:40s} {ms:10.1f} ms {1000 / ms:10.1f} a second")
+    print(describe_machine("numba", "numpy", "opencv-python"))
+    shadows, (one, four, full_one, full_four) = rows[2][1], (ms for _, ms in rows[4:])
+    kept = [
+        verdict("panorama of training, four rays a pixel / one", four / one, 2.5),
+        verdict("full sphere, four rays a pixel / one", full_four / full_one, 2.5),
+        verdict("shadows / the panoramas that share them", shadows / (PAIRS_A_LIGHT * four), 0.2),
+    ]
+    return 0 if all(kept) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
