@@ -14,6 +14,8 @@ from unifygeo_ros.errors import ConfigurationError
 from unifygeo_ros.localization.mounting import mount_from_transform
 from unifygeo_ros.ros.node_config import NodeConfig
 
+NODE_NAME = "unifygeo_camera_mount"
+
 
 def mount_from_tf(camera: CameraMount, config: NodeConfig, give_up: Callable[[], bool]) -> CameraMount:
     """The mount with position, yaw and upside_down from TF's base_frame → camera_frame, once it is published.
@@ -28,7 +30,10 @@ def mount_from_tf(camera: CameraMount, config: NodeConfig, give_up: Callable[[],
             f"camera_frame is {config.camera_frame!r} but tf2_ros cannot be imported ({error}); install "
             "ros-*-tf2-ros-py or leave camera_frame empty and set camera.x_m, y_m, z_m and yaw_rad"
         ) from error
-    node = rclpy.create_node("unifygeo_camera_mount", start_parameter_services=False)
+    # A launch file renames every node of the process. Two of one name share one publisher of /rosout, which goes with
+    # the first of them: the localizer's log would be silent from here on.
+    own_name = ["--ros-args", "-r", f"__node:={NODE_NAME}"]
+    node = rclpy.create_node(NODE_NAME, cli_args=own_name, start_parameter_services=False)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
