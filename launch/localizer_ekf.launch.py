@@ -22,6 +22,7 @@ def ekf(name: str, output_topic: str) -> Node:
         package="robot_localization",
         executable="ekf_node",
         name=name,
+        namespace=LaunchConfiguration("namespace"),
         output="screen",
         parameters=[
             LaunchConfiguration("ekf_params_file"),
@@ -46,7 +47,7 @@ def generate_launch_description() -> LaunchDescription:
                 description="parameters of both filters; copy the default one and change it",
             ),
             DeclareLaunchArgument(
-                "fix_topic", default_value="/unifygeo_localizer/fix", description="fixes of the localizer"
+                "fix_topic", default_value="unifygeo_localizer/fix", description="fixes that the map filter takes"
             ),
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(SHARE / "launch" / "localizer.launch.py"))),
             ekf("ekf_odom", "odometry/local"),

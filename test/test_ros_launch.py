@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,12 +14,34 @@ import yaml
 
 pytest.importorskip("rclpy")
 
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from ros_drive import OPEN_GATES, domain_id, make_region
 
+from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.inference.bundle import load_bundle
+from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.ros.node_config import Settings, with_values
 
 ROOT = Path(__file__).parent.parent
 EKF_AXES = 15  # x, y, z, roll, pitch, yaw, their velocities, accelerations
+# What ekf_node 3.6 declares. A name it does not know is not refused but passed over in silence.
+EKF_PARAMETERS = """
+frequency sensor_timeout two_d_mode predict_to_current_time permit_corrected_publication
+map_frame odom_frame base_link_frame base_link_frame_output world_frame tf_prefix
+transform_time_offset transform_timeout publish_tf publish_acceleration print_diagnostics
+smooth_lagged_data history_length disabled_at_startup reset_on_time_jump gravitational_acceleration
+initial_state initial_estimate_covariance process_noise_covariance dynamic_process_noise_covariance
+use_control control_timeout control_config debug debug_out_file
+acceleration_limits acceleration_gains deceleration_limits deceleration_gains
+"""
+EKF_INPUT_PARAMETERS = {
+    "odom": "config queue_size differential relative pose_use_child_frame pose_rejection_threshold "
+    "twist_rejection_threshold",
+    "pose": "config queue_size differential relative rejection_threshold",
+    "twist": "config queue_size rejection_threshold",
+    "imu": "config queue_size differential relative remove_gravitational_acceleration pose_rejection_threshold "
+    "twist_rejection_threshold linear_acceleration_rejection_threshold",
+}
 
 
 def flat(parameters: dict, prefix: str = "") -> dict:
@@ -36,9 +59,37 @@ def test_the_parameter_file_holds_parameters_that_exist_with_values_that_fit():
     assert "camera.z_m" in values
 
 
+def ekf_parameters(name):
+    return yaml.safe_load((ROOT / "config/ekf.yaml").read_text())[f"/**/{name}"]["ros__parameters"]
+
+
+def unknown_ekf_parameters(parameters):
+    """Names that ekf_node passes over in silence. Inputs are numbered from 0; it stops at the first number left out."""
+    unknown = set(parameters) - set(EKF_PARAMETERS.split())
+    for kind, names in EKF_INPUT_PARAMETERS.items():
+        number = 0
+        while f"{kind}{number}" in parameters:
+            unknown -= {f"{kind}{number}", *(f"{kind}{number}_{name}" for name in names.split())}
+            number += 1
+    return unknown
+
+
+@pytest.mark.parametrize("name", ["ekf_odom", "ekf_map"])
+def test_the_ekf_file_holds_parameters_that_exist(name):
+    parameters = ekf_parameters(name)
+    assert not unknown_ekf_parameters(parameters)
+    for key in [key for key in parameters if re.fullmatch("(odom|pose|imu|twist)[0-9]+", key)]:
+        assert any(parameters[f"{key}_config"]), key  # without it nothing is fused
+
+
+def test_a_misspelt_a_foreign_and_an_unreachable_parameter_are_noticed():
+    parameters = {"pose0": "fix", "pose0_rejection_treshold": 3.0, "imu0_rejection_threshold": 3.0, "odom1": "odom"}
+    assert unknown_ekf_parameters(parameters) == set(parameters) - {"pose0"}
+
+
 @pytest.mark.parametrize("name", ["ekf_odom", "ekf_map"])
 def test_the_ekf_file_has_the_lengths_that_robot_localization_takes(name):
-    parameters = yaml.safe_load((ROOT / "config/ekf.yaml").read_text())[name]["ros__parameters"]
+    parameters = ekf_parameters(name)
     for key, value in parameters.items():
         if key.endswith("_config"):
             assert len(value) == EKF_AXES, key
@@ -49,8 +100,7 @@ def test_the_ekf_file_has_the_lengths_that_robot_localization_takes(name):
 
 
 def test_only_the_map_filter_takes_fixes_and_only_x_y_and_yaw_of_them():
-    file = yaml.safe_load((ROOT / "config/ekf.yaml").read_text())
-    odom, map_ = (file[name]["ros__parameters"] for name in ("ekf_odom", "ekf_map"))
+    odom, map_ = ekf_parameters("ekf_odom"), ekf_parameters("ekf_map")
     assert not any(key.startswith("pose") for key in odom)
     assert (odom["world_frame"], map_["world_frame"]) == ("odom", "map")
     assert [axis for axis, fused in enumerate(map_["pose0_config"]) if fused] == [0, 1, 5]
@@ -58,7 +108,10 @@ def test_only_the_map_filter_takes_fixes_and_only_x_y_and_yaw_of_them():
     assert not any(any(map_[key][:6]) for key in ("odom0_config", "imu0_config"))
     assert map_["smooth_lagged_data"]
     assert map_["history_length"] >= 1.0
-    assert min(map_["initial_estimate_covariance"][i] for i in (0, 1)) >= 1e4
+    # The first fix meets the rejection threshold, too: it must pass wherever in a region of 100 km it is.
+    assert (
+        min(map_["initial_estimate_covariance"][i] for i in (0, 1)) >= (100e3 / map_["pose0_rejection_threshold"]) ** 2
+    )
 
 
 # -- where launch is installed ----------------------------------------------------------------------------------------
@@ -89,11 +142,31 @@ def installed(tmp_path_factory):
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "OMP_NUM_THREADS": "1",
         "AMENT_PREFIX_PATH": os.pathsep.join([str(prefix), os.environ["AMENT_PREFIX_PATH"]]),
-        "PYTHONPATH": os.pathsep.join([str(site), str(ROOT / "test")]),
+        "PYTHONPATH": os.pathsep.join(
+            [
+                str(site),
+                str(ROOT / "test"),
+                *filter(None, [os.environ.get("PYTHONPATH")]),
+            ]  # a ROS installation's modules
+        ),
         "UNIFYGEO_TEST_REGION": str(folder),
         "UNIFYGEO_TEST_SHARE": str(prefix / "share" / "unifygeo_ros"),
     }
     return folder, environment
+
+
+def is_installed(package):
+    try:
+        get_package_prefix(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def skip_without(package):
+    """Skip the test, visibly, where a ROS package is not installed."""
+    if not is_installed(package):
+        pytest.skip(f"{package} is not installed; it comes with ROS")
 
 
 def ros2(*arguments):
@@ -119,6 +192,36 @@ def test_launched_it_localizes_and_ends_cleanly(installed):
     program = "from launch_testing.launch_test import main; raise SystemExit(main())"
     command = [sys.executable, "-c", program, str(ROOT / "test/launch/localizer_launch.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, cwd="/")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def demo_index(tmp_path_factory):
+    """Index of the demo's town for the shipped model."""
+    bundle = load_bundle(ROOT / "models/towns-atto")
+    folder = tmp_path_factory.mktemp("demo") / "index"
+    with open_engines(bundle, backend="onnx_cpu") as engines:
+        build_index([ROOT / "demo/drive/town.tif"], bundle, engines, folder)
+    return folder
+
+
+def test_the_drive_of_the_demo_through_the_real_ekfs(installed, demo_index, tmp_path):
+    """launch/localizer_ekf_launch.py, by launch_testing."""
+    for package in ("robot_localization", "tf2_ros"):
+        skip_without(package)
+    _, environment = installed
+    parameters = yaml.safe_load((ROOT / "demo/localizer.yaml").read_text())
+    # The EKF fuses the odometry itself.
+    parameters["unifygeo_localizer"]["ros__parameters"]["tracker"] = {"fix_from": "image"}
+    (tmp_path / "parameters.yaml").write_text(yaml.safe_dump(parameters))
+    environment = {
+        **environment,
+        "UNIFYGEO_TEST_INDEX": str(demo_index),
+        "UNIFYGEO_TEST_PARAMETERS": str(tmp_path / "parameters.yaml"),
+    }
+    program = "from launch_testing.launch_test import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", program, str(ROOT / "test/launch/localizer_ekf_launch.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd="/")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
