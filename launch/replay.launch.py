@@ -13,6 +13,7 @@ from launch.actions import (
     EmitEvent,
     ExecuteProcess,
     IncludeLaunchDescription,
+    LogInfo,
     RegisterEventHandler,
     SetLaunchConfiguration,
 )
@@ -22,6 +23,8 @@ from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from lifecycle_msgs.msg import Transition
 
 SHARE = Path(get_package_share_directory("unifygeo_ros"))
 RECORDED = (
@@ -42,11 +45,17 @@ def included(name: str, condition: IfCondition | UnlessCondition) -> IncludeLaun
     return IncludeLaunchDescription(source, condition=condition)
 
 
+def transition(number: int) -> EmitEvent:
+    """Of the localizer, the only lifecycle node of this launch."""
+    return EmitEvent(event=ChangeState(lifecycle_node_matcher=lambda node: True, transition_id=number))
+
+
 def generate_launch_description() -> LaunchDescription:
     play = ExecuteProcess(
         cmd=[
             *("ros2", "bag", "play", LaunchConfiguration("bag")),
             *("--clock", "100", "--rate", LaunchConfiguration("rate")),
+            *("--delay", "5"),  # or the start is gone before all have heard of the player
         ],
         output="screen",
     )
@@ -72,10 +81,32 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument("output", default_value="replay_bag", description="folder of the recording"),
             SetLaunchConfiguration("use_sim_time", "true"),
+            # A node that starts by itself may be active before this process hears it, and the bag would wait for ever.
+            SetLaunchConfiguration("autostart", "false"),
             included("localizer_ekf.launch.py", IfCondition(with_ekf)),
             included("localizer.launch.py", UnlessCondition(with_ekf)),
             record,
+            transition(Transition.TRANSITION_CONFIGURE),
+            RegisterEventHandler(
+                OnStateTransition(
+                    start_state="configuring",
+                    goal_state="inactive",
+                    entities=[transition(Transition.TRANSITION_ACTIVATE)],
+                )
+            ),
             RegisterEventHandler(OnStateTransition(goal_state="active", entities=[play])),
+            RegisterEventHandler(
+                OnStateTransition(
+                    start_state="configuring",
+                    goal_state="unconfigured",
+                    entities=[
+                        LogInfo(
+                            msg="The localizer could not be configured; its last error says why. Nothing is played."
+                        ),
+                        EmitEvent(event=Shutdown(reason="the localizer could not be configured")),
+                    ],
+                )
+            ),
             RegisterEventHandler(
                 OnProcessExit(target_action=play, on_exit=[EmitEvent(event=Shutdown(reason="the bag has ended"))])
             ),

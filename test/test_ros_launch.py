@@ -15,9 +15,14 @@ import yaml
 pytest.importorskip("rclpy")
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from drives import STORE, write_drive
 from ros_drive import OPEN_GATES, domain_id, make_region
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import StoragePlugin
+from worlds import colour_world
 
 from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.ros.node_config import Settings, with_values
@@ -223,6 +228,44 @@ def test_the_drive_of_the_demo_through_the_real_ekfs(installed, demo_index, tmp_
     command = [sys.executable, "-c", program, str(ROOT / "test/launch/localizer_ekf_launch.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd="/")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_drive_is_replayed_and_recorded_with_ros2_bag(installed, tmp_path):
+    """Whole: the first image gives a fix, too, and everything ends with the bag."""
+    skip_without("ros2bag")
+    folder, environment = installed
+    ekf = is_installed("robot_localization")
+    drive = write_drive(
+        tmp_path / "drive",
+        colour_world(),
+        open_index(folder / "index").frame,
+        seconds=6.0,
+        storage=StoragePlugin.SQLITE3,
+    )
+    command = ros2("launch", "unifygeo_ros", "replay.launch.py", f"bag:={drive}", f"output:={tmp_path}/recording")
+    command += [f"bundle:={folder}/bundle", f"index:={folder}/index", f"params_file:={folder}/parameters.yaml"]
+    command += ["backend:=onnx_cpu", "image_transport:=compressed", f"ekf:={str(ekf).lower()}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd="/")
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "process has died" not in said, said
+    with AnyReader([tmp_path / "recording"], default_typestore=STORE) as recording:
+        counts = {connection.topic: connection.msgcount for connection in recording.connections}
+    expected = {"/clock", "/unifygeo_localizer/fix", "/diagnostics"}
+    expected |= {"/odometry/local", "/odometry/global", "/tf"} if ekf else set()
+    assert all(counts.get(topic, 0) > 0 for topic in expected), counts
+    assert counts["/unifygeo_localizer/fix"] == 13  # two a second
+
+
+def test_a_replay_that_cannot_be_configured_ends_and_says_so(installed, tmp_path):
+    folder, environment = installed
+    command = ros2("launch", "unifygeo_ros", "replay.launch.py", f"bag:={tmp_path}/none", f"bundle:={folder}/bundle")
+    command += ["ekf:=false", "record:=false"]  # and no index
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd="/")
+    said = done.stdout + done.stderr
+    assert "The localizer could not be configured" in said
+    assert "Configuration failed: " in said
+    assert "process has died" not in said
 
 
 def test_an_interrupt_of_the_launch_ends_the_node_cleanly(installed, tmp_path):
