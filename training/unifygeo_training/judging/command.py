@@ -39,7 +39,7 @@ def _test(options: argparse.Namespace) -> int:
 
     from unifygeo_training.checkpoint import load_network, published_network
     from unifygeo_training.configuration import read_network_config
-    from unifygeo_training.judging.evaluation_set import EvaluationSet, SplitImages
+    from unifygeo_training.judging.evaluation_set import EvaluationSet, JudgedSplit
     from unifygeo_training.judging.judge import judge
     from unifygeo_training.judging.tables import Ablation, report, to_json
     from unifygeo_training.judging.town_set import TownImages
@@ -56,7 +56,7 @@ def _test(options: argparse.Namespace) -> int:
         data: EvaluationSet = TownImages(load_town(options.root), network.config)
     else:
         part = options.part or SPLITS[options.dataset][-1]
-        data = SplitImages(load_split(options.dataset, options.root, part, options.labels), network.config)
+        data = JudgedSplit(load_split(options.dataset, options.root, part, options.labels), network.config)
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

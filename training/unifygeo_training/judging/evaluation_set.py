@@ -5,15 +5,11 @@ from __future__ import annotations
 import functools
 from typing import Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pyproj
 
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.localization.image_files import read_image
-from unifygeo_training.data.split import CrossViewSplit
-from unifygeo_training.model import NetworkConfig
+from unifygeo_training.data.split_images import SplitImages
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -50,27 +46,8 @@ class EvaluationSet(Protocol):
         ...
 
 
-class SplitImages:
-    """A `CrossViewSplit` on disk as an `EvaluationSet`. Images are read when they are asked for."""
-
-    def __init__(self, split: CrossViewSplit, config: NetworkConfig) -> None:
-        """Raises InputError where the panoramas do not reach the elevations that the network sees."""
-        ground = config.ground
-        tolerance = 1e-6
-        if (
-            split.ground_top_rad < ground.elevation_top_rad - tolerance
-            or split.ground_bottom_rad > ground.elevation_bottom_rad + tolerance
-        ):
-            have, want = (
-                np.degrees([split.ground_bottom_rad, split.ground_top_rad]),
-                np.degrees([ground.elevation_bottom_rad, ground.elevation_top_rad]),
-            )
-            raise InputError(
-                f"{split.name}: its panoramas show elevations {have[0]:.1f}° to {have[1]:.1f}°, the network wants "
-                f"{want[0]:.1f}° to {want[1]:.1f}°; use a network config for this data set"
-            )
-        self.split = split
-        self.config = config
+class JudgedSplit(SplitImages):
+    """A `CrossViewSplit` on disk as an `EvaluationSet`."""
 
     @property
     def name(self) -> str:
@@ -88,20 +65,6 @@ class SplitImages:
     @property
     def side_m(self) -> Float64:
         return self.split.metres_per_pixel * self.split.tile_size
-
-    def ground_image(self, query: int) -> UInt8:
-        ground = self.config.ground
-        image = read_image(self.split.ground[query])
-        field = self.split.ground_top_rad - self.split.ground_bottom_rad
-        top, bottom = (
-            round((self.split.ground_top_rad - elevation) / field * len(image))
-            for elevation in (ground.elevation_top_rad, ground.elevation_bottom_rad)
-        )
-        return cv2.resize(image[top:bottom], (ground.width, ground.height), interpolation=cv2.INTER_AREA)
-
-    def aerial_image(self, tile: int) -> UInt8:
-        size = self.config.aerial_size
-        return cv2.resize(read_image(self.split.gallery[tile]), (size, size), interpolation=cv2.INTER_AREA)
 
     def displacement_m(self, start: Int64, end: Int64) -> Float64:
         a, b = self.split.gallery_lat_lon[start], self.split.gallery_lat_lon[end]

@@ -1,0 +1,53 @@
+"""The images of a `CrossViewSplit`, cut and resized for a network: the same pixels for training and for judging."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.errors import InputError
+from unifygeo_ros.localization.image_files import read_image
+from unifygeo_training.data.split import CrossViewSplit
+from unifygeo_training.model.config import NetworkConfig
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+class SplitImages:
+    """Images are read when they are asked for."""
+
+    def __init__(self, split: CrossViewSplit, config: NetworkConfig) -> None:
+        """Raises InputError where the panoramas do not reach the elevations that the network sees."""
+        ground = config.ground
+        tolerance = 1e-6
+        if (
+            split.ground_top_rad < ground.elevation_top_rad - tolerance
+            or split.ground_bottom_rad > ground.elevation_bottom_rad + tolerance
+        ):
+            have, want = (
+                np.degrees([split.ground_bottom_rad, split.ground_top_rad]),
+                np.degrees([ground.elevation_bottom_rad, ground.elevation_top_rad]),
+            )
+            raise InputError(
+                f"{split.name}: its panoramas show elevations {have[0]:.1f}° to {have[1]:.1f}°, the network wants "
+                f"{want[0]:.1f}° to {want[1]:.1f}°; use a network config for this data set"
+            )
+        self.split = split
+        self.config = config
+
+    def ground_image(self, query: int) -> UInt8:
+        """uint8 (H, W, 3) RGB of the network's ground size, centre column facing north."""
+        ground = self.config.ground
+        image = read_image(self.split.ground[query])
+        field = self.split.ground_top_rad - self.split.ground_bottom_rad
+        top, bottom = (
+            round((self.split.ground_top_rad - elevation) / field * len(image))
+            for elevation in (ground.elevation_top_rad, ground.elevation_bottom_rad)
+        )
+        return cv2.resize(image[top:bottom], (ground.width, ground.height), interpolation=cv2.INTER_AREA)
+
+    def aerial_image(self, tile: int) -> UInt8:
+        """uint8 (L, L, 3) RGB of the network's aerial size."""
+        size = self.config.aerial_size
+        return cv2.resize(read_image(self.split.gallery[tile]), (size, size), interpolation=cv2.INTER_AREA)
