@@ -101,9 +101,9 @@ def test_when_places_are_described() -> None:
 
 def test_tiles_overlap_in_both_axes_and_in_one_area() -> None:
     tiles = Tiles(np.array([0, 0, 0, 0, 1]), np.array([[0, 0], [69, 69], [70, 0], [0, -70], [0, 0]], float), 70.0)
-    assert [tiles.overlaps(0, [other]) for other in range(5)] == [True, True, False, False, False]
-    assert tiles.overlaps(0, [4, 2, 1])
-    assert not tiles.overlaps(0, [])
+    assert [tiles.excludes(0, [other]) for other in range(5)] == [True, True, False, False, False]
+    assert tiles.excludes(0, [4, 2, 1])
+    assert not tiles.excludes(0, [])
 
 
 def test_a_batch_by_hand() -> None:

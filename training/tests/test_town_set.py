@@ -80,9 +80,9 @@ def test_places_are_counted_through_the_towns() -> None:
     tiles = pairs.tiles(None)
     assert len(pairs) == len(tiles.area) == 6
     np.testing.assert_array_equal(tiles.centre_m, [*first, [140, 140], [35, 140], [230, 140]])  # inside the town
-    assert tiles.overlaps(0, [1])
-    assert not tiles.overlaps(0, [3])  # the same coordinates, but of another town
-    assert not tiles.overlaps(3, [0, 1, 2, 4, 5])
+    assert tiles.excludes(0, [1])
+    assert not tiles.excludes(0, [3])  # the same coordinates, but of another town
+    assert not tiles.excludes(3, [0, 1, 2, 4, 5])
     assert pairs.member(4, tiles) == Member(town=1, panorama=1, east_m=35.0, north_m=140.0)
 
     moved = pairs.tiles(np.random.default_rng(1))

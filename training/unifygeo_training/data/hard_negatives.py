@@ -56,9 +56,18 @@ class HardNegativesConfig(BaseModel):
         return step + self.every - (step - self.from_step) % self.every
 
 
+class TileChoice(Protocol):
+    """One tile for each place of a data set."""
+
+    def excludes(self, place: int, others: Sequence[int]) -> bool:
+        """Whether a place cannot share a batch with the others: its tile is one of theirs or no true negative of one
+        of their panoramas, or the other way round. A place excludes itself."""
+        ...
+
+
 @dataclass(frozen=True)
 class Tiles:
-    """One tile for each place of a data set. area: int64 (n,); centre_m: float64 (n, 2); side_m: of every tile.
+    """Squares that may lie anywhere (`TileChoice`). area: int64 (n,); centre_m: float64 (n, 2); side_m: of every tile.
 
     Two tiles overlap if they lie in one area and their centres are less than a side apart in both axes: then each
     shows a part of the other, and none is a true negative of the other's panorama.
@@ -68,8 +77,8 @@ class Tiles:
     centre_m: Float64
     side_m: float
 
-    def overlaps(self, place: int, others: Sequence[int]) -> bool:
-        """Whether a place's tile overlaps one of the others'. A place overlaps itself."""
+    def excludes(self, place: int, others: Sequence[int]) -> bool:
+        """Whether a place's tile overlaps one of the others'."""
         if not len(others):
             return False
         apart = np.abs(self.centre_m[others] - self.centre_m[place]).max(axis=1)
@@ -82,12 +91,12 @@ class ComparablePairs(PairSet, Protocol):
 
     def __len__(self) -> int: ...
 
-    def tiles(self, rng: np.random.Generator | None) -> Tiles:
+    def tiles(self, rng: np.random.Generator | None) -> TileChoice:
         """A tile for every place, for one batch. None: the tiles by which places are compared."""
         ...
 
-    def member(self, place: int, tiles: Tiles) -> Any:
-        """A place with its tile, for `read`."""
+    def member(self, place: int, tiles: Any) -> Any:
+        """A place with its tile of such a choice, for `read`."""
         ...
 
 
@@ -127,24 +136,24 @@ class HardNegatives:
         self._ground, self._aerial = table.ground.astype(np.float32), table.aerial.astype(np.float32)
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Any]:
-        """Members of `count` places whose tiles do not overlap."""
+        """Members of `count` places that exclude none of each other."""
         tiles, places = self.pairs.tiles(rng), self.table.places
         members: list[int] = []
         for anchor in rng.permutation(len(places)):
             if len(members) == count:
                 break
-            if not tiles.overlaps(int(places[anchor]), members):
+            if not tiles.excludes(int(places[anchor]), members):
                 members.append(int(places[anchor]))
                 members += self._alike(int(anchor), min(self.take, count - len(members)), tiles, members, rng)
         if len(members) < count:
             raise ConfigurationError(
-                f"{len(places)} places have room for {len(members)} of {count} tiles that do not overlap; "
+                f"{len(places)} places have room for {len(members)} of {count} tiles without false negatives; "
                 "lower batch_size, raise hard_negatives.places or add data"
             )
         return [self.pairs.member(place, tiles) for place in rng.permutation(members).tolist()]
 
     def _alike(
-        self, anchor: int, count: int, tiles: Tiles, members: Sequence[int], rng: np.random.Generator
+        self, anchor: int, count: int, tiles: TileChoice, members: Sequence[int], rng: np.random.Generator
     ) -> list[int]:
         """Up to `count` places that resemble the anchor (a row of the table), free of each other and the members."""
         similarity = self._aerial @ self._ground[anchor]  # exact, see STEPS_OF_UNIT
@@ -153,7 +162,7 @@ class HardNegatives:
             if len(pool) == self.pool:
                 break
             place = int(self.table.places[row])
-            if not tiles.overlaps(place, [*members, *pool]):
+            if not tiles.excludes(place, [*members, *pool]):
                 pool.append(place)
         nearest, rest = pool[: (count + 1) // 2], pool[(count + 1) // 2 :]
         drawn = rng.choice(len(rest), min(count - len(nearest), len(rest)), replace=False)
