@@ -31,10 +31,11 @@ from measuring import Others, clock_verdict, describe_machine, verdict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
+from unifygeo_ros.errors import ConfigurationError
 from unifygeo_training.configuration import read_settings
 from unifygeo_training.data.augmentation import augment
 from unifygeo_training.data.pairs import Batches
-from unifygeo_training.data.towns import TownPairs
+from unifygeo_training.data.towns import TownPairs, TownsConfig
 from unifygeo_training.fit import Run, fit
 from unifygeo_training.fit_config import FitConfig
 from unifygeo_training.towns.pairs import render_pairs
@@ -98,6 +99,8 @@ def main() -> int:
 def configure(args: argparse.Namespace, folder: Path) -> FitConfig:
     """The config with one device, one town, and all losses from the first step on."""
     config = read_settings(args.config, FitConfig)
+    if not isinstance(config.data, TownsConfig):
+        raise ConfigurationError(f"{args.config}: trains on {config.data.describe()}; give a config of kind towns")
     data = config.data.model_copy(update={"folder": folder / "towns", "last_seed": config.data.first_seed})
     losses = config.losses.model_copy(update={"retrieval_from_step": 0, "retrieval_ramp_steps": 0})
     one = {"accelerator": args.accelerator, "devices": 1, "strategy": "auto", "threads": 0, "compile": args.compile}

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from unifygeo_training.data.check import METRES_PER_DEGREE
+from unifygeo_training.data.split import METRES_PER_DEGREE
 from unifygeo_training.data.vigor import CITIES, METRES_PER_PIXEL
 
 
@@ -40,3 +40,40 @@ def make_vigor(root: Path, *, nested: bool = True, labels: str = "original", new
         (root / folder / city).mkdir(parents=True, exist_ok=True)
         for stem in ("same_area_balanced_train", "same_area_balanced_test", "pano_label_balanced"):
             (root / folder / city / (stem + suffix)).write_bytes((row + newline).encode())
+
+
+STREET_TILES = 8
+STREETS_AT = {"NewYork": (40.7, -74.0), "Seattle": (47.6, -122.3)}
+
+
+def make_vigor_street(root: Path, *, labels: str = "corrected") -> None:
+    """In each of New York and Seattle eight tiles in a row, half a tile (320 px) apart eastward.
+
+    Query i stands (40 + 10 i) px below and 60 px right of the centre of tile i, so that tile i + 1 holds it as well,
+    260 px left of its centre: its semi-positive, named thrice; the last query's is the tile before it, which does not
+    hold it. A ninth query stands on tile 0, 30 px above and 20 px left of its centre, with tile 1 as semi-positive.
+    """
+    for city, (latitude, longitude) in STREETS_AT.items():
+        scale = METRES_PER_PIXEL[city]
+        north_deg = scale / METRES_PER_DEGREE  # of a pixel
+        east_deg = north_deg / math.cos(math.radians(latitude))
+        tiles = [f"satellite_{latitude}_{longitude + 320 * i * east_deg:.10f}.png" for i in range(STREET_TILES)]
+        cameras = [(i, 40 + 10 * i, 60) for i in range(STREET_TILES)] + [(0, -30, -20)]
+        rows = []
+        for number, (tile, down, right) in enumerate(cameras):
+            panorama = (
+                f"Abc{number}_-1,{latitude - down * north_deg:.6f},"
+                f"{longitude + (320 * tile + right) * east_deg:.6f},.jpg"
+            )
+            beside = tile + 1 if tile + 1 < STREET_TILES else tile - 1
+            # The labels count d_col to the left.
+            semi = f" {tiles[beside]} {down} {320 * (beside - tile) - right}"
+            rows.append(f"{panorama} {tiles[tile]} {down} {-right}" + 3 * semi)
+            write_image(root / city / "panorama" / panorama, 64, 128, 20 + 20 * number)
+        for number, name in enumerate(tiles):
+            write_image(root / city / "satellite" / name, 640, 640, 20 + 20 * number)
+        folder, suffix = ("splits", ".txt") if labels == "original" else ("splits__corrected", "__corrected.txt")
+        (root / folder / city).mkdir(parents=True)
+        (root / folder / city / "satellite_list.txt").write_text("\n".join(tiles))
+        for stem in ("same_area_balanced_train", "pano_label_balanced"):
+            (root / folder / city / (stem + suffix)).write_text("\n".join(rows))

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
+from small_centre_aligned import make_cvact_list, make_cvusa
 from small_vigor import make_vigor, write_image
 
 from unifygeo_ros.errors import InputError
 from unifygeo_training.data.centre_aligned import load_cvact, load_cvusa
-from unifygeo_training.data.check import METRES_PER_DEGREE, check_split, draw_labels
+from unifygeo_training.data.check import check_split, draw_labels
+from unifygeo_training.data.split import METRES_PER_DEGREE
 from unifygeo_training.data.vigor import METRES_PER_PIXEL, load_vigor, read_labels
 
 REAL_LABELS = (
@@ -108,12 +109,7 @@ def test_labels_are_drawn_where_the_camera_is(tmp_path):
 
 
 def test_cvusa(tmp_path):
-    (tmp_path / "splits").mkdir()
-    (tmp_path / "splits/train-19zl.csv").write_text(
-        "bingmap/19/0000001.jpg,streetview/panos/0000001.jpg,streetview/annotations/0000001.png\r\n"
-    )
-    write_image(tmp_path / "bingmap/19/0000001.jpg", 750, 750)
-    write_image(tmp_path / "streetview/panos/0000001.jpg", 224, 1232)
+    make_cvusa(tmp_path, 1)
     split = load_cvusa(tmp_path, "train")
     assert check_split(split).ok
     assert split.semi_positives.shape == (1, 0)
@@ -123,15 +119,7 @@ def test_cvusa(tmp_path):
 
 
 def test_cvact(tmp_path):
-    scipy.io.savemat(
-        tmp_path / "ACT_data.mat",
-        {
-            "panoIds": np.array(["first", "second", "third"], dtype=object),
-            "utm": np.zeros((3, 2)),
-            "trainSet": {"trainInd": np.array([[1], [3]])},
-            "valSet": {"valInd": np.array([[2]])},
-        },
-    )
+    make_cvact_list(tmp_path)
     assert [file.name for file in load_cvact(tmp_path, "train").ground] == ["first_grdView.jpg", "third_grdView.jpg"]
     assert load_cvact(tmp_path, "val").gallery[0].name == "second_satView_polish.jpg"
     with pytest.raises(InputError, match="empty"):

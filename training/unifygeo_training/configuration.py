@@ -30,12 +30,23 @@ def check_settings(raw: Any, kind: type[Settings], source: str) -> Settings:
     except ValidationError as error:
         problems = []
         for item in error.errors():
-            key = ".".join(str(part) for part in item["loc"])
+            key = _key(item["loc"], raw)
             if item["type"] == "extra_forbidden":
                 problems.append(f"unknown key {key}")
             else:
                 problems.append(f"{key or 'file'} is {item['input']!r}: {item['msg']}")
         raise ConfigurationError(f"{source}: {'; '.join(problems)}") from error
+
+
+def _key(location: tuple[int | str, ...], raw: Any) -> str:
+    """The key as the file has it: without the kind that pydantic puts between a section and its keys."""
+    parts = []
+    for part in location:
+        if isinstance(raw, dict) and part not in raw and part != location[-1]:
+            continue
+        parts.append(str(part))
+        raw = raw.get(part) if isinstance(raw, dict) else None
+    return ".".join(parts)
 
 
 def read_network_config(path: Path | str) -> NetworkConfig:

@@ -21,7 +21,7 @@ from unifygeo_training.checkpoint import load_strictly, read_tensors
 from unifygeo_training.data.hard_negatives import ComparablePairs, DescriptorTable, HardNegatives
 from unifygeo_training.data.pairs import Batches, PairSet
 from unifygeo_training.description import describe
-from unifygeo_training.fit_config import FitConfig, OptimiserConfig
+from unifygeo_training.fit_config import FitConfig, OptimiserConfig, with_kind
 from unifygeo_training.loading import loaded
 from unifygeo_training.model.network import UnifyGeo
 from unifygeo_training.objective import Objective
@@ -190,6 +190,7 @@ class Run:
             return 0
         state = read_tensors(path)
         ours, theirs = self.config.model_dump(mode="json"), state.get("config", {})
+        theirs = {**theirs, "data": with_kind(theirs.get("data"))}
         free = {"hardware", "log_every", "checkpoint_every"}  # where it runs and how often it reports may change
         changed = sorted(
             key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key) and key not in free

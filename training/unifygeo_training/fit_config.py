@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from unifygeo_training.data.augmentation import AugmentationConfig
 from unifygeo_training.data.hard_negatives import HardNegativesConfig
+from unifygeo_training.data.split_pairs import CentreAlignedConfig, VigorConfig
 from unifygeo_training.data.towns import TownsConfig
 from unifygeo_training.model.config import NetworkConfig
 from unifygeo_training.objective import LossConfig
@@ -47,8 +48,17 @@ class HardwareConfig(_Settings):
     workers: int = Field(default=2, ge=0)
 
 
+DataConfig = Annotated[Union[TownsConfig, VigorConfig, CentreAlignedConfig], Field(discriminator="kind")]
+
+
+def with_kind(data: Any) -> Any:
+    """The section `data` of a config that may be older than the choice between kinds: then it is of towns."""
+    return {"kind": "towns", **data} if isinstance(data, dict) else data
+
+
 class FitConfig(_Settings):
-    """batch_size: over all devices. steps: optimiser steps of the whole run.
+    """data: of the kind that its key `kind` names, of towns without it. batch_size: over all devices. steps: optimiser
+    steps of the whole run.
 
     start_from: a checkpoint of the same network whose weights are the initial ones; the optimiser starts afresh.
     hard_negatives: None: the data set draws all batches.
@@ -57,9 +67,9 @@ class FitConfig(_Settings):
     network: NetworkConfig = NetworkConfig()
     pretrained: bool = False
     start_from: Path | None = None
-    data: TownsConfig
+    data: DataConfig
     augmentation: AugmentationConfig = AugmentationConfig()
-    losses: LossConfig = LossConfig()
+    losses: LossConfig = Field(default=LossConfig(), validate_default=True)
     hard_negatives: HardNegativesConfig | None = None
     optimiser: OptimiserConfig = OptimiserConfig()
     hardware: HardwareConfig = HardwareConfig()
@@ -68,6 +78,25 @@ class FitConfig(_Settings):
     steps: int = Field(ge=1)
     log_every: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _has_a_kind(cls, value: Any) -> Any:
+        return with_kind(value)
+
+    @field_validator("losses")
+    @classmethod
+    def _positions_are_known(cls, value: LossConfig, info: ValidationInfo) -> LossConfig:
+        data = info.data.get("data")
+        if data is None or data.tells_positions:
+            return value
+        wrong = [name for name in ("distribution", "matching", "reranking") if getattr(value, name) > 0]
+        if wrong:
+            raise ValueError(
+                f"{data.describe()} has every camera in the middle of its tile, where {', '.join(wrong)} would learn "
+                "to look and nothing else; set each of them to 0"
+            )
+        return value
 
     @field_validator("hard_negatives")
     @classmethod

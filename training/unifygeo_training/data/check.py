@@ -13,13 +13,12 @@ import numpy as np
 
 from unifygeo_ros.errors import InputError
 from unifygeo_ros.localization.image_files import read_image
-from unifygeo_training.data.split import NO_TILE, CrossViewSplit
+from unifygeo_training.data.split import METRES_PER_DEGREE, NO_TILE, CrossViewSplit
 
 EXAMPLES = 3
 POSITION_TOLERANCE_M = 2.0
 """Largest accepted disagreement between a label and the coordinates in the file names, which are rounded to 1e-6°
 (0.1 m); the metres per pixel of a city are a mean."""
-METRES_PER_DEGREE = 111_320.0
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 NO_TILE = -1
 """Place-holder in `CrossViewSplit.tiles` where a query has fewer semi-positives than others."""
+METRES_PER_DEGREE = 111_320.0
+"""Of latitude, and of longitude on the equator: the sphere that VIGOR's coordinates are compared on."""
 
 
 @dataclass(frozen=True)

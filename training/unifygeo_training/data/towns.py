@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -26,7 +27,9 @@ class TownsConfig(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    tells_positions: ClassVar[bool] = True
 
+    kind: Literal["towns"] = "towns"
     folder: Path
     first_seed: int = Field(default=0, ge=0)
     last_seed: int = Field(ge=0)
