@@ -222,8 +222,11 @@ class Tracker:
             return Request(None, heading, config.search_distributions, config.search_candidates)
         if heading is None and place.covariance[2, 2] < TRACK_HEADING_SIGMA_RAD**2:
             heading = Heading(float(place.mean[2]), float(place.covariance[2, 2]), TRACK_HEADING)
-        if self._doubt or self._checked_m >= config.check_distance_m:
+        if self._doubt:
             return Request(None, heading, config.search_distributions, config.search_candidates)
+        if self._checked_m >= config.check_distance_m:
+            # One more than near the track: in the whole region the right tile is not as often the best.
+            return Request(None, heading, config.track_distributions + 1, config.search_candidates)
         self._gate = Prior(float(place.mean[0]), float(place.mean[1]), place.covariance[:2, :2])
         return Request(self._gate, heading, config.track_distributions, config.track_candidates)
 
