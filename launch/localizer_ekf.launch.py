@@ -34,7 +34,6 @@ def ekf(name: str, output_topic: str) -> Node:
             ("imu", LaunchConfiguration("imu_topic")),
             ("fix", LaunchConfiguration("fix_topic")),
         ],
-        sigterm_timeout="2",  # ekf_node is stopped by TERM; INT alone may leave it running
     )
 
 
