@@ -20,6 +20,9 @@ from unifygeo_ros.ros.player import BagPlayer
 
 NODE_NAME = "unifygeo_localizer"
 START_TIMEOUT_S = 60.0
+SETTLE_S = 1.0
+"""A writer that knows a reader may not yet be known to it, and a best-effort reader misses what comes before that."""
+
 QUIET_S = 2.0
 """After the last image, silence for so long means that no fix is under way any more."""
 
@@ -80,6 +83,7 @@ def play_to_node(
     try:
         for topic in (image_topic, *motion_topics):
             player.wait_for_subscribers(topic, START_TIMEOUT_S, node_process.check_alive)
+        time.sleep(SETTLE_S)
 
         def before(topic: str, data: bytes) -> None:
             if topic == image_topic:
