@@ -77,8 +77,8 @@ def with_confidence(network: UnifyGeo, report: CalibrationReport, towns: Sequenc
         bundle = export_bundle(
             network, Path(temporary) / "bundle", text, precisions=("fp32",), calibration=report.calibration
         )
-        for name, searched in (("confidence", False), ("searched_confidence", True)):
-            parts = [gather(bundle, town, searched=searched) for town in towns]
+        gathered = zip(*(gather(bundle, town) for town in towns), strict=True)
+        for name, parts in zip(("confidence", "searched_confidence"), gathered, strict=True):
             outcomes = Outcomes(*(np.concatenate(values) for values in zip(*map(astuple, parts), strict=True)))
             fitted[name] = fit_confidence(outcomes)
             answers[name] = asdict(judge(outcomes, fitted[name]))
@@ -97,21 +97,11 @@ def judge(outcomes: Outcomes, confidence: Confidence) -> Answers:
     )
 
 
-def gather(bundle: ModelBundle, town: CachedTown, *, searched: bool) -> Outcomes:
-    """Localize all panoramas of a town with the bundle, on ONNX Runtime's CPU.
-
-    searched: turn each panorama by a random angle and give no heading; otherwise give one that is wrong by
-    `heading_sigma_rad`.
-    """
+def gather(bundle: ModelBundle, town: CachedTown) -> tuple[Outcomes, Outcomes]:
+    """Localize all panoramas of a town with the bundle, on ONNX Runtime's CPU: with a heading, and with it searched."""
     record = town.record
     origin = (record.origin_east_m, record.origin_north_m)
     mount = CameraMount(elevation_top_rad=record.panorama_top_rad, elevation_bottom_rad=record.panorama_bottom_rad)
-    config = LocalizerConfig()
-    rng = np.random.default_rng(record.seed)
-    columns = town.panoramas.shape[2]
-    rolls = rng.integers(columns, size=len(town.positions)) if searched else np.zeros(len(town.positions), np.int64)
-    errors_rad = rng.normal(0.0, HEADING_SIGMA_RAD, len(town.positions))
-    beliefs, scores, right = [], [], []
     with (
         tempfile.TemporaryDirectory() as temporary,
         open_engines(bundle, backend="onnx_cpu", precision="fp32") as engines,
@@ -119,21 +109,34 @@ def gather(bundle: ModelBundle, town: CachedTown, *, searched: bool) -> Outcomes
         folder = Path(temporary)
         write_geotiff(folder / "town.tif", town.orthophotos[0], origin, record.metres_per_pixel)
         build_index([folder / "town.tif"], bundle, engines, folder / "index")
-        localizer = Localizer(open_index(folder / "index", bundle=bundle), bundle, engines, config, mount)
+        index = open_index(folder / "index", bundle=bundle)
+        localizer = Localizer(index, bundle, engines, LocalizerConfig(), mount)
         latitude_deg, longitude_deg = geodetic_from_town(origin, town.positions).T
-        truth = localizer.index.frame.map_from_geodetic(latitude_deg, longitude_deg)
-        for place, panorama in enumerate(town.panoramas):
-            # Content that moves to the right by a column: the camera has turned to the left by one.
-            azimuth_rad = -rolls[place] * 2 * np.pi / columns + errors_rad[place]
-            heading = Heading(float(yaw_from_azimuth(azimuth_rad)), HEADING_SIGMA_RAD**2, "constant")
-            image = CameraImage(_of_a_camera(np.roll(panorama, rolls[place], axis=1), mount), place + 1)
-            observation = localizer.observe(image, None, None if searched else heading)
-            if isinstance(observation, Rejection):
-                raise InputError(f"town {record.seed}, panorama {place}: {observation.detail}")
-            found = localizer.answer(observation)
-            beliefs.append(found.belief)
-            scores.append(float(observation.matches.scores[0]))
-            right.append(np.hypot(*(truth[place] - (found.east_m, found.north_m))) <= config.answer_radius_m)
+        truth = index.frame.map_from_geodetic(latitude_deg, longitude_deg)
+        return _localized(localizer, town, truth, searched=False), _localized(localizer, town, truth, searched=True)
+
+
+def _localized(localizer: Localizer, town: CachedTown, truth: Float64, *, searched: bool) -> Outcomes:
+    """truth: float64 (n, 2), the cameras in the map frame. searched: turn each panorama by a random angle and give no
+    heading; otherwise give one that is wrong by `heading_sigma_rad`."""
+    rng = np.random.default_rng(town.record.seed)
+    columns = town.panoramas.shape[2]
+    rolls = rng.integers(columns, size=len(truth)) if searched else np.zeros(len(truth), np.int64)
+    errors_rad = rng.normal(0.0, HEADING_SIGMA_RAD, len(truth))
+    beliefs, scores, right = [], [], []
+    for place, panorama in enumerate(town.panoramas):
+        heading = None
+        if not searched:
+            heading = Heading(float(yaw_from_azimuth(errors_rad[place])), HEADING_SIGMA_RAD**2, "constant")
+        image = CameraImage(_of_a_camera(np.roll(panorama, rolls[place], axis=1), localizer.mount), place + 1)
+        observation = localizer.observe(image, None, heading)
+        if isinstance(observation, Rejection):
+            raise InputError(f"town {town.record.seed}, panorama {place}: {observation.detail}")
+        found = localizer.answer(observation)
+        beliefs.append(found.belief)
+        scores.append(float(observation.matches.scores[0]))
+        error_m = np.hypot(*(truth[place] - (found.east_m, found.north_m)))
+        right.append(error_m <= localizer.config.answer_radius_m)
     return Outcomes(np.array(beliefs), np.array(scores), np.array(right, np.bool_))
 
 
