@@ -40,7 +40,7 @@ from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.config import CameraMount, LocalizerConfig
 from unifygeo_ros.evaluation.bags import Bag
 from unifygeo_ros.evaluation.drive import gather
-from unifygeo_ros.evaluation.metrics import Share
+from unifygeo_ros.evaluation.metrics import Share, anees_bounds
 from unifygeo_ros.evaluation.replay import choose_topics, read_truth
 from unifygeo_ros.evaluation.results import FrameResult
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
@@ -314,7 +314,8 @@ def play(recording: Recording, localizer: SharedWork, row: Row, decoded: dict[in
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one row on one drive. first_fix_m: way to the first fix. recovery_s, wrong_after: of the carried drive."""
+    """Of one row on one drive. first_fix_m: way to the first fix. independent: how many independent fixes those of the
+    drive are worth. recovery_s, wrong_after: of the carried drive."""
 
     row: str
     drive: str
@@ -331,6 +332,7 @@ class Outcome:
     anees: float | None
     coverage95: float | None
     nees: tuple[float, ...]
+    independent: float
     recovery_s: float | None
     wrong_after: int | None
     tracker_ms: float | None
@@ -369,6 +371,7 @@ def outcome_of(
         anees=float(np.mean(nees)) / 2 if consistency and nees else None,
         coverage95=float(np.mean(np.array(nees) < 5.991)) if nees else None,
         nees=nees,
+        independent=consistency.effective_count if consistency else 0.0,
         recovery_s=recovered[0] if recovered else None,
         wrong_after=recovered[1] if recovered else None,
         tracker_ms=float(np.median(tracker)) if tracker else None,
@@ -395,7 +398,7 @@ def recovery(results: Iterable[FrameResult], since_ns: int, limit_m: float) -> t
 
 HEADER = (
     "| | available | R@1 m | R@5 m | R@10 m | false fixes | > 10 m | first fix | longest outage "
-    "| recovery (wrong fixes) | median error | ANEES | in 95% ellipse |\n" + "|---" * 13 + "|"
+    "| recovery (wrong fixes) | median error | ANEES (95% bounds) | in 95% ellipse |\n" + "|---" * 13 + "|"
 )
 
 
@@ -415,6 +418,7 @@ def line(name: str, outcomes: list[Outcome]) -> str:
         return "never" if math.isinf(middle) else f"{middle:.1f} {unit}"
 
     nees = [value for o in outcomes for value in o.nees]
+    low, high = anees_bounds(max(sum(o.independent for o in outcomes), 1.0))
     recovered = [o for o in outcomes if o.wrong_after is not None]
     cells = [
         name,
@@ -428,7 +432,7 @@ def line(name: str, outcomes: list[Outcome]) -> str:
         if recovered
         else "–",
         median([o.median_m for o in outcomes], "m"),
-        f"{np.mean(nees) / 2:.2f}" if nees else "–",
+        f"{np.mean(nees) / 2:.2f} ({low:.2f} … {high:.2f})" if nees else "–",
         f"{100 * np.mean(np.array(nees) < 5.991):.1f}%" if nees else "–",
     ]
     return "| " + " | ".join(cells) + " |"

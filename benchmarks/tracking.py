@@ -61,8 +61,7 @@ class Camera:
         if not 100.0 < self.position[0] + self.direction * STEP_M < self._extent - 100.0:
             self.direction *= -1.0
         self.position[0] += self.direction * STEP_M
-        noise = MotionNoise()
-        spread = noise.scale**2 * noise.persistence_m * STEP_M
+        spread = MotionNoise().walk ** 2 * STEP_M
         # base_link keeps facing east; it drives backwards on the way back.
         return Motion(self.direction * STEP_M, 0.0, 0.0, STEP_M, np.diag([spread, spread, 1e-5]))
 
@@ -154,6 +153,7 @@ def memory_over_hours(images: int) -> bool:
 # -- forms of a belief --------------------------------------------------------------------------------------------
 
 RESTART, NOISE_M = 0.001, 0.7
+EXACT = MotionNoise(scale=0.0)
 
 
 class Grid:
@@ -233,7 +233,7 @@ class Mixture:
 
     def step(self, move: tuple[int, int], evidence: Evidence) -> None:
         motion = Motion(move[0], move[1], 0.0, 4.0, np.diag([NOISE_M**2, NOISE_M**2, 1e-9]))
-        belief = beliefs.restart(beliefs.predict(self.belief, motion), RESTART)
+        belief = beliefs.restart(beliefs.predict(self.belief, motion, EXACT), RESTART)
         belief, _ = beliefs.observe(
             belief,
             evidence,
@@ -241,6 +241,7 @@ class Mixture:
             exponent=1.0,
             near=np.ones(len(belief), bool),
             lever_m=(0.0, 0.0),
+            scale_sigma=0.0,
             prune=1e-9,
             limit=128,
         )

@@ -20,10 +20,26 @@ from unifygeo_ros.tracking.evidence import (
     modes_of,
     tile_weights,
 )
-from unifygeo_ros.tracking.motion_model import Motion
+from unifygeo_ros.tracking.motion_model import Motion, MotionNoise
 
 SIDE = 160  # metres and cells of the grid
 AREA = float(SIDE * SIDE)
+EXACT = MotionNoise(scale=0.0)
+"""Odometry without an error of scale."""
+
+
+def hypotheses(
+    weights: np.ndarray,
+    poses: np.ndarray,
+    covariances: np.ndarray,
+    support: np.ndarray,
+    tile_ids: np.ndarray,
+    elsewhere: float,
+    scale_sigma: float = 0.0,
+) -> Belief:
+    """A belief of poses (N, 3)."""
+    means, whole = beliefs.with_scale(poses, covariances, scale_sigma)
+    return Belief(weights, means, whole, support, tile_ids, elsewhere)
 
 
 def evidence(parts: list[tuple[float, float, float, float]], open_share: float, yaw: float = 0.0) -> Evidence:
@@ -75,7 +91,15 @@ def observe(
 ) -> tuple[Belief, np.ndarray]:
     near = np.ones(len(belief), bool)
     return beliefs.observe(
-        belief, e, area_m2=AREA, exponent=exponent, near=near, lever_m=lever_m, prune=1e-9, limit=limit
+        belief,
+        e,
+        area_m2=AREA,
+        exponent=exponent,
+        near=near,
+        lever_m=lever_m,
+        scale_sigma=0.02,
+        prune=1e-9,
+        limit=limit,
     )
 
 
@@ -97,7 +121,7 @@ def drive_both(seed: int) -> tuple[list[float], list[float], np.ndarray]:
             truth = truth + np.array([east, north])
             grid.predict(east, north, 0.7, 0.001)
             motion = Motion(east, north, 0.0, 4.0, np.diag([0.49, 0.49, 1e-9]))
-            belief = beliefs.restart(beliefs.predict(belief, motion), 0.001)
+            belief = beliefs.restart(beliefs.predict(belief, motion, EXACT), 0.001)
         at = truth + 1.5 * rng.standard_normal(2)
         other = truth + alias + 1.5 * rng.standard_normal(2)
         weight = 0.8 * rng.dirichlet([2.0, 2.0 if image < 7 else 0.2, 1.0, 1.0])
@@ -143,7 +167,7 @@ def three_hypotheses() -> Belief:
     covariances[:, 0, 0] = covariances[:, 1, 1] = sigmas**2
     covariances[:, 2, 2] = 1e-6
     means = np.array([[60.0, 60.0, 0.0], [70.0, 75.0, 0.0], [120.0, 110.0, 0.0]])
-    return Belief(np.array([0.2, 0.3, 0.4]), means, covariances, np.array([100.0, 200.0, 300.0]), np.arange(3), 0.1)
+    return hypotheses(np.array([0.2, 0.3, 0.4]), means, covariances, np.array([100.0, 200.0, 300.0]), np.arange(3), 0.1)
 
 
 @pytest.mark.parametrize("exponent", [0.05, 0.3, 0.7, 1.0])
@@ -203,7 +227,7 @@ def test_a_light_hypothesis_is_not_crowded_out_by_variants_of_a_heavy_one() -> N
     means = np.concatenate([rng.normal(0.0, 2.0, (count, 3)) * [1, 1, 0.01], [[500.0, 300.0, 1.0]]])
     weights = np.append(rng.dirichlet(np.ones(count)) * 0.9, 1e-5)
     covariances = np.tile(np.diag([0.1, 0.1, 1e-3]), (count + 1, 1, 1))
-    belief = Belief(weights, means, covariances, np.zeros(count + 1), np.zeros(count + 1, int), 0.1 - 1e-5)
+    belief = hypotheses(weights, means, covariances, np.zeros(count + 1), np.zeros(count + 1, int), 0.1 - 1e-5)
     reduced = beliefs.reduce(belief, merge_distance2=0.5, limit=20)
     assert len(reduced) <= 20
     far = reduced.means[:, 0] > 400
@@ -225,28 +249,65 @@ def test_written_out_mahalanobis_lengths_are_those_of_the_inverse(dimensions: in
 
 def test_prediction_agrees_with_monte_carlo() -> None:
     rng = np.random.default_rng(5)
-    covariance = np.array([[2.0, 0.3, 0.02], [0.3, 1.0, 0.01], [0.02, 0.01, 0.01]])
-    start = Belief(np.array([0.9]), np.array([[10.0, 20.0, 2.0]]), covariance[None], np.zeros(1), np.array([3]), 0.1)
-    noise = np.diag([0.5, 0.2, 0.003])
-    motion = Motion(8.0, 1.0, 0.4, 8.1, noise)
-    after = beliefs.predict(start, motion)
-    poses = rng.multivariate_normal(start.means[0], covariance, 200_000)
-    steps = rng.multivariate_normal([8.0, 1.0, 0.4], noise, len(poses))
-    cos, sin = np.cos(poses[:, 2]), np.sin(poses[:, 2])
-    poses[:, 0] += cos * steps[:, 0] - sin * steps[:, 1]
-    poses[:, 1] += sin * steps[:, 0] + cos * steps[:, 1]
-    poses[:, 2] += steps[:, 2]
-    np.testing.assert_allclose(after.means[0], poses.mean(0), atol=0.06)  # first order: 8 m · ½ · 0.01 rad²
-    np.testing.assert_allclose(after.covariances[0], np.cov(poses.T), atol=0.06)
+    covariance = np.array(
+        [[2.0, 0.3, 0.02, 0.01], [0.3, 1.0, 0.01, 0.0], [0.02, 0.01, 0.01, 0.0005], [0.01, 0.0, 0.0005, 0.0009]]
+    )
+    mean = np.array([10.0, 20.0, 2.0, 0.04])
+    start = Belief(np.array([0.9]), mean[None], covariance[None], np.zeros(1), np.array([3]), 0.1)
+    spread = np.diag([0.5, 0.2, 0.003])
+    noise = MotionNoise(scale=0.03, scale_persistence_m=20.0)
+    motion = Motion(8.0, 1.0, 0.4, 8.1, spread)
+    after = beliefs.predict(start, motion, noise)
+    states = rng.multivariate_normal(mean, covariance, 200_000)
+    steps = rng.multivariate_normal([0.0, 0.0, 0.4], spread, len(states))
+    steps[:, :2] += (1 + states[:, 3, None]) * [8.0, 1.0]
+    cos, sin = np.cos(states[:, 2]), np.sin(states[:, 2])
+    states[:, 0] += cos * steps[:, 0] - sin * steps[:, 1]
+    states[:, 1] += sin * steps[:, 0] + cos * steps[:, 1]
+    states[:, 2] += steps[:, 2]
+    lasting = math.exp(-8.1 / 20.0)
+    states[:, 3] = lasting * states[:, 3] + 0.03 * math.sqrt(1 - lasting**2) * rng.standard_normal(len(states))
+    np.testing.assert_allclose(after.means[0], states.mean(0), atol=0.06)  # first order: 8 m · ½ · 0.01 rad²
+    np.testing.assert_allclose(after.covariances[0], np.cov(states.T), atol=0.06)
+    np.testing.assert_allclose(after.covariances[0, 3], np.cov(states.T)[3], atol=2e-4)
     assert (after.weights[0], after.elsewhere) == (0.9, 0.1)
+
+
+def test_the_scale_of_the_odometry_is_learnt_on_the_way() -> None:
+    """Odometry that says 5% too little, on a straight street and then round a corner, and positions of 1 m: the filter
+    finds the scale to within its own sigma, and its positions are better than the same without the scale."""
+    rng = np.random.default_rng(8)
+    noise = MotionNoise(scale=0.03, scale_persistence_m=1e4, walk=0.0)
+    learning = hypotheses(
+        np.ones(1), np.zeros((1, 3)), np.diag([1.0, 1.0, 1e-4])[None], np.zeros(1), np.zeros(1, int), 0.0, 0.03
+    )
+    taken_as_is = replace(learning, covariances=learning.covariances * np.outer([1, 1, 1, 0], [1, 1, 1, 0]))
+    yaw, at, worst = 0.0, np.zeros(2), 0.0
+    for image in range(60):
+        turn = math.pi / 2 if image == 40 else 0.0
+        yaw += turn
+        forward = np.array([math.cos(yaw), math.sin(yaw)])
+        at = at + 5.0 * forward
+        motion = Motion(
+            5.0 / 1.05 * math.cos(turn), 5.0 / 1.05 * math.sin(turn), turn, 5.0, np.diag([0.01, 0.01, 1e-6])
+        )
+        place = evidence([(1.0, *(at + rng.standard_normal(2)), 1.0)], open_share=0.0, yaw=yaw)
+        learning, _ = observe(beliefs.predict(learning, motion, noise), place)
+        taken_as_is, _ = observe(beliefs.predict(taken_as_is, motion, EXACT), place)
+        worst = max(worst, float(np.hypot(*(learning.means[0, :2] - at))))
+    sigma = math.sqrt(learning.covariances[0, 3, 3])
+    assert sigma < 0.01
+    assert abs(learning.means[0, 3] - 0.05) < 3 * sigma
+    assert np.hypot(*(learning.means[0, :2] - at)) < 0.5 < np.hypot(*(taken_as_is.means[0, :2] - at))
+    assert worst < 3.0
 
 
 def test_a_hypothesis_of_unknown_yaw_stays_a_distribution_however_far_it_moves() -> None:
     covariance = np.diag([0.3, 0.3, math.pi**2 / 3])
-    belief = Belief(np.ones(1), np.zeros((1, 3)), covariance[None], np.zeros(1), np.zeros(1, int), 0.0)
+    belief = hypotheses(np.ones(1), np.zeros((1, 3)), covariance[None], np.zeros(1), np.zeros(1, int), 0.0)
     motion = Motion(5.0, 0.0, 0.1, 5.0, np.diag([0.05, 0.05, 0.5]))
     for _ in range(50):
-        belief = beliefs.predict(belief, motion)
+        belief = beliefs.predict(belief, motion, MotionNoise())
         eigenvalues = np.linalg.eigvalsh(belief.covariances[0])
         assert eigenvalues[0] > 0
         assert belief.covariances[0, 2, 2] == pytest.approx(math.pi**2 / 3)
@@ -261,9 +322,12 @@ def test_motions_compose_like_poses() -> None:
         (right.forward_m, right.left_m, right.turn_rad)
     )
     np.testing.assert_allclose(left.covariance, right.covariance, atol=1e-12)
-    start = Belief(np.ones(1), np.array([[1.0, 2.0, 0.7]]), 0.1 * np.eye(3)[None], np.zeros(1), np.zeros(1, int), 0.0)
-    stepwise = beliefs.predict(beliefs.predict(start, first), second)
-    at_once = beliefs.predict(start, first.then(second))
+    start = hypotheses(
+        np.ones(1), np.array([[1.0, 2.0, 0.7]]), 0.1 * np.eye(3)[None], np.zeros(1), np.zeros(1, int), 0.0, 0.02
+    )
+    lasting = MotionNoise(scale_persistence_m=math.inf)
+    stepwise = beliefs.predict(beliefs.predict(start, first, lasting), second, lasting)
+    at_once = beliefs.predict(start, first.then(second), lasting)
     np.testing.assert_allclose(stepwise.means, at_once.means)
     np.testing.assert_allclose(stepwise.covariances, at_once.covariances)
 
@@ -277,24 +341,26 @@ def test_merging_keeps_weight_mean_and_covariance_across_the_wrap() -> None:
     second = sum(w * (np.eye(3) * 0.2 + np.outer(m - mean, m - mean)) for w, m in zip(weights, raw, strict=True)) / 0.8
     wrapped = means.copy()
     wrapped[:, 2] = wrap_angle(wrapped[:, 2])
-    belief = Belief(weights, wrapped, np.tile(0.2 * np.eye(3), (6, 1, 1)), np.arange(6.0), np.arange(6), 0.2)
+    belief = hypotheses(weights, wrapped, np.tile(0.2 * np.eye(3), (6, 1, 1)), np.arange(6.0), np.arange(6), 0.2)
     merged = beliefs.reduce(belief, merge_distance2=9.0, limit=10)
     assert len(merged) == 1
     assert merged.weights[0] == pytest.approx(0.8)
     np.testing.assert_allclose(merged.means[0, :2], mean[:2] + 0.0)
     assert wrap_angle(float(merged.means[0, 2]) - math.pi) == pytest.approx(mean[2])
-    np.testing.assert_allclose(merged.covariances[0], second, atol=1e-12)
+    np.testing.assert_allclose(merged.covariances[0, :3, :3], second, atol=1e-12)
 
 
 def test_a_wide_hypothesis_is_not_merged_into_a_narrow_one() -> None:
     covariances = np.stack([np.eye(3), 100 * np.eye(3)])
-    belief = Belief(np.array([0.9, 0.1]), np.zeros((2, 3)), covariances, np.zeros(2), np.zeros(2, int), 0.0)
+    belief = hypotheses(np.array([0.9, 0.1]), np.zeros((2, 3)), covariances, np.zeros(2), np.zeros(2, int), 0.0)
     assert len(beliefs.reduce(belief, merge_distance2=1.0, limit=10)) == 2
 
 
 def one(yaw: float, variance: float) -> Belief:
     covariance = np.diag([1.0, 1.0, variance])
-    return Belief(np.array([0.5]), np.array([[0.0, 0.0, yaw]]), covariance[None], np.zeros(1), np.zeros(1, int), 0.5)
+    return hypotheses(
+        np.array([0.5]), np.array([[0.0, 0.0, yaw]]), covariance[None], np.zeros(1), np.zeros(1, int), 0.5
+    )
 
 
 def test_a_given_heading_orients_but_never_beyond_its_own_certainty() -> None:
@@ -318,7 +384,7 @@ def test_an_image_under_an_assumed_heading_tells_of_poses_that_face_there_alone(
     covariances = np.tile(np.diag([1.0, 1.0, 0.001]), (3, 1, 1))
     covariances[2, 2, 2] = math.pi**2 / 3
     means = np.array([[50.0, 50.0, 0.3], [50.0, 50.0, 2.0], [50.0, 50.0, 0.3]])
-    belief = Belief(np.array([0.3, 0.3, 0.3]), means, covariances, np.zeros(3), np.zeros(3, int), 0.1)
+    belief = hypotheses(np.array([0.3, 0.3, 0.3]), means, covariances, np.zeros(3), np.zeros(3, int), 0.1)
     e = replace(evidence([(0.8, 120.0, 120.0, 1.0)], open_share=0.2, yaw=0.3), assumed_yaw_rad=0.3)
     after, likelihoods = observe(belief, e)
     assert likelihoods[0] == pytest.approx(0.2, abs=0.02)
@@ -331,7 +397,7 @@ def test_an_image_under_an_assumed_heading_tells_of_poses_that_face_there_alone(
 
 def test_searched_headings_choose_between_hypotheses() -> None:
     """Two hypotheses at the same place, facing opposite ways; the image finds the heading of one."""
-    belief = Belief(
+    belief = hypotheses(
         np.array([0.45, 0.45]),
         np.array([[50.0, 50.0, 0.1], [50.0, 50.0, 3.0]]),
         np.tile(np.diag([4.0, 4.0, 0.04]), (2, 1, 1)),

@@ -273,6 +273,20 @@ def test_covariances_and_integrity_hold_what_they_say() -> None:
     assert np.mean(run.inside) > np.mean(run.integrity) - 0.03
 
 
+@pytest.mark.parametrize("drift", [0.0, 0.05])
+def test_the_odometrys_scale_is_found_and_told_in_the_status(drift: float) -> None:
+    """Wheels that are off by two and a half of the expected standard deviations all the way cost no accuracy."""
+    for seed in (0, 2):
+        drive = make_drive(seed, 60, drift=drift)
+        run, session, _ = run_drive(drive, PLAIN, seed, config=HONEST)
+        way, told = (float(np.hypot(*np.diff(track[:, :2], axis=0).T).sum()) for track in (drive.pose, drive.odometry))
+        scale, sigma = session.status().track.odometry_scale
+        assert sigma < 0.01
+        assert scale == pytest.approx(way / told, abs=3 * sigma)
+        assert run.anees() < 1.5
+        assert np.mean(run.inside) > 0.9
+
+
 def test_image_only_fixes_do_not_borrow_the_odometrys_certainty() -> None:
     """They are less certain than the posterior, since only the new part of an image counts: a filter that takes in all
     of them must not take their common error for many. The track still keeps wrong places out."""

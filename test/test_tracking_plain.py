@@ -15,7 +15,7 @@ from unifygeo_ros.records import TileDistribution
 from unifygeo_ros.tracking import belief as beliefs
 from unifygeo_ros.tracking.belief import Belief
 from unifygeo_ros.tracking.evidence import Evidence, EvidenceSettings, modes_of
-from unifygeo_ros.tracking.motion_model import Motion
+from unifygeo_ros.tracking.motion_model import Motion, MotionNoise
 
 AREA = 4.0e5
 LEVER = (1.5, -0.4)
@@ -23,9 +23,10 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 
 def random_belief(rng: np.random.Generator, count: int) -> Belief:
-    roots = rng.standard_normal((count, 3, 3)) * np.array([2.0, 2.0, 0.1])[:, None]
-    covariances = roots @ roots.transpose(0, 2, 1) + np.diag([0.1, 0.1, 1e-3])
-    means = np.stack([*rng.uniform(0, 40, (2, count)), rng.uniform(-math.pi, math.pi, count)], axis=-1)
+    roots = rng.standard_normal((count, 4, 4)) * np.array([2.0, 2.0, 0.1, 0.02])[:, None]
+    covariances = roots @ roots.transpose(0, 2, 1) + np.diag([0.1, 0.1, 1e-3, 1e-4])
+    yaw, scale = rng.uniform(-math.pi, math.pi, count), rng.uniform(-0.05, 0.05, count)
+    means = np.stack([*rng.uniform(0, 40, (2, count)), yaw, scale], axis=-1)
     weights = rng.dirichlet(np.ones(count)) * 0.8
     return Belief(weights, means, covariances, np.zeros(count), rng.integers(0, 9, count), 0.2)
 
@@ -45,25 +46,33 @@ def random_evidence(rng: np.random.Generator, count: int, measures_yaw: bool) ->
     )
 
 
-def plain_prediction(mean: np.ndarray, covariance: np.ndarray, motion: Motion) -> tuple[np.ndarray, np.ndarray]:
+def plain_prediction(
+    mean: np.ndarray, covariance: np.ndarray, motion: Motion, noise: MotionNoise
+) -> tuple[np.ndarray, np.ndarray]:
     cos, sin = math.cos(mean[2]), math.sin(mean[2])
     east = cos * motion.forward_m - sin * motion.left_m
     north = sin * motion.forward_m + cos * motion.left_m
-    by_pose = np.array([[1.0, 0.0, -north], [0.0, 1.0, east], [0.0, 0.0, 1.0]])
-    by_motion = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-    after = mean + np.array([east, north, motion.turn_rad])
-    after[2] = wrap_angle(after[2])
-    return after, by_pose @ covariance @ by_pose.T + by_motion @ motion.covariance @ by_motion.T
+    factor, lasting = 1 + mean[3], math.exp(-motion.distance_m / noise.scale_persistence_m)
+    by_state = np.array(
+        [[1, 0, -factor * north, east], [0, 1, factor * east, north], [0, 0, 1, 0], [0, 0, 0, lasting]], float
+    )
+    by_motion = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    after = np.array([mean[0] + factor * east, mean[1] + factor * north, 0.0, lasting * mean[3]])
+    after[2] = wrap_angle(mean[2] + motion.turn_rad)
+    moved = by_state @ covariance @ by_state.T + by_motion @ motion.covariance @ by_motion.T
+    moved[3, 3] += (1 - lasting**2) * noise.scale**2
+    return after, moved
 
 
 def test_prediction() -> None:
     rng = np.random.default_rng(0)
     belief = random_belief(rng, 20)
-    noise = rng.standard_normal((3, 3))
-    motion = Motion(4.0, 0.3, 0.2, 4.1, 0.01 * noise @ noise.T)
-    after = beliefs.predict(belief, motion)
+    roots = rng.standard_normal((3, 3))
+    motion = Motion(4.0, 0.3, 0.2, 4.1, 0.01 * roots @ roots.T)
+    noise = MotionNoise(scale=0.03, scale_persistence_m=50.0)
+    after = beliefs.predict(belief, motion, noise)
     for i in range(len(belief)):
-        mean, covariance = plain_prediction(belief.means[i], belief.covariances[i], motion)
+        mean, covariance = plain_prediction(belief.means[i], belief.covariances[i], motion, noise)
         np.testing.assert_allclose(after.means[i], mean, **CLOSE)
         np.testing.assert_allclose(after.covariances[i], covariance, **CLOSE)
 
@@ -76,7 +85,7 @@ def test_bayes_rule(measures_yaw: bool, exponent: float) -> None:
     belief, e = random_belief(rng, 6), random_evidence(rng, 5, measures_yaw)
     near = np.arange(6) % 2 == 0
     after, likelihoods = beliefs.observe(
-        belief, e, area_m2=AREA, exponent=exponent, near=near, lever_m=LEVER, prune=0.0, limit=1000
+        belief, e, area_m2=AREA, exponent=exponent, near=near, lever_m=LEVER, scale_sigma=0.03, prune=0.0, limit=1000
     )
     dimensions = 3 if measures_yaw else 2
     uniform = AREA * (2 * math.pi if measures_yaw else 1.0)
@@ -84,7 +93,7 @@ def test_bayes_rule(measures_yaw: bool, exponent: float) -> None:
     for i in range(6):
         yaw, covariance = belief.means[i, 2], belief.covariances[i]
         lever = np.array([[math.cos(yaw), -math.sin(yaw)], [math.sin(yaw), math.cos(yaw)]]) @ LEVER
-        jacobian = np.array([[1.0, 0.0, -lever[1]], [0.0, 1.0, lever[0]], [0.0, 0.0, 1.0]])[:dimensions]
+        jacobian = np.array([[1.0, 0.0, -lever[1], 0.0], [0.0, 1.0, lever[0], 0.0], [0.0, 0.0, 1.0, 0.0]])[:dimensions]
         floor = e.near_share if near[i] else e.open_share
         found = []
         for j in range(5):
@@ -113,12 +122,16 @@ def test_bayes_rule(measures_yaw: bool, exponent: float) -> None:
     moved = [pair for pair, keep in zip(pairs, kept[6:36], strict=True) if keep]
     np.testing.assert_allclose(after.means[6 : 6 + len(moved)], [pair[1] for pair in moved], **CLOSE)
     np.testing.assert_allclose(after.covariances[6 : 6 + len(moved)], [p[2] for p in moved], rtol=1e-8, atol=1e-10)
+    born = after.select(np.arange(6 + len(moved), len(after)))
+    assert len(born) == 5
+    np.testing.assert_array_equal(born.means[:, 3], 0.0)
+    np.testing.assert_allclose(born.covariances[:, 3], np.tile([0.0, 0.0, 0.0, 0.03**2], (5, 1)), **CLOSE)
 
 
 def test_merging() -> None:
     rng = np.random.default_rng(2)
     belief = random_belief(rng, 40)
-    belief = replace(belief, means=belief.means * np.array([0.1, 0.1, 0.05]))
+    belief = replace(belief, means=belief.means * np.array([0.1, 0.1, 0.05, 1.0]))
     merged = beliefs.reduce(belief, merge_distance2=3.0, limit=40)
 
     order = np.argsort(-belief.weights, kind="stable")
@@ -126,10 +139,10 @@ def test_merging() -> None:
     for i in order.tolist():
         for group in groups:
             head = group[0]
-            apart = belief.means[i] - belief.means[head]
+            apart = belief.means[i, :3] - belief.means[head, :3]
             apart[2] = wrap_angle(apart[2])
-            volumes = [math.sqrt(np.linalg.det(belief.covariances[k])) for k in (i, head)]
-            lengths = [apart @ np.linalg.solve(belief.covariances[k], apart) for k in (i, head)]
+            volumes = [math.sqrt(np.linalg.det(belief.covariances[k, :3, :3])) for k in (i, head)]
+            lengths = [apart @ np.linalg.solve(belief.covariances[k, :3, :3], apart) for k in (i, head)]
             if max(lengths) < 3.0 and abs(math.log(volumes[0] / volumes[1])) < 1.0:
                 group.append(i)
                 break

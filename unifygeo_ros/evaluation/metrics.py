@@ -224,29 +224,27 @@ class Consistency:
 
 
 def consistency(nees: npt.ArrayLike, confidence: float = 0.95) -> Consistency | None:
-    """nees: (n,) in order of time. None for no values.
-
-    Bounds: the quantiles of χ²(2n), divided by 2n (Bar-Shalom, Li and Kirubarajan, Estimation, §5.4).
-    """
+    """nees: (n,) in order of time. None for no values."""
     values = _finite(nees, "NEES")
     if not values.size:
         return None
     count = len(values)
     effective = effective_sample_size(values)
-    tail = (1 - confidence) / 2
-
-    def bounds(size: float) -> tuple[float, float]:
-        degrees = DIMENSIONS * size
-        return chi2_quantile(tail, degrees) / degrees, chi2_quantile(1 - tail, degrees) / degrees
-
     return Consistency(
         count,
         float(values.mean()) / DIMENSIONS,
-        *bounds(count),
+        *anees_bounds(count, confidence),
         effective,
-        *bounds(effective),
+        *anees_bounds(effective, confidence),
         median_nees=float(np.median(values)),
     )
+
+
+def anees_bounds(count: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Between which values the ANEES of so many independent, honest fixes lies with this probability: the quantiles of
+    χ²(2n), divided by 2n (Bar-Shalom, Li and Kirubarajan, Estimation, §5.4)."""
+    degrees, tail = DIMENSIONS * count, (1 - confidence) / 2
+    return chi2_quantile(tail, degrees) / degrees, chi2_quantile(1 - tail, degrees) / degrees
 
 
 def effective_sample_size(values: npt.ArrayLike) -> float:

@@ -206,6 +206,9 @@ class Health:
                 "track.belief_elsewhere": f"{self._track.elsewhere:.2e}",
                 "track.whole_searches": f"{self._track.whole_searches} of {self._track.images} images",
             }
+            if self._track.odometry_scale is not None:
+                scale, sigma = self._track.odometry_scale
+                values["track.odometry_scale"] = f"{scale:.4f} ± {sigma:.4f}"
         for reason, count in sorted(self._counts.rejections.items()):
             values[f"rejected.{reason}"] = count
             values[f"rejected.{reason}.last"] = self._counts.reasons[reason]

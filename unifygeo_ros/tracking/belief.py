@@ -1,9 +1,12 @@
 """The belief in a pose of base_link over the whole region, and the steps of its Bayes filter.
 
-    p(x, y, yaw) = elsewhere · 1/(2πA)  +  Σ_i weights[i] · N(· ; means[i], covariances[i])              (2)
+    p(x, y, yaw, scale) = elsewhere · p(scale)/(2πA)  +  Σ_i weights[i] · N(· ; means[i], covariances[i])         (2)
 
 The Gaussians are the hypotheses; `elsewhere` is the belief that none of them holds, spread evenly over the region of
-area A. Every step is a free function from belief to belief, and its cost does not depend on A.
+area A. The fourth coordinate is the odometry's error of scale: base_link moves 1 + scale times as far as the odometry
+says. It stays the same for a long way (a wheel's radius, a camera's height), so that a filter that took it for noise
+would be too sure of itself on the drives where it is large and too careful on the others. Every step is a free function
+from belief to belief, and its cost does not depend on A.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import numpy.typing as npt
 
 from unifygeo_ros.geodesy import wrap_angle
 from unifygeo_ros.tracking.evidence import Evidence
-from unifygeo_ros.tracking.motion_model import UNIFORM_YAW_VARIANCE, Motion
+from unifygeo_ros.tracking.motion_model import UNIFORM_YAW_VARIANCE, Motion, MotionNoise
 
 Float64 = npt.NDArray[np.float64]
 
@@ -31,9 +34,10 @@ TINY = 1e-300
 
 @dataclass(frozen=True)
 class Belief:
-    """Eq. 2. weights: float64 (N,); their sum + elsewhere = 1. means: float64 (N, 3): east (m), north (m), yaw (rad) of
-    base_link in the map. covariances: float64 (N, 3, 3). support: float64 (N,), how many independent images have
-    confirmed each hypothesis since it arose. tile_ids: int64 (N,), the tile of the last one, −1: none."""
+    """Eq. 2. weights: float64 (N,); their sum + elsewhere = 1. means: float64 (N, 4): east (m), north (m), yaw (rad) of
+    base_link in the map, the odometry's error of scale (metres per metre). covariances: float64 (N, 4, 4). support:
+    float64 (N,), how many independent images have confirmed each hypothesis since it arose. tile_ids: int64 (N,), the
+    tile of the last one, −1: none."""
 
     weights: Float64
     means: Float64
@@ -69,7 +73,7 @@ class Belief:
 
 def unknown() -> Belief:
     """Anywhere in the region."""
-    return Belief(np.zeros(0), np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros(0), np.zeros(0, np.int64), 1.0)
+    return Belief(np.zeros(0), np.zeros((0, 4)), np.zeros((0, 4, 4)), np.zeros(0), np.zeros(0, np.int64), 1.0)
 
 
 def joined(*beliefs: Belief, elsewhere: float) -> Belief:
@@ -84,30 +88,39 @@ def joined(*beliefs: Belief, elsewhere: float) -> Belief:
     )
 
 
-def predict(belief: Belief, motion: Motion) -> Belief:
-    """Move every hypothesis by its own yaw (first order in the yaw's error)."""
+def with_scale(poses: Float64, covariances: Float64, scale_sigma: float) -> tuple[Float64, Float64]:
+    """Means (N, 4) and covariances (N, 4, 4) for those of poses, (N, 3) and (N, 3, 3), while the scale is not known."""
+    means, whole = np.zeros((len(poses), 4)), np.zeros((len(poses), 4, 4))
+    means[:, :3], whole[:, :3, :3], whole[:, 3, 3] = poses, covariances, scale_sigma**2
+    return means, whole
+
+
+def predict(belief: Belief, motion: Motion, noise: MotionNoise) -> Belief:
+    """Move every hypothesis by its own yaw and scale (first order in their errors). The scale is a Gauss–Markov process
+    along the way: its standard deviation stays noise.scale, its correlation falls to 1/e in noise.scale_persistence_m.
+    """
     if len(belief) == 0:
         return belief
     yaw = belief.means[:, 2]
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    step = np.empty_like(belief.means)
-    step[:, 0] = cos * motion.forward_m - sin * motion.left_m
-    step[:, 1] = sin * motion.forward_m + cos * motion.left_m
-    step[:, 2] = motion.turn_rad
-    means = belief.means + step
-    means[:, 2] = wrap_angle(means[:, 2])
-    # ∂after / ∂before = I + s · (0, 0, 1), s the step turned by 90°, so that J P Jᵀ = P + s hᵀ + h sᵀ with
-    # h = (P's last column) + ½ (yaw's variance) s.
-    sideways = np.zeros_like(step)
-    sideways[:, 0], sideways[:, 1] = -step[:, 1], step[:, 0]
-    half = belief.covariances[:, :, 2] + 0.5 * belief.covariances[:, 2, 2, None] * sideways
-    sheared = sideways[:, :, None] * half[:, None, :]
-    by_motion = np.zeros_like(belief.covariances)
-    by_motion[:, 0, 0] = by_motion[:, 1, 1] = cos
-    by_motion[:, 0, 1], by_motion[:, 1, 0] = -sin, sin
+    by_motion = np.zeros((len(belief), 4, 3))
+    by_motion[:, 0, 0] = by_motion[:, 1, 1] = np.cos(yaw)
+    by_motion[:, 1, 0] = np.sin(yaw)
+    by_motion[:, 0, 1] = -by_motion[:, 1, 0]
     by_motion[:, 2, 2] = 1.0
-    covariances = belief.covariances + sheared + sheared.transpose(0, 2, 1)
+    by_scale = by_motion[:, :2] @ np.array([motion.forward_m, motion.left_m, 0.0])
+    step = (1 + belief.means[:, 3, None]) * by_scale
+    lasting = math.exp(-motion.distance_m / noise.scale_persistence_m)
+    means = belief.means.copy()
+    means[:, :2] += step
+    means[:, 2] = wrap_angle(yaw + motion.turn_rad)
+    means[:, 3] *= lasting
+    by_state = np.zeros_like(belief.covariances)
+    by_state[:, [0, 1, 2, 3], [0, 1, 2, 3]] = 1.0, 1.0, 1.0, lasting
+    by_state[:, 0, 2], by_state[:, 1, 2] = -step[:, 1], step[:, 0]
+    by_state[:, :2, 3] = by_scale
+    covariances = by_state @ belief.covariances @ by_state.transpose(0, 2, 1)
     covariances += by_motion @ motion.covariance @ by_motion.transpose(0, 2, 1)
+    covariances[:, 3, 3] += (1 - lasting**2) * noise.scale**2
     # No yaw is less certain than not at all. Its covariances shrink with it, else the matrix would be none any more.
     shrink = np.sqrt(np.minimum(UNIFORM_YAW_VARIANCE / np.maximum(covariances[:, 2, 2], TINY), 1.0))
     covariances[:, 2] *= shrink[:, None]
@@ -127,7 +140,7 @@ def slip(belief: Belief, probability: float, sigma_m: float, heaviest: int = 4) 
     weights = belief.weights.copy()
     copies = belief.select(chosen)
     weights[chosen] *= 1 - probability
-    wider = copies.covariances + np.diag([sigma_m**2, sigma_m**2, 0.0])
+    wider = copies.covariances + np.diag([sigma_m**2, sigma_m**2, 0.0, 0.0])
     copies = replace(copies, weights=probability * copies.weights, covariances=wider)
     return joined(replace(belief, weights=weights), copies, elsewhere=belief.elsewhere)
 
@@ -169,14 +182,16 @@ def observe(
     exponent: float,
     near: npt.NDArray[np.bool_],
     lever_m: tuple[float, float],
+    scale_sigma: float,
     prune: float,
     limit: int,
 ) -> tuple[Belief, Float64]:
     """Bayes' rule with an image of which the share `exponent`, β, is new.
 
-    near: bool (N,), hypotheses inside the search's gate. lever_m: camera in base_link, forward and left. At most
-    `limit` hypotheses of at least `prune` remain. Also returns each hypothesis' likelihood, float64 (N,): how much
-    likelier the image is from there than from anywhere, nothing tempered.
+    near: bool (N,), hypotheses inside the search's gate. lever_m: camera in base_link, forward and left. scale_sigma:
+    standard deviation of new hypotheses' scale. At most `limit` hypotheses of at least `prune` remain. Also returns
+    each hypothesis' likelihood, float64 (N,): how much likelier the image is from there than from anywhere, nothing
+    tempered.
 
     With L(x) = b + A Σ_j weights[j] N(x; component j), b the open share, hypothesis i as a whole is worth
 
@@ -189,18 +204,18 @@ def observe(
     """
     lever = _turned(belief.means[:, 2], *lever_m)
     sideways = np.stack([-lever[:, 1], lever[:, 0]], axis=-1)
-    # P Hᵀ and H P Hᵀ for H = ∂(camera's place, and yaw where it was measured) / ∂(pose)
-    cross = belief.covariances[:, :, :2] + belief.covariances[:, :, 2:] * sideways[:, None, :]
-    images = cross[:, :2] + sideways[:, :, None] * cross[:, 2:]
+    # P Hᵀ and H P Hᵀ for H = ∂(camera's place, and yaw where it was measured) / ∂(state)
+    cross = belief.covariances[:, :, :2] + belief.covariances[:, :, 2:3] * sideways[:, None, :]
+    images = cross[:, :2] + sideways[:, :, None] * cross[:, 2:3]
     places, spreads = evidence.means_m, evidence.covariances_m2
     innovation = places - (belief.means[:, :2] + lever)[:, None]
     uniform = area_m2 / (2 * math.pi)  # A / (2π)^(D/2); with yaw 2π A / (2π)^(D/2)
     if evidence.measures_yaw:
-        with_yaw = belief.covariances.copy()
+        with_yaw = belief.covariances[:, :3, :3].copy()
         with_yaw[:, :2, :2] = images
         with_yaw[:, :2, 2] = with_yaw[:, 2, :2] = cross[:, 2]
         images = with_yaw
-        cross = np.concatenate([cross, belief.covariances[:, :, 2:]], axis=2)
+        cross = np.concatenate([cross, belief.covariances[:, :, 2:3]], axis=2)
         turn = wrap_angle(evidence.yaw_rad - belief.means[:, 2, None])
         innovation = np.concatenate([innovation, turn[..., None]], axis=-1)
         spreads = _with_yaw(evidence)
@@ -250,7 +265,7 @@ def observe(
     posterior = joined(
         replace(belief, weights=went_on).select(old),
         agreeing,
-        _born(evidence, new, newborn[new], spreads, uniform, lever_m, exponent),
+        _born(evidence, new, newborn[new], spreads, uniform, lever_m, scale_sigma, exponent),
         elsewhere=elsewhere + forgotten,
     )
     return posterior.normalised(), likelihoods
@@ -282,16 +297,18 @@ def _born(
     spreads: Float64,
     uniform: float,
     lever_m: tuple[float, float],
+    scale_sigma: float,
     exponent: float,
 ) -> Belief:
     """Hypotheses made of evidence alone: the camera's position moved to base_link by the component's yaw."""
     yaw = evidence.yaw_rad[chosen]
     yaw_variance = np.minimum(evidence.yaw_variance_rad2[chosen], UNIFORM_YAW_VARIANCE)
     lever = _turned(yaw, *lever_m)
-    means = np.concatenate([evidence.means_m[chosen] - lever, yaw[:, None]], axis=1)
+    poses = np.concatenate([evidence.means_m[chosen] - lever, yaw[:, None]], axis=1)
     by_yaw = np.stack([lever[:, 1], -lever[:, 0], np.ones_like(yaw)], axis=-1)  # ∂(base_link) / ∂yaw
     covariances = yaw_variance[:, None, None] * by_yaw[:, :, None] * by_yaw[:, None, :]
     covariances[:, :2, :2] += evidence.covariances_m2[chosen]
+    means, covariances = with_scale(poses, covariances, scale_sigma)
     peaks = evidence.weights[chosen] * uniform / np.sqrt(np.linalg.det(spreads[chosen]))
     return Belief(weights, means, covariances, exponent * (peaks >= CONFIRMING), evidence.tile_ids[chosen], 0.0)
 
@@ -313,7 +330,7 @@ def _turned(yaw_rad: Float64, forward_m: float, left_m: float) -> Float64:
 def reduce(belief: Belief, *, merge_distance2: float, limit: int) -> Belief:
     """Merge hypotheses that say the same, keeping weight, mean and covariance; at most `limit` remain.
 
-    Two say the same when each mean is within √merge_distance2 standard deviations of the other's and the volumes of
+    Two say the same when each pose is within √merge_distance2 standard deviations of the other's and the volumes of
     their ellipsoids differ by less than e: a wide hypothesis around a narrow one is another statement. Where that
     leaves too many, the lighter ones are merged more and more coarsely: a search in a town makes dozens of hypotheses
     an image, the right one may be among the lightest at first, and variants of the heaviest must not crowd it out.
@@ -338,10 +355,10 @@ COARSER = (4.0, 16.0, 64.0, 256.0)
 def _merged(belief: Belief, distance2: float, log_volume: float) -> Belief:
     """The hypotheses that say the same made one, heaviest first; weights are not normalised."""
     belief = belief.select(np.argsort(-belief.weights, kind="stable"))
-    poses = belief.means.T
+    poses, spreads = belief.means[:, :3].T, belief.covariances[:, :3, :3]
     apart = poses[:, None, :] - poses[:, :, None]  # (3, N, N): each coordinate lies together
     apart[2] -= 2 * np.pi * np.rint(apart[2] / (2 * np.pi))
-    away2, determinant = mahalanobis2(np.moveaxis(apart, 0, -1), belief.covariances[:, None])
+    away2, determinant = mahalanobis2(np.moveaxis(apart, 0, -1), spreads[:, None])
     volume = 0.5 * np.log(determinant)
     alike = np.maximum(away2, away2.T) < distance2
     alike &= np.abs(volume - volume.T) < log_volume
@@ -363,7 +380,7 @@ def _merged(belief: Belief, distance2: float, log_volume: float) -> Belief:
     offset[:, 2] = wrap_angle(offset[:, 2])
     shift = share @ offset
     second = belief.covariances + offset[:, :, None] * offset[:, None, :]
-    covariances = (share @ second.reshape(len(belief), 9)).reshape(groups, 3, 3)
+    covariances = (share @ second.reshape(len(belief), 16)).reshape(groups, 4, 4)
     covariances -= shift[:, :, None] * shift[:, None, :]
     means = belief.means[heads] + shift
     means[:, 2] = wrap_angle(means[:, 2])

@@ -32,7 +32,7 @@ class TrackerConfig:
         maximum=1000.0,
     )
     accuracy_correlation_m: float = setting(
-        3.0,
+        1.0,
         "the same for the error inside the right place; at most correlation_m counts",
         minimum=0.01,
         maximum=1000.0,
@@ -41,19 +41,25 @@ class TrackerConfig:
         1.0, "factor on the standard deviations of the image's distribution", minimum=0.1, maximum=10.0
     )
     odometry_scale: float = setting(
-        0.015, "error of the odometry's scale, standard deviation in metres per metre", minimum=0.0, maximum=1.0
+        0.02, "error of the odometry's scale, standard deviation in metres per metre", minimum=0.0, maximum=1.0
     )
     odometry_persistence_m: float = setting(
-        20.0, "distance over which an error of the odometry's scale stays the same", minimum=0.1, maximum=1000.0
+        1000.0, "distance over which an error of the odometry's scale stays the same", minimum=0.1, maximum=1e6
+    )
+    odometry_walk: float = setting(
+        0.01,
+        "drift of the odometry's position beside its scale, standard deviation in metres per √metre",
+        minimum=0.0,
+        maximum=10.0,
     )
     odometry_yaw_walk: float = setting(
-        0.004, "drift of the odometry's yaw, standard deviation in radians per √metre", minimum=0.0, maximum=1.0
+        0.002, "drift of the odometry's yaw, standard deviation in radians per √metre", minimum=0.0, maximum=1.0
     )
     odometry_turn_scale: float = setting(
-        0.05, "error of the odometry's turns, standard deviation in radians per radian", minimum=0.0, maximum=1.0
+        0.02, "error of the odometry's turns, standard deviation in radians per radian", minimum=0.0, maximum=1.0
     )
     slip_probability: float = setting(
-        0.03, "probability of a slip of the odometry between two independent images", minimum=0.0, maximum=0.5
+        0.003, "probability of a slip of the odometry between two independent images", minimum=0.0, maximum=0.5
     )
     slip_sigma_m: float = setting(8.0, "size of a slip, standard deviation", minimum=0.1, maximum=1000.0)
     speed_m_s: float = setting(
@@ -103,7 +109,8 @@ class TrackerConfig:
     def noise(self) -> MotionNoise:
         return MotionNoise(
             scale=self.odometry_scale,
-            persistence_m=self.odometry_persistence_m,
+            scale_persistence_m=self.odometry_persistence_m,
+            walk=self.odometry_walk,
             yaw_walk=self.odometry_yaw_walk,
             turn_scale=self.odometry_turn_scale,
             speed_m_s=self.speed_m_s,

@@ -23,16 +23,17 @@ UNIFORM_YAW_VARIANCE = math.pi**2 / 3
 class MotionNoise:
     """How wrong the odometry is.
 
-    The scale of wheel odometry is wrong by `scale` (metres per metre) for `persistence_m` at a stretch, then otherwise:
-    variances grow by scale² · persistence · distance, so they add up however a path is cut into steps. Yaw drifts as
-    `yaw_walk` (rad per √m) and by `turn_scale` of each turn. Without odometry base_link moves at `speed_m_s` and turns
-    at `turn_rad_s` in directions not known (standard deviations).
+    Its scale is wrong by `scale` (metres per metre), much the same for `scale_persistence_m`: a coordinate of the
+    belief. Beside that the position drifts as `walk` (m per √m), so that variances add up however a path is cut into
+    steps. Yaw drifts as `yaw_walk` (rad per √m) and by `turn_scale` of each turn. Without odometry base_link moves at
+    `speed_m_s` and turns at `turn_rad_s` in directions not known. All are standard deviations.
     """
 
-    scale: float = 0.05
-    persistence_m: float = 20.0
+    scale: float = 0.02
+    scale_persistence_m: float = 1000.0
+    walk: float = 0.01
     yaw_walk: float = 0.002
-    turn_scale: float = 0.05
+    turn_scale: float = 0.02
     speed_m_s: float = 10.0
     turn_rad_s: float = 0.5
 
@@ -42,7 +43,7 @@ class Motion:
     """From one pose of base_link to another, in the axes of the first.
 
     forward_m, left_m, turn_rad: the second pose. distance_m: length of the path. covariance: float64 (3, 3) of
-    forward, left (m), turn (rad). measured: False where some of it was not seen by odometry.
+    forward, left (m), turn (rad), without the error of scale. measured: False where odometry missed some of it.
     """
 
     forward_m: float
@@ -82,7 +83,7 @@ def motion_of(samples: Sequence[OdometrySample], noise: MotionNoise) -> Motion:
     for a, b in itertools.pairwise(samples):
         distance += math.hypot(b.x_m - a.x_m, b.y_m - a.y_m)
         turned += abs(wrap_angle(b.yaw_rad - a.yaw_rad))
-    position = noise.scale**2 * noise.persistence_m * distance
+    position = noise.walk**2 * distance
     turn = noise.yaw_walk**2 * distance + (noise.turn_scale * turned) ** 2
     return Motion(
         cos * dx + sin * dy,

@@ -77,7 +77,9 @@ class TrackState(enum.Enum):
 
 @dataclass(frozen=True)
 class TrackStatus:
-    """For the diagnostics. elsewhere: belief in none of the hypotheses. whole_searches, images: how many so far."""
+    """For the diagnostics. elsewhere: belief in none of the hypotheses. whole_searches, images: how many so far.
+    odometry_scale: how many metres base_link moves for each that the odometry tells of, and its standard deviation;
+    None while there is no track."""
 
     state: TrackState
     reason: str
@@ -85,6 +87,7 @@ class TrackStatus:
     elsewhere: float
     images: int
     whole_searches: int
+    odometry_scale: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def region_of(index: TileIndex) -> Region:
 
 @dataclass(frozen=True)
 class Place:
-    """A neighbourhood of the belief: the hypotheses near a heaviest one, and their moments (east, north, yaw)."""
+    """A neighbourhood of the belief: the hypotheses near a heaviest one, and their moments (as in `Belief`)."""
 
     members: npt.NDArray[np.intp]
     weight: float
@@ -159,6 +162,7 @@ class Tracker:
         self._yaw_given = False
         self._gate: Prior | None = None
         self._predicted: Place | None = None  # best place before the image
+        self._odometry_scale: tuple[float, float] | None = None
 
     @property
     def belief(self) -> Belief:
@@ -178,15 +182,21 @@ class Tracker:
             self._belief.elsewhere,
             self._images,
             self._whole_searches,
+            self._odometry_scale,
         )
 
     def set_initial_pose(self, pose: InitialPose) -> None:
         """Believe an operator, but not blindly: initial_pose_doubt stays elsewhere."""
         doubt = self._config.initial_pose_doubt
+        means, covariances = beliefs.with_scale(
+            np.array([[pose.east_m, pose.north_m, wrap_angle(pose.yaw_rad)]]),
+            np.asarray(pose.covariance, np.float64)[None],
+            self._config.odometry_scale,
+        )
         self._belief = Belief(
             np.array([1 - doubt]),
-            np.array([[pose.east_m, pose.north_m, wrap_angle(pose.yaw_rad)]]),
-            np.asarray(pose.covariance, np.float64)[None].copy(),
+            means,
+            covariances,
             np.zeros(1),
             np.array([-1]),
             doubt,
@@ -201,7 +211,7 @@ class Tracker:
         way_m = motion.distance_m if motion.measured else motion.distance_m + UNMEASURED_SPEED_M_S * time_s
         # Doubt comes with the way, as the images' evidence against it does: a parked vehicle must not forget its place.
         doubt = 1.0 - math.exp(-way_m / config.correlation_m)
-        belief = beliefs.predict(self._belief, motion)
+        belief = beliefs.predict(self._belief, motion, config.noise)
         if doubt > 0:
             belief = beliefs.restart(belief, doubt * config.restart_probability)
             belief = beliefs.slip(belief, doubt * config.slip_probability, config.slip_sigma_m)
@@ -259,6 +269,7 @@ class Tracker:
             exponent=exponent,
             near=self._inside_gate(),
             lever_m=self._lever_m,
+            scale_sigma=config.odometry_scale,
             prune=PRUNE,
             limit=2 * config.hypotheses,
         )
@@ -336,7 +347,7 @@ class Tracker:
         offset[:, 2] = wrap_angle(offset[:, 2])
         shift = share @ offset
         second = belief.covariances[members] + offset[:, :, None] * offset[:, None, :]
-        covariance = (share @ second.reshape(-1, 9)).reshape(3, 3) - np.outer(shift, shift)
+        covariance = (share @ second.reshape(-1, 16)).reshape(4, 4) - np.outer(shift, shift)
         mean = belief.means[head] + shift
         mean[2] = wrap_angle(float(mean[2]))
         return Place(
@@ -360,6 +371,12 @@ class Tracker:
 
     def _judge(self, place: Place | None, left: bool = False) -> None:
         """The state that the belief is in, and why. left: another place than the track's has most of the belief."""
+        self._find_state(place, left)
+        self._odometry_scale = None
+        if self._state is TrackState.TRACKING and place is not None:
+            self._odometry_scale = 1 + float(place.mean[3]), math.sqrt(float(place.covariance[3, 3]))
+
+    def _find_state(self, place: Place | None, left: bool) -> None:
         config = self._config
         against = 1.0 if place is None else 1.0 - place.weight
         support = 0.0 if place is None else place.support
