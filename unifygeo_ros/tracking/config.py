@@ -37,6 +37,12 @@ class TrackerConfig:
         minimum=0.01,
         maximum=1000.0,
     )
+    image_correlation_m: float = setting(
+        3.0,
+        "the same for fixes from the image, each of which a filter takes for a measurement of its own",
+        minimum=0.01,
+        maximum=1000.0,
+    )
     image_sigma_scale: float = setting(
         1.0, "factor on the standard deviations of the image's distribution", minimum=0.1, maximum=10.0
     )

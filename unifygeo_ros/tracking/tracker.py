@@ -173,6 +173,10 @@ class Tracker:
         """β: how much of the next image is new."""
         return 1.0 - math.exp(-self._fresh_m / self._config.correlation_m)
 
+    def _new_share(self, correlation_m: float) -> float:
+        """How much of the next image's error is new if errors are correlated so far."""
+        return max(1.0 - math.exp(-self._fresh_m / correlation_m), LEAST_NEW)
+
     @property
     def status(self) -> TrackStatus:
         return TrackStatus(
@@ -260,8 +264,9 @@ class Tracker:
             log_rivals=self._log_rivals if self._gate else -math.inf,
             searched_heading=searched,
             assumed_heading=assumed,
-            new_share=max(1.0 - math.exp(-self._fresh_m / new_m), LEAST_NEW),
+            new_share=self._new_share(new_m),
         )
+        wider = self._new_share(new_m) / self._new_share(max(new_m, config.image_correlation_m))
         belief, likelihoods = beliefs.observe(
             self._belief,
             evidence,
@@ -295,7 +300,7 @@ class Tracker:
             self._checked_m = 0.0
             if self._state is TrackState.TRACKING and place is not None:
                 self._remember_rivals(observation.matches, place)
-        result = self._result(observation, evidence, place)
+        result = self._result(observation, evidence, place, wider)
         elapsed_ms = (time.perf_counter() - start) * 1e3
         timings = {**observation.timings_ms, "tracker": elapsed_ms}
         timings["total"] = timings.get("total", 0.0) + elapsed_ms
@@ -419,7 +424,11 @@ class Tracker:
 
     # -- the answer -----------------------------------------------------------------------------------------------
 
-    def _result(self, observation: Observation, evidence: Evidence, place: Place | None) -> Fix | Rejection:
+    def _result(
+        self, observation: Observation, evidence: Evidence, place: Place | None, wider: float
+    ) -> Fix | Rejection:
+        """wider: factor on the covariances of fixes from the image."""
+
         def rejection(reason: RejectionReason, detail: str) -> Rejection:
             return Rejection(observation.stamp_ns, reason, detail, self.hypotheses(place))
 
@@ -445,7 +454,7 @@ class Tracker:
             )
         mean, covariance = place.mean, place.covariance
         if self._config.fix_from == "image":
-            seen = self._image_only(evidence, place)
+            seen = self._image_only(evidence, place, wider)
             if seen is None:
                 return rejection(RejectionReason.UNCERTAIN, "the image says nothing of the tracked place")
             mean, covariance = seen
@@ -474,7 +483,7 @@ class Tracker:
             integrity=self._integrity(mean, covariance, place),
         )
 
-    def _image_only(self, evidence: Evidence, place: Place) -> tuple[Float64, Float64] | None:
+    def _image_only(self, evidence: Evidence, place: Place, wider: float) -> tuple[Float64, Float64] | None:
         """Mean and covariance (east, north, yaw) of the image's part of the tracked place: each component of the
         evidence weighed by how well it fits the track, with the covariance that the image gives it, which is wider the
         less of the image is new. The track chooses the component and adds nothing to its accuracy."""
@@ -487,7 +496,8 @@ class Tracker:
             return None
         share = weights / weights.sum()
         shift = share @ apart
-        spread = np.einsum("m,mde->de", share, evidence.covariances_m2 + apart[:, :, None] * apart[:, None, :])
+        second = wider * evidence.covariances_m2 + apart[:, :, None] * apart[:, None, :]
+        spread = np.einsum("m,mde->de", share, second)
         covariance = place.covariance.copy()
         covariance[:2, :2] = spread - np.outer(shift, shift)
         covariance[:2, 2] = covariance[2, :2] = 0.0
