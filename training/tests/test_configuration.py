@@ -8,7 +8,8 @@ import pytest
 
 from unifygeo_ros.errors import ConfigurationError
 from unifygeo_training.cli import main
-from unifygeo_training.configuration import read_network_config
+from unifygeo_training.configuration import read_network_config, read_settings
+from unifygeo_training.fit_config import FitConfig
 from unifygeo_training.model import NetworkConfig
 
 
@@ -35,6 +36,34 @@ def test_a_wrong_value_is_named(tmp_path: Path, text: str, message: str) -> None
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=message):
         read_network_config(file)
+
+
+CONFIG = Path(__file__).parents[1] / "configs" / "towns_atto.yaml"
+
+
+def test_a_setting_of_the_command_line_takes_the_place_of_the_files() -> None:
+    changes = ["losses.reranking=0", "network.aggregator=gem", "steps=2000", "start_from=runs/first/last.pt"]
+    plain, changed = read_settings(CONFIG, FitConfig), read_settings(CONFIG, FitConfig, changes)
+    assert plain.ablation() == {"unified_learning": True, "feature_aggregator": True, "reranking_loss": True}
+    assert changed.ablation() == {"unified_learning": True, "feature_aggregator": False, "reranking_loss": False}
+    assert (changed.steps, changed.start_from) == (2000, Path("runs/first/last.pt"))
+    assert changed.losses.retrieval_from_step == plain.losses.retrieval_from_step
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("losses.rerankin=0", "unknown key losses.rerankin"),
+        ("losses.reranking=-1", "losses.reranking is -1"),
+        ("steps", "write section.key=value"),
+        ("losses..reranking=0", "write section.key=value"),
+        ("steps.more=1", "steps is no section"),
+        ("steps={", "cannot be read as YAML"),
+    ],
+)
+def test_a_wrong_setting_of_the_command_line_is_named(change: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        read_settings(CONFIG, FitConfig, [change])
 
 
 def test_the_command_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

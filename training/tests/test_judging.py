@@ -131,6 +131,42 @@ def test_tables_and_json_hold_the_same_numbers(network, tmp_path):
         read_json(file)
 
 
+def judged(checkpoint, data, ablation, recalls, without):
+    """A judgement as JSON holds it: `recalls` with re-ranking and `without` it, all else alike."""
+    retrieval = {"recall_1": 50.0, "recall_5": 80.0, "recall_10": 90.0, "recall_percent": 70.0, "hit_rate": 60.0}
+    return {
+        "checkpoint": checkpoint,
+        "data": data,
+        "ablation": {"unified_learning": True, **ablation},
+        "retrieval": retrieval,
+        "reranked": {"recall_1": 55.0, "hit_rate": 65.0},
+        "metric": {"mean_m": 1.0, "median_m": 0.5},
+        "final": {"geographic": {"1.0": recalls}},
+        "without_reranking": {"geographic": {"1.0": without}},
+    }
+
+
+def test_an_ablation_stands_in_the_papers_order_with_means_and_paired_differences():
+    attention, gem = {"feature_aggregator": True}, {"feature_aggregator": False}
+    rows = [
+        judged("ours", "town 1", {**attention, "reranking_loss": True}, 40.0, 30.0),
+        judged("ours", "town 2", {**attention, "reranking_loss": True}, 60.0, 52.0),
+        judged("gem", "town 1", {**gem, "reranking_loss": False}, 20.0, 10.0),
+        judged("gem", "town 2", {**gem, "reranking_loss": False}, 30.0, 20.0),
+    ]
+    text = ablation_report(rows)
+    means, differences = text.split("Table VII\n")[1].split("Table VII, each row less the row before it\n")
+    assert [line.split("|")[-2].strip() for line in means.splitlines()[2:6]] == ["15.00", "25.00", "41.00", "50.00"]
+    assert [line.count("✓") for line in means.splitlines()[2:6]] == [1, 2, 3, 4]
+    found = [line.split("|")[-2].strip() for line in differences.splitlines()[2:]]
+    assert found == ["+10.00 ± 0.00", "+16.00 ± 6.00", "+9.00 ± 1.00"]  # 10, 10; 10, 22; 10, 8
+    assert "| ✓  |  - |       ✓ |   - | 55.00 | 80.00 |" in text  # R@5 is not changed by re-ranking
+    with pytest.raises(InputError, match="judge all on the same data"):
+        ablation_report(rows[:3])
+    with pytest.raises(InputError, match="twice"):
+        ablation_report([*rows, rows[0]])
+
+
 def test_the_commands_run_on_a_small_vigor(tmp_path, capsys):
     make_vigor(tmp_path)
     network = UnifyGeo(CONFIG)
@@ -140,7 +176,7 @@ def test_the_commands_run_on_a_small_vigor(tmp_path, capsys):
     assert len(list((tmp_path / "drawn").iterdir())) == 2
     file = str(tmp_path / "a.json")
     assert main(["test", str(tmp_path / "a.ckpt"), *where, "--json", file, "--device", "cpu", "--batch", "2"]) == 0
-    assert main(["tables", file, file]) == 0
+    assert main(["tables", file]) == 0
     printed = capsys.readouterr().out
     assert "VIGOR cross-area test (original labels): 2 queries, 4 tiles" in printed
     assert "Table VII" in printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,13 +15,32 @@ from unifygeo_training.model.config import NetworkConfig
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
-def read_settings(path: Path | str, kind: type[Settings]) -> Settings:
-    """Read one config file. Raises ConfigurationError naming each key that does not fit."""
+def read_settings(path: Path | str, kind: type[Settings], changes: Sequence[str] = ()) -> Settings:
+    """Read one config file. changes: each "section.key=value", the value in YAML, takes the place of the file's. Raises
+    ConfigurationError naming each key that does not fit."""
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: cannot be read as YAML ({error})") from error
-    return check_settings(raw or {}, kind, str(path))
+    raw = raw or {}
+    for change in changes:
+        _change(raw, change)
+    return check_settings(raw, kind, str(path))
+
+
+def _change(raw: Any, change: str) -> None:
+    key, equals, text = change.partition("=")
+    *sections, last = key.split(".")
+    if not equals or not all([*sections, last]):
+        raise ConfigurationError(f"{change!r} is no change of a setting; write section.key=value")
+    for section in sections:
+        raw = raw.setdefault(section, {}) if isinstance(raw, dict) else None
+    if not isinstance(raw, dict):
+        raise ConfigurationError(f"{change!r}: {'.'.join(sections)} is no section")
+    try:
+        raw[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{change!r}: the value cannot be read as YAML ({error})") from error
 
 
 def check_settings(raw: Any, kind: type[Settings], source: str) -> Settings:

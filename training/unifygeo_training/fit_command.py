@@ -12,6 +12,13 @@ def add_command(subparsers: Any) -> None:
     parser.add_argument("config", type=Path, help="YAML; see training/configs")
     parser.add_argument("--output", type=Path, required=True, help="folder of checkpoints and TensorBoard logs")
     parser.add_argument("--data", type=Path, help="folder of the data, instead of the config's")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting instead of the config's, such as losses.reranking=0; may be given again",
+    )
     parser.add_argument("--stop-after", type=int, metavar="STEP", help="end at this step; resume later")
     parser.set_defaults(run=_run)
 
@@ -21,7 +28,7 @@ def _run(options: argparse.Namespace) -> int:
     from unifygeo_training.fit import fit
     from unifygeo_training.fit_config import FitConfig
 
-    config = read_settings(options.config, FitConfig)
+    config = read_settings(options.config, FitConfig, options.set)
     if options.data:
         config = config.model_copy(update={"data": config.data.model_copy(update={"folder": options.data})})
     pairs = config.data.open(config.network)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Sequence
+
+import numpy as np
 
 from unifygeo_ros.errors import InputError
 from unifygeo_training.judging.judge import Judgement
@@ -110,33 +113,76 @@ def report(judgement: Judgement) -> str:
 
 
 def ablation_report(judgements: Sequence[Mapping[str, Any]]) -> str:
-    """Tables V, VI and VII over several networks (as `read_json` gives them), two rows each: without and with
-    re-ranking. Raises InputError for judgements of different data."""
-    data = {judgement["data"] for judgement in judgements}
-    if len(data) != 1:
-        raise InputError(f"judgements of {len(data)} data sets ({', '.join(sorted(data))}) cannot stand in one table")
-    switches = ["UL", "FA", "Re-rank", "L_R"]
-    retrieval, cvgl, metric = [], [], []
+    """Tables V, VI and VII over several networks (as `read_json` gives them), in the order of the paper: two rows for
+    a network where it matters, without and with re-ranking. Numbers are means over the data sets, and with two data
+    sets or more Table VII is followed by each row's differences from the row before it, with their standard errors.
+    Raises InputError unless all networks were judged on the same data sets.
+    """
+    networks: dict[str, dict[str, Mapping[str, Any]]] = {}
     for judgement in judgements:
-        ablation = Ablation(**judgement["ablation"])
-        scores = judgement["retrieval"]
-        others = [scores["recall_5"], scores["recall_10"], scores["recall_percent"]]
-        for used, row in ((False, judgement["retrieval"]), (True, judgement["reranked"])):
-            marks = _marks(ablation.unified_learning, ablation.feature_aggregator, used, ablation.reranking_loss)
-            retrieval.append([*marks, *_two([row["recall_1"], *others, row["hit_rate"]])])
-            final = judgement["final" if used else "without_reranking"]
-            if final:
-                cvgl.append([*marks, *_two(final["geographic"].values())])
-        if judgement["metric"]:
-            marks = _marks(ablation.unified_learning, ablation.feature_aggregator, ablation.reranking_loss)
-            metric.append([*marks, *_two([judgement["metric"]["mean_m"], judgement["metric"]["median_m"]])])
-    parts = [data.pop(), "", "Table V", _table([*switches, "R@1", "R@5", "R@10", "R@1%", "Hit Rate"], retrieval)]
+        of_network = networks.setdefault(judgement["checkpoint"], {})
+        if judgement["data"] in of_network:
+            raise InputError(f"{judgement['checkpoint']} is given twice on {judgement['data']}; leave one out")
+        of_network[judgement["data"]] = judgement
+    data = sorted(next(iter(networks.values())))
+    for checkpoint, of_network in networks.items():
+        if sorted(of_network) != data:
+            raise InputError(
+                f"{checkpoint} was judged on {', '.join(sorted(of_network))}, another network on {', '.join(data)}; "
+                "judge all on the same data"
+            )
+    retrieval, metric, cvgl = [], [], []
+    for of_network in networks.values():
+        sets = [of_network[name] for name in data]
+        ablation = Ablation(**sets[0]["ablation"])
+        first, last = (ablation.unified_learning, ablation.feature_aggregator), ablation.reranking_loss
+        for used in (False, True):
+            switches = (*first, used, last)
+            scores = [{**s["retrieval"], **s["reranked" if used else "retrieval"]} for s in sets]
+            retrieval.append(_Row(switches, [[score[name] for name in _RETRIEVAL] for score in scores]))
+            final = [s["final" if used else "without_reranking"] for s in sets]
+            if all(final):
+                cvgl.append(_Row(switches, [list(score["geographic"].values()) for score in final]))
+        if all(s["metric"] for s in sets):
+            metric.append(_Row((*first, last), [[s["metric"]["mean_m"], s["metric"]["median_m"]] for s in sets]))
+    switches = ["UL", "FA", "Re-rank", "L_R"]
+    recalls = ["R@1", "R@5", "R@10", "R@1%", "Hit Rate"]
+    parts = [", ".join(data), "", "Table V", _means([*switches, *recalls], retrieval)]
     if metric:
-        parts += ["", "Table VI", _table(["UL", "FA", "L_R", "Mean(m)", "Median(m)"], metric)]
+        parts += ["", "Table VI", _means(["UL", "FA", "L_R", "Mean(m)", "Median(m)"], metric)]
     if cvgl:
-        thresholds = judgements[0]["final"]["geographic"]
-        parts += ["", "Table VII", _table([*switches, *(f"R@{float(t):g}m" for t in thresholds)], cvgl)]
+        header = [*switches, *(f"R@{float(t):g}m" for t in judgements[0]["final"]["geographic"])]
+        parts += ["", "Table VII", _means(header, cvgl)]
+        if len(data) > 1 and len(cvgl) > 1:
+            parts += ["", "Table VII, each row less the row before it", _differences(header, cvgl)]
     return "\n".join(parts)
+
+
+_RETRIEVAL = ("recall_1", "recall_5", "recall_10", "recall_percent", "hit_rate")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """switches: of the configuration, in the order of the paper's columns, so that sorted rows stand in the order of
+    the paper's. values: of each data set, all numbers."""
+
+    switches: tuple[bool, ...]
+    values: list[list[float]]
+
+
+def _means(header: Sequence[str], rows: Sequence[_Row]) -> str:
+    ordered = sorted(rows, key=lambda row: row.switches)
+    return _table(header, [[*_marks(*row.switches), *_two(np.mean(row.values, axis=0))] for row in ordered])
+
+
+def _differences(header: Sequence[str], rows: Sequence[_Row]) -> str:
+    cells = []
+    for before, row in itertools.pairwise(sorted(rows, key=lambda row: row.switches)):
+        paired = np.array(row.values) - np.array(before.values)
+        errors = paired.std(axis=0, ddof=1) / np.sqrt(len(paired))
+        found = [f"{mean:+.2f} ± {error:.2f}" for mean, error in zip(paired.mean(axis=0), errors, strict=True)]
+        cells.append([*_marks(*row.switches), *found])
+    return _table(header, cells)
 
 
 def _marks(*switches: bool) -> list[str]:
