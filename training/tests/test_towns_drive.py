@@ -10,6 +10,8 @@ import numpy as np
 import pyproj
 import pytest
 from rosbags.highlevel import AnyReader
+from rosbags.interfaces import QosDurability
+from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
 from unifygeo_ros.errors import ConfigurationError
@@ -182,6 +184,10 @@ def test_bag_reads_back_and_repeats(tmp_path: Path) -> None:
     mount = bag["/tf_static"][0][1].transforms[0]
     assert (mount.header.frame_id, mount.child_frame_id) == ("base_link", "camera")
     assert mount.transform.translation.z == 2.0
+    with Reader(folders[0] / "bag") as reader:
+        offered = {c.topic: c.ext.offered_qos_profiles for c in reader.connections}
+    assert [qos.durability for qos in offered.pop("/tf_static")] == [QosDurability.TRANSIENT_LOCAL]
+    assert not any(offered.values())  # ros2 bag play's own default
     with pytest.raises(ConfigurationError, match="not empty"):
         record_drive(SEED, folders[0], settings)
 

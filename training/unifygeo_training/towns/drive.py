@@ -11,6 +11,7 @@ from typing import Any, Iterator
 import cv2
 import numpy as np
 import numpy.typing as npt
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -173,8 +174,26 @@ def _write_bag(
         for topic, recorded_ns, message in heapq.merge(*streams, key=lambda item: item[1]):
             kind = message.__msgtype__
             if topic not in connections:
-                connections[topic] = writer.add_connection(topic, kind, typestore=store)
+                latched = [LATCHED] if topic == "/tf_static" else []
+                connections[topic] = writer.add_connection(topic, kind, typestore=store, offered_qos_profiles=latched)
             writer.write(connections[topic], recorded_ns, store.serialize_cdr(message, kind))
+
+
+_FOREVER = QosTime(9223372036, 854775807)
+"""rclcpp's infinite duration, as `ros2 bag record` writes it."""
+
+LATCHED = Qos(
+    QosHistory.KEEP_LAST,
+    1,
+    QosReliability.RELIABLE,
+    QosDurability.TRANSIENT_LOCAL,
+    deadline=_FOREVER,
+    lifespan=_FOREVER,
+    liveliness=QosLiveliness.AUTOMATIC,
+    liveliness_lease_duration=_FOREVER,
+    avoid_ros_namespace_conventions=False,
+)
+"""What tf2 publishes /tf_static with: `ros2 bag play` takes it from the bag, and who listens later gets it still."""
 
 
 def _series(topic: str, time_s: Float, message: Any) -> Iterator[tuple[str, int, Any]]:
