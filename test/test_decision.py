@@ -270,7 +270,7 @@ LOGITS = st.one_of(
 
 
 @given(LOGITS, st.floats(0.01, 100), st.floats(0, 9), st.floats(-50, 50), st.floats(-50, 50))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_the_decoder_says_the_covariance_is_positive_definite(logits, temperature, variance, x, y):
     probability = probabilities(logits, temperature)
     assert probability.dtype == np.float32

@@ -65,7 +65,7 @@ def test_bytes_after_the_end_are_not_ours():
 
 
 @given(st.sampled_from(sorted(FILES)), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=4), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_damaged_file_is_refused_or_gives_an_image_of_its_size(name, changes, data):
     changed = bytearray(FILES[name])
     for place, value in changes:
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_refused_or_gives_an_image_of_its_size(name, changes, 
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xda\x00\x02"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_noise_is_refused(noise, start):
     with pytest.raises(InputError):
         decode_image(start + noise, "noise.img")

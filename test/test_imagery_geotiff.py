@@ -253,7 +253,7 @@ def test_a_truncated_file_is_refused_never_filled(tmp_path, profile):
         read_all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_flipped_bytes_are_read_or_refused_but_nothing_else(tmp_path_factory, data):
     """Whatever the bytes are: tiles or an InputError, never a crash or another exception."""

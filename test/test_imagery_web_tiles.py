@@ -170,7 +170,7 @@ def test_damaged_sources_are_refused_with_their_name(tmp_path, picture):
         open_imagery([tmp_path / "vector.mbtiles"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_damaged_image_is_whole_or_refused(data):
     """A PNG never changes unnoticed; a JPEG cut off anywhere is refused."""
@@ -185,7 +185,7 @@ def test_a_damaged_image_is_whole_or_refused(data):
             decode_rgba(whole[: data.draw(st.integers(0, len(whole) - 2))], "tile")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_flipped_bytes_of_mbtiles_are_read_or_refused_but_nothing_else(tmp_path_factory, picture, data):
     path = write_mbtiles(tmp_path_factory.mktemp("fuzz") / "a.mbtiles", picture[: 256 * ACROSS])

@@ -97,7 +97,7 @@ def smallest_mahalanobis(gate, centre, side):
     return float(np.sqrt(np.einsum("ni,ij,nj->n", offset, np.linalg.inv(gate.prior.covariance_m2), offset).min()))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(gate=gates(), centre=st.tuples(positions, positions))
 def test_a_square_touches_the_ellipse_where_sampling_its_edge_says_so(gate, centre):
     sampled = smallest_mahalanobis(gate, np.array(centre), SIDE_M)
@@ -116,7 +116,7 @@ def test_gates_worked_by_hand():
     np.testing.assert_array_equal(gate.touches(squares, 32.0), [True, False, True, False, True, False, True])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(gate=gates(), k=st.integers(1, 40), seed=st.integers(0, 1000))
 def test_a_gated_search_is_a_filtered_exhaustive_search(index, gate, k, seed):
     inside = np.flatnonzero(gate.touches(index.centres_m, SIDE_M))
@@ -263,7 +263,7 @@ def test_a_flipped_byte_in_any_file_is_refused(index, large, tmp_path, name):
     open_index(folder, verify=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_manifest_of_any_bytes_is_an_index_error(index, data):
     text = (index.path / "manifest.json").read_text()

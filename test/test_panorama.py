@@ -145,7 +145,7 @@ def test_tilt_is_taken_out(roll, pitch, mark, expected):
     st.floats(-180, 180), st.floats(-180, 180), st.floats(-25, 25), st.floats(-25, 25), st.floats(-180, 180),
     st.floats(-50, 50), st.booleans(),
 )  # fmt: skip
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_geometry_agrees_with_rotation_matrices(vehicle, camera_yaw, roll, pitch, azimuth, elevation, down):
     def rotation(axis, degrees):
         c, s = math.cos(degrees * DEG), math.sin(degrees * DEG)
@@ -306,7 +306,7 @@ def test_elevations_in_the_wrong_order_are_a_configuration_error():
     st.tuples(st.floats(-0.4, 0.4), st.floats(-0.4, 0.4)),
     st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_grey_sphere_stays_grey_for_every_size_and_direction(rows, height, columns, sector, edge, yaw, tilt, down):
     top, bottom = max(edge, -edge, 0.1), -max(edge, -edge, 0.1) / 2
     ground = GroundSpec(height, columns * sector, top, bottom, columns)
