@@ -28,6 +28,8 @@ from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
 from unifygeo_ros.geodesy import wrap_angle
+from unifygeo_ros.message_records import odometry_sample
+from unifygeo_ros.message_values import quaternion_of_yaw
 
 ROOT = Path(__file__).parents[1]
 DRIVE, MODEL = ROOT / "demo/drive", ROOT / "models/towns-atto"
@@ -71,7 +73,8 @@ def write_laps(bag: Path, images: int) -> float:
                 last_ns = recorded_ns + number * lap_ns
                 message = later(message, number * lap_ns)
                 if connection.topic == ODOMETRY:
-                    here = start.then(pose_of(message))
+                    told = odometry_sample(message)
+                    here = start.then(Pose(told.x_m, told.y_m, told.yaw_rad))
                     message = moved_to(message, here)
                 written += connection.topic == IMAGES
                 bar.update(connection.topic == IMAGES)
@@ -86,15 +89,11 @@ def later(message: Any, by_ns: int) -> Any:
     return replace(message, header=replace(message.header, stamp=replace(stamp, sec=sec, nanosec=nanosec)))
 
 
-def pose_of(odometry: Any) -> Pose:
-    pose = odometry.pose.pose
-    return Pose(pose.position.x, pose.position.y, 2 * math.atan2(pose.orientation.z, pose.orientation.w))
-
-
 def moved_to(odometry: Any, pose: Pose) -> Any:
     old = odometry.pose.pose
     position = replace(old.position, x=pose.x, y=pose.y)
-    turned = replace(old.orientation, z=math.sin(pose.yaw / 2), w=math.cos(pose.yaw / 2))
+    x, y, z, w = quaternion_of_yaw(pose.yaw)
+    turned = replace(old.orientation, x=x, y=y, z=z, w=w)
     return replace(odometry, pose=replace(odometry.pose, pose=replace(old, position=position, orientation=turned)))
 
 

@@ -54,6 +54,7 @@ from unifygeo_ros.localization.session import ImuSample, LocalizationSession, Od
 from unifygeo_ros.message_records import camera_image, imu_sample, odometry_sample
 from unifygeo_ros.records import CameraImage, Fix, Observation, Rejection
 from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_training.towns.sensors import ImuNoise, OdometryNoise
 
 CUT = 0.25
 """Share of a drive that is cut out for the recovery."""
@@ -248,18 +249,15 @@ def carried(recording: Recording) -> tuple[Recording, int]:
     return shorter, next(s for s in stamps if s >= end - shift)
 
 
-SCALE, SPEED_M_S = 0.02, 0.03
-YAW_RATE_BIAS_RAD_S, YAW_RATE_RAD_S = np.radians(0.06), np.radians(0.4)
-YAW_BIAS_RAD, YAW_WALK_RAD_SQRT_S, YAW_RAD = np.radians(1.0), np.radians(0.06), np.radians(0.3)
-"""Standard deviations of `redrawn`, as of `unifygeo-train towns drive`: of the wheels' scale and the yaw rate's bias,
-drawn once; of each sample's speed and yaw rate; of the IMU's bias at the start, its walk and its white noise."""
+WHEELS, IMU = OdometryNoise(), ImuNoise()
+"""Of the recorded drives (`unifygeo-train towns drive`), and of `redrawn`."""
 
 
 def redrawn(recording: Recording, seed: int) -> Recording:
     """The drive with other errors of wheel odometry and of the IMU's yaw; the images and all else are as they were."""
     rng = np.random.default_rng([seed, len(recording.arrivals)])
-    scale, drift = 1 + SCALE * rng.standard_normal(), YAW_RATE_BIAS_RAD_S * rng.standard_normal()
-    bias = YAW_BIAS_RAD * rng.standard_normal()
+    scale, drift = 1 + WHEELS.scale * rng.standard_normal(), WHEELS.yaw_rate_bias_rad_s * rng.standard_normal()
+    bias = IMU.yaw_bias_rad * rng.standard_normal()
     pose, last, imu_ns = np.zeros(3), None, None
     arrivals: list[Any] = []
     for item in recording.arrivals:
@@ -271,9 +269,9 @@ def redrawn(recording: Recording, seed: int) -> Recording:
                 if last is not None:
                     time_s = (item.stamp_ns - last[0]) / 1e9
                     way = math.hypot(truth.east_m - last[1].east_m, truth.north_m - last[1].north_m)
-                    step = scale * way + SPEED_M_S * time_s * rng.standard_normal()
+                    step = scale * way + WHEELS.speed_m_s * time_s * rng.standard_normal()
                     turn = wrap_angle(truth.yaw_rad - last[1].yaw_rad)
-                    turn += (drift + YAW_RATE_RAD_S * rng.standard_normal()) * time_s
+                    turn += (drift + WHEELS.yaw_rate_rad_s * rng.standard_normal()) * time_s
                     middle = pose[2] + turn / 2
                     pose = pose + np.array([step * math.cos(middle), step * math.sin(middle), turn])
                 last = (item.stamp_ns, truth)
@@ -281,10 +279,10 @@ def redrawn(recording: Recording, seed: int) -> Recording:
                 item = dataclasses.replace(item, x_m=x, y_m=y, yaw_rad=wrap_angle(yaw))
             else:
                 time_s = 0.0 if imu_ns is None else (item.stamp_ns - imu_ns) / 1e9
-                bias += YAW_WALK_RAD_SQRT_S * math.sqrt(time_s) * rng.standard_normal()
+                bias += IMU.yaw_walk_rad_sqrt_s * math.sqrt(time_s) * rng.standard_normal()
                 imu_ns = item.stamp_ns
                 item = dataclasses.replace(
-                    item, yaw_rad=wrap_angle(truth.yaw_rad + bias + YAW_RAD * rng.standard_normal())
+                    item, yaw_rad=wrap_angle(truth.yaw_rad + bias + IMU.yaw_rad * rng.standard_normal())
                 )
         arrivals.append(item)
     return dataclasses.replace(recording, name=f"{recording.name}, redraw {seed}", arrivals=arrivals)

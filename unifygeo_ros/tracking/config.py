@@ -20,10 +20,16 @@ class TrackerConfig:
         choices=("posterior", "image"),
     )
     outlier: float = setting(
-        0.15, "belief that the true tile is not among an image's candidates", minimum=0.001, maximum=0.9
+        EvidenceSettings.outlier,
+        "belief that the true tile is not among an image's candidates",
+        minimum=0.001,
+        maximum=0.9,
     )
     searched_outlier: float = setting(
-        0.5, "the same for an image whose heading had to be searched for", minimum=0.001, maximum=0.99
+        EvidenceSettings.searched_outlier,
+        "the same for an image whose heading had to be searched for",
+        minimum=0.001,
+        maximum=0.99,
     )
     correlation_m: float = setting(
         10.0,
@@ -44,35 +50,56 @@ class TrackerConfig:
         maximum=1000.0,
     )
     image_sigma_scale: float = setting(
-        1.0, "factor on the standard deviations of the image's distribution", minimum=0.1, maximum=10.0
+        EvidenceSettings.sigma_scale,
+        "factor on the standard deviations of the image's distribution",
+        minimum=0.1,
+        maximum=10.0,
     )
     odometry_scale: float = setting(
-        0.02, "error of the odometry's scale, standard deviation in metres per metre", minimum=0.0, maximum=1.0
+        MotionNoise.scale,
+        "error of the odometry's scale, standard deviation in metres per metre",
+        minimum=0.0,
+        maximum=1.0,
     )
     odometry_persistence_m: float = setting(
-        1000.0, "distance over which an error of the odometry's scale stays the same", minimum=0.1, maximum=1e6
+        MotionNoise.scale_persistence_m,
+        "distance over which an error of the odometry's scale stays the same",
+        minimum=0.1,
+        maximum=1e6,
     )
     odometry_walk: float = setting(
-        0.01,
+        MotionNoise.walk,
         "drift of the odometry's position beside its scale, standard deviation in metres per √metre",
         minimum=0.0,
         maximum=10.0,
     )
     odometry_yaw_walk: float = setting(
-        0.002, "drift of the odometry's yaw, standard deviation in radians per √metre", minimum=0.0, maximum=1.0
+        MotionNoise.yaw_walk,
+        "drift of the odometry's yaw, standard deviation in radians per √metre",
+        minimum=0.0,
+        maximum=1.0,
     )
     odometry_turn_scale: float = setting(
-        0.02, "error of the odometry's turns, standard deviation in radians per radian", minimum=0.0, maximum=1.0
+        MotionNoise.turn_scale,
+        "error of the odometry's turns, standard deviation in radians per radian",
+        minimum=0.0,
+        maximum=1.0,
     )
     slip_probability: float = setting(
         0.003, "probability of a slip of the odometry between two independent images", minimum=0.0, maximum=0.5
     )
     slip_sigma_m: float = setting(8.0, "size of a slip, standard deviation", minimum=0.1, maximum=1000.0)
     speed_m_s: float = setting(
-        10.0, "speed assumed while there is no odometry, standard deviation", minimum=0.1, maximum=100.0
+        MotionNoise.speed_m_s,
+        "speed assumed while there is no odometry, standard deviation",
+        minimum=0.1,
+        maximum=100.0,
     )
     turn_rad_s: float = setting(
-        0.3, "turn rate assumed while there is no odometry, standard deviation", minimum=0.0, maximum=10.0
+        MotionNoise.turn_rad_s,
+        "turn rate assumed while there is no odometry, standard deviation",
+        minimum=0.0,
+        maximum=10.0,
     )
     restart_probability: float = setting(
         3e-4, "probability that the vehicle was carried elsewhere between two", minimum=1e-9, maximum=0.5

@@ -35,7 +35,7 @@ class MotionNoise:
     yaw_walk: float = 0.002
     turn_scale: float = 0.02
     speed_m_s: float = 10.0
-    turn_rad_s: float = 0.5
+    turn_rad_s: float = 0.3
 
 
 @dataclass(frozen=True)

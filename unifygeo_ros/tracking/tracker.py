@@ -162,7 +162,7 @@ class Tracker:
         self._yaw_given = False
         self._gate: Prior | None = None
         self._predicted: Place | None = None  # best place before the image
-        self._odometry_scale: tuple[float, float] | None = None
+        self._place: Place | None = None  # best place after it
 
     @property
     def belief(self) -> Belief:
@@ -171,11 +171,11 @@ class Tracker:
     @property
     def _novelty(self) -> float:
         """β: how much of the next image is new."""
-        return 1.0 - math.exp(-self._fresh_m / self._config.correlation_m)
+        return _share_new(self._fresh_m, self._config.correlation_m)
 
     def _new_share(self, correlation_m: float) -> float:
         """How much of the next image's error is new if errors are correlated so far."""
-        return max(1.0 - math.exp(-self._fresh_m / correlation_m), LEAST_NEW)
+        return max(_share_new(self._fresh_m, correlation_m), LEAST_NEW)
 
     @property
     def status(self) -> TrackStatus:
@@ -188,6 +188,12 @@ class Tracker:
             self._whole_searches,
             self._odometry_scale,
         )
+
+    @property
+    def _odometry_scale(self) -> tuple[float, float] | None:
+        if self._state is not TrackState.TRACKING or self._place is None:
+            return None
+        return 1 + float(self._place.mean[3]), math.sqrt(float(self._place.covariance[3, 3]))
 
     def set_initial_pose(self, pose: InitialPose) -> None:
         """Believe an operator, but not blindly: initial_pose_doubt stays elsewhere."""
@@ -214,7 +220,7 @@ class Tracker:
         config = self._config
         way_m = motion.distance_m if motion.measured else motion.distance_m + UNMEASURED_SPEED_M_S * time_s
         # Doubt comes with the way, as the images' evidence against it does: a parked vehicle must not forget its place.
-        doubt = 1.0 - math.exp(-way_m / config.correlation_m)
+        doubt = _share_new(way_m, config.correlation_m)
         belief = beliefs.predict(self._belief, motion, config.noise)
         if doubt > 0:
             belief = beliefs.restart(belief, doubt * config.restart_probability)
@@ -376,13 +382,8 @@ class Tracker:
 
     def _judge(self, place: Place | None, left: bool = False) -> None:
         """The state that the belief is in, and why. left: another place than the track's has most of the belief."""
-        self._find_state(place, left)
-        self._odometry_scale = None
-        if self._state is TrackState.TRACKING and place is not None:
-            self._odometry_scale = 1 + float(place.mean[3]), math.sqrt(float(place.covariance[3, 3]))
-
-    def _find_state(self, place: Place | None, left: bool) -> None:
         config = self._config
+        self._place = place
         against = 1.0 if place is None else 1.0 - place.weight
         support = 0.0 if place is None else place.support
         if self._state is TrackState.TRACKING:
@@ -517,6 +518,11 @@ class Tracker:
         forward, left = self._lever_m
         cos, sin = math.cos(float(pose[2])), math.sin(float(pose[2]))
         return float(pose[0]) + cos * forward - sin * left, float(pose[1]) + sin * forward + cos * left
+
+
+def _share_new(way_m: float, correlation_m: float) -> float:
+    """The share of what is correlated over so many metres that is new after the way."""
+    return 1.0 - math.exp(-way_m / correlation_m)
 
 
 def _normal_points(count: int) -> Float64:
