@@ -30,13 +30,13 @@ from rasterio.transform import from_origin
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
-from unifygeo_ros.config import LocalizerConfig
+from unifygeo_ros.core.records import CameraImage, Heading
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_ros.inference.interface import PYRAMID, F
 from unifygeo_ros.inference.onnxruntime_engine import session_options
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.records import CameraImage, Heading
 from unifygeo_training.export import BundleText, export_bundle
 from unifygeo_training.model import NetworkConfig
 from unifygeo_training.model.network import UnifyGeo

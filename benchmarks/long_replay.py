@@ -27,9 +27,9 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
-from unifygeo_ros.geodesy import wrap_angle
-from unifygeo_ros.message_records import odometry_sample
-from unifygeo_ros.message_values import quaternion_of_yaw
+from unifygeo_ros.conversions.from_messages import odometry_sample
+from unifygeo_ros.conversions.message_values import quaternion_of_yaw
+from unifygeo_ros.core.geodesy import wrap_angle
 
 ROOT = Path(__file__).parents[1]
 DRIVE, MODEL = ROOT / "demo/drive", ROOT / "models/towns-atto"

@@ -36,8 +36,8 @@ from ros_drive import Region, Vehicle, domain_id, make_region, stamp_of, start_n
 from sensor_msgs.msg import Imu
 from worlds import colour_world
 
-from unifygeo_ros.localization.image_files import read_image
-from unifygeo_ros.ros.messages import jpeg_message
+from unifygeo_ros.images.files import read_image
+from unifygeo_ros.ros.to_messages import jpeg_message
 
 IMU_RATE_HZ = 100.0
 VIEWS = 12

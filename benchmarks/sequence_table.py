@@ -37,22 +37,22 @@ import numpy as np
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import TileIndex, open_index
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.evaluation.bags import Bag
-from unifygeo_ros.evaluation.drive import gather
-from unifygeo_ros.evaluation.metrics import Share, anees_bounds
+from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odometry_sample
+from unifygeo_ros.core.geodesy import wrap_angle
+from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection
+from unifygeo_ros.evaluation.metrics.definitions import Share, anees_bounds
+from unifygeo_ros.evaluation.metrics.drive import gather
+from unifygeo_ros.evaluation.metrics.results import FrameResult
+from unifygeo_ros.evaluation.metrics.summary import Summary, summarise
+from unifygeo_ros.evaluation.recordings.bags import Bag
+from unifygeo_ros.evaluation.recordings.truth import Truth, TruthPose
 from unifygeo_ros.evaluation.replay import choose_topics, read_truth
-from unifygeo_ros.evaluation.results import FrameResult
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
-from unifygeo_ros.evaluation.summary import Summary, summarise
-from unifygeo_ros.evaluation.truth import Truth, TruthPose
-from unifygeo_ros.geodesy import wrap_angle
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.localization.session import ImuSample, LocalizationSession, OdometrySample, SessionConfig
-from unifygeo_ros.message_records import camera_image, imu_sample, odometry_sample
-from unifygeo_ros.records import CameraImage, Fix, Observation, Rejection
+from unifygeo_ros.sessions.session import ImuSample, LocalizationSession, OdometrySample, SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_training.towns.sensors import ImuNoise, OdometryNoise
 

@@ -29,14 +29,14 @@ import numpy as np
 from measuring import describe_machine, verdict
 from scipy import ndimage
 
-from unifygeo_ros.config import LocalizerConfig
-from unifygeo_ros.geodesy import Datum, LocalFrame
+from unifygeo_ros.core.geodesy import Datum, LocalFrame
+from unifygeo_ros.core.records import Heading, Matches, Observation, TileDistribution
 from unifygeo_ros.inference.bundle import Calibration
-from unifygeo_ros.records import Heading, Matches, Observation, TileDistribution
+from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.motion.increments import Motion, MotionNoise
 from unifygeo_ros.tracking import belief as beliefs
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence
-from unifygeo_ros.tracking.motion_model import Motion, MotionNoise
 from unifygeo_ros.tracking.tracker import Region, Tracker, TrackState
 
 SIDE_M, STRIDE_M, PIXELS = 70.0, 35.0, 96

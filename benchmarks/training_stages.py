@@ -31,7 +31,7 @@ from measuring import Others, clock_verdict, describe_machine, verdict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_training.configuration import read_settings
 from unifygeo_training.data.augmentation import augment
 from unifygeo_training.data.pairs import Batches

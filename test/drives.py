@@ -13,7 +13,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from worlds import CENTRE_E_M, CENTRE_N_M, CRS, World
 
-from unifygeo_ros.geodesy import LocalFrame
+from unifygeo_ros.core.geodesy import LocalFrame
 
 START_NS = 1_700_000_000_000_000_000
 STORE = get_typestore(Stores.ROS2_JAZZY)

@@ -36,9 +36,9 @@ from std_srvs.srv import SetBool, Trigger
 from worlds import World, colour_world
 
 from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.demo.node_process import NodeProcess
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.inference.select import open_engines
-from unifygeo_ros.ros.node_process import NodeProcess
 
 ROOT = Path(__file__).parent.parent
 END_TIMEOUT_S = 30.0

@@ -14,11 +14,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.geodesy import Datum, LocalFrame, wrap_angle
-from unifygeo_ros.inference.bundle import Calibration
-from unifygeo_ros.localization.session import ODOM_FRAME, ImuSample, LocalizationSession, OdometrySample, SessionConfig
-from unifygeo_ros.records import (
+from unifygeo_ros.core.geodesy import Datum, LocalFrame, wrap_angle
+from unifygeo_ros.core.records import (
     CameraImage,
     Fix,
     Heading,
@@ -29,6 +26,9 @@ from unifygeo_ros.records import (
     RejectionReason,
     TileDistribution,
 )
+from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.sessions.session import ODOM_FRAME, ImuSample, LocalizationSession, OdometrySample, SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
 SECOND = 1_000_000_000

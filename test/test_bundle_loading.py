@@ -13,7 +13,7 @@ from bundles import random_bundle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unifygeo_ros.errors import BundleError
+from unifygeo_ros.core.errors import BundleError
 from unifygeo_ros.inference.bundle import MANIFEST_NAME, GraphFile, ModelBundle, load_bundle, sha256_of_file
 from unifygeo_ros.inference.select import open_engines
 

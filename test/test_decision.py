@@ -10,9 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.geodesy import Datum, LocalFrame
+from unifygeo_ros.core.geodesy import Datum, LocalFrame
+from unifygeo_ros.core.records import (
+    Fix,
+    Heading,
+    Matches,
+    Observation,
+    Prior,
+    Rejection,
+    RejectionReason,
+    TileDistribution,
+)
 from unifygeo_ros.inference.bundle import Calibration, Confidence
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.decision import (
     answer,
     decide,
@@ -23,16 +33,6 @@ from unifygeo_ros.localization.decision import (
     tile_beliefs,
 )
 from unifygeo_ros.localization.decoding import probabilities
-from unifygeo_ros.records import (
-    Fix,
-    Heading,
-    Matches,
-    Observation,
-    Prior,
-    Rejection,
-    RejectionReason,
-    TileDistribution,
-)
 
 SIDE_M, PIXELS, CELLS = 64.0, 32, 8  # pixels of 2 m, cells of 8 m
 CALIBRATION = Calibration(tile_temperature=0.1, position_floor_m=0.5)

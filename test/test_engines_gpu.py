@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from bundles import random_bundle
 
-from unifygeo_ros.errors import EngineError
+from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.bundle import PRECISIONS, ModelBundle
 from unifygeo_ros.inference.engine import BackendUnavailable, EngineSet
 from unifygeo_ros.inference.interface import PYRAMID, F

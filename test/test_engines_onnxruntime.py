@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bundles import random_bundle
 
-from unifygeo_ros.errors import EngineError
+from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.bundle import LEVELS, ModelBundle
 from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.select import open_engines

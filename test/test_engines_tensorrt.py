@@ -17,7 +17,7 @@ import pytest
 from bundles import random_bundle
 from fake_gpu import FakeDriver, fake_tensorrt
 
-from unifygeo_ros.errors import EngineError
+from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference import tensorrt_engine
 from unifygeo_ros.inference.bundle import GRAPHS, LEVELS, PRECISIONS, ModelBundle, load_bundle
 from unifygeo_ros.inference.cuda import CudaDevice

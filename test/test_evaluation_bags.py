@@ -12,8 +12,8 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.evaluation.bags import Bag, choose_topic
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.evaluation.recordings.bags import Bag, choose_topic
 
 COUNT = 200
 TYPE = "sensor_msgs/msg/CompressedImage"

@@ -11,12 +11,12 @@ from drives import write_drive
 from ros_drive import Vehicle, domain_id, end_node, make_region, stamp_of, start_node, values
 
 from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.conversions.message_values import pose_covariance, quaternion_of_yaw
+from unifygeo_ros.core.records import Fix
+from unifygeo_ros.demo.player import BagPlayer
 from unifygeo_ros.evaluation.evaluate import EngineOptions, ReplayRequest, evaluate
-from unifygeo_ros.evaluation.results import read_frames
-from unifygeo_ros.localization.session import SessionConfig
-from unifygeo_ros.message_values import pose_covariance, quaternion_of_yaw
-from unifygeo_ros.records import Fix
-from unifygeo_ros.ros.player import BagPlayer
+from unifygeo_ros.evaluation.metrics.results import read_frames
+from unifygeo_ros.sessions.session import SessionConfig
 
 IMAGE_TOPIC = "/camera/image/compressed"
 IMAGES = 10

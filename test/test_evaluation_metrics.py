@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.evaluation import metrics
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.evaluation.metrics import definitions as metrics
 
 
 def test_error_statistics_worked_by_hand():

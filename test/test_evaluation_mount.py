@@ -7,10 +7,10 @@ import pytest
 from drives import STORE, TYPES, header, vector
 from rosbags.rosbag2 import Writer
 
-from unifygeo_ros.config import CameraMount
-from unifygeo_ros.errors import ConfigurationError
-from unifygeo_ros.evaluation.bags import Bag
-from unifygeo_ros.evaluation.recorded_mount import mount_from_bag
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.evaluation.recordings.bags import Bag
+from unifygeo_ros.evaluation.recordings.recorded_mount import mount_from_bag
+from unifygeo_ros.localization.config import CameraMount
 
 TF = "tf2_msgs/msg/TFMessage"
 LEVEL = (0.0, 0.0, 0.0, 1.0)

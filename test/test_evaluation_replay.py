@@ -21,10 +21,10 @@ from worlds import World, colour_world
 from unifygeo_ros import cli
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
-from unifygeo_ros.evaluation.results import read_frames, to_json
+from unifygeo_ros.core.records import Fix, RejectionReason
+from unifygeo_ros.evaluation.metrics.results import read_frames, to_json
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.inference.select import open_engines
-from unifygeo_ros.records import Fix, RejectionReason
 
 EVO_APE = shutil.which("evo_ape", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 

@@ -7,18 +7,18 @@ import math
 import numpy as np
 import pytest
 
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.evaluation.comparison import compare, to_json, to_text
-from unifygeo_ros.evaluation.drive import dead_reckoning, gather
-from unifygeo_ros.evaluation.report import verdict, write_report
-from unifygeo_ros.evaluation.results import FrameResult, Query, SeenTiles, TileRanks, from_json
-from unifygeo_ros.evaluation.results import to_json as frame_to_json
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.records import Fix, Heading, Hypothesis, Prior, Rejection, RejectionReason
+from unifygeo_ros.evaluation.metrics.comparison import compare, to_json, to_text
+from unifygeo_ros.evaluation.metrics.drive import dead_reckoning, gather
+from unifygeo_ros.evaluation.metrics.results import FrameResult, Query, SeenTiles, TileRanks, from_json
+from unifygeo_ros.evaluation.metrics.results import to_json as frame_to_json
+from unifygeo_ros.evaluation.metrics.summary import judge, read_summary, summarise
+from unifygeo_ros.evaluation.recordings.truth import TruthPose
+from unifygeo_ros.evaluation.report.page import verdict, write_report
 from unifygeo_ros.evaluation.settings import Criteria
-from unifygeo_ros.evaluation.summary import judge, read_summary, summarise
-from unifygeo_ros.evaluation.truth import TruthPose
-from unifygeo_ros.localization.session import SessionConfig
-from unifygeo_ros.records import Fix, Heading, Hypothesis, Prior, Rejection, RejectionReason
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.sessions.session import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
 SECOND = 1_000_000_000

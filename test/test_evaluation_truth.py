@@ -9,16 +9,16 @@ import pyproj
 import pytest
 from rosbags.highlevel import AnyReader
 
-from unifygeo_ros.errors import ConfigurationError, InputError
-from unifygeo_ros.evaluation.truth import Recording, Truth
-from unifygeo_ros.evaluation.truth_sources import (
+from unifygeo_ros.core.errors import ConfigurationError, InputError
+from unifygeo_ros.core.geodesy import Datum, LocalFrame
+from unifygeo_ros.evaluation.recordings.truth import Recording, Truth
+from unifygeo_ros.evaluation.recordings.truth_sources import (
     TRUTH_TYPES,
     read_truth_file,
     recording_of_samples,
     sample_of_navsatfix,
     sample_of_pose_with_covariance,
 )
-from unifygeo_ros.geodesy import Datum, LocalFrame
 
 SECOND = 1_000_000_000
 FRAME = LocalFrame(Datum(48.5, 9.05, 0.0))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.geodesy import (
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.geodesy import (
     Datum,
     LocalFrame,
     azimuth_from_yaw,

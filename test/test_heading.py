@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unifygeo_ros.geodesy import azimuth_from_yaw, wrap_angle
+from unifygeo_ros.core.geodesy import azimuth_from_yaw, wrap_angle
 from unifygeo_ros.localization.heading import (
     HeadingSearch,
     encoding_azimuths,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.localization.image_files import decode_image, read_image
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.images.files import decode_image, read_image
 
 PANORAMAS = Path(__file__).parents[2] / "shared" / "data" / "panoramas"
 

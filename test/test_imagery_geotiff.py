@@ -14,8 +14,8 @@ from rasterio.transform import Affine, from_origin
 
 from unifygeo_ros.aerial.imagery import ImageryOptions
 from unifygeo_ros.aerial.sources import open_imagery
-from unifygeo_ros.errors import ConfigurationError, InputError
-from unifygeo_ros.geodesy import Datum, LocalFrame, tile_from_map
+from unifygeo_ros.core.errors import ConfigurationError, InputError
+from unifygeo_ros.core.geodesy import Datum, LocalFrame, tile_from_map
 from unifygeo_ros.inference.bundle import AerialSpec
 
 SPEC = AerialSpec(64, 0.5)

@@ -10,8 +10,8 @@ from imagery_files import textured, town
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.aerial.sources import open_imagery
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.geodesy import Datum, LocalFrame
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.geodesy import Datum, LocalFrame
 from unifygeo_ros.inference.bundle import AerialSpec
 from unifygeo_ros.inference.select import open_engines
 

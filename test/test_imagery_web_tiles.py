@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from imagery_files import textured, write_geotiff
 from rasterio.transform import Affine
 
-from unifygeo_ros.aerial.image_file import decode_rgba
 from unifygeo_ros.aerial.sources import open_imagery
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.geodesy import Datum, LocalFrame
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.geodesy import Datum, LocalFrame
+from unifygeo_ros.images.tiles import decode_rgba
 from unifygeo_ros.inference.bundle import AerialSpec
 
 ZOOM, X, Y, ACROSS = 18, 137_600, 90_900, 3  # at 48.0° north, 8.96° east; 0.40 m on the ground

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.images import decode_compressed_image, decode_raw_image
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.images.encodings import decode_compressed_image, decode_raw_image
 
 
 def colours(height: int = 6, width: int = 8) -> np.ndarray:

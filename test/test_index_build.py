@@ -19,8 +19,8 @@ from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.aerial.partial import PartialIndex
 from unifygeo_ros.aerial.settings import BuildSettings
 from unifygeo_ros.cli import main
-from unifygeo_ros.errors import ConfigurationError, EngineError, IndexFormatError, InputError
-from unifygeo_ros.geodesy import Datum
+from unifygeo_ros.core.errors import ConfigurationError, EngineError, IndexFormatError, InputError
+from unifygeo_ros.core.geodesy import Datum
 from unifygeo_ros.inference.select import open_engines
 
 

@@ -12,7 +12,7 @@ from imagery_files import town
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.aerial.settings import BuildSettings
-from unifygeo_ros.errors import ConfigurationError, InputError
+from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.inference.select import open_engines
 
 ray = pytest.importorskip("ray")

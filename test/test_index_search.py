@@ -19,9 +19,9 @@ from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.aerial.manifest import FileRecord, IndexManifest
 from unifygeo_ros.aerial.partial import PartialIndex, Shard
 from unifygeo_ros.aerial.search import choose_search, open_search
-from unifygeo_ros.errors import ConfigurationError, IndexFormatError, InputError, UnifyGeoError
-from unifygeo_ros.geodesy import Datum
-from unifygeo_ros.records import Prior
+from unifygeo_ros.core.errors import ConfigurationError, IndexFormatError, InputError, UnifyGeoError
+from unifygeo_ros.core.geodesy import Datum
+from unifygeo_ros.core.records import Prior
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 16

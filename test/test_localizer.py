@@ -12,16 +12,16 @@ from worlds import colour_world
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.errors import EngineError, IndexFormatError
-from unifygeo_ros.geodesy import Datum, wrap_angle, yaw_from_azimuth
+from unifygeo_ros.core.errors import EngineError, IndexFormatError
+from unifygeo_ros.core.geodesy import Datum, wrap_angle, yaw_from_azimuth
+from unifygeo_ros.core.records import CameraImage, Fix, Heading, Prior, Rejection, RejectionReason
+from unifygeo_ros.images.files import read_image
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.select import open_engines
-from unifygeo_ros.localization.image_files import read_image
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.localization.panorama import prepare_panorama
-from unifygeo_ros.records import CameraImage, Fix, Heading, Prior, Rejection, RejectionReason
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 OPEN_GATES = LocalizerConfig(gate_ambiguity=1.0, gate_sigma_m=1000.0, gate_heading_sigma_rad=math.pi, gate_score=-4.0)

@@ -8,7 +8,7 @@ from typing import Any, Callable
 import pytest
 
 from unifygeo_ros.aerial.manifest import IndexManifest
-from unifygeo_ros.errors import BundleError, IndexFormatError, UnifyGeoError
+from unifygeo_ros.core.errors import BundleError, IndexFormatError, UnifyGeoError
 from unifygeo_ros.inference.bundle import BundleManifest
 
 Read = Callable[[str, str], Any]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rosbags.typesys import Stores, get_typestore
 
-from unifygeo_ros import message_records
+from unifygeo_ros.conversions import from_messages as message_records
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 T = STORE.types

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from unifygeo_ros import message_values
-from unifygeo_ros.records import Fix, Hypothesis, Rejection, RejectionReason
+from unifygeo_ros.conversions import message_values
+from unifygeo_ros.core.records import Fix, Hypothesis, Rejection, RejectionReason
 
 COVARIANCE = np.array([[4.0, 1.5], [1.5, 2.0]])
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.errors import ConfigurationError, InputError
-from unifygeo_ros.geodesy import yaw_from_azimuth
+from unifygeo_ros.core.errors import ConfigurationError, InputError
+from unifygeo_ros.core.geodesy import yaw_from_azimuth
+from unifygeo_ros.core.records import CameraImage, Heading, RejectionReason
 from unifygeo_ros.inference.bundle import GroundSpec
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.panorama import FILL_RGB, check_image, prepare_panorama
-from unifygeo_ros.records import CameraImage, Heading, RejectionReason
 
 DEG = math.pi / 180
 FULL = GroundSpec(180, 360, 90 * DEG, -90 * DEG, 12)  # one pixel a degree

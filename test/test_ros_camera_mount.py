@@ -12,10 +12,10 @@ from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
 from rcl_interfaces.msg import Log
 from ros_drive import FACING_NORTH, NODE, Vehicle, domain_id, end_node, make_region, start_node
 
-from unifygeo_ros.config import CameraMount
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.localization.config import CameraMount
+from unifygeo_ros.parameters.settings import NodeConfig
 from unifygeo_ros.ros.camera_mount import mount_from_tf, mount_from_transform
-from unifygeo_ros.ros.node_config import NodeConfig
 
 CAMERA = CameraMount(elevation_top_rad=1.0, mask_path="")
 

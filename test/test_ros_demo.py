@@ -12,8 +12,8 @@ from drives import write_drive
 from ros_drive import domain_id, make_region
 
 from unifygeo_ros.aerial.index import open_index
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.ros.demo import BAG, PARAMETERS, TOWN, check_files, read_parameter_file, run_demo
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.demo.run import BAG, PARAMETERS, TOWN, check_files, read_parameter_file, run_demo
 
 SETTINGS = """
 unifygeo_localizer:

@@ -22,12 +22,12 @@ from ros_drive import (
 from sensor_msgs.msg import CompressedImage, Imu
 
 from unifygeo_ros.aerial.index import open_index
-from unifygeo_ros.config import LocalizerConfig
+from unifygeo_ros.core.records import CameraImage, Heading
 from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.records import CameraImage, Heading
-from unifygeo_ros.ros.messages import jpeg_message
+from unifygeo_ros.ros.to_messages import jpeg_message
 
 NORTH = math.pi / 2  # yaw
 PLACES = [(-20.0, 11.0), (9.0, 31.0), (-33.0, -8.0)]

@@ -25,7 +25,7 @@ from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.inference.select import open_engines
-from unifygeo_ros.ros.node_config import Settings, with_values
+from unifygeo_ros.parameters.settings import Settings, with_values
 
 ROOT = Path(__file__).parent.parent
 EKF_AXES = 15  # x, y, z, roll, pitch, yaw, their velocities, accelerations

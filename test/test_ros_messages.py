@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from unifygeo_ros.geodesy import map_from_tile
-from unifygeo_ros.records import Fix, Hypothesis, TileDistribution
-from unifygeo_ros.ros.messages import (
+from unifygeo_ros.core.geodesy import map_from_tile
+from unifygeo_ros.core.records import Fix, Hypothesis, TileDistribution
+from unifygeo_ros.ros.to_messages import (
     PublicationError,
     check_fix,
     heatmap_message,
@@ -113,7 +113,7 @@ def test_heatmap_cells_lie_where_the_belief_is():
 def test_jpeg_holds_the_colours():
     pixels = np.zeros((64, 128, 3), np.uint8)
     pixels[..., 0] = 200  # red
-    from unifygeo_ros.message_records import camera_image
+    from unifygeo_ros.conversions.from_messages import camera_image
 
     image = camera_image(jpeg_message(pixels, 5, "base_link"))
     assert image.stamp_ns == 5

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.errors import ConfigurationError
-from unifygeo_ros.localization.session import SessionConfig
-from unifygeo_ros.ros.node_config import PARAMETERS, NodeConfig, Settings, check_live, with_values
-from unifygeo_ros.ros.parameter_table import with_tables
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.parameters.settings import PARAMETERS, NodeConfig, Settings, check_live, with_values
+from unifygeo_ros.parameters.table import with_tables
+from unifygeo_ros.sessions.session import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
 
@@ -61,5 +61,5 @@ def test_what_may_change_while_running():
 
 def test_the_documentation_lists_them_as_they_are():
     page = (Path(__file__).parent.parent / "docs/node.md").read_text(encoding="utf-8")
-    assert with_tables(page) == page, "run: python -m unifygeo_ros.ros.parameter_table docs/node.md"
+    assert with_tables(page) == page, "run: python -m unifygeo_ros.parameters.table docs/node.md"
     assert all(f"`{name}`" in page for name in PARAMETERS)

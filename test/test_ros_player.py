@@ -17,8 +17,8 @@ from rosbags.typesys import Stores, get_typestore  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CompressedImage  # noqa: E402
 
-from unifygeo_ros.errors import ConfigurationError, InputError  # noqa: E402
-from unifygeo_ros.ros.player import BagPlayer  # noqa: E402
+from unifygeo_ros.core.errors import ConfigurationError, InputError  # noqa: E402
+from unifygeo_ros.demo.player import BagPlayer  # noqa: E402
 
 COUNT = 20
 PERIOD_NS = 50_000_000

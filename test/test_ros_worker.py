@@ -14,8 +14,8 @@ pytest.importorskip("rclpy")
 from ros_drive import values
 from sensor_msgs.msg import Image
 
-from unifygeo_ros.errors import EngineError
-from unifygeo_ros.records import Fix, Hypothesis, Rejection, RejectionReason
+from unifygeo_ros.core.errors import EngineError
+from unifygeo_ros.core.records import Fix, Hypothesis, Rejection, RejectionReason
 from unifygeo_ros.ros.health import Health
 from unifygeo_ros.ros.inbox import Frame, Inbox
 from unifygeo_ros.ros.worker import Worker

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unifygeo_ros.localization.motion import (
+from unifygeo_ros.motion.samples import (
     MAP_FRAME,
     ODOM_FRAME,
     BufferLimits,

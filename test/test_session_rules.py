@@ -12,9 +12,10 @@ from typing import Callable
 import numpy as np
 import pytest
 
-from unifygeo_ros.config import LocalizerConfig
-from unifygeo_ros.errors import ConfigurationError
-from unifygeo_ros.localization.session import (
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.records import CameraImage, Fix, Heading, Prior, Rejection, RejectionReason
+from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.sessions.session import (
     MAP_FRAME,
     ODOM_FRAME,
     ImuSample,
@@ -23,7 +24,6 @@ from unifygeo_ros.localization.session import (
     OdometrySample,
     SessionConfig,
 )
-from unifygeo_ros.records import CameraImage, Fix, Heading, Prior, Rejection, RejectionReason
 
 SECOND = 1_000_000_000
 

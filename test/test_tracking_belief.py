@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from unifygeo_ros.geodesy import wrap_angle
-from unifygeo_ros.records import TileDistribution
+from unifygeo_ros.core.geodesy import wrap_angle
+from unifygeo_ros.core.records import TileDistribution
+from unifygeo_ros.motion.increments import Motion, MotionNoise
 from unifygeo_ros.tracking import belief as beliefs
 from unifygeo_ros.tracking.belief import Belief
 from unifygeo_ros.tracking.evidence import (
@@ -20,7 +21,6 @@ from unifygeo_ros.tracking.evidence import (
     modes_of,
     tile_weights,
 )
-from unifygeo_ros.tracking.motion_model import Motion, MotionNoise
 
 SIDE = 160  # metres and cells of the grid
 AREA = float(SIDE * SIDE)

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from simulated_town import SECOND, Drive, ObservationModel, Run, make_drive, run_drive
 
-from unifygeo_ros.errors import ConfigurationError
-from unifygeo_ros.geodesy import wrap_angle
-from unifygeo_ros.localization.session import (
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.geodesy import wrap_angle
+from unifygeo_ros.core.records import Fix, Rejection, RejectionReason
+from unifygeo_ros.sessions.session import (
     ODOM_FRAME,
     ImuSample,
     InitialPose,
@@ -22,7 +23,6 @@ from unifygeo_ros.localization.session import (
     OdometrySample,
     SessionConfig,
 )
-from unifygeo_ros.records import Fix, Rejection, RejectionReason
 from unifygeo_ros.tracking.config import TrackerConfig
 
 PLAIN = ObservationModel()
@@ -182,7 +182,7 @@ def test_a_camera_that_stays_away_for_longer_than_the_buffers_reach_loses_no_mot
     localizer = SimulatedLocalizer(dict(zip(stamps, drive.pose, strict=True)), PLAIN, 1)
     session = LocalizationSession(localizer, SessionConfig(mode="sequence", heading_source="imu", buffer_age_s=10.0))
     rng = np.random.default_rng(0)
-    from unifygeo_ros.records import CameraImage
+    from unifygeo_ros.core.records import CameraImage
 
     for step, stamp in enumerate(stamps):
         x, y, yaw = drive.odometry[step]

@@ -11,19 +11,19 @@ from worlds import colour_world
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.geodesy import azimuth_from_yaw
+from unifygeo_ros.core.geodesy import azimuth_from_yaw
+from unifygeo_ros.core.records import CameraImage, Fix
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.localization.session import (
+from unifygeo_ros.sessions.session import (
     ODOM_FRAME,
     ImuSample,
     LocalizationSession,
     OdometrySample,
     SessionConfig,
 )
-from unifygeo_ros.records import CameraImage, Fix
 from unifygeo_ros.tracking.config import TrackerConfig
 
 SECOND = 1_000_000_000

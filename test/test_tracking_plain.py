@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from unifygeo_ros.geodesy import wrap_angle
-from unifygeo_ros.records import TileDistribution
+from unifygeo_ros.core.geodesy import wrap_angle
+from unifygeo_ros.core.records import TileDistribution
+from unifygeo_ros.motion.increments import Motion, MotionNoise
 from unifygeo_ros.tracking import belief as beliefs
 from unifygeo_ros.tracking.belief import Belief
 from unifygeo_ros.tracking.evidence import Evidence, EvidenceSettings, modes_of
-from unifygeo_ros.tracking.motion_model import Motion, MotionNoise
 
 AREA = 4.0e5
 LEVER = (1.5, -0.4)

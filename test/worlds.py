@@ -13,7 +13,7 @@ import pyproj
 import rasterio
 from rasterio.transform import from_origin
 
-from unifygeo_ros.geodesy import LocalFrame
+from unifygeo_ros.core.geodesy import LocalFrame
 from unifygeo_ros.localization.panorama import FILL_RGB
 
 CRS = "EPSG:32632"

@@ -12,14 +12,14 @@ import sys
 from typing import Sequence
 
 import unifygeo_ros
-from unifygeo_ros.errors import UnifyGeoError
+from unifygeo_ros.core.errors import UnifyGeoError
 
 COMMAND_MODULES: tuple[str, ...] = (
     "unifygeo_ros.aerial.command",
     "unifygeo_ros.inference.command",
     "unifygeo_ros.localization.command",
     "unifygeo_ros.evaluation.command",
-    "unifygeo_ros.ros.demo_command",
+    "unifygeo_ros.demo.command",
 )
 """Modules with `add_command(subparsers) -> None`, which sets `run=` to a function (args) -> exit status."""
 

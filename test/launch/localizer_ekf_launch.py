@@ -27,7 +27,7 @@ from rclpy.time import Time
 from rosbags.highlevel import AnyReader
 from tf2_ros import Buffer, TransformListener
 
-from unifygeo_ros.ros.player import BagPlayer
+from unifygeo_ros.demo.player import BagPlayer
 
 ROOT = Path(__file__).parents[2]
 BAG = ROOT / "demo/drive/bag"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unifygeo_ros.errors import InputError
+from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.decision import position_covariance_m2
 from unifygeo_training.calibrate import (

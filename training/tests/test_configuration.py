@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_training.cli import main
 from unifygeo_training.configuration import read_network_config, read_settings
 from unifygeo_training.fit_config import FitConfig

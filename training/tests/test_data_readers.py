@@ -8,7 +8,7 @@ import pytest
 from small_centre_aligned import make_cvact_list, make_cvusa
 from small_vigor import make_vigor, write_image
 
-from unifygeo_ros.errors import InputError
+from unifygeo_ros.core.errors import InputError
 from unifygeo_training.data.centre_aligned import load_cvact, load_cvusa
 from unifygeo_training.data.check import check_split, draw_labels
 from unifygeo_training.data.split import METRES_PER_DEGREE

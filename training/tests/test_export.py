@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from unifygeo_ros.errors import BundleError, ConfigurationError
+from unifygeo_ros.core.errors import BundleError, ConfigurationError
 from unifygeo_ros.inference.bundle import GRAPHS, PRECISIONS, ModelBundle, load_bundle
 from unifygeo_training.checkpoint import load_strictly, weights_sha256
 from unifygeo_training.compact import round_to_float16

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_runs import Dots, small_config
 
-from unifygeo_ros.errors import ConfigurationError, InputError
+from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.inference.bundle import Calibration, load_bundle
 from unifygeo_training.calibrate import CalibrationReport
 from unifygeo_training.checkpoint import load_network, weights_sha256

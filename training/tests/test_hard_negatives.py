@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import Dots, small_config
 
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_training.checkpoint import load_network
 from unifygeo_training.configuration import check_settings
 from unifygeo_training.data.hard_negatives import (

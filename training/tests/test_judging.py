@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_vigor import make_vigor
 
-from unifygeo_ros.errors import InputError
+from unifygeo_ros.core.errors import InputError
 from unifygeo_training.cli import main
 from unifygeo_training.judging.judge import judge
 from unifygeo_training.judging.tables import Ablation, ablation_report, read_json, report, to_json

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unifygeo_ros.errors import InputError
+from unifygeo_ros.core.errors import InputError
 from unifygeo_training import metrics
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unifygeo_ros.errors import InputError
+from unifygeo_ros.core.errors import InputError
 from unifygeo_training.checkpoint import load_published, our_name, published_from_ours, published_name, read_tensors
 from unifygeo_training.model import NetworkConfig, UnifyGeo
 from unifygeo_training.model.config import TOWNS_ATTO

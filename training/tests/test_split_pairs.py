@@ -13,7 +13,7 @@ from small_centre_aligned import make_cvact_list, make_cvusa
 from small_runs import SMALL, Dots, small_config
 from small_vigor import STREET_TILES, make_vigor_street, write_image
 
-from unifygeo_ros.errors import ConfigurationError, InputError
+from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_training.cli import main
 from unifygeo_training.configuration import check_settings, read_settings
 from unifygeo_training.data.hard_negatives import ComparablePairs

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.geodesy import tile_from_map
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.geodesy import tile_from_map
 from unifygeo_training.data.towns import Member, TownPairs
 from unifygeo_training.judging.town_set import TownImages
 from unifygeo_training.model.config import TOWNS_ATTO

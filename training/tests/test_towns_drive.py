@@ -14,8 +14,8 @@ from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
-from unifygeo_ros.errors import ConfigurationError
-from unifygeo_ros.geodesy import LocalFrame
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.geodesy import LocalFrame
 from unifygeo_training.towns.drive import (
     EPOCH_NS,
     DriveSettings,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unifygeo_ros.errors import ConfigurationError, InputError
+from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_training.cli import main
 from unifygeo_training.towns.command import seed_range
 from unifygeo_training.towns.pairs import (

@@ -10,7 +10,7 @@ import pyproj
 import pytest
 import rasterio
 
-from unifygeo_ros.geodesy import map_from_tile, tile_from_map
+from unifygeo_ros.core.geodesy import map_from_tile, tile_from_map
 from unifygeo_training.towns.light import Appearance, draw_appearance, shadow_heights
 from unifygeo_training.towns.orthophoto import crop_tile, render_orthophoto, surface_heights, write_geotiff
 from unifygeo_training.towns.pairs import street_positions

@@ -22,15 +22,15 @@ import numpy.typing as npt
 import torch
 from scipy import optimize
 
-from unifygeo_ros.config import LocalizerConfig
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.geodesy import tile_from_map
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.geodesy import tile_from_map
+from unifygeo_ros.core.records import Candidates, Heading, TileDistribution
 from unifygeo_ros.inference.bundle import Calibration, calibration_from_json
+from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.localization.decision import most_probable_position, position_covariance_m2, second_moment_m2
 from unifygeo_ros.localization.decoding import probabilities
 from unifygeo_ros.localization.heading import rolled_columns
 from unifygeo_ros.localization.reranking import match, rerank
-from unifygeo_ros.records import Candidates, Heading, TileDistribution
 from unifygeo_training import metrics
 from unifygeo_training.judging.evaluation_set import EvaluationSet
 from unifygeo_training.model import UnifyGeo

@@ -23,7 +23,7 @@ def add_command(subparsers: Any) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from unifygeo_ros.errors import ConfigurationError
+    from unifygeo_ros.core.errors import ConfigurationError
     from unifygeo_training.calibrate import calibrate
     from unifygeo_training.checkpoint import load_network
     from unifygeo_training.confidence import with_confidence
@@ -49,7 +49,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 def _parity(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from unifygeo_ros.errors import BundleError
+    from unifygeo_ros.core.errors import BundleError
     from unifygeo_ros.inference.bundle import load_bundle
     from unifygeo_training.checkpoint import load_network, weights_sha256
     from unifygeo_training.compact import round_to_float16

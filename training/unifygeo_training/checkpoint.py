@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unifygeo_ros.errors import InputError
+from unifygeo_ros.core.errors import InputError
 from unifygeo_training.model.config import NetworkConfig
 from unifygeo_training.model.network import UnifyGeo
 

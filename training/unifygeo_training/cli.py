@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from unifygeo_ros.errors import UnifyGeoError
+from unifygeo_ros.core.errors import UnifyGeoError
 
 COMMAND_MODULES = (
     "unifygeo_training.towns.command",

@@ -14,7 +14,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_training.model.network import UnifyGeo
 
 SMALLEST_SHARED = 256

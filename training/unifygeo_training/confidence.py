@@ -20,13 +20,13 @@ from scipy import optimize, special
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.geodesy import yaw_from_azimuth
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.geodesy import yaw_from_azimuth
+from unifygeo_ros.core.records import CameraImage, Heading, Rejection
 from unifygeo_ros.inference.bundle import Confidence, ModelBundle, log_odds
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.records import CameraImage, Heading, Rejection
 from unifygeo_training.calibrate import CalibrationReport
 from unifygeo_training.export import BundleText, export_bundle
 from unifygeo_training.model import UnifyGeo

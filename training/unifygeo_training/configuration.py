@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_training.model.config import NetworkConfig
 
 Settings = TypeVar("Settings", bound=BaseModel)

@@ -14,7 +14,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unifygeo_ros.errors import UnifyGeoError
+from unifygeo_ros.core.errors import UnifyGeoError
 from unifygeo_training.data.hard_negatives import ComparablePairs, DescriptorTable, in_steps
 from unifygeo_training.data.pairs import collate
 from unifygeo_training.distributed import gathered

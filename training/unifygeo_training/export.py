@@ -14,7 +14,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.inference.bundle import (
     GRAPHS,
     LEVELS,

@@ -16,7 +16,7 @@ from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unifygeo_ros.errors import ConfigurationError, InputError, UnifyGeoError
+from unifygeo_ros.core.errors import ConfigurationError, InputError, UnifyGeoError
 from unifygeo_training.checkpoint import load_strictly, read_tensors
 from unifygeo_training.data.hard_negatives import ComparablePairs, DescriptorTable, HardNegatives
 from unifygeo_training.data.pairs import Batches, PairSet

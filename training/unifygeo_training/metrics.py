@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.errors import InputError
+from unifygeo_ros.core.errors import InputError
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

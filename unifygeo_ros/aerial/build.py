@@ -27,8 +27,8 @@ from unifygeo_ros.aerial.partial import PartialIndex, finish_rename
 from unifygeo_ros.aerial.region import Region, plan_region
 from unifygeo_ros.aerial.search import choose_search
 from unifygeo_ros.aerial.settings import BuildSettings
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.geodesy import Datum
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.geodesy import Datum
 from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.inference.engine import EngineSet
 

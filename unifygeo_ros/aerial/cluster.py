@@ -27,8 +27,8 @@ from unifygeo_ros.aerial.imagery import ImageryOptions
 from unifygeo_ros.aerial.partial import Shard, finish_rename
 from unifygeo_ros.aerial.region import Region, plan_region
 from unifygeo_ros.aerial.settings import BuildSettings
-from unifygeo_ros.errors import ConfigurationError, EngineError, UnifyGeoError
-from unifygeo_ros.geodesy import Datum
+from unifygeo_ros.core.errors import ConfigurationError, EngineError, UnifyGeoError
+from unifygeo_ros.core.geodesy import Datum
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_ros.inference.select import CPU_BACKENDS, open_engines
 

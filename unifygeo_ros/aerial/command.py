@@ -10,7 +10,7 @@ from unifygeo_ros.aerial.settings import BuildSettings
 
 if TYPE_CHECKING:
     from unifygeo_ros.aerial.index import TileIndex
-    from unifygeo_ros.geodesy import Datum
+    from unifygeo_ros.core.geodesy import Datum
 
 
 def add_command(subparsers: Any) -> None:
@@ -157,7 +157,7 @@ def _rows(index: TileIndex) -> dict[str, str]:
 
 
 def _datum(text: str) -> Datum:
-    from unifygeo_ros.geodesy import Datum
+    from unifygeo_ros.core.geodesy import Datum
 
     values = _numbers(text, (2, 3), "LAT,LON or LAT,LON,HEIGHT in degrees and metres")
     return Datum(*values)

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.aerial.index import TileIndex
-from unifygeo_ros.errors import ConfigurationError
-from unifygeo_ros.records import Float64
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.records import Float64
 
 _PIXELS = 512  # of the longer side of the map that is drawn
 _PICTURED = 400  # tiles shown with their own pixels at most

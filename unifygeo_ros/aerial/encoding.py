@@ -19,10 +19,10 @@ from unifygeo_ros.aerial.imagery import TileImage
 from unifygeo_ros.aerial.manifest import UNIT_LENGTH_TOLERANCE
 from unifygeo_ros.aerial.partial import Shard
 from unifygeo_ros.aerial.region import Region
-from unifygeo_ros.errors import EngineError, InputError
+from unifygeo_ros.core.errors import EngineError, InputError
+from unifygeo_ros.core.records import Float32, UInt8
 from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.inference.engine import Engine
-from unifygeo_ros.records import Float32, UInt8
 
 MINIMUM_TEXTURE = 1.0
 """Grey levels (standard deviation) under which a tile is of one colour and shows nothing: water, fog, fill."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.records import Float64, Prior
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.records import Float64, Prior
 
 _SLACK = 1e-9
 """Relative. Makes an ellipse at least 3e-5 times as wide as it is long."""

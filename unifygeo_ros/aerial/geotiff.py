@@ -22,8 +22,8 @@ from rasterio.windows import Window
 
 from unifygeo_ros.aerial.imagery import ImageryOptions
 from unifygeo_ros.aerial.raster import apply
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.records import UInt8
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.records import UInt8
 
 _GRID_TOLERANCE_PX = 0.01  # files whose pixels lie this close to each other's grid share it
 _OPEN_FILES = 64  # for each thread

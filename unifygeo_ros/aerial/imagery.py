@@ -8,10 +8,10 @@ from typing import Any, Mapping, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.errors import ConfigurationError
-from unifygeo_ros.geodesy import LocalFrame
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.geodesy import LocalFrame
+from unifygeo_ros.core.records import Float64, UInt8
 from unifygeo_ros.inference.bundle import AerialSpec
-from unifygeo_ros.records import Float64, UInt8
 
 COARSEST = 2.0
 """Imagery may be this many times coarser than the model's metres per pixel. Enlarged twice, a tile holds a quarter of

@@ -4,7 +4,7 @@
 verified by the CRC-32 of its tile when it is first used, so a flipped byte is refused before it can reach a fix and a
 region of any size opens at once. `verify=True` (`unifygeo index info --verify`) reads and checks everything.
 
-The map is a local tangent plane and tiles are squares of it, north-up to the accuracy that `unifygeo_ros.geodesy`
+The map is a local tangent plane and tiles are squares of it, north-up to the accuracy that `unifygeo_ros.core.geodesy`
 states for its range.
 """
 
@@ -34,10 +34,10 @@ from unifygeo_ros.aerial.manifest import (
     read_manifest,
 )
 from unifygeo_ros.aerial.search import DescriptorSearch, nearest_among, open_search
-from unifygeo_ros.errors import IndexFormatError, InputError
-from unifygeo_ros.geodesy import LocalFrame
+from unifygeo_ros.core.errors import IndexFormatError, InputError
+from unifygeo_ros.core.geodesy import LocalFrame
+from unifygeo_ros.core.records import Candidates, Float32, Float64, UInt8
 from unifygeo_ros.inference.bundle import ModelBundle, sha256_of_file
-from unifygeo_ros.records import Candidates, Float32, Float64, UInt8
 
 Ids = npt.NDArray[np.int64]
 _REMEDY = "copy the index again or build it again"

@@ -13,10 +13,10 @@ from typing import Any, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.errors import IndexFormatError
-from unifygeo_ros.geodesy import Datum
-from unifygeo_ros.manifests import ManifestFormat
-from unifygeo_ros.records import Float64
+from unifygeo_ros.core.errors import IndexFormatError
+from unifygeo_ros.core.geodesy import Datum
+from unifygeo_ros.core.manifests import ManifestFormat
+from unifygeo_ros.core.records import Float64
 
 FORMAT = ManifestFormat("unifygeo-index", 1, "`unifygeo index build`", "build the index again", IndexFormatError)
 

@@ -39,9 +39,9 @@ from unifygeo_ros.aerial.manifest import (
     cell_keys,
 )
 from unifygeo_ros.aerial.search import write_inverted_file
-from unifygeo_ros.errors import ConfigurationError, IndexFormatError, UnifyGeoError
+from unifygeo_ros.core.errors import ConfigurationError, IndexFormatError, UnifyGeoError
+from unifygeo_ros.core.records import Float32, Float64
 from unifygeo_ros.inference.bundle import sha256_of_file
-from unifygeo_ros.records import Float32, Float64
 
 PLAN = "plan.json"
 JOURNAL = "journal.jsonl"

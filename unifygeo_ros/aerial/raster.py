@@ -21,10 +21,10 @@ from rasterio.transform import Affine
 
 from unifygeo_ros.aerial.imagery import COARSEST, TileImage
 from unifygeo_ros.aerial.manifest import cell_key, cell_keys
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.geodesy import MAX_RANGE_M, Datum, LocalFrame
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.geodesy import MAX_RANGE_M, Datum, LocalFrame
+from unifygeo_ros.core.records import Float64, UInt8
 from unifygeo_ros.inference.bundle import AerialSpec
-from unifygeo_ros.records import Float64, UInt8
 
 MAX_AFFINE_RESIDUAL_PX = 0.1
 """Largest distance, in raster pixels, between a tile's true place and its affine approximation."""

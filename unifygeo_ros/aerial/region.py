@@ -10,8 +10,8 @@ from unifygeo_ros.aerial.imagery import Imagery, ImageryOptions, TileSet
 from unifygeo_ros.aerial.search import MINIMUM_TRAINING
 from unifygeo_ros.aerial.settings import BuildSettings
 from unifygeo_ros.aerial.sources import open_imagery
-from unifygeo_ros.errors import ConfigurationError
-from unifygeo_ros.geodesy import Datum, LocalFrame
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.geodesy import Datum, LocalFrame
 from unifygeo_ros.inference.bundle import ModelBundle
 
 

@@ -16,8 +16,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.errors import ConfigurationError, IndexFormatError
-from unifygeo_ros.records import Candidates, Float32
+from unifygeo_ros.core.errors import ConfigurationError, IndexFormatError
+from unifygeo_ros.core.records import Candidates, Float32
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError
 
 
 @dataclass(frozen=True)

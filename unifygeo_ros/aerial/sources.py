@@ -10,7 +10,7 @@ from unifygeo_ros.aerial.imagery import Imagery, ImageryOptions
 from unifygeo_ros.aerial.raster import Raster, RasterImagery
 from unifygeo_ros.aerial.vigor import VigorCity, find_city
 from unifygeo_ros.aerial.web_tiles import MbTiles, WebTilesRaster, XyzFolder
-from unifygeo_ros.errors import InputError
+from unifygeo_ros.core.errors import InputError
 
 _GEOTIFF_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
 

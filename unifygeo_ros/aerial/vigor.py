@@ -9,13 +9,13 @@ from typing import Any, Mapping
 import cv2
 import numpy as np
 
-from unifygeo_ros.aerial.image_file import decode_rgba
 from unifygeo_ros.aerial.imagery import TileImage
 from unifygeo_ros.aerial.manifest import cell_keys
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.geodesy import MAX_RANGE_M, LocalFrame
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.geodesy import MAX_RANGE_M, LocalFrame
+from unifygeo_ros.core.records import Float64
+from unifygeo_ros.images.tiles import decode_rgba
 from unifygeo_ros.inference.bundle import AerialSpec
-from unifygeo_ros.records import Float64
 
 SIZE = 640
 METRES_PER_PIXEL: Mapping[str, float] = {

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyproj
 from rasterio.transform import Affine
 
-from unifygeo_ros.aerial.image_file import decode_rgba
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.records import UInt8
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.records import UInt8
+from unifygeo_ros.images.tiles import decode_rgba
 
 _HALF_WORLD_M = math.pi * 6378137.0
 _SUFFIXES = ("png", "jpg", "jpeg", "webp")

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.errors import UnifyGeoError
+from unifygeo_ros.core.errors import UnifyGeoError
+from unifygeo_ros.core.options import add_settings, settings_of
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
-from unifygeo_ros.localization.session import SessionConfig
-from unifygeo_ros.options import add_settings, settings_of
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.sessions.session import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
 
@@ -77,7 +77,7 @@ class _TakeNodeParameters(argparse.Action):
     """Sets the options that a node's parameter file gives."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
-        from unifygeo_ros.evaluation.node_parameters import read_node_parameters
+        from unifygeo_ros.parameters.files import read_node_parameters
 
         try:
             parameters = read_node_parameters(values)
@@ -106,7 +106,7 @@ def _add_compare(subparsers: Any) -> None:
 
 def _replay(args: argparse.Namespace) -> int:
     from unifygeo_ros.evaluation.evaluate import EngineOptions, ReplayRequest, evaluate
-    from unifygeo_ros.evaluation.report import verdict
+    from unifygeo_ros.evaluation.report.page import verdict
 
     summary = evaluate(
         ReplayRequest(
@@ -144,8 +144,8 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from unifygeo_ros.evaluation.comparison import compare, to_json, to_text
-    from unifygeo_ros.evaluation.summary import read_summary
+    from unifygeo_ros.evaluation.metrics.comparison import compare, to_json, to_text
+    from unifygeo_ros.evaluation.metrics.summary import read_summary
 
     comparison = compare(read_summary(args.a), read_summary(args.b), block=args.block, draws=args.draws)
     print(to_json(comparison) if args.json else to_text(comparison, args.a.name, args.b.name))

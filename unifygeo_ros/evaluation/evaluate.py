@@ -14,25 +14,25 @@ from tqdm import tqdm
 import unifygeo_ros
 from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.aerial.manifest import MANIFEST
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.errors import ConfigurationError
-from unifygeo_ros.evaluation.bags import Bag
-from unifygeo_ros.evaluation.close_look import look_closer, worst_places
-from unifygeo_ros.evaluation.drive import Drive, gather
-from unifygeo_ros.evaluation.drive_map import draw_map
-from unifygeo_ros.evaluation.output_bag import check_output_path, write_output_bag
-from unifygeo_ros.evaluation.recorded_mount import mount_from_bag
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.evaluation.metrics.drive import Drive, gather
+from unifygeo_ros.evaluation.metrics.results import FrameResult, ResultFile, read_timings
+from unifygeo_ros.evaluation.metrics.summary import Summary, judge, summarise
+from unifygeo_ros.evaluation.recordings.bags import Bag
+from unifygeo_ros.evaluation.recordings.output_bag import check_output_path, write_output_bag
+from unifygeo_ros.evaluation.recordings.recorded_mount import mount_from_bag
+from unifygeo_ros.evaluation.recordings.truth import Truth
+from unifygeo_ros.evaluation.recordings.truth_sources import read_truth_file
 from unifygeo_ros.evaluation.replay import Topics, choose_topics, read_truth, replay
-from unifygeo_ros.evaluation.report import write_report
-from unifygeo_ros.evaluation.results import FrameResult, ResultFile, read_timings
+from unifygeo_ros.evaluation.report.close_look import look_closer, worst_places
+from unifygeo_ros.evaluation.report.drive_map import draw_map
+from unifygeo_ros.evaluation.report.page import write_report
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
-from unifygeo_ros.evaluation.summary import Summary, judge, summarise
-from unifygeo_ros.evaluation.truth import Truth
-from unifygeo_ros.evaluation.truth_sources import read_truth_file
 from unifygeo_ros.evaluation.watching import WatchedIndex, WatchedLocalizer
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_ros.inference.select import open_engines
-from unifygeo_ros.localization.session import SessionConfig
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.sessions.session import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
 _FINGERPRINT_BYTES = 1 << 20

@@ -8,16 +8,16 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Iterator
 
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.evaluation.bags import Bag, BagMessage, BagTopic, choose_topic
-from unifygeo_ros.evaluation.results import FrameResult, ResultFile
-from unifygeo_ros.evaluation.truth import Recording, Truth
-from unifygeo_ros.evaluation.truth_sources import GEODETIC_TYPE, TRUTH_TYPES, Sample, recording_of_samples
+from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odometry_sample, stamp_ns
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.records import CameraImage, Rejection, RejectionReason
+from unifygeo_ros.evaluation.metrics.results import FrameResult, ResultFile
+from unifygeo_ros.evaluation.recordings.bags import Bag, BagMessage, BagTopic, choose_topic
+from unifygeo_ros.evaluation.recordings.truth import Recording, Truth
+from unifygeo_ros.evaluation.recordings.truth_sources import GEODETIC_TYPE, TRUTH_TYPES, Sample, recording_of_samples
 from unifygeo_ros.evaluation.watching import WatchedLocalizer
-from unifygeo_ros.localization.motion import MotionBuffer, OdometrySample
-from unifygeo_ros.localization.session import LocalizationSession, SessionConfig
-from unifygeo_ros.message_records import camera_image, imu_sample, odometry_sample, stamp_ns
-from unifygeo_ros.records import CameraImage, Rejection, RejectionReason
+from unifygeo_ros.motion.samples import MotionBuffer, OdometrySample
+from unifygeo_ros.sessions.session import LocalizationSession, SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
 IMAGE_TYPES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unifygeo_ros.config import check_settings, setting
+from unifygeo_ros.core.settings import check_settings, setting
 
 
 @dataclass(frozen=True)

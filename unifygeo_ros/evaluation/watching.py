@@ -7,14 +7,14 @@ import numpy.typing as npt
 
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import TileIndex
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.evaluation.results import Query, SeenTiles, TileRanks
-from unifygeo_ros.evaluation.truth import TruthPose
+from unifygeo_ros.core.records import CameraImage, Candidates, Fix, Float32, Heading, Observation, Prior, Rejection
+from unifygeo_ros.evaluation.metrics.results import Query, SeenTiles, TileRanks
+from unifygeo_ros.evaluation.recordings.truth import TruthPose
 from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.lever_arm import camera_offset_m
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.records import CameraImage, Candidates, Fix, Float32, Heading, Observation, Prior, Rejection
 
 RANK_DEPTH = 1000
 _POINT_M2 = np.eye(2) * 1e-6

@@ -26,8 +26,8 @@ from typing import Any, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.errors import BundleError
-from unifygeo_ros.manifests import ManifestFormat
+from unifygeo_ros.core.errors import BundleError
+from unifygeo_ros.core.manifests import ManifestFormat
 
 FORMAT = ManifestFormat("unifygeo-bundle", 1, "`unifygeo-train export`", "export the bundle again", BundleError)
 MANIFEST_NAME = "manifest.json"

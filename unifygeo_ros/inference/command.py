@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.inference.engine import BackendUnavailable
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any, Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.errors import EngineError
+from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.engine import BackendUnavailable
 
 INSTALL = "install NVIDIA's driver and `pip install cuda-bindings` of the driver's major version (12 on JetPack 6)"

@@ -10,7 +10,7 @@ from typing import Any, Callable, Collection, Mapping, Protocol, Sequence, Union
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.errors import EngineError
+from unifygeo_ros.core.errors import EngineError
 
 Array = npt.NDArray[np.generic]
 Float32 = npt.NDArray[np.float32]

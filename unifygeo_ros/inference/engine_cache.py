@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Collection, Iterator, Mapping
 
-from unifygeo_ros.errors import EngineError
+from unifygeo_ros.core.errors import EngineError
 
 logger = logging.getLogger(__name__)
 

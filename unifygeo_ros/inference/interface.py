@@ -8,7 +8,7 @@ from typing import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.errors import BundleError
+from unifygeo_ros.core.errors import BundleError
 from unifygeo_ros.inference.bundle import LEVELS, BundleManifest
 from unifygeo_ros.inference.engine import TensorSpec
 

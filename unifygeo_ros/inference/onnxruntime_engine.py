@@ -10,7 +10,7 @@ from typing import Any, Collection, Mapping
 import numpy as np
 import onnxruntime
 
-from unifygeo_ros.errors import EngineError
+from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.inference.engine import Float32, Input, ResidentArray, TensorSpec, check_inputs, check_outputs
 from unifygeo_ros.inference.interface import check_interface

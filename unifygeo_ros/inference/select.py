@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from unifygeo_ros.errors import EngineError
+from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.bundle import GRAPHS, PRECISIONS, ModelBundle
 from unifygeo_ros.inference.engine import BackendUnavailable, EngineSet
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unifygeo_ros.errors import EngineError
+from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.tensorrt_library import Library
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import Any, Collection, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.errors import EngineError
+from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.bundle import GRAPHS, ModelBundle
 from unifygeo_ros.inference.cuda import CudaDevice, CudaGraph, DeviceBuffer, PinnedArray
 from unifygeo_ros.inference.engine import (

@@ -9,13 +9,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.options import add_settings, settings_of
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.options import add_settings, settings_of
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 
 if TYPE_CHECKING:
+    from unifygeo_ros.core.records import Fix, Heading, Prior, Rejection
     from unifygeo_ros.localization.localizer import Localizer
-    from unifygeo_ros.records import Fix, Heading, Prior, Rejection
 
 FIX, REJECTED, UNREADABLE = "fix", "rejection", "error"
 
@@ -79,8 +79,8 @@ def _locate(args: argparse.Namespace) -> int:
 def _locate_file(
     localizer: Localizer, path: Path, prior: Prior | None, heading: Heading | None, plot: Path | None
 ) -> dict[str, Any]:
-    from unifygeo_ros.localization.image_files import read_image
-    from unifygeo_ros.records import CameraImage, Rejection
+    from unifygeo_ros.core.records import CameraImage, Rejection
+    from unifygeo_ros.images.files import read_image
 
     image = CameraImage(read_image(path), stamp_ns=0)
     observation = localizer.observe(image, prior, heading)
@@ -94,8 +94,8 @@ def _locate_file(
 
 def json_record(result: Fix | Rejection) -> dict[str, Any]:
     """A result as JSON values. Angles in degrees: heading_deg clockwise from north, yaw_deg from east."""
-    from unifygeo_ros.geodesy import azimuth_from_yaw
-    from unifygeo_ros.records import Fix
+    from unifygeo_ros.core.geodesy import azimuth_from_yaw
+    from unifygeo_ros.core.records import Fix
 
     common: dict[str, Any] = {
         "hypotheses": [dataclasses.asdict(hypothesis) for hypothesis in result.hypotheses],
@@ -121,8 +121,8 @@ def json_record(result: Fix | Rejection) -> dict[str, Any]:
 
 
 def _heading(args: argparse.Namespace, config: LocalizerConfig) -> Heading | None:
-    from unifygeo_ros.geodesy import yaw_from_azimuth
-    from unifygeo_ros.records import Heading
+    from unifygeo_ros.core.geodesy import yaw_from_azimuth
+    from unifygeo_ros.core.records import Heading
 
     if args.heading_deg is None:
         return None
@@ -132,7 +132,7 @@ def _heading(args: argparse.Namespace, config: LocalizerConfig) -> Heading | Non
 def _prior_in_map(args: argparse.Namespace, frame: Any) -> Prior | None:
     import numpy as np
 
-    from unifygeo_ros.records import Prior
+    from unifygeo_ros.core.records import Prior
 
     if args.prior is None:
         return None

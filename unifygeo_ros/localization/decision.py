@@ -14,11 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.geodesy import LocalFrame, map_from_tile
-from unifygeo_ros.inference.bundle import Calibration
-from unifygeo_ros.localization.lever_arm import camera_offset_covariance_m2, camera_offset_m
-from unifygeo_ros.records import (
+from unifygeo_ros.core.geodesy import LocalFrame, map_from_tile
+from unifygeo_ros.core.records import (
     Fix,
     Float64,
     Heading,
@@ -30,6 +27,9 @@ from unifygeo_ros.records import (
     RejectionReason,
     TileDistribution,
 )
+from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.localization.lever_arm import camera_offset_covariance_m2, camera_offset_m
 
 MAX_HYPOTHESES = 8
 _LEAST_WEIGHT = 0.01  # of a hypothesis

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unifygeo_ros.records import Float32
+from unifygeo_ros.core.records import Float32
 
 
 def probabilities(logits: Float32, temperature: float) -> Float32:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.geodesy import wrap_angle, yaw_from_azimuth
-from unifygeo_ros.records import Float32, Float64, Heading
+from unifygeo_ros.core.geodesy import wrap_angle, yaw_from_azimuth
+from unifygeo_ros.core.records import Float32, Float64, Heading
 
 Ids = npt.NDArray[np.int64]
 

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from unifygeo_ros.config import CameraMount
-from unifygeo_ros.records import Float64
+from unifygeo_ros.core.records import Float64
+from unifygeo_ros.localization.config import CameraMount
 
 
 def camera_offset_m(mount: CameraMount, yaw_rad: float) -> Float64:

@@ -15,26 +15,9 @@ import numpy.typing as npt
 
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import TileIndex
-from unifygeo_ros.config import CameraMount, LocalizerConfig, check_only_live_changed
-from unifygeo_ros.errors import BundleError, EngineError, IndexFormatError
-from unifygeo_ros.geodesy import wrap_angle, yaw_from_azimuth
-from unifygeo_ros.inference.bundle import ModelBundle
-from unifygeo_ros.inference.engine import EngineSet
-from unifygeo_ros.inference.interface import F
-from unifygeo_ros.localization.decision import Answer, answer, decide
-from unifygeo_ros.localization.decoding import probabilities
-from unifygeo_ros.localization.heading import (
-    HeadingSearch,
-    encoding_azimuths,
-    estimate_heading,
-    heading_search,
-    rolled_columns,
-)
-from unifygeo_ros.localization.panorama import check_image, check_mask, prepare_panorama
-from unifygeo_ros.localization.pyramids import PyramidCache
-from unifygeo_ros.localization.reranking import match, rerank
-from unifygeo_ros.localization.retrieval import camera_gate, prior_problem
-from unifygeo_ros.records import (
+from unifygeo_ros.core.errors import BundleError, EngineError, IndexFormatError
+from unifygeo_ros.core.geodesy import wrap_angle, yaw_from_azimuth
+from unifygeo_ros.core.records import (
     CameraImage,
     Candidates,
     Fix,
@@ -48,6 +31,24 @@ from unifygeo_ros.records import (
     RejectionReason,
     TileDistribution,
 )
+from unifygeo_ros.core.settings import check_only_live_changed
+from unifygeo_ros.inference.bundle import ModelBundle
+from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.inference.interface import F
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.localization.decision import Answer, answer, decide
+from unifygeo_ros.localization.decoding import probabilities
+from unifygeo_ros.localization.heading import (
+    HeadingSearch,
+    encoding_azimuths,
+    estimate_heading,
+    heading_search,
+    rolled_columns,
+)
+from unifygeo_ros.localization.panorama import check_image, check_mask, prepare_panorama
+from unifygeo_ros.localization.pyramids import PyramidCache
+from unifygeo_ros.localization.reranking import match, rerank
+from unifygeo_ros.localization.retrieval import camera_gate, prior_problem
 
 
 class Localizer:

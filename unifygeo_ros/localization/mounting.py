@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from unifygeo_ros.config import CameraMount
-from unifygeo_ros.errors import ConfigurationError
-from unifygeo_ros.localization.motion import roll_pitch_yaw
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.localization.config import CameraMount
+from unifygeo_ros.motion.samples import roll_pitch_yaw
 
 TILT_LIMIT_RAD = 0.05
 """A camera frame that leans further than this cannot be described by `CameraMount`, which knows level and upside

@@ -26,12 +26,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.config import CameraMount, LocalizerConfig
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.geodesy import azimuth_from_yaw
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.geodesy import azimuth_from_yaw
+from unifygeo_ros.core.records import CameraImage, Float32, Heading, Panorama, Rejection, RejectionReason, UInt8
+from unifygeo_ros.images.files import read_image
 from unifygeo_ros.inference.bundle import GroundSpec
-from unifygeo_ros.localization.image_files import read_image
-from unifygeo_ros.records import CameraImage, Float32, Heading, Panorama, Rejection, RejectionReason, UInt8
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 
 ASPECT_TOLERANCE = 0.01
 """Largest relative deviation of width / height from what the mount's elevations say (2 for a full sphere)."""

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Ellipse
 
-from unifygeo_ros.geodesy import azimuth_from_yaw, tile_from_map
+from unifygeo_ros.core.geodesy import azimuth_from_yaw, tile_from_map
+from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.localization.panorama import prepare_panorama
-from unifygeo_ros.records import CameraImage, Fix, Observation, Rejection
 
 SHOWN_CANDIDATES = 6
 ELLIPSE_SIGMA = 2.448  # 95% of a Gaussian in the plane

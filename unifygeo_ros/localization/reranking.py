@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.records import Candidates, Float32, Matches
+from unifygeo_ros.core.records import Candidates, Float32, Matches
 
 
 def match(f0s: Float32, match_maps: npt.NDArray[np.float16]) -> Float32:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from unifygeo_ros.aerial.gate import Gate
-from unifygeo_ros.config import CameraMount
+from unifygeo_ros.core.records import Heading, Prior
+from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.localization.lever_arm import camera_offset_covariance_m2, camera_offset_m
-from unifygeo_ros.records import Heading, Prior
 
 
 def prior_problem(prior: Prior) -> str | None:

@@ -9,10 +9,10 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.time import Time
 
-from unifygeo_ros.config import CameraMount
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.localization.mounting import mount_from_transform
-from unifygeo_ros.ros.node_config import NodeConfig
+from unifygeo_ros.parameters.settings import NodeConfig
 
 NODE_NAME = "unifygeo_camera_mount"
 

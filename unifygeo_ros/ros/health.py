@@ -15,8 +15,8 @@ from typing import Mapping
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from unifygeo_ros.message_values import outcome_diagnostic
-from unifygeo_ros.records import Fix, Rejection
+from unifygeo_ros.conversions.message_values import outcome_diagnostic
+from unifygeo_ros.core.records import Fix, Rejection
 from unifygeo_ros.tracking.tracker import TrackStatus
 
 REFUSAL_SHOWN_S = 5.0

@@ -11,15 +11,15 @@ from typing import Callable, Mapping
 import numpy as np
 
 from unifygeo_ros.aerial.index import TileIndex, open_index
-from unifygeo_ros.config import CameraMount
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.records import CameraImage, Fix, Heading, Observation, Prior, Rejection
 from unifygeo_ros.inference.bundle import LEVELS, ModelBundle, load_bundle
 from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.localization.session import LocalizationSession
-from unifygeo_ros.records import CameraImage, Fix, Heading, Observation, Prior, Rejection
-from unifygeo_ros.ros.node_config import NodeConfig, Settings
+from unifygeo_ros.parameters.settings import NodeConfig, Settings
+from unifygeo_ros.sessions.session import LocalizationSession
 
 
 class ObservedLocalizer(Localizer):

@@ -15,7 +15,7 @@ def main(args: list[str] | None = None) -> int:
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
-    from unifygeo_ros.errors import ConfigurationError
+    from unifygeo_ros.core.errors import ConfigurationError
     from unifygeo_ros.ros.node import LocalizerNode
 
     # rclpy's own handlers, installed by init, end the context and then call these, which keep Python from raising

@@ -30,22 +30,22 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image, Imu, NavSatFix
 from std_srvs.srv import SetBool, Trigger
 
-from unifygeo_ros.errors import ConfigurationError, UnifyGeoError
-from unifygeo_ros.message_records import imu_sample, initial_pose, odometry_sample, stamp_ns
-from unifygeo_ros.records import CameraImage, Fix, Observation, Rejection
+from unifygeo_ros.conversions.from_messages import imu_sample, initial_pose, odometry_sample, stamp_ns
+from unifygeo_ros.core.errors import ConfigurationError, UnifyGeoError
+from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection
 from unifygeo_ros.ros.camera_mount import mount_from_tf
 from unifygeo_ros.ros.debug_image import draw_debug_image
 from unifygeo_ros.ros.health import Health
 from unifygeo_ros.ros.inbox import Frame
 from unifygeo_ros.ros.loading import Loaded, load
-from unifygeo_ros.ros.messages import (
+from unifygeo_ros.ros.parameters import changed_settings, declare_parameters, read_settings, refused
+from unifygeo_ros.ros.to_messages import (
     heatmap_message,
     hypotheses_message,
     jpeg_message,
     navsat_message,
     pose_message,
 )
-from unifygeo_ros.ros.parameters import changed_settings, declare_parameters, read_settings, refused
 from unifygeo_ros.ros.worker import Worker
 
 try:

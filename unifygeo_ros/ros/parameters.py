@@ -9,8 +9,8 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from unifygeo_ros.errors import ConfigurationError
-from unifygeo_ros.ros.node_config import PARAMETERS, ParameterSpec, Settings, check_live, with_values
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.parameters.settings import PARAMETERS, ParameterSpec, Settings, check_live, with_values
 
 
 def declare_parameters(node: Node) -> None:

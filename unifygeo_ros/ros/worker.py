@@ -7,13 +7,13 @@ import time
 import traceback
 from typing import Any, Callable, Mapping, Protocol
 
-from unifygeo_ros.errors import InputError, UnifyGeoError
-from unifygeo_ros.message_records import camera_image, stamp_ns
-from unifygeo_ros.records import CameraImage, Fix, Observation, Rejection, RejectionReason
+from unifygeo_ros.conversions.from_messages import camera_image, stamp_ns
+from unifygeo_ros.core.errors import InputError, UnifyGeoError
+from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection, RejectionReason
 from unifygeo_ros.ros.health import Health
 from unifygeo_ros.ros.inbox import Frame, Inbox
 from unifygeo_ros.ros.loading import Loaded
-from unifygeo_ros.ros.messages import PublicationError, check_fix
+from unifygeo_ros.ros.to_messages import PublicationError, check_fix
 
 
 class Outlet(Protocol):

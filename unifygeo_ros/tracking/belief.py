@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.geodesy import wrap_angle
+from unifygeo_ros.core.geodesy import wrap_angle
+from unifygeo_ros.motion.increments import UNIFORM_YAW_VARIANCE, Motion, MotionNoise
 from unifygeo_ros.tracking.evidence import Evidence
-from unifygeo_ros.tracking.motion_model import UNIFORM_YAW_VARIANCE, Motion, MotionNoise
 
 Float64 = npt.NDArray[np.float64]
 

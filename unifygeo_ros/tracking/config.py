@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unifygeo_ros.config import check_settings, setting
+from unifygeo_ros.core.settings import check_settings, setting
+from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.tracking.evidence import EvidenceSettings
-from unifygeo_ros.tracking.motion_model import MotionNoise
 
 
 @dataclass(frozen=True)

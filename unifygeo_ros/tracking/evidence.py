@@ -31,10 +31,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from unifygeo_ros.core.records import Observation, TileDistribution
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.decision import position_covariance_m2
-from unifygeo_ros.records import Observation, TileDistribution
-from unifygeo_ros.tracking.motion_model import UNIFORM_YAW_VARIANCE
+from unifygeo_ros.motion.increments import UNIFORM_YAW_VARIANCE
 
 Float64 = npt.NDArray[np.float64]
 

@@ -18,11 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.aerial.index import TileIndex
-from unifygeo_ros.config import LocalizerConfig
-from unifygeo_ros.geodesy import LocalFrame, wrap_angle
-from unifygeo_ros.inference.bundle import Calibration
-from unifygeo_ros.localization.motion import InitialPose
-from unifygeo_ros.records import (
+from unifygeo_ros.core.geodesy import LocalFrame, wrap_angle
+from unifygeo_ros.core.records import (
     Fix,
     Heading,
     Hypothesis,
@@ -32,11 +29,14 @@ from unifygeo_ros.records import (
     Rejection,
     RejectionReason,
 )
+from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.motion.increments import UNIFORM_YAW_VARIANCE, Motion
+from unifygeo_ros.motion.samples import InitialPose
 from unifygeo_ros.tracking import belief as beliefs
 from unifygeo_ros.tracking.belief import CONFIRMING, SUPPORT, Belief, mahalanobis2
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence, evidence_of, log_evidence_of_all
-from unifygeo_ros.tracking.motion_model import UNIFORM_YAW_VARIANCE, Motion
 
 Float64 = npt.NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import scipy.io
 
-from unifygeo_ros.errors import InputError
+from unifygeo_ros.core.errors import InputError
 from unifygeo_training.data.split import CrossViewSplit
 
 CVUSA_TILE_SIZE = 750

@@ -11,8 +11,8 @@ from typing import Callable, Iterable
 import cv2
 import numpy as np
 
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.localization.image_files import read_image
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.images.files import read_image
 from unifygeo_training.data.split import METRES_PER_DEGREE, NO_TILE, CrossViewSplit
 
 EXAMPLES = 3

@@ -52,5 +52,5 @@ class CrossViewSplit:
 
     def camera_pixel(self, size: int) -> npt.NDArray[np.float64]:
         """The camera on each positive tile resized to size × size: float64 (n, 2), (row, column), pixel centres at
-        integers (`unifygeo_ros.geodesy`)."""
+        integers (`unifygeo_ros.core.geodesy`)."""
         return (size - 1) / 2 + self.offsets_px[:, 0] * (size / self.tile_size)

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.errors import InputError
-from unifygeo_ros.localization.image_files import read_image
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.images.files import read_image
 from unifygeo_training.data.split import CrossViewSplit
 from unifygeo_training.model.config import NetworkConfig
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from unifygeo_ros.errors import ConfigurationError, InputError
+from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_training.data.centre_aligned import load_cvact, load_cvusa
 from unifygeo_training.data.pairs import Pair
 from unifygeo_training.data.split import METRES_PER_DEGREE, CrossViewSplit

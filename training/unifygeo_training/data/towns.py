@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from unifygeo_ros.errors import ConfigurationError, InputError
+from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_training.data.hard_negatives import Tiles
 from unifygeo_training.data.pairs import Pair
 from unifygeo_training.model.config import NetworkConfig

@@ -14,7 +14,7 @@ from typing import Iterable, Literal
 
 import numpy as np
 
-from unifygeo_ros.errors import InputError
+from unifygeo_ros.core.errors import InputError
 from unifygeo_training.data.split import CrossViewSplit
 
 TILE_SIZE = 640

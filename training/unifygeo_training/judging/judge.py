@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unifygeo_ros.geodesy import map_from_tile
+from unifygeo_ros.core.geodesy import map_from_tile
 from unifygeo_training import metrics
 from unifygeo_training.judging.evaluation_set import EvaluationSet
 from unifygeo_training.model import UnifyGeo

@@ -11,7 +11,7 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from unifygeo_ros.errors import InputError
+from unifygeo_ros.core.errors import InputError
 from unifygeo_training.judging.judge import Judgement
 
 FORMAT = "unifygeo-judgement"

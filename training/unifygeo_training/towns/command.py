@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError
 
 
 def add_command(subparsers: Any) -> None:

@@ -15,8 +15,8 @@ from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, Qo
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from unifygeo_ros.errors import ConfigurationError
-from unifygeo_ros.geodesy import Datum, LocalFrame, azimuth_from_yaw
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.geodesy import Datum, LocalFrame, azimuth_from_yaw
 from unifygeo_training.towns.light import draw_appearance
 from unifygeo_training.towns.orthophoto import render_orthophoto, write_geotiff
 from unifygeo_training.towns.panorama import FULL_SPHERE, View, light_stage, render_panorama, set_stage

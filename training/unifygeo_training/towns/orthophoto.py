@@ -103,8 +103,8 @@ def write_geotiff(
 def crop_tile(pixels: UInt8, metres_per_pixel: float, x: float, y: float, size: int, side_m: float) -> UInt8:
     """The north-up tile of `size` pixels and `side_m` metres centred at town point (x, y): uint8 (size, size, 3).
 
-    Pixel-centre convention of `unifygeo_ros.geodesy`. Bilinear at twice the resolution, then the mean of 2 × 2, so that
-    each tile pixel averages about its own square. Beyond the town's edge the border pixel is repeated.
+    Pixel-centre convention of `unifygeo_ros.core.geodesy`. Bilinear at twice the resolution, then the mean of 2 × 2, so
+    that each tile pixel averages about its own square. Beyond the town's edge the border pixel is repeated.
     """
     fine = side_m / (2 * size)
     top_row = (pixels.shape[0] * metres_per_pixel - (y + side_m / 2 - fine / 2)) / metres_per_pixel - 0.5

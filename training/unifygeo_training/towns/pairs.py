@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.errors import ConfigurationError, InputError
+from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_training.towns.light import draw_appearance
 from unifygeo_training.towns.orthophoto import crop_tile, render_orthophoto
 from unifygeo_training.towns.panorama import TRAINING_VIEW, light_stage, render_panorama, set_stage

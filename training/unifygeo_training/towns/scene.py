@@ -4,8 +4,8 @@ Town coordinates: metres east (x) and north (y) of the town's south-west corner,
 UTM grid coordinates (EPSG:32632) less `Town.origin`, so one town metre is one grid metre. The towns lie astride
 the central meridian, 9° E, where grid north is true north (to 0.003° for a town of 600 m).
 
-Rasters: row 0 is the northern edge. Pixel-centre convention of `unifygeo_ros.geodesy`: the centre of pixel (r, c) is
-at x = (c + 0.5) · res, y = size − (r + 0.5) · res.
+Rasters: row 0 is the northern edge. Pixel-centre convention of `unifygeo_ros.core.geodesy`: the centre of pixel (r, c)
+is at x = (c + 0.5) · res, y = size − (r + 0.5) · res.
 """
 
 from __future__ import annotations

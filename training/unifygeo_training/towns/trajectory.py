@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 
-from unifygeo_ros.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_training.towns.scene import GROUND, Kind, Town, clearance
 from unifygeo_training.towns.streets import SAMPLE_M, Street, normals
 

@@ -1,0 +1,42 @@
+"""`unifygeo demo`: see a vehicle being localized, on a machine without ROS, GPU or data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def add_command(subparsers: Any) -> None:
+    demo = subparsers.add_parser(
+        "demo",
+        help="see a vehicle being localized: index, node, drive, report",
+        description="Build the index of the demo's town, start the real lifecycle node in its own process, play the "
+        "recorded drive to it over DDS, judge its fixes, and write a report. Needs rclpy (docs/ros_without_ros.md).",
+    )
+    demo.add_argument(
+        "--data", type=Path, default=REPOSITORY / "demo", help="folder of town.tif, drive and localizer.yaml"
+    )
+    demo.add_argument(
+        "--model", type=Path, default=REPOSITORY / "models" / "towns-atto", help="folder of the model bundle"
+    )
+    demo.add_argument("--output", type=Path, default=Path("out/demo"), help="folder of the results (%(default)s)")
+    demo.add_argument("--rate", type=float, default=3.0, help="seconds of the drive a second (%(default)s)")
+    demo.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from unifygeo_ros.core.errors import ConfigurationError
+
+    try:
+        import rclpy  # noqa: F401
+    except ImportError as error:
+        raise ConfigurationError(
+            f"rclpy cannot be imported ({error}); source your ROS 2 installation, or `make demo`, which installs one"
+        ) from error
+    from unifygeo_ros.demo.run import run_demo
+
+    run_demo(args.data, args.model, args.output, args.rate)
+    return 0

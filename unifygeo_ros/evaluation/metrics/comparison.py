@@ -1,0 +1,229 @@
+"""Two replays of the same drive, image by image."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.evaluation.metrics import definitions as metrics
+
+SEED = 20_240_501
+"""The draws are the same in every comparison, so that its answer is."""
+
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number of both runs and their difference, b − a, with its 95% paired block bootstrap interval.
+
+    better: "lower" or "higher". None where a run has nothing to say; `certain`: whether the interval excludes 0.
+    """
+
+    name: str
+    unit: str
+    better: str
+    a: float | None
+    b: float | None
+    difference: metrics.Interval | None
+
+    @property
+    def certain(self) -> bool:
+        return self.difference is not None and (self.difference.lower > 0 or self.difference.upper < 0)
+
+    @property
+    def judgement(self) -> str:
+        """ "better", "worse", "same" (not told apart) or "unknown"."""
+        if self.difference is None:
+            return "unknown"
+        if not self.certain:
+            return "same"
+        return "better" if (self.difference.value < 0) == (self.better == "lower") else "worse"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """images: compared, by stamp. only_a, only_b: images that one run alone has."""
+
+    images: int
+    only_a: int
+    only_b: int
+    block: int
+    differences: tuple[Difference, ...]
+
+    @property
+    def regressions(self) -> tuple[Difference, ...]:
+        return tuple(difference for difference in self.differences if difference.judgement == "worse")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of one run over the common images: float64 (n,), NaN where there is nothing."""
+
+    error_m: Float
+    nees: Float
+    known: Float
+    fixed: Float
+
+
+def compare(a: Mapping[str, Any], b: Mapping[str, Any], *, block: int = 20, draws: int = 2000) -> Comparison:
+    """a, b: what `read_summary` gave. Raises InputError if they are not of the same bag."""
+    bags = [summary["identity"]["bag"]["fingerprint"] for summary in (a, b)]
+    if bags[0] != bags[1]:
+        names = [summary["identity"]["bag"]["name"] for summary in (a, b)]
+        raise InputError(f"the runs are of different bags ({names[0]} and {names[1]}); compare runs of the same drive")
+    stamps_a, stamps_b = (np.array(summary["per_image"]["stamp_ns"], np.int64) for summary in (a, b))
+    common, places_a, places_b = np.intersect1d(stamps_a, stamps_b, return_indices=True)
+    if not len(common):
+        raise InputError("the runs have no image in common; compare runs of the same drive")
+    runs = (_columns(a, places_a), _columns(b, places_b))
+    # At least ten blocks, else there is nothing to draw from.
+    block = min(block, max(1, len(common) // 10))
+    drawn = metrics.block_bootstrap_places(len(common), block, draws, np.random.default_rng(SEED))
+    limit_m = float(a["criteria"]["alert_limit_m"])
+    differences = [
+        _difference(name, unit, better, runs, drawn, statistic)
+        for name, unit, better, statistic in _statistics(limit_m)
+    ]
+    return Comparison(len(common), len(stamps_a) - len(common), len(stamps_b) - len(common), block, tuple(differences))
+
+
+def _columns(summary: Mapping[str, Any], places: npt.NDArray[np.int64]) -> _Columns:
+    rows = summary["per_image"]
+
+    def numbers(values: list[Any]) -> Float:
+        return np.array([np.nan if value is None else value for value in values], np.float64)[places]
+
+    return _Columns(
+        numbers(rows["error_m"]),
+        numbers(rows["nees"]),
+        numbers(rows["has_truth"]),
+        numbers([outcome == "fix" for outcome in rows["outcome"]]),
+    )
+
+
+Statistic = Callable[[_Columns, npt.NDArray[np.int64]], Float]
+
+
+def _statistics(limit_m: float) -> list[tuple[str, str, str, Statistic]]:
+    """(name, unit, which is better, statistic). A statistic takes places (d, n) and gives (d,), NaN for nothing."""
+
+    def recall(distance_m: float) -> Statistic:
+        return lambda run, places: _ratio((run.error_m <= distance_m)[places], (run.known == 1)[places])
+
+    def quantile(q: float) -> Statistic:
+        return lambda run, places: _nan_quantile(run.error_m[places], q)
+
+    def false_share(run: _Columns, places: npt.NDArray[np.int64]) -> Float:
+        wrong = (run.error_m > limit_m) & (run.nees > metrics.chi2_quantile(metrics.FALSE_FIX_PROBABILITY))
+        return _ratio(wrong[places], ~np.isnan(run.error_m)[places])
+
+    def dishonesty(run: _Columns, places: npt.NDArray[np.int64]) -> Float:
+        nees = run.nees[places]
+        mean = _ratio(np.nan_to_num(nees), ~np.isnan(nees)) / metrics.DIMENSIONS
+        return np.asarray(np.abs(np.log(np.maximum(mean, 1e-12))))
+
+    return [
+        ("images with a fix", "share", "higher", lambda run, places: run.fixed[places].mean(axis=1)),
+        *[(f"R@{distance:g} m", "share", "higher", recall(distance)) for distance in (1.0, 5.0, 10.0)],
+        ("median error", "m", "lower", quantile(0.5)),
+        ("95% error", "m", "lower", quantile(0.95)),
+        ("false fixes", "share", "lower", false_share),
+        ("|ln ANEES|, 0 is honest", "", "lower", dishonesty),
+    ]
+
+
+def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Float:
+    """Σ numerator / Σ denominator along the last axis, NaN where the denominator is 0."""
+    above, below = numerator.sum(axis=1), denominator.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(below > 0, above / below, np.nan))
+
+
+def _nan_quantile(values: Float, q: float) -> Float:
+    """Quantile of each row's finite values: float64 (d,), NaN for none."""
+    ordered = np.sort(values, axis=1)  # NaN last
+    count = np.count_nonzero(~np.isnan(values), axis=1)
+    position = q * np.maximum(count - 1, 0)
+    low = np.floor(position).astype(int)
+    high = np.minimum(low + 1, np.maximum(count - 1, 0))
+    rows = np.arange(len(values))
+    below, above = ordered[rows, low], ordered[rows, high]
+    return np.asarray(np.where(count > 0, below + (above - below) * (position - low), np.nan))
+
+
+def _difference(
+    name: str,
+    unit: str,
+    better: str,
+    runs: tuple[_Columns, _Columns],
+    drawn: npt.NDArray[np.int64],
+    statistic: Statistic,
+) -> Difference:
+    everything = np.arange(drawn.shape[1])[None]
+    a, b = (float(statistic(run, everything)[0]) for run in runs)
+    if np.isnan(a) or np.isnan(b):
+        return Difference(name, unit, better, _known(a), _known(b), None)
+    # Both runs are drawn alike: what makes an image hard is hard for both and falls out of the difference.
+    differences = statistic(runs[1], drawn) - statistic(runs[0], drawn)
+    differences = differences[~np.isnan(differences)]
+    if not len(differences):
+        return Difference(name, unit, better, a, b, None)
+    lower, upper = np.percentile(differences, [2.5, 97.5])
+    return Difference(name, unit, better, a, b, metrics.Interval(b - a, float(lower), float(upper)))
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def to_json(comparison: Comparison) -> str:
+    content = dataclasses.asdict(comparison)
+    for row, difference in zip(content["differences"], comparison.differences, strict=True):
+        row["judgement"] = difference.judgement
+    return json.dumps(content, indent=1, allow_nan=False)
+
+
+def to_text(comparison: Comparison, name_a: str, name_b: str) -> str:
+    """A table for the terminal."""
+    lines = [f"{comparison.images} images in common, blocks of {comparison.block}"]
+    if comparison.only_a or comparison.only_b:
+        lines.append(f"left out: {comparison.only_a} only in {name_a}, {comparison.only_b} only in {name_b}")
+    rows = [("", name_a, name_b, "difference", "95% interval", "")]
+    for entry in comparison.differences:
+        interval = entry.difference
+        rows.append(
+            (
+                entry.name,
+                _text(entry.a, entry.unit),
+                _text(entry.b, entry.unit),
+                _text(interval.value if interval else None, entry.unit, sign=True),
+                f"{_text(interval.lower, entry.unit, sign=True)} … {_text(interval.upper, entry.unit, sign=True)}"
+                if interval
+                else "–",
+                {"same": "", "unknown": "not known"}.get(entry.judgement, entry.judgement),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:5], widths[1:5], strict=True)),
+        ]
+        lines.append("  ".join([*cells, row[5]]).rstrip())
+    return "\n".join(lines)
+
+
+def _text(value: float | None, unit: str, *, sign: bool = False) -> str:
+    if value is None:
+        return "–"
+    plus = "+" if sign else ""
+    if unit == "share":
+        return f"{100 * value:{plus}.1f}%"
+    return f"{value:{plus}.2f}{' ' + unit if unit else ''}"

@@ -1,0 +1,362 @@
+"""The numbers of a report, from a drive's arrays. docs/evaluation.md defines each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.geodesy import wrap_angle
+from unifygeo_ros.evaluation.metrics import definitions as metrics
+from unifygeo_ros.evaluation.metrics.drive import Drive, dead_reckoning
+from unifygeo_ros.evaluation.settings import Criteria
+
+FORMAT = "unifygeo-evaluation"
+SCHEMA_VERSION = 1
+
+DISTANCES_M = (1.0, 3.0, 5.0, 10.0, 25.0)
+ELLIPSES = (0.5, 0.68, 0.9, 0.95, 0.99)
+RANKS = (1, 5, 10, 100)
+
+Float = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """images: all of the drive. known: with ground truth. fixes; judged: fixes with ground truth. rejections: by
+    reason, the most frequent first."""
+
+    images: int
+    known: int
+    fixes: int
+    judged: int
+    rejections: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Errors of the judged fixes, metres and degrees.
+
+    within_of_fixes, within_of_images: share of judged fixes, and of all images with ground truth, whose fix lies within
+    each of `distances_m`. truth_sigma_m: median standard deviation of the ground truth along its long axis.
+    """
+
+    error_m: metrics.ErrorStatistics | None
+    along_track_m: metrics.SignedStatistics | None
+    cross_track_m: metrics.SignedStatistics | None
+    yaw_deg: metrics.SignedStatistics | None
+    distances_m: tuple[float, ...]
+    within_of_fixes: tuple[float | None, ...]
+    within_of_images: tuple[float | None, ...]
+    truth_sigma_m: float | None
+
+
+@dataclass(frozen=True)
+class Availability:
+    """fix: share of images with a fix. declared: share with a fix that claims 95% within the alert limit.
+    time_to_first_good_fix_s: until a fix within the alert limit."""
+
+    fix: metrics.Share | None
+    declared: metrics.Share | None
+    time_to_first_fix_s: float | None
+    time_to_first_good_fix_s: float | None
+    longest_outage: metrics.Outage | None
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """Of the judged fixes. false_fix: beyond the alert limit and outside their own 99.9% ellipse. gross_error: beyond
+    the alert limit, whatever they declared. risk_coverage_area: mean risk of a false fix when the fixes are taken in
+    the order of their declared accuracy."""
+
+    false_fix: metrics.Share | None
+    gross_error: metrics.Share | None
+    stanford: metrics.Stanford
+    risk_coverage_area: float | None
+
+
+@dataclass(frozen=True)
+class CovarianceJudgement:
+    """position, yaw: normalised errors. coverage: share of truths inside each of `ellipses`."""
+
+    position: metrics.Consistency | None
+    without_false_fixes: metrics.Consistency | None
+    ellipses: tuple[float, ...]
+    coverage: tuple[metrics.Share | None, ...]
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Shares of the images whose right tile stands among the first k, before and after re-ranking.
+
+    covering: any tile that contains the camera. nearest: the one whose centre is nearest. After re-ranking only the
+    `candidates` are ranked, so larger k are None.
+    """
+
+    images: int
+    depth: int
+    candidates: int
+    ranks: tuple[int, ...]
+    covering_retrieved: tuple[float | None, ...]
+    covering_reranked: tuple[float | None, ...]
+    nearest_retrieved: tuple[float | None, ...]
+    nearest_reranked: tuple[float | None, ...]
+    median_covering_rank: float | None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table of baselines. answered: images with ground truth that it answers. within: share of all
+    images with ground truth that it puts within each of the distances. rank of false answers is not given: baselines
+    declare no accuracy."""
+
+    name: str
+    answered: int
+    within: tuple[float | None, ...]
+    error_m: metrics.ErrorStatistics | None
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """Columns with one entry an image; None where there is nothing."""
+
+    stamp_ns: tuple[int, ...]
+    time_s: tuple[float, ...]
+    outcome: tuple[str, ...]
+    has_truth: tuple[bool, ...]
+    error_m: tuple[float | None, ...]
+    along_m: tuple[float | None, ...]
+    cross_m: tuple[float | None, ...]
+    nees: tuple[float | None, ...]
+    sigma_major_m: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All numbers of one replay. latency_ms: by stage. problems: what of the bag could not be read."""
+
+    identity: Mapping[str, Any]
+    criteria: Criteria
+    counts: Counts
+    accuracy: Accuracy
+    availability: Availability
+    integrity: Integrity
+    covariance: CovarianceJudgement
+    retrieval: Retrieval
+    methods: tuple[Method, ...]
+    latency_ms: Mapping[str, metrics.ErrorStatistics]
+    problems: tuple[str, ...]
+    per_image: PerImage
+
+    def to_json(self) -> str:
+        content = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Arrays over the judged fixes only, for metrics and figures. vectors_m: fix − truth, float64 (m, 2)."""
+
+    place: npt.NDArray[np.int64]
+    vectors_m: Float
+    errors_m: Float
+    nees: Float
+    sigma_major_m: Float
+    protection_m: Float
+    false: Bool
+    gross: Bool
+
+
+def judge(drive: Drive, criteria: Criteria) -> Judged:
+    """Compare the fixes with the ground truth."""
+    place = np.flatnonzero(drive.judged)
+    vectors = drive.fix_m[place] - drive.truth_m[place]
+    errors = metrics.horizontal_errors(drive.fix_m[place], drive.truth_m[place])
+    nees = metrics.normalised_squared_errors(vectors, drive.covariance_m2[place] + drive.truth_covariance_m2[place])
+    return Judged(
+        place,
+        vectors,
+        errors,
+        nees,
+        metrics.major_sigmas(drive.covariance_m2[place]),
+        metrics.protection_levels(drive.covariance_m2[place]),
+        metrics.false_fixes(errors, nees, criteria.alert_limit_m),
+        metrics.gross_errors(errors, criteria.alert_limit_m),
+    )
+
+
+def summarise(
+    drive: Drive,
+    criteria: Criteria,
+    *,
+    identity: Mapping[str, Any],
+    latency_ms: Mapping[str, Sequence[float]],
+    problems: tuple[str, ...],
+) -> Summary:
+    """All numbers of a drive."""
+    judged = judge(drive, criteria)
+    count, known = len(judged.place), int(np.count_nonzero(drive.known))
+    # Latencies are statistics of positive numbers like errors are.
+    latency = {stage: metrics.error_statistics(values) for stage, values in latency_ms.items()}
+    risk = metrics.risk_coverage(judged.sigma_major_m, judged.false, len(drive))
+    return Summary(
+        identity=identity,
+        criteria=criteria,
+        counts=Counts(
+            images=len(drive),
+            known=known,
+            fixes=int(np.count_nonzero(drive.fixed)),
+            judged=count,
+            rejections=dict(Counter(outcome for outcome in drive.outcomes if outcome != "fix").most_common()),
+        ),
+        accuracy=_accuracy(drive, judged, known),
+        availability=_availability(drive, judged, criteria),
+        integrity=Integrity(
+            metrics.share(int(judged.false.sum()), count),
+            metrics.share(int(judged.gross.sum()), count),
+            metrics.stanford_regions(judged.errors_m, judged.protection_m, criteria.alert_limit_m),
+            None if risk is None else risk.area,
+        ),
+        covariance=CovarianceJudgement(
+            metrics.consistency(judged.nees),
+            metrics.consistency(judged.nees[~judged.false]),
+            ELLIPSES,
+            metrics.ellipse_coverage(judged.nees, ELLIPSES),
+        ),
+        retrieval=_retrieval(drive),
+        methods=_methods(drive, known),
+        latency_ms={stage: statistics for stage, statistics in latency.items() if statistics is not None},
+        problems=problems,
+        per_image=_per_image(drive, judged),
+    )
+
+
+def _accuracy(drive: Drive, judged: Judged, known: int) -> Accuracy:
+    tracked = ~np.isnan(drive.track_yaw_rad[judged.place])
+    along, cross = metrics.along_and_cross_track(judged.vectors_m[tracked], drive.track_yaw_rad[judged.place][tracked])
+    yaw_errors = drive.yaw_rad[judged.place] - drive.truth_yaw_rad[judged.place]
+    sigmas = metrics.major_sigmas(drive.truth_covariance_m2[drive.known])
+    return Accuracy(
+        metrics.error_statistics(judged.errors_m),
+        metrics.signed_statistics(along),
+        metrics.signed_statistics(cross),
+        metrics.signed_statistics(np.degrees(wrap_angle(yaw_errors[~np.isnan(yaw_errors)]))),
+        DISTANCES_M,
+        metrics.shares_within(judged.errors_m, DISTANCES_M, len(judged.errors_m)),
+        metrics.shares_within(judged.errors_m, DISTANCES_M, known),
+        float(np.median(sigmas)) if len(sigmas) else None,
+    )
+
+
+def _availability(drive: Drive, judged: Judged, criteria: Criteria) -> Availability:
+    # 95% of a Gaussian with the ellipse's long axis in every direction lies within this radius.
+    radius = math.sqrt(metrics.chi2_quantile(0.95)) * metrics.major_sigmas(drive.covariance_m2[drive.fixed])
+    good = np.zeros(len(drive), np.bool_)
+    good[judged.place[~judged.gross]] = True
+    return Availability(
+        metrics.share(int(drive.fixed.sum()), len(drive)),
+        metrics.share(int(np.count_nonzero(radius <= criteria.alert_limit_m)), len(drive)),
+        metrics.time_to_first(drive.time_s, drive.fixed),
+        metrics.time_to_first(drive.time_s, good),
+        metrics.longest_outage(drive.time_s, drive.fixed),
+    )
+
+
+def _retrieval(drive: Drive) -> Retrieval:
+    count = int(np.count_nonzero(drive.ranked))
+
+    def among(places: npt.NDArray[np.int64], limit: int) -> tuple[float | None, ...]:
+        of = places[drive.ranked]
+        return tuple(float(np.mean((of >= 1) & (of <= rank))) if count and rank <= limit else None for rank in RANKS)
+
+    covering = drive.ranks_covering_retrieved[drive.ranked].astype(np.float64)
+    covering[covering == 0] = np.inf
+    median = float(np.median(covering)) if count else math.inf
+    return Retrieval(
+        count,
+        drive.rank_depth,
+        drive.candidates,
+        RANKS,
+        among(drive.ranks_covering_retrieved, drive.rank_depth),
+        among(drive.ranks_covering_reranked, drive.candidates),
+        among(drive.ranks_nearest_retrieved, drive.rank_depth),
+        among(drive.ranks_nearest_reranked, drive.candidates),
+        median if math.isfinite(median) else None,
+    )
+
+
+def _methods(drive: Drive, known: int) -> tuple[Method, ...]:
+    positions = {
+        "fixes": np.where(drive.fixed[:, None], drive.fix_m, np.nan),
+        "best answer of every image, no gates": drive.answer_m,
+        "centre of the best tile": drive.tile_m,
+        "retrieval only: centre of the first tile": drive.retrieved_m,
+        "odometry alone, from the true start": dead_reckoning(drive),
+    }
+    methods = []
+    for name, places in positions.items():
+        answered = drive.known & ~np.isnan(places).any(axis=1)
+        errors = metrics.horizontal_errors(places[answered], drive.truth_m[answered])
+        methods.append(
+            Method(
+                name,
+                len(errors),
+                metrics.shares_within(errors, DISTANCES_M, known),
+                metrics.error_statistics(errors),
+            )
+        )
+    return tuple(methods)
+
+
+def _per_image(drive: Drive, judged: Judged) -> PerImage:
+    along, cross = np.full(len(judged.place), np.nan), np.full(len(judged.place), np.nan)
+    tracked = ~np.isnan(drive.track_yaw_rad[judged.place])
+    along[tracked], cross[tracked] = metrics.along_and_cross_track(
+        judged.vectors_m[tracked], drive.track_yaw_rad[judged.place][tracked]
+    )
+    sigmas = np.full(len(drive), np.nan)
+    sigmas[drive.fixed] = metrics.major_sigmas(drive.covariance_m2[drive.fixed])
+
+    def column(values: Float, place: npt.NDArray[np.int64] | None = None) -> tuple[float | None, ...]:
+        spread = values
+        if place is not None:
+            spread = np.full(len(drive), np.nan)
+            spread[place] = values
+        return tuple(None if math.isnan(value) else value for value in spread.tolist())
+
+    return PerImage(
+        stamp_ns=tuple(drive.stamps_ns.tolist()),
+        time_s=tuple(drive.time_s.tolist()),
+        outcome=drive.outcomes,
+        has_truth=tuple(drive.known.tolist()),
+        error_m=column(judged.errors_m, judged.place),
+        along_m=column(along, judged.place),
+        cross_m=column(cross, judged.place),
+        nees=column(judged.nees, judged.place),
+        sigma_major_m=column(sigmas),
+    )
+
+
+def read_summary(path: Path) -> Mapping[str, Any]:
+    """The JSON of a summary as it was written. Raises InputError where it is none, or of another version."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give the JSON that `unifygeo replay` wrote") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path}: not a {FORMAT} file; give the JSON that `unifygeo replay` wrote beside its report")
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema version {content.get('schema_version')}, this release reads {SCHEMA_VERSION}; "
+            "write the report again (the replay's results are kept, so that takes seconds)"
+        )
+    return content

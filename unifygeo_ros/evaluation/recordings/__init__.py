@@ -1,0 +1,1 @@
+"""Recorded drives and their ground truth."""

@@ -1,0 +1,212 @@
+"""The drive on the aerial imagery: a JPEG of the index's tiles and, over it, drawings as SVG that can be zoomed."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Iterator
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.aerial.gate import Gate
+from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.core.records import Prior, UInt8
+from unifygeo_ros.evaluation.metrics import definitions as metrics
+from unifygeo_ros.evaluation.metrics.drive import Drive
+from unifygeo_ros.evaluation.metrics.summary import Judged
+from unifygeo_ros.evaluation.report.figures import reason_colour
+
+Float = npt.NDArray[np.float64]
+
+IMAGE_PIXELS = 1800  # of the longer side
+MARGIN_M = 25.0
+MAX_ELLIPSES = 1500
+_ERROR_COLOURS = ((1.0, "#2dc937"), (3.0, "#99c140"), (5.0, "#e7b416"), (10.0, "#db7b2b"), (math.inf, "#cc3232"))
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A square-pixelled view of the map. east_m, north_m: its upper left corner. metres_per_pixel: of the image."""
+
+    east_m: float
+    north_m: float
+    width: int
+    height: int
+    metres_per_pixel: float
+
+    @property
+    def mark(self) -> float:
+        """Radius of a dot, pixels: the same on every page, however large the view is."""
+        return self.width / 300
+
+    def pixels(self, points_m: Float) -> Float:
+        """Image coordinates (x, y) of map points (n, 2): float64 (n, 2)."""
+        points = np.asarray(points_m, np.float64).reshape(-1, 2)
+        corner = np.array([self.east_m, self.north_m])
+        return np.asarray((points - corner) * [1, -1] / self.metres_per_pixel)
+
+
+@dataclass(frozen=True)
+class DriveMap:
+    """jpeg: base64. layers: (name, SVG drawings) from the bottom up. scale_bar_m, scale_bar_px: a round length."""
+
+    extent: Extent
+    jpeg: str
+    layers: tuple[tuple[str, str], ...]
+    scale_bar_m: float
+    scale_bar_px: float
+
+
+def draw_map(drive: Drive, judged: Judged, index: TileIndex) -> DriveMap | None:
+    """None where there is no position to show."""
+    points = np.concatenate([drive.truth_m[drive.known], drive.fix_m[judged.place[~judged.gross]]])
+    if not len(points):
+        points = drive.fix_m[drive.fixed]
+    if not len(points):
+        return None
+    extent = _extent(points, index)
+    bar = 10 ** math.floor(math.log10(extent.width * extent.metres_per_pixel / 4))
+    bar *= max(step for step in (1, 2, 5) if step * bar <= extent.width * extent.metres_per_pixel / 4)
+    jpeg = cv2.imencode(".jpg", _mosaic(extent, index)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+    return DriveMap(
+        extent,
+        base64.b64encode(jpeg.tobytes()).decode(),
+        (
+            ("truth", _path(drive, extent)),
+            ("ellipses", "".join(_ellipses(drive, judged, extent))),
+            ("rejections", "".join(_rejections(drive, extent))),
+            ("fixes", "".join(_fixes(drive, judged, extent))),
+        ),
+        float(bar),
+        bar / extent.metres_per_pixel,
+    )
+
+
+def error_legend() -> tuple[tuple[str, str], ...]:
+    """(text, colour) of the fixes by error."""
+    bounds = [0.0, *(limit for limit, _ in _ERROR_COLOURS)]
+    names = [
+        f"{low:g}–{high:g} m" if math.isfinite(high) else f"over {low:g} m" for low, high in itertools.pairwise(bounds)
+    ]
+    return tuple((name, colour) for name, (_, colour) in zip(names, _ERROR_COLOURS, strict=True))
+
+
+def _extent(points_m: Float, index: TileIndex) -> Extent:
+    low, high = points_m.min(axis=0) - MARGIN_M, points_m.max(axis=0) + MARGIN_M
+    # At least a tile in each direction, so that a short drive shows where it is.
+    middle, size = (low + high) / 2, np.maximum(high - low, index.manifest.side_m)
+    # Between 3:2 and 5:2, which fills the page's width without filling more than its height.
+    size[0] = max(size[0], 1.5 * size[1])
+    size[1] = max(size[1], size[0] / 2.5)
+    scale = max(float(size.max()) / IMAGE_PIXELS, index.metres_per_pixel / 2)
+    width, height = (max(1, round(side / scale)) for side in size)
+    return Extent(float(middle[0] - size[0] / 2), float(middle[1] + size[1] / 2), width, height, scale)
+
+
+def _mosaic(extent: Extent, index: TileIndex) -> UInt8:
+    """uint8 (H, W, 3) RGB of the tiles inside; grey where there is none."""
+    canvas = np.full((extent.height, extent.width, 3), 205, np.uint8)
+    centre = np.array(
+        [
+            extent.east_m + extent.width * extent.metres_per_pixel / 2,
+            extent.north_m - extent.height * extent.metres_per_pixel / 2,
+        ]
+    )
+    reach = (np.array([extent.width, extent.height]) * extent.metres_per_pixel / 2) ** 2
+    # The ellipse through the corners of the view: √2 of the half extents.
+    tiles = index.tiles_within(Gate(Prior(float(centre[0]), float(centre[1]), np.diag(reach)), math.sqrt(2)))
+    half = np.array([-1.0, 1.0]) * index.manifest.side_m / 2
+    painted = np.zeros(canvas.shape[:2], np.bool_)
+    for tile in tiles.tolist():
+        corners = extent.pixels(np.stack([index.centres_m[tile] + half, index.centres_m[tile] - half]))
+        (left, top), (right, bottom) = np.round(corners).astype(int).tolist()
+        inside = np.s_[
+            max(top, 0) : max(min(bottom, extent.height), 0), max(left, 0) : max(min(right, extent.width), 0)
+        ]
+        # Tiles overlap: most need not be read.
+        if painted[inside].all():
+            continue
+        size = (right - left, bottom - top)
+        method = cv2.INTER_AREA if size[0] < index.tile_size else cv2.INTER_LINEAR
+        pixels = cv2.resize(index.tile_pixels(tile), size, interpolation=method)
+        canvas[inside] = pixels[
+            inside[0].start - top : inside[0].stop - top, inside[1].start - left : inside[1].stop - left
+        ]
+        painted[inside] = True
+    return canvas
+
+
+def _path(drive: Drive, extent: Extent) -> str:
+    """The true path, broken in the gaps."""
+    places = np.flatnonzero(drive.known)
+    if not len(places):
+        return ""
+    runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    data = ""
+    for run in runs:
+        points = extent.pixels(drive.truth_m[run])
+        data += "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    return f'<path class="casing" d="{data}"/><path class="line" d="{data}"/>'
+
+
+def _ellipses(drive: Drive, judged: Judged, extent: Extent) -> Iterator[str]:
+    """95% ellipses of the fixes: of all false ones, and of the others at most MAX_ELLIPSES."""
+    false = set(judged.place[judged.false].tolist())
+    fixes = np.flatnonzero(drive.fixed)
+    step = max(1, math.ceil(len(fixes) / MAX_ELLIPSES))
+    scale = math.sqrt(metrics.chi2_quantile(0.95)) / extent.metres_per_pixel
+    for count, place in enumerate(fixes.tolist()):
+        if count % step and place not in false:
+            continue
+        values, vectors = np.linalg.eigh(drive.covariance_m2[place])
+        x, y = extent.pixels(drive.fix_m[place])[0]
+        # An image's y points down, so the angle turns over.
+        angle = -math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
+        kind = "false" if place in false else "true"
+        yield (
+            f'<ellipse class="{kind}" cx="{x:.1f}" cy="{y:.1f}" '
+            f'rx="{scale * math.sqrt(values[1]):.1f}" ry="{scale * math.sqrt(values[0]):.1f}" '
+            f'transform="rotate({angle:.1f} {x:.1f} {y:.1f})"/>'
+        )
+
+
+def _rejections(drive: Drive, extent: Extent) -> Iterator[str]:
+    """A mark at the true place of each image without a fix, coloured by its reason."""
+    for place in np.flatnonzero(drive.known & ~drive.fixed).tolist():
+        x, y = extent.pixels(drive.truth_m[place])[0]
+        reason = drive.outcomes[place]
+        title = f"<title>image {place}, {drive.time_s[place]:.1f} s: {reason.replace('_', ' ')}</title>"
+        colour = reason_colour(reason)
+        half = 0.65 * extent.mark
+        yield (
+            f'<rect x="{x - half:.1f}" y="{y - half:.1f}" width="{2 * half:.1f}" height="{2 * half:.1f}" '
+            f'fill="{colour}">{title}</rect>'
+        )
+
+
+def _fixes(drive: Drive, judged: Judged, extent: Extent) -> Iterator[str]:
+    """A dot at each fix, coloured by its error, and a line to the truth."""
+    order = np.argsort(judged.errors_m, kind="stable")  # the worst on top
+    for entry in order.tolist():
+        place, error = int(judged.place[entry]), float(judged.errors_m[entry])
+        x, y = extent.pixels(drive.fix_m[place])[0]
+        true_x, true_y = extent.pixels(drive.truth_m[place])[0]
+        colour = next(colour for limit, colour in _ERROR_COLOURS if error <= limit)
+        kind = "false" if judged.false[entry] else "true"
+        sigma = judged.sigma_major_m[entry]
+        note = ", false fix" if judged.false[entry] else ""
+        title = f"<title>image {place}, {drive.time_s[place]:.1f} s: {error:.2f} m off, σ {sigma:.2f} m{note}</title>"
+        yield (
+            f'<path class="error {kind}" d="M{x:.1f} {y:.1f}L{true_x:.1f} {true_y:.1f}"/>'
+            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{extent.mark:.2f}" fill="{colour}">'
+            f"{title}</circle>"
+        )
+    unknown = np.flatnonzero(drive.fixed & ~drive.known)
+    for place in unknown.tolist():
+        x, y = extent.pixels(drive.fix_m[place])[0]
+        title = f"<title>image {place}, {drive.time_s[place]:.1f} s: no ground truth</title>"
+        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{extent.mark:.2f}" fill="#8a8f98">{title}</circle>'

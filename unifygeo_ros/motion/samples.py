@@ -1,0 +1,300 @@
+"""What a vehicle knows of its motion without the camera: samples, their checks, interpolation at an image's stamp."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.core.geodesy import wrap_angle
+
+Float64 = npt.NDArray[np.float64]
+
+NS_PER_S = 1_000_000_000
+
+MAP_FRAME = "map"
+ODOM_FRAME = "odom"
+
+
+@dataclass(frozen=True)
+class OdometrySample:
+    """Pose and velocity of base_link at one time. frame gives the sample one of two roles:
+
+    * ``"map"``: the pose is absolute (east, north; REP-103 yaw), as from an EKF in the map frame. It can serve as prior
+      and as heading. It is never used as motion between images: such a filter jumps when it takes in a fix.
+    * ``"odom"``: the pose is continuous but drifts and starts anywhere (wheel or visual odometry, the odom EKF). Only
+      the motion between two stamps is used.
+
+    stamp_ns: time of the pose. x_m, y_m: metres, axes of the frame. yaw_rad: counter-clockwise from the frame's x axis.
+    forward_m_s, left_m_s, yaw_rate_rad_s: velocity in base_link. covariance: float64 (3, 3) of x (m), y (m), yaw (rad)
+    in the frame, zeros where the source brings none.
+    """
+
+    stamp_ns: int
+    frame: str
+    x_m: float
+    y_m: float
+    yaw_rad: float
+    forward_m_s: float = 0.0
+    left_m_s: float = 0.0
+    yaw_rate_rad_s: float = 0.0
+    covariance: Float64 = dataclasses.field(default_factory=lambda: np.zeros((3, 3)))
+
+    def fault(self) -> str | None:
+        """Why the sample must not be used, in a few words that stay the same from sample to sample, or None."""
+        if self.frame not in (MAP_FRAME, ODOM_FRAME):
+            return "unknown frame"
+        values = (self.x_m, self.y_m, self.yaw_rad, self.forward_m_s, self.left_m_s, self.yaw_rate_rad_s)
+        if not all(map(math.isfinite, values)):
+            return "not finite"
+        return _covariance_fault(self.covariance, 3)
+
+    def between(self, later: OdometrySample, stamp_ns: int) -> OdometrySample:
+        """The sample at a stamp between this one and a later one: linear, yaw along the shorter arc, and the larger of
+        the covariances."""
+        share = (stamp_ns - self.stamp_ns) / (later.stamp_ns - self.stamp_ns)
+        wider = self if np.trace(self.covariance) >= np.trace(later.covariance) else later
+        return OdometrySample(
+            stamp_ns,
+            self.frame,
+            _mix(self.x_m, later.x_m, share),
+            _mix(self.y_m, later.y_m, share),
+            _turn(self.yaw_rad, later.yaw_rad, share),
+            _mix(self.forward_m_s, later.forward_m_s, share),
+            _mix(self.left_m_s, later.left_m_s, share),
+            _mix(self.yaw_rate_rad_s, later.yaw_rate_rad_s, share),
+            wider.covariance,
+        )
+
+    def continued(self, stamp_ns: int) -> OdometrySample:
+        """The sample at a later stamp if the velocity stays as it is, to first order in the turn."""
+        time_s = (stamp_ns - self.stamp_ns) / NS_PER_S
+        middle = self.yaw_rad + 0.5 * self.yaw_rate_rad_s * time_s
+        cos, sin = math.cos(middle), math.sin(middle)
+        return dataclasses.replace(
+            self,
+            stamp_ns=stamp_ns,
+            x_m=self.x_m + (cos * self.forward_m_s - sin * self.left_m_s) * time_s,
+            y_m=self.y_m + (sin * self.forward_m_s + cos * self.left_m_s) * time_s,
+            yaw_rad=wrap_angle(self.yaw_rad + self.yaw_rate_rad_s * time_s),
+        )
+
+
+@dataclass(frozen=True)
+class ImuSample:
+    """Orientation of base_link from an IMU whose axes are base_link's.
+
+    roll_rad, pitch_rad: about base_link's x and y (REP-103). yaw_rad: REP-103, as absolute as the IMU is; the session's
+    imu_yaw_offset_rad is added to it. yaw_variance_rad2: 0 where the source brings none. All three angles NaN where
+    the IMU gives no orientation (a message whose orientation_covariance starts with −1): refused, and counted as such.
+    """
+
+    stamp_ns: int
+    roll_rad: float
+    pitch_rad: float
+    yaw_rad: float
+    yaw_variance_rad2: float = 0.0
+
+    def fault(self) -> str | None:
+        """As `OdometrySample.fault`."""
+        angles = (self.roll_rad, self.pitch_rad, self.yaw_rad)
+        if all(map(math.isnan, angles)):
+            return "no orientation"
+        if not all(map(math.isfinite, angles)):
+            return "not finite"
+        if not (math.isfinite(self.yaw_variance_rad2) and self.yaw_variance_rad2 >= 0):
+            return "bad covariance"
+        return None
+
+    def between(self, later: ImuSample, stamp_ns: int) -> ImuSample:
+        """As `OdometrySample.between`."""
+        share = (stamp_ns - self.stamp_ns) / (later.stamp_ns - self.stamp_ns)
+        return ImuSample(
+            stamp_ns,
+            _turn(self.roll_rad, later.roll_rad, share),
+            _turn(self.pitch_rad, later.pitch_rad, share),
+            _turn(self.yaw_rad, later.yaw_rad, share),
+            max(self.yaw_variance_rad2, later.yaw_variance_rad2),
+        )
+
+    def continued(self, stamp_ns: int) -> ImuSample:
+        """The sample at a later stamp if the orientation stays as it is."""
+        return dataclasses.replace(self, stamp_ns=stamp_ns)
+
+
+@dataclass(frozen=True)
+class InitialPose:
+    """Where an operator says base_link is: map frame, metres, REP-103 yaw.
+
+    stamp_ns: when that holds; 0: from the next image on. covariance: float64 (3, 3) of east (m), north (m), yaw (rad),
+    positive definite.
+    """
+
+    stamp_ns: int
+    east_m: float
+    north_m: float
+    yaw_rad: float
+    covariance: Float64
+
+    def fault(self) -> str | None:
+        """As `OdometrySample.fault`."""
+        if not all(map(math.isfinite, (self.east_m, self.north_m, self.yaw_rad))):
+            return "not finite"
+        fault = _covariance_fault(self.covariance, 3)
+        if fault is None and float(np.linalg.eigvalsh(self.covariance)[0]) <= 0:
+            return "bad covariance"
+        return fault
+
+
+def roll_pitch_yaw(x: float, y: float, z: float, w: float) -> tuple[float, float, float]:
+    """Angles (rad) of a quaternion: R = Rz(yaw) · Ry(pitch) · Rx(roll), the convention of REP-103.
+
+    Any non-zero length is accepted. A zero or non-finite quaternion gives NaNs, which the samples' checks refuse.
+    """
+    norm = math.sqrt(x * x + y * y + z * z + w * w)
+    if not (math.isfinite(norm) and norm > 1e-6):
+        return math.nan, math.nan, math.nan
+    x, y, z, w = x / norm, y / norm, z / norm, w / norm
+    roll = math.atan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
+    pitch = math.asin(max(-1.0, min(1.0, 2 * (w * y - z * x))))
+    yaw = math.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+    return roll, pitch, yaw
+
+
+def _mix(first: float, second: float, share: float) -> float:
+    return first + share * (second - first)
+
+
+def _turn(first_rad: float, second_rad: float, share: float) -> float:
+    return wrap_angle(first_rad + share * wrap_angle(second_rad - first_rad))
+
+
+def _covariance_fault(covariance: Float64, size: int) -> str | None:
+    """Whether a matrix is finite, symmetric and free of negative eigenvalues, each to rounding error."""
+    matrix = np.asarray(covariance, np.float64)
+    if matrix.shape != (size, size) or not np.isfinite(matrix).all():
+        return "bad covariance"
+    slack = 1e-9 * max(1.0, float(np.abs(matrix).max()))
+    if np.abs(matrix - matrix.T).max() > slack or np.linalg.eigvalsh(matrix)[0] < -slack:
+        return "bad covariance"
+    return None
+
+
+@dataclass(frozen=True)
+class BufferLimits:
+    """How far a buffer reaches. All in nanoseconds.
+
+    age: samples older than this before the newest are dropped. gap: two samples further apart are not interpolated
+    between. extrapolation: how far beyond the newest sample its velocity is followed. time_jump: a stamp that lies
+    further back than this starts the buffer anew (the clock or the driver was restarted).
+    """
+
+    age: int
+    gap: int
+    extrapolation: int
+    time_jump: int
+
+
+SampleT = TypeVar("SampleT", OdometrySample, ImuSample)
+
+
+class MotionBuffer(Generic[SampleT]):
+    """The newest samples of one source in order of their stamps. Not safe for use from two threads at once."""
+
+    def __init__(self, limits: BufferLimits) -> None:
+        self.limits = limits
+        self._samples: list[SampleT] = []
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def newest(self) -> SampleT | None:
+        return self._samples[-1] if self._samples else None
+
+    def add(self, sample: SampleT) -> str | None:
+        """Take in a sample. Returns why it was refused, or None."""
+        fault = sample.fault()
+        if fault is not None:
+            return fault
+        if sample.stamp_ns <= 0:
+            return "no stamp"
+        newest = self.newest
+        if newest is not None and sample.stamp_ns <= newest.stamp_ns:
+            if newest.stamp_ns - sample.stamp_ns <= self.limits.time_jump:
+                return "not newer than the one before"
+            self._samples.clear()
+        self._samples.append(sample)
+        self._drop_before(sample.stamp_ns - self.limits.age)
+        return None
+
+    def clear(self) -> None:
+        self._samples.clear()
+
+    def drop_after(self, stamp_ns: int) -> None:
+        """Forget the samples newer than a stamp: what a clock that was set back leaves behind."""
+        del self._samples[bisect.bisect_right(self._samples, stamp_ns, key=lambda s: s.stamp_ns) :]
+
+    def at(self, stamp_ns: int) -> SampleT | None:
+        """The sample at a stamp: interpolated between its neighbours, or the newest one continued. None where a limit
+        is exceeded, never a guess."""
+        after = bisect.bisect_left(self._samples, stamp_ns, key=lambda s: s.stamp_ns)
+        if after < len(self._samples) and self._samples[after].stamp_ns == stamp_ns:
+            return self._samples[after]
+        if after == 0:
+            return None
+        earlier = self._samples[after - 1]
+        if after == len(self._samples):
+            if stamp_ns - earlier.stamp_ns > self.limits.extrapolation:
+                return None
+            return earlier.continued(stamp_ns)
+        later = self._samples[after]
+        if later.stamp_ns - earlier.stamp_ns > self.limits.gap:
+            return None
+        return earlier.between(later, stamp_ns)
+
+    def span(self, first_ns: int, last_ns: int) -> list[SampleT]:
+        """The motion from one stamp to another: interpolated ends and every sample between; empty across a gap."""
+        first, last = self.at(first_ns), self.at(last_ns)
+        if first is None or last is None or last_ns < first_ns:
+            return []
+        begin = bisect.bisect_right(self._samples, first_ns, key=lambda s: s.stamp_ns)
+        end = bisect.bisect_left(self._samples, last_ns, key=lambda s: s.stamp_ns)
+        samples: list[SampleT] = [first]
+        samples += self._samples[begin:end]
+        samples.append(last)
+        if any(b.stamp_ns - a.stamp_ns > self.limits.gap for a, b in itertools.pairwise(samples)):
+            return []
+        return samples
+
+    def runs(self, first_ns: int, last_ns: int) -> list[list[SampleT]]:
+        """All that is known of the motion from one stamp to another: as `span`, but one list for each stretch between
+        gaps, none longer than what was measured."""
+        samples: list[SampleT] = []
+        first, last = self.at(first_ns), self.at(last_ns)
+        if first is not None:
+            samples.append(first)
+        begin = bisect.bisect_right(self._samples, first_ns, key=lambda s: s.stamp_ns)
+        end = bisect.bisect_left(self._samples, last_ns, key=lambda s: s.stamp_ns)
+        samples += self._samples[begin:end]
+        if last is not None:
+            samples.append(last)
+        runs: list[list[SampleT]] = []
+        for sample in samples:
+            if runs and sample.stamp_ns - runs[-1][-1].stamp_ns <= self.limits.gap:
+                runs[-1].append(sample)
+            else:
+                runs.append([sample])
+        return runs
+
+    def _drop_before(self, stamp_ns: int) -> None:
+        first = bisect.bisect_left(self._samples, stamp_ns, key=lambda s: s.stamp_ns)
+        # Dropping in blocks keeps the cost of a sample constant; memory stays within twice the age.
+        if first > 64 and 2 * first > len(self._samples):
+            del self._samples[:first]

@@ -1,0 +1,1 @@
+"""The node's parameters: settings, files, tables. No ROS is imported."""

@@ -1,0 +1,106 @@
+"""Records → messages, and the guard that nothing passes but finite numbers and positive definite covariances.
+
+No thresholds on quality here: whether a fix is good enough was decided before.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+from typing import Sequence
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Pose, PoseArray, PoseWithCovarianceStamped, Quaternion
+from nav_msgs.msg import OccupancyGrid
+from sensor_msgs.msg import CompressedImage, NavSatFix, NavSatStatus
+from std_msgs.msg import Header
+
+from unifygeo_ros.conversions.message_values import navsatfix_covariance, pose_covariance, quaternion_of_yaw
+from unifygeo_ros.core.records import Fix, Hypothesis, TileDistribution, UInt8
+
+
+class PublicationError(Exception):
+    """A fix that must not leave the node. The message says why."""
+
+
+def time_message(stamp_ns: int) -> Time:
+    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+    return Time(sec=seconds, nanosec=nanoseconds)
+
+
+def check_fix(fix: Fix, last_stamp_ns: int | None) -> None:
+    """Last look at a fix before it is published. last_stamp_ns: of the fix before.
+
+    Raises PublicationError unless everything is finite, the covariance is symmetric and positive definite, and time
+    went on: robot_localization takes a NaN into its state and never recovers.
+    """
+    numbers = (fix.east_m, fix.north_m, fix.latitude_deg, fix.longitude_deg, fix.yaw_rad)
+    if not all(map(math.isfinite, numbers)):
+        raise PublicationError(f"position {numbers[:4]} or yaw {fix.yaw_rad} is not finite")
+    if last_stamp_ns is not None and fix.stamp_ns <= last_stamp_ns:
+        raise PublicationError(f"stamp {fix.stamp_ns} ns is not after the last fix's {last_stamp_ns} ns")
+    covariance = pose_covariance(fix.covariance_m2, fix.yaw_variance_rad2).reshape(6, 6)
+    if not np.isfinite(covariance).all():
+        raise PublicationError(f"covariance {fix.covariance_m2.tolist()}, {fix.yaw_variance_rad2} is not finite")
+    if not np.array_equal(covariance, covariance.T):
+        raise PublicationError(f"covariance {fix.covariance_m2.tolist()} is not symmetric")
+    smallest = float(np.linalg.eigvalsh(covariance)[0])
+    if not smallest > 0:
+        raise PublicationError(f"covariance has the eigenvalue {smallest:g}, all must be above 0")
+
+
+def pose_message(fix: Fix, map_frame: str) -> PoseWithCovarianceStamped:
+    """The fix as the pose of base_link in the map frame, z = 0."""
+    message = PoseWithCovarianceStamped(header=Header(stamp=time_message(fix.stamp_ns), frame_id=map_frame))
+    message.pose.pose = _pose(fix.east_m, fix.north_m, fix.yaw_rad)
+    message.pose.covariance = pose_covariance(fix.covariance_m2, fix.yaw_variance_rad2)
+    return message
+
+
+def navsat_message(fix: Fix, base_frame: str, datum_height_m: float) -> NavSatFix:
+    """The fix as WGS84. Its altitude is the datum's: navsat_transform ignores a message whose altitude is NaN."""
+    message = NavSatFix(header=Header(stamp=time_message(fix.stamp_ns), frame_id=base_frame))
+    message.status.status = NavSatStatus.STATUS_FIX
+    message.status.service = 0  # no satellites were involved
+    message.latitude, message.longitude, message.altitude = fix.latitude_deg, fix.longitude_deg, datum_height_m
+    message.position_covariance = navsatfix_covariance(fix.covariance_m2)
+    message.position_covariance_type = NavSatFix.COVARIANCE_TYPE_KNOWN
+    return message
+
+
+def hypotheses_message(hypotheses: Sequence[Hypothesis], stamp_ns: int, yaw_rad: float, map_frame: str) -> PoseArray:
+    """Where the camera may have been, the most likely first. yaw_rad: of base_link, 0 where it is not known."""
+    message = PoseArray(header=Header(stamp=time_message(stamp_ns), frame_id=map_frame))
+    message.poses = [_pose(place.east_m, place.north_m, yaw_rad) for place in hypotheses]
+    return message
+
+
+def heatmap_message(distribution: TileDistribution, stamp_ns: int, map_frame: str) -> OccupancyGrid:
+    """The belief in the camera's position over the winning tile, 100 at its most probable cell."""
+    size = len(distribution.probability)
+    side_m = size * distribution.metres_per_pixel
+    message = OccupancyGrid(header=Header(stamp=time_message(stamp_ns), frame_id=map_frame))
+    message.info.map_load_time = message.header.stamp
+    message.info.resolution = distribution.metres_per_pixel
+    message.info.width = message.info.height = size
+    message.info.origin = _pose(distribution.centre_east_m - side_m / 2, distribution.centre_north_m - side_m / 2, 0.0)
+    share = distribution.probability / max(float(distribution.probability.max()), np.finfo(np.float32).tiny)
+    # Row 0 of an image is north, row 0 of a grid is its origin, the south-west corner.
+    message.data = array.array("b", np.rint(100 * share[::-1]).astype(np.int8).tobytes())
+    return message
+
+
+def jpeg_message(pixels: UInt8, stamp_ns: int, frame_id: str) -> CompressedImage:
+    """pixels: uint8 (H, W, 3) RGB."""
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
+    header = Header(stamp=time_message(stamp_ns), frame_id=frame_id)
+    return CompressedImage(header=header, format="jpeg", data=array.array("B", encoded.tobytes()))
+
+
+def _pose(east_m: float, north_m: float, yaw_rad: float) -> Pose:
+    x, y, z, w = quaternion_of_yaw(yaw_rad)
+    pose = Pose(orientation=Quaternion(x=x, y=y, z=z, w=w))
+    pose.position.x, pose.position.y = east_m, north_m
+    return pose

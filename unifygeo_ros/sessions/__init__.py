@@ -1,0 +1,1 @@
+"""Images and sensor samples of one drive to fixes."""
