@@ -11,8 +11,8 @@ from scipy import special
 from unifygeo_ros.core.arrays import Float64
 
 RELATIVE_TOLERANCE = 1e-6
-"""How far from symmetric, or below zero in its smallest eigenvalue, a matrix may be by rounding alone, as a share of its
-largest entry. Programs that compute in float32 leave asymmetries of 1e-7."""
+"""How far from symmetric, or below zero in its smallest eigenvalue, a matrix may be by rounding alone, as a share of
+its largest entry. Programs that compute in float32 leave asymmetries of 1e-7."""
 
 
 def covariance_problem(covariance: npt.ArrayLike, size: int, *, definite: bool = True) -> str | None:
