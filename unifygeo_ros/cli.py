@@ -13,6 +13,7 @@ from typing import Sequence
 
 import unifygeo_ros
 from unifygeo_ros.core.errors import UnifyGeoError
+from unifygeo_ros.core.options import CommandParser
 
 COMMAND_MODULES: tuple[str, ...] = (
     "unifygeo_ros.aerial.command",
@@ -26,7 +27,7 @@ COMMAND_MODULES: tuple[str, ...] = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="unifygeo", description=unifygeo_ros.__doc__)
+    parser = CommandParser(prog="unifygeo", description=unifygeo_ros.__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {unifygeo_ros.__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what is done and which choices are made")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unifygeo_ros.aerial.settings import BuildSettings
+from unifygeo_ros.core.options import checked, numbers
 
 if TYPE_CHECKING:
     from unifygeo_ros.aerial.index import TileIndex
@@ -33,7 +34,10 @@ def add_command(subparsers: Any) -> None:
     build.add_argument("--model", required=True, type=Path, help="folder of the model bundle")
     build.add_argument("--output", required=True, type=Path, help="folder of the index, made by this command")
     build.add_argument(
-        "--datum", type=_datum, metavar="LAT,LON[,HEIGHT]", help="origin of the map frame (middle of the imagery)"
+        "--datum",
+        type=checked(_datum),
+        metavar="LAT,LON[,HEIGHT]",
+        help="origin of the map frame (middle of the imagery)",
     )
     build.add_argument(
         "--stride",
@@ -159,25 +163,17 @@ def _rows(index: TileIndex) -> dict[str, str]:
 def _datum(text: str) -> Datum:
     from unifygeo_ros.core.geodesy import Datum
 
-    values = _numbers(text, (2, 3), "LAT,LON or LAT,LON,HEIGHT in degrees and metres")
-    return Datum(*values)
+    return Datum(*numbers(text, (2, 3), "LAT,LON or LAT,LON,HEIGHT in degrees and metres"))
 
 
 def _bands(text: str) -> tuple[int, int, int]:
-    red, green, blue = _numbers(text, (3,), "three band numbers R,G,B")
+    wanted = "three band numbers R,G,B"
+    red, green, blue = numbers(text, (3,), wanted)
+    if not all(value.is_integer() for value in (red, green, blue)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
     return int(red), int(green), int(blue)
 
 
 def _scale(text: str) -> tuple[float, float]:
-    low, high = _numbers(text, (2,), "two values LOW,HIGH")
+    low, high = numbers(text, (2,), "two values LOW,HIGH")
     return low, high
-
-
-def _numbers(text: str, counts: tuple[int, ...], wanted: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in counts:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-    return values
