@@ -10,10 +10,27 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+import rclpy
+from builtin_interfaces.msg import Time
 from bundles import random_bundle
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from ros_drive import END_TIMEOUT_S, FACING_NORTH, Vehicle, domain_id, end_node, make_region, stamp_of, start_node
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from ros_drive import (
+    END_TIMEOUT_S,
+    FACING_NORTH,
+    Vehicle,
+    domain_id,
+    end_node,
+    make_region,
+    stamp_of,
+    start_node,
+    values,
+)
+from rosgraph_msgs.msg import Clock
+
+from unifygeo_ros.ros.node import LocalizerNode
 
 PLACE = (-20.0, 11.0)
 
@@ -109,6 +126,78 @@ def test_all_transitions_twice_and_impossible_ones(start, region):
     shutdown = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_UNCONFIGURED_SHUTDOWN))
     assert vehicle.call(ChangeState, "~/change_state", shutdown).success
     assert vehicle.state() == "finalized"
+
+
+def test_fifty_cleanups_and_then_a_clock_that_goes_back(start, region):
+    """rcl's clock keeps a bare pointer to each jump callback; one that outlives its handle is a crash."""
+    node, vehicle = start({"use_sim_time": True})
+    for cycle in range(50):
+        assert vehicle.change_state("configure"), f"cycle {cycle}: {node.output()}"
+        assert vehicle.change_state("cleanup")
+    clock = vehicle.publisher("/clock")
+    vehicle.wait_for(clock.get_subscription_count, "clock subscription")
+    for second in (100, 101, 50, 51, 10):
+        clock.publish(Clock(clock=Time(sec=second)))
+        vehicle.spin(0.2)
+    assert vehicle.change_state("configure")
+    for second in (100, 50):
+        clock.publish(Clock(clock=Time(sec=second)))
+        vehicle.spin(0.2)
+    status = vehicle.wait_for_status("node", lambda s: values(s)["clock_jumps"] != "0", "clock jump")
+    assert status.message == "inactive"
+    assert node.running
+
+
+@pytest.fixture
+def local_node(region, monkeypatch):
+    """The node in this process, for faults that no message can cause."""
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain_id())
+    overrides = [Parameter(name, value=value) for name, value in region.parameters.items()]
+    node = LocalizerNode(context=context, parameter_overrides=overrides)
+    yield node
+    node.close()
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def broken(*_args, **_keywords):
+    raise RuntimeError("thrown by the test")
+
+
+@pytest.mark.parametrize(
+    ("transition", "what", "state", "problem"),
+    [
+        ("configure", "_load_in_thread", "unconfigured", "configure failed with RuntimeError: thrown by the test"),
+        ("activate", "_subscribe", "inactive", "activate failed with RuntimeError: thrown by the test"),
+        ("deactivate", "_stop", "unconfigured", "deactivate failed with RuntimeError: thrown by the test"),
+        ("cleanup", "_unload", "unconfigured", "cleanup failed with RuntimeError: thrown by the test"),
+    ],
+)
+def test_an_exception_in_a_transition_is_reported_and_the_node_goes_on(
+    local_node, monkeypatch, transition, what, state, problem
+):
+    """rclpy swallows it: the state in the diagnostics must be the node's all the same, and the next try succeeds."""
+    before = {"configure": [], "activate": ["configure"], "cleanup": ["configure"]}
+    for earlier in before.get(transition, ["configure", "activate"]):
+        assert getattr(local_node, f"trigger_{earlier}")() == TransitionCallbackReturn.SUCCESS
+    thrown = []
+
+    def once(*arguments, **keywords):
+        monkeypatch.undo()
+        thrown.append(True)
+        broken()
+
+    monkeypatch.setattr(local_node, what, once)
+    assert getattr(local_node, f"trigger_{transition}")() != TransitionCallbackReturn.SUCCESS
+    assert thrown
+    assert local_node._state_machine.current_state[1] == state  # rclpy has no other way without a service call
+    (status,) = (s for s in local_node.report() if s.name.endswith(": node"))
+    assert (values(status)["state"], status.message, status.level) == (state, problem, b"\x02")
+    if state == "unconfigured":
+        assert local_node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert local_node.trigger_activate() == TransitionCallbackReturn.SUCCESS
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,17 @@ single-threaded one 7%.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 import traceback
 from typing import Any, Callable
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from nav_msgs.msg import OccupancyGrid, Odometry
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.clock import Clock, ClockType, JumpHandle, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -64,22 +65,47 @@ class _Stopped(Exception):
     """The process was told to stop while a model was loading."""
 
 
+Transition = Callable[["LocalizerNode", LifecycleState], TransitionCallbackReturn]
+
+
+def _reported(result: TransitionCallbackReturn) -> Callable[[Transition], Transition]:
+    """Decorate a transition callback: an exception is logged, shown in the diagnostics, and ends it with `result`.
+
+    rclpy catches what a callback raises without a word in the log.
+    """
+
+    def decorate(callback: Transition) -> Transition:
+        @functools.wraps(callback)
+        def guarded(node: LocalizerNode, state: LifecycleState) -> TransitionCallbackReturn:
+            try:
+                return callback(node, state)
+            except Exception as error:
+                node.transition_failed(callback.__name__.removeprefix("on_"), error)
+                return result
+
+        return guarded
+
+    return decorate
+
+
 class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no types
     """See docs/node.md for topics, services and parameters."""
 
-    def __init__(self) -> None:
-        """Raises ConfigurationError for a parameter override that cannot be used."""
-        super().__init__(NODE_NAME)
+    def __init__(self, **options: Any) -> None:
+        """options: of rclpy's LifecycleNode. Raises ConfigurationError for a parameter override that cannot be used."""
+        super().__init__(NODE_NAME, **options)
         declare_parameters(self)
         self._settings = read_settings(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._health = Health()
         self._loaded: Loaded | None = None
         self._worker: Worker | None = None
+        self._jump_handle: JumpHandle | None = None
         self._inputs: list[Subscription] = []
         self._enabled = False
         self._triggered = False
         self._next_heatmap_s = self._next_debug_image_s = 0.0
+        self._failure: str | None = None  # why the last transition failed, for on_error
         self.stuck = False  # whether a thread of this node's was given up while a library call held it
 
         self._fix_publisher = self.create_lifecycle_publisher(PoseWithCovarianceStamped, "~/fix", 10)
@@ -99,6 +125,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
 
     # -- lifecycle --------------------------------------------------------------------------------------------------
 
+    @_reported(TransitionCallbackReturn.FAILURE)
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and check everything; on FAILURE the reason is in the log and the diagnostics."""
         try:
@@ -120,6 +147,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         self._jump_handle = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
         return TransitionCallbackReturn.SUCCESS
 
+    @_reported(TransitionCallbackReturn.FAILURE)
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen and localize."""
         assert self._loaded is not None
@@ -130,32 +158,53 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         self._health.state("active")
         return result
 
+    @_reported(TransitionCallbackReturn.ERROR)
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop listening; what is loaded stays loaded, and the drive is forgotten."""
         if not self._stop():
-            self.get_logger().error(f"The image in work did not end within {STOP_TIMEOUT_S:g} s; giving the engines up")
+            self._failure = f"the image in work did not end within {STOP_TIMEOUT_S:g} s; its engines were given up"
+            self.get_logger().error(f"Deactivation failed: {self._failure}")
             return TransitionCallbackReturn.ERROR
         assert self._loaded is not None
         self._loaded.session.reset()
         self._health.state("inactive")
         return super().on_deactivate(state)
 
+    @_reported(TransitionCallbackReturn.ERROR)
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything."""
         self._unload()
         self._health.state("unconfigured", model={})
         return TransitionCallbackReturn.SUCCESS
 
+    @_reported(TransitionCallbackReturn.ERROR)
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._unload()
         self._health.state("finalized", model={})
         return TransitionCallbackReturn.SUCCESS
 
+    @_reported(TransitionCallbackReturn.FAILURE)
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """A transition raised an error: back to unconfigured, with nothing loaded."""
         self._unload()
-        self._health.state("unconfigured", "a lifecycle transition failed; see the log", model={})
+        self._health.state("unconfigured", self._failure, model={})
+        self._publish_diagnostics()
         return TransitionCallbackReturn.SUCCESS
+
+    def transition_failed(self, transition: str, error: Exception) -> None:
+        """Log what a transition callback raised and take back what it had begun."""
+        self.get_logger().error(f"{transition} failed: {''.join(traceback.format_exception(error))}")
+        problem = self._failure = f"{transition} failed with {type(error).__name__}: {error}"
+        if transition == "configure":
+            self._unload()
+            self._health.state("unconfigured", problem, model={})
+        elif transition == "activate":
+            self._stop()
+            super().on_deactivate(None)  # silences the publishers
+            self._health.state("inactive", problem)
+        else:
+            self._health.state("unconfigured" if transition != "error" else "finalized", problem, model={})
+        self._publish_diagnostics()
 
     def autostart(self) -> None:
         """Configure and activate, if the parameter of that name says so."""
@@ -230,8 +279,11 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         return True
 
     def _unload(self) -> None:
+        if self._jump_handle is not None:
+            # The clock keeps a bare pointer to the handle: freed without this, it is called at the next jump.
+            self._jump_handle.unregister()
+            self._jump_handle = None
         self._stop()
-        self._jump_handle = None
         if self._loaded is not None:
             self._loaded.close()
         self._loaded = None
@@ -411,10 +463,13 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             pixels = draw_debug_image(image, result, observation, self._loaded.index)
             self._debug_publisher.publish(jpeg_message(pixels, result.stamp_ns, node.base_frame))
 
-    def _publish_diagnostics(self) -> None:
-        message = DiagnosticArray()
-        message.header.stamp = self.get_clock().now().to_msg()
-        message.status = self._health.report(
+    def report(self) -> list[DiagnosticStatus]:
+        """The diagnostics since the last report."""
+        return self._health.report(
             self.get_name(), enabled=self._enabled, image_timeout_s=self._settings.node.image_timeout_s
         )
+
+    def _publish_diagnostics(self) -> None:
+        message = DiagnosticArray(status=self.report())
+        message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics_publisher.publish(message)
