@@ -35,6 +35,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 # Each prints its numbers beside their limits (docs/benchmarks.md) on a machine that does nothing else; all of them run, and the
 # last line says which missed one. sequence_table.py, which needs drives, is docs/sequences.md's; ekf_drive.py, which needs
