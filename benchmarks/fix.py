@@ -30,7 +30,7 @@ from rasterio.transform import from_origin
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
-from unifygeo_ros.core.records import CameraImage, Heading
+from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Query
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_ros.inference.interface import PYRAMID, F
 from unifygeo_ros.inference.onnxruntime_engine import session_options
@@ -90,7 +90,7 @@ def compare(model: UnifyGeo, bundle: ModelBundle, folder: Path, rounds: int) -> 
     imagery = random_imagery(folder / "imagery.tif", 2.1 * spec.side_m, spec.metres_per_pixel)
     rng = np.random.default_rng(1)
     images = [CameraImage(rng.integers(0, 256, (1024, 2048, 3), dtype=np.uint8), n) for n in range(IMAGES)]
-    north = Heading(np.pi / 2, 1e-4, "benchmark")
+    north = Heading(np.pi / 2, 1e-4, HeadingSource.CONSTANT)
     with open_engines(bundle, backend="onnx_cpu", precision="fp32") as engines:
         build_index([imagery], bundle, engines, folder / "index")
         index = open_index(folder / "index", bundle=bundle)
@@ -100,7 +100,7 @@ def compare(model: UnifyGeo, bundle: ModelBundle, folder: Path, rounds: int) -> 
         def fix(heading: Heading | None, name: str) -> None:
             """One image after the other; the tiles they win are in the cache after the first."""
             image = images[len(timings.get(f"{name} total", ())) % IMAGES]
-            for stage, value in localizer.locate(image, None, heading).timings_ms.items():
+            for stage, value in localizer.locate(image, Query(heading=heading)).timings_ms.items():
                 timings.setdefault(f"{name} {stage}", []).append(value)
 
         sessions = {

@@ -31,7 +31,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any, Callable, Collection, Hashable, Iterable, Mapping
 
 import numpy as np
 
@@ -39,7 +39,7 @@ from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odometry_sample
 from unifygeo_ros.core.geodesy import wrap_angle
-from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection
+from unifygeo_ros.core.records import CameraImage, Fix, Matches, Observation, Query, Rejection
 from unifygeo_ros.evaluation.metrics.definitions import Share, anees_bounds
 from unifygeo_ros.evaluation.metrics.drive import gather
 from unifygeo_ros.evaluation.metrics.results import FrameResult
@@ -49,6 +49,7 @@ from unifygeo_ros.evaluation.recordings.truth import Truth, TruthPose
 from unifygeo_ros.evaluation.replay import choose_topics, read_truth
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
+from unifygeo_ros.inference.engine import Engine, EngineSet
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
@@ -60,57 +61,121 @@ CUT = 0.25
 """Share of a drive that is cut out for the recovery."""
 
 
-class SharedWork(Localizer):
-    """The localizer, with the networks' outputs remembered from row to row."""
+class RememberingEngine:
+    """An engine that remembers its results. Images are compared by content, other inputs by identity."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._encodings: dict[bytes, Any] = {}
-        self._decodings: dict[tuple[int, int], Any] = {}
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._results: dict[Hashable, tuple[Any, Any]] = {}
 
-    def _encode(self, panorama):  # type: ignore[no-untyped-def]
-        key = hashlib.sha1(panorama.pixels.tobytes()).digest()
-        if key not in self._encodings:
-            self._encodings[key] = super()._encode(panorama)
-        return self._encodings[key]
+    @property
+    def description(self) -> str:
+        return self._engine.description
 
-    def _decode(self, tile_id, features, heading, clock):  # type: ignore[no-untyped-def]
-        key = (tile_id, id(features))  # features live as long as the table
-        if key not in self._decodings:
-            self._decodings[key] = super()._decode(tile_id, features, heading, clock)
-        return dataclasses.replace(self._decodings[key], heading=heading)
+    def run(self, inputs: Mapping[str, Any], outputs: Collection[str] | None = None) -> Any:
+        return self._remembered((), inputs, outputs, lambda: self._engine.run(inputs, outputs))
+
+    def run_resident(
+        self, inputs: Mapping[str, Any], resident: Collection[str], outputs: Collection[str] | None = None
+    ) -> Any:
+        run = self._engine.run_resident
+        return self._remembered(tuple(resident), inputs, outputs, lambda: run(inputs, resident, outputs))
+
+    def close(self) -> None:
+        self._results.clear()
+        self._engine.close()
+
+    def _remembered(
+        self, resident: Hashable, inputs: Mapping[str, Any], outputs: Collection[str] | None, run: Callable[[], Any]
+    ) -> Any:
+        key = (
+            resident,
+            None if outputs is None else tuple(outputs),
+            tuple((name, _identity(value)) for name, value in sorted(inputs.items())),
+        )
+        if key not in self._results:
+            kept = [value for name, value in inputs.items() if name != "image"]  # so that no id is given twice
+            self._results[key] = kept, run()
+        return self._results[key][1]
 
 
-class WithoutReranking(SharedWork):
-    """The order of retrieval stays: every M⁰ counts as nothing."""
+def _identity(value: Any) -> Hashable:
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+        return hashlib.sha1(value.tobytes()).digest()
+    return id(value)
 
-    def _match(self, f0s, tile_ids):  # type: ignore[no-untyped-def]
-        return np.zeros_like(super()._match(f0s, tile_ids))
+
+def remembering(engines: EngineSet) -> EngineSet:
+    """The engines, with encodings and distributions remembered from row to row."""
+    return dataclasses.replace(
+        engines,
+        ground_encoder=RememberingEngine(engines.ground_encoder),
+        decoder=RememberingEngine(engines.decoder),
+    )
 
 
-class WinnerOnly(SharedWork):
+class ChangedLocalizer:
+    """A localizer whose observations are changed before the session takes them."""
+
+    def __init__(self, localizer: Localizer) -> None:
+        self._localizer = localizer
+        self.config, self.index = localizer.config, localizer.index
+        self.bundle, self.mount = localizer.bundle, localizer.mount
+
+    def observe(self, image: CameraImage, query: Query) -> Observation | Rejection:
+        observed = self._localizer.observe(image, self.asked(query))
+        return observed if isinstance(observed, Rejection) else self.changed(observed, query)
+
+    def decide(self, observation: Observation, query: Query) -> Fix | Rejection:
+        return self._localizer.decide(observation, query)
+
+    def asked(self, query: Query) -> Query:
+        return query
+
+    def changed(self, observation: Observation, query: Query) -> Observation:
+        return observation
+
+
+class WithoutReranking(ChangedLocalizer):
+    """The order of retrieval stays: every M⁰ counts as nothing. For images whose heading is given."""
+
+    def asked(self, query: Query) -> Query:
+        count = self.config.candidates if query.candidates is None else query.candidates
+        return dataclasses.replace(query, distributions=count)
+
+    def changed(self, observation: Observation, query: Query) -> Observation:
+        matches = observation.matches
+        order = np.argsort(matches.retrieval_ranks)
+        unranked = Matches(
+            tile_ids=matches.tile_ids[order],
+            scores=matches.similarities[order],
+            similarities=matches.similarities[order],
+            match_maps=np.zeros_like(matches.match_maps),
+            retrieval_ranks=np.arange(len(order)),
+        )
+        distributions = tuple(observation.distributions[place] for place in order[: query.distributions])
+        return dataclasses.replace(observation, matches=unranked, distributions=distributions)
+
+
+class WinnerOnly(ChangedLocalizer):
     """The tracker sees a single answer: the best tile, and of its D only the peak, with a fixed width of two pixels of
     its own and the floor."""
 
-    def observe(self, *args: Any, **named: Any) -> Observation | Rejection:
-        found = super().observe(*args, **named)
-        if isinstance(found, Rejection):
-            return found
-        matches = found.matches
-        best = dataclasses.replace(
-            matches,
+    def changed(self, observation: Observation, query: Query) -> Observation:
+        matches = observation.matches
+        best = Matches(
             tile_ids=matches.tile_ids[:1],
             scores=matches.scores[:1],
             similarities=matches.similarities[:1],
             match_maps=matches.match_maps[:1],
             retrieval_ranks=matches.retrieval_ranks[:1],
         )
-        winner = found.distributions[0]
+        winner = observation.distributions[0]
         row, column = np.unravel_index(int(winner.probability.argmax()), winner.probability.shape)
         rows, columns = np.indices(winner.probability.shape)
         peak = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 8.0)
         peaked = dataclasses.replace(winner, probability=(peak / peak.sum()).astype(np.float32))
-        return dataclasses.replace(found, matches=best, distributions=(peaked,))
+        return dataclasses.replace(observation, matches=best, distributions=(peaked,))
 
 
 @dataclass(frozen=True)
@@ -120,8 +185,7 @@ class Row:
     name: str
     session: SessionConfig
     tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
-    localizer: type[SharedWork] = SharedWork
-    candidates: int = 5
+    localizer: type[ChangedLocalizer] = ChangedLocalizer
 
 
 def rows(base: TrackerConfig) -> list[Row]:
@@ -288,8 +352,8 @@ def redrawn(recording: Recording, seed: int) -> Recording:
     return dataclasses.replace(recording, name=f"{recording.name}, redraw {seed}", arrivals=arrivals)
 
 
-def play(recording: Recording, localizer: SharedWork, row: Row, decoded: dict[int, CameraImage]) -> list[FrameResult]:
-    session = LocalizationSession(localizer, row.session, row.tracker)
+def play(recording: Recording, localizer: Localizer, row: Row, decoded: dict[int, CameraImage]) -> list[FrameResult]:
+    session = LocalizationSession(row.localizer(localizer), row.session, row.tracker)
     results: list[FrameResult] = []
     for item in recording.arrivals:
         if isinstance(item, OdometrySample):
@@ -302,7 +366,7 @@ def play(recording: Recording, localizer: SharedWork, row: Row, decoded: dict[in
             if recorded not in decoded:
                 decoded[recorded] = camera_image(message)
             image = dataclasses.replace(decoded[recorded], stamp_ns=stamp)
-            outcome = session.locate(image)
+            outcome = session.locate(image).result
             results.append(FrameResult(len(results), stamp, outcome, recording.truth[stamp], None, None, None, None))
     return results
 
@@ -311,7 +375,7 @@ def play(recording: Recording, localizer: SharedWork, row: Row, decoded: dict[in
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Scores:
     """Of one row on one drive. first_fix_m: way to the first fix. independent: how many independent fixes those of the
     drive are worth. recovery_s, wrong_after: of the carried drive."""
 
@@ -337,9 +401,9 @@ class Outcome:
     total_ms: float | None
 
 
-def outcome_of(
+def scores_of(
     row: Row, recording: Recording, results: list[FrameResult], recovered: tuple[float | None, int] | None
-) -> Outcome:
+) -> Scores:
     summary: Summary = summarise(gather(results, CAMERA), Criteria(), identity={}, latency_ms={}, problems=())
     error = summary.accuracy.error_m
     first = next((r for r in results if isinstance(r.outcome, Fix)), None)
@@ -353,7 +417,7 @@ def outcome_of(
     tracker = [r.outcome.timings_ms["tracker"] for r in results if "tracker" in r.outcome.timings_ms]
     total = [r.outcome.timings_ms["total"] for r in results if "total" in r.outcome.timings_ms]
     nees = tuple(value for value in summary.per_image.nees if value is not None)
-    return Outcome(
+    return Scores(
         row=row.name,
         drive=recording.name,
         images=summary.counts.images,
@@ -400,7 +464,7 @@ HEADER = (
 )
 
 
-def line(name: str, outcomes: list[Outcome]) -> str:
+def line(name: str, outcomes: list[Scores]) -> str:
     """A row over its drives: shares of all images and fixes, medians of times, the worst outage."""
     images, fixes = sum(o.images for o in outcomes), sum(o.fixes for o in outcomes)
 
@@ -514,31 +578,26 @@ def main() -> int:
             for row in rows(changed(base, settings))
             if args.rows in row.name
         ]
-    outcomes: dict[str, list[Outcome]] = {row.name: [] for row in chosen}
+    outcomes: dict[str, list[Scores]] = {row.name: [] for row in chosen}
     bundle = load_bundle(args.model)
     with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
         for folder in args.drives:
             index = index_of(folder, bundle, engines)
             original = read_drive(folder, index)
-            memory: SharedWork | None = None
+            config = LocalizerConfig(pyramid_cache_tiles=4096)
+            localizer = Localizer(index, bundle, remembering(engines), config, CAMERA)
             decoded: dict[int, CameraImage] = {}
             for seed in range(args.redraw + 1):
                 recording = redrawn(original, seed) if seed else original
                 shorter, since = carried(recording)
                 for row in chosen:
-                    config = LocalizerConfig(pyramid_cache_tiles=4096)
-                    localizer = row.localizer(index, bundle, engines, config, CAMERA)
-                    if memory is not None:
-                        localizer._encodings, localizer._decodings = memory._encodings, memory._decodings
-                        localizer._pyramids = memory._pyramids
-                    memory = localizer
                     results = play(recording, localizer, row, decoded)
                     if args.pictures is not None:
                         draw(results, f"{recording.name}, {row.name.strip('*')}", args.pictures)
                     recovered = None
                     if not args.no_recovery:
                         recovered = recovery(play(shorter, localizer, row, decoded), since, Criteria().alert_limit_m)
-                    outcomes[row.name].append(outcome_of(row, recording, results, recovered))
+                    outcomes[row.name].append(scores_of(row, recording, results, recovered))
                     print(f"{recording.name}: {line(row.name, outcomes[row.name][-1:])}", file=sys.stderr, flush=True)
     print(HEADER)
     for row in chosen:

@@ -30,7 +30,7 @@ from measuring import describe_machine, verdict
 from scipy import ndimage
 
 from unifygeo_ros.core.geodesy import Datum, LocalFrame
-from unifygeo_ros.core.records import Heading, Matches, Observation, TileDistribution
+from unifygeo_ros.core.records import Heading, HeadingSource, Matches, Observation, TileDistribution
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.motion.increments import Motion, MotionNoise
@@ -79,7 +79,7 @@ class Camera:
         decoded = tuple(self._decode(int(tile)) for tile in tiles[:distributions])
         maps = np.zeros((len(tiles), 6, 6), np.float32)
         matches = Matches(tiles, scores, scores, maps, np.arange(len(tiles)))
-        return Observation(stamp_ns, matches, decoded, Heading(0.0, 0.01, "imu"))
+        return Observation(stamp_ns, matches, decoded, Heading(0.0, 0.01, HeadingSource.IMU), np.zeros(1, np.float32))
 
     def _decode(self, tile: int) -> TileDistribution:
         centre, scale = self.region.centres_m[tile], SIDE_M / PIXELS
@@ -100,7 +100,7 @@ def play(camera: Camera, images: int, lost: bool = False) -> tuple[Tracker, list
         if lost:
             tracker.reset()
         tracker.predict(motion, 0.5)
-        wanted = tracker.request(Heading(0.0, 0.01, "imu"))
+        wanted = tracker.request(Heading(0.0, 0.01, HeadingSource.IMU))
         spent = time.thread_time() - start
         observation = camera.observe(image + 1, wanted.prior, wanted.candidates, wanted.distributions)
         start = time.thread_time()
@@ -137,7 +137,7 @@ def memory_over_hours(images: int) -> bool:
     tracemalloc.start()
     for image in range(images):
         tracker.predict(camera.drive(), 0.5)
-        wanted = tracker.request(Heading(0.0, 0.01, "imu"))
+        wanted = tracker.request(Heading(0.0, 0.01, HeadingSource.IMU))
         tracker.update(camera.observe(image + 1, wanted.prior, wanted.candidates, wanted.distributions))
         most = max(most, tracker.status.hypotheses)
         if (image + 1) % (images // 4) == 0:

@@ -19,9 +19,10 @@ from unifygeo_ros.core.records import (
     CameraImage,
     Fix,
     Heading,
+    HeadingSource,
     Matches,
     Observation,
-    Prior,
+    Query,
     Rejection,
     RejectionReason,
     TileDistribution,
@@ -149,22 +150,12 @@ class SimulatedLocalizer:
         self._tile_noise = self._rng.standard_normal(len(centres))
         self._error = self._rng.standard_normal(2)
         self._outlier = self._rng.random() < model.outliers
-        self.requests: list[tuple[Prior | None, Heading | None, int, int | None]] = []
+        self.requests: list[Query] = []
         self.outliers: set[int] = set()  # stamps of images that did not show where they were taken
 
-    def locate(self, image: CameraImage, prior: Prior | None = None, heading: Heading | None = None) -> Fix | Rejection:
-        raise NotImplementedError("the simulation only observes")
-
-    def observe(
-        self,
-        image: CameraImage,
-        prior: Prior | None = None,
-        heading: Heading | None = None,
-        *,
-        distributions: int = 1,
-        candidates: int | None = None,
-    ) -> Observation | Rejection:
-        self.requests.append((prior, heading, distributions, candidates))
+    def observe(self, image: CameraImage, query: Query) -> Observation | Rejection:
+        self.requests.append(query)
+        prior, heading = query.prior, query.heading
         pose = self._truth[image.stamp_ns]
         self._age(pose)
         if image.pixels.max() == 0:
@@ -189,17 +180,21 @@ class SimulatedLocalizer:
             allowed = np.flatnonzero(near.all(1))
             if not len(allowed):
                 return Rejection(image.stamp_ns, RejectionReason.OFF_MAP, "simulated")
-        best = allowed[np.argsort(-scores[allowed], kind="stable")[: candidates or 5]]
+        best = allowed[np.argsort(-scores[allowed], kind="stable")[: query.candidates or 5]]
         yaw = heading
         if heading is None:
             wrong = rng.random() < 0.1
             found = wrap_angle(pose[2] + (rng.uniform(-3, 3) if wrong else math.radians(4) * rng.standard_normal()))
-            yaw = Heading(float(found), math.radians(4) ** 2, "search")
+            yaw = Heading(float(found), math.radians(4) ** 2, HeadingSource.SEARCH)
         decoded = []
-        for tile in best[:distributions]:
+        for tile in best[: query.distributions]:
             own = None
             if heading is None:
-                own = yaw if place[tile] >= 0 else Heading(float(rng.uniform(-3, 3)), math.radians(4) ** 2, "search")
+                own = (
+                    yaw
+                    if place[tile] >= 0
+                    else Heading(float(rng.uniform(-3, 3)), math.radians(4) ** 2, HeadingSource.SEARCH)
+                )
             position = seen[place[tile]] if place[tile] >= 0 else None
             decoded.append(self._distribution(int(tile), position, pose[2], own))
         maps = np.zeros((len(best), 6, 6), np.float32)
@@ -207,7 +202,7 @@ class SimulatedLocalizer:
             best, scores[best].astype(np.float32), np.zeros(len(best), np.float32), maps, np.arange(len(best))
         )
         assert yaw is not None
-        return Observation(image.stamp_ns, matches, tuple(decoded), yaw)
+        return Observation(image.stamp_ns, matches, tuple(decoded), yaw, np.zeros(1, np.float32))
 
     def _age(self, pose: np.ndarray) -> None:
         """Errors that last: first-order Markov in the way driven."""
@@ -311,7 +306,7 @@ def run_drive(
         if black[0] <= time_s < black[1]:
             pixels = np.zeros_like(pixels)
             pixels[0, 0, 0] = 0
-        result = session.locate(CameraImage(pixels, stamp))
+        result = session.locate(CameraImage(pixels, stamp)).result
         run.time_s.append(float(time_s))
         run.results.append(result)
         track = session.status().track

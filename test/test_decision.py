@@ -14,6 +14,7 @@ from unifygeo_ros.core.geodesy import Datum, LocalFrame
 from unifygeo_ros.core.records import (
     Fix,
     Heading,
+    HeadingSource,
     Matches,
     Observation,
     Prior,
@@ -37,7 +38,7 @@ from unifygeo_ros.localization.decoding import probabilities
 SIDE_M, PIXELS, CELLS = 64.0, 32, 8  # pixels of 2 m, cells of 8 m
 CALIBRATION = Calibration(tile_temperature=0.1, position_floor_m=0.5)
 FRAME = LocalFrame(Datum(48.5, 9.0))
-NORTH = Heading(math.pi / 2, 0.0, "test")
+NORTH = Heading(math.pi / 2, 0.0, HeadingSource.CONSTANT)
 
 
 def distribution(mass, tile_id=0, centre=(0.0, 0.0)):
@@ -67,7 +68,7 @@ def matches_of(scores, peak_cells):
 
 def observed(distributions, matches=None, heading=NORTH):
     distributions = distributions if isinstance(distributions, tuple) else (distributions,)
-    return Observation(5, matches or matches_of([1.0], [(4, 4)]), distributions, heading)
+    return Observation(5, matches or matches_of([1.0], [(4, 4)]), distributions, heading, np.zeros(4, np.float32))
 
 
 def answered(observation, centres=((0.0, 0.0),), config=None, calibration=CALIBRATION):
@@ -129,7 +130,7 @@ def test_a_radius_under_a_pixel_still_holds_the_answers_pixel():
 def test_the_covariance_is_the_spread_the_floor_and_what_the_heading_does():
     calibration = dataclasses.replace(CALIBRATION, covariance_scale=0.6, heading_lever_m=3.0)
     found = answered(
-        observed(distribution({(16, 16): 0.9, (2, 2): 0.1}), heading=Heading(0.0, 0.04, "test")),
+        observed(distribution({(16, 16): 0.9, (2, 2): 0.1}), heading=Heading(0.0, 0.04, HeadingSource.CONSTANT)),
         calibration=calibration,
     )
     np.testing.assert_allclose(found.covariance_m2, np.eye(2) * (0.6 * 2.0**2 / 12 + 0.5**2 + 3.0**2 * 0.04), rtol=1e-6)
@@ -197,7 +198,7 @@ def test_beliefs_are_the_softmax_of_the_scores():
 
 def test_the_lever_arm_leads_from_the_camera_to_base_link():
     # Facing north, the camera 2 m ahead and 1 m to the left: 2 m north and 1 m west of base_link.
-    observation = observed(distribution({(16, 16): 1.0}), heading=Heading(math.pi / 2, 0.01, "test"))
+    observation = observed(distribution({(16, 16): 1.0}), heading=Heading(math.pi / 2, 0.01, HeadingSource.CONSTANT))
     fix = decided(observation, mount=CameraMount(x_m=2.0, y_m=1.0))
     assert isinstance(fix, Fix)
     assert (fix.east_m, fix.north_m) == pytest.approx((1.0 + 1.0, -1.0 - 2.0))
@@ -229,7 +230,7 @@ SHARP = distribution({(16, 16): 1.0})
             "standard deviation 11.* m along the long axis, above gate_sigma_m 10",
         ),
         (
-            observed(SHARP, heading=Heading(0.0, 1.0, "imu")),
+            observed(SHARP, heading=Heading(0.0, 1.0, HeadingSource.IMU)),
             None,
             LocalizerConfig(),
             RejectionReason.NO_HEADING,
@@ -279,7 +280,9 @@ def test_whatever_the_decoder_says_the_covariance_is_positive_definite(logits, t
     d = TileDistribution(0, 10.0, -20.0, SIDE_M / PIXELS, probability)
     config = LocalizerConfig(gate_ambiguity=1.0, gate_sigma_m=1000.0, gate_heading_sigma_rad=math.pi)
     result = decided(
-        observed(d, heading=Heading(1.0, variance, "test")), config=config, mount=CameraMount(x_m=x, y_m=y)
+        observed(d, heading=Heading(1.0, variance, HeadingSource.CONSTANT)),
+        config=config,
+        mount=CameraMount(x_m=x, y_m=y),
     )
     assert isinstance(result, Fix)
     covariance = result.covariance_m2

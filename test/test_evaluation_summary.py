@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.core.records import Fix, Heading, Hypothesis, Prior, Rejection, RejectionReason
+from unifygeo_ros.core.records import Fix, Heading, HeadingSource, Hypothesis, Prior, Rejection, RejectionReason
 from unifygeo_ros.evaluation.metrics.comparison import compare, to_json, to_text
 from unifygeo_ros.evaluation.metrics.drive import dead_reckoning, gather
-from unifygeo_ros.evaluation.metrics.results import FrameResult, Query, SeenTiles, TileRanks, from_json
+from unifygeo_ros.evaluation.metrics.results import FrameResult, RecordedQuery, SeenTiles, TileRanks, from_json
 from unifygeo_ros.evaluation.metrics.results import to_json as frame_to_json
 from unifygeo_ros.evaluation.metrics.summary import judge, read_summary, summarise
 from unifygeo_ros.evaluation.recordings.truth import TruthPose
@@ -54,7 +54,7 @@ def frame(number, outcome, *, truth="north", ranks=None, tile_m=(5.0, 0.0), retr
         log_time_ns=START + number * SECOND,
         outcome=outcome,
         truth=truth_at(number) if truth == "north" else truth,
-        query=Query(Prior(0.1, 0.2, np.eye(2) / 3), Heading(0.1, 0.2, "imu"), None, 0.25),
+        query=RecordedQuery(Prior(0.1, 0.2, np.eye(2) / 3), Heading(0.1, 0.2, HeadingSource.IMU), None, 0.25),
         tiles=SeenTiles((1, 2), np.array([tile_m, retrieved_m]), (1.5, 1.25), (0.5, 0.75), (1, 0), math.pi / 2),
         ranks=ranks,
         odometry=odometry,

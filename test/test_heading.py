@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unifygeo_ros.core.geodesy import azimuth_from_yaw, wrap_angle
+from unifygeo_ros.core.records import HeadingSource
 from unifygeo_ros.localization.heading import (
     HeadingSearch,
     encoding_azimuths,
@@ -54,7 +55,7 @@ def bump(centre, width=0.6, height=1.0):
 @given(st.floats(-math.pi, math.pi), st.integers(1, 4))
 def test_the_peak_is_found_between_the_rolls(azimuth, encodings):
     heading = estimate_heading(search_of(bump(azimuth), encodings), 0.01)
-    assert heading.source == "search"
+    assert heading.source is HeadingSource.SEARCH
     assert abs(wrap_angle(azimuth_from_yaw(heading.yaw_rad) - azimuth)) < 0.12 * SECTOR
     assert 0 < heading.variance_rad2 < SECTOR**2
 

@@ -14,7 +14,7 @@ from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.errors import EngineError, IndexFormatError
 from unifygeo_ros.core.geodesy import Datum, wrap_angle, yaw_from_azimuth
-from unifygeo_ros.core.records import CameraImage, Fix, Heading, Prior, Rejection, RejectionReason
+from unifygeo_ros.core.records import CameraImage, Fix, Heading, HeadingSource, Prior, Query, Rejection, RejectionReason
 from unifygeo_ros.images.files import read_image
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.inference.engine import EngineSet
@@ -46,7 +46,7 @@ def localizer(setting):
 
 
 def heading_of(azimuth_rad, variance=1e-4):
-    return Heading(float(yaw_from_azimuth(azimuth_rad)), variance, "test")
+    return Heading(float(yaw_from_azimuth(azimuth_rad)), variance, HeadingSource.CONSTANT)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_fix_equals_its_recomputation_in_plain_numpy(setting, sessions_and_til
     heading = heading_of(0.9)
     pixels = world.panorama(*place, 0.9 - 0.5)  # the camera's middle column: clockwise azimuth minus the mount's yaw
     localizer = Localizer(index, bundle, engines, OPEN_GATES, mount)
-    observation = localizer.observe(CameraImage(pixels, 0), None, heading)
+    observation = localizer.observe(CameraImage(pixels, 0), Query(heading=heading))
     fix = localizer.decide(observation)
     order, scores, d, (east, north) = brute_force(setting, sessions_and_tiles, pixels, mount, heading)
     assert observation.matches.tile_ids.tolist() == [int(i) for i in order]
@@ -124,7 +124,7 @@ def test_places_are_found(setting, localizer):
     world, _, _, index = setting
     errors = []
     for place in PLACES:
-        fix = localizer.locate(CameraImage(world.panorama(*place, 1.0), 0), None, heading_of(1.0))
+        fix = localizer.locate(CameraImage(world.panorama(*place, 1.0), 0), Query(heading=heading_of(1.0)))
         errors.append(math.dist((fix.east_m, fix.north_m), world.in_map(index.frame, *place)))
     assert np.median(errors) < 1.5, errors
 
@@ -134,11 +134,11 @@ def test_the_mount_does_not_move_the_fix(setting):
     world, bundle, engines, index = setting
     place, azimuth = (9.0, 31.0), 0.0
     plain = Localizer(index, bundle, engines, OPEN_GATES).locate(
-        CameraImage(world.panorama(*place, azimuth), 0), None, heading_of(azimuth)
+        CameraImage(world.panorama(*place, azimuth), 0), Query(heading=heading_of(azimuth))
     )
     turned = world.panorama(*place, azimuth + math.pi / 2)[::-1, ::-1]
     mounted = Localizer(index, bundle, engines, OPEN_GATES, CameraMount(yaw_rad=-math.pi / 2, upside_down=True)).locate(
-        CameraImage(turned, 0), None, heading_of(azimuth)
+        CameraImage(turned, 0), Query(heading=heading_of(azimuth))
     )
     assert (mounted.east_m, mounted.north_m) == (plain.east_m, plain.north_m)
 
@@ -160,22 +160,22 @@ def test_the_heading_is_found_where_none_is_given(setting, localizer):
 def test_each_decoded_tile_has_its_own_heading_where_it_was_searched(setting, localizer):
     world, *_ = setting
     image = CameraImage(world.panorama(2.0, 3.0, 1.0), 0)
-    searched = localizer.observe(image, distributions=3)
-    assert all(d.heading is not None and d.heading.source == "search" for d in searched.distributions)
-    given = localizer.observe(image, None, heading_of(1.0), distributions=3)
+    searched = localizer.observe(image, Query(distributions=3))
+    assert all(d.heading is not None and d.heading.source is HeadingSource.SEARCH for d in searched.distributions)
+    given = localizer.observe(image, Query(heading=heading_of(1.0), distributions=3))
     assert all(d.heading is None for d in given.distributions)
 
 
 def test_several_distributions_equal_those_decoded_alone(setting, localizer):
     world, bundle, engines, index = setting
     image, heading = CameraImage(world.panorama(2.0, 3.0), 0), heading_of(0.0)
-    observation = localizer.observe(image, None, heading, distributions=4)
+    observation = localizer.observe(image, Query(heading=heading, distributions=4))
     assert [d.tile_id for d in observation.distributions] == observation.matches.tile_ids[:4].tolist()
     for distribution in observation.distributions:
         # A gate around one tile's centre, with one candidate, decodes that tile.
         prior = Prior(distribution.centre_east_m, distribution.centre_north_m, np.eye(2) * 1e-6)
-        alone = Localizer(index, bundle, engines, OPEN_GATES).observe(image, prior, heading, candidates=100,
-                                                                      distributions=100)  # fmt: skip
+        query = Query(prior, heading, candidates=100, distributions=100)
+        alone = Localizer(index, bundle, engines, OPEN_GATES).observe(image, query)
         again = {d.tile_id: d for d in alone.distributions}[distribution.tile_id]
         np.testing.assert_array_equal(again.probability, distribution.probability)
 
@@ -183,7 +183,7 @@ def test_several_distributions_equal_those_decoded_alone(setting, localizer):
 def test_a_cached_pyramid_gives_the_same_fix(setting, localizer):
     world, *_ = setting
     image, heading = CameraImage(world.panorama(-20.0, 11.0), 0), heading_of(0.0)
-    first, second = localizer.observe(image, None, heading), localizer.observe(image, None, heading)
+    first, second = localizer.observe(image, Query(heading=heading)), localizer.observe(image, Query(heading=heading))
     np.testing.assert_array_equal(first.distributions[0].probability, second.distributions[0].probability)
     a, b = localizer.decide(first), localizer.decide(second)
     assert (a.east_m, a.north_m, a.score) == (b.east_m, b.north_m, b.score)
@@ -210,7 +210,11 @@ def test_the_cache_forgets_what_was_used_longest_ago(setting):
 
     def visit(place):
         before = encoder.runs
-        tile = localizer.observe(CameraImage(world.panorama(*place), 0), None, heading_of(0.0)).distributions[0].tile_id
+        tile = (
+            localizer.observe(CameraImage(world.panorama(*place), 0), Query(heading=heading_of(0.0)))
+            .distributions[0]
+            .tile_id
+        )
         return tile, encoder.runs - before
 
     a, b, c = PLACES[0], PLACES[1], PLACES[3]
@@ -223,10 +227,10 @@ def test_a_prior_limits_the_search_and_gives_the_gated_best(setting, localizer):
     world, _, _, index = setting
     place = (-20.0, 11.0)
     image, heading = CameraImage(world.panorama(*place), 0), heading_of(0.0)
-    everything = localizer.observe(image, None, heading, candidates=len(index))
+    everything = localizer.observe(image, Query(heading=heading, candidates=len(index)))
     at = world.in_map(index.frame, *place)
     prior = Prior(float(at[0]), float(at[1]), np.diag([4.0, 9.0]))
-    gated = localizer.observe(image, prior, heading, candidates=len(index))
+    gated = localizer.observe(image, Query(prior, heading, candidates=len(index)))
     half = index.manifest.side_m / 2
     # Independent of the gate's own geometry: sample the ellipse's filled area.
     angle, radius = np.meshgrid(np.linspace(0, 2 * np.pi, 721), np.linspace(0, 1, 41))
@@ -260,7 +264,12 @@ REJECTED = {
         RejectionReason.BAD_PRIOR,
         "symmetric",
     ),
-    "nan heading": (lambda w: w, {"heading": Heading(math.nan, 0.1, "imu")}, RejectionReason.NO_HEADING, "nan"),
+    "nan heading": (
+        lambda w: w,
+        {"heading": Heading(math.nan, 0.1, HeadingSource.IMU)},
+        RejectionReason.NO_HEADING,
+        "nan",
+    ),
 }
 
 
@@ -269,7 +278,7 @@ def test_what_cannot_be_used_is_rejected_with_its_reason(setting, localizer, nam
     world, *_ = setting
     change, inputs, reason, words = REJECTED[name]
     image = CameraImage(change(world.panorama(2.0, 3.0)), 11)
-    result = localizer.locate(image, inputs.get("prior"), inputs.get("heading", heading_of(0.0)))
+    result = localizer.locate(image, Query(inputs.get("prior"), inputs.get("heading", heading_of(0.0))))
     assert isinstance(result, Rejection)
     assert (result.reason, result.stamp_ns) == (reason, 11)
     assert words in result.detail
@@ -288,14 +297,14 @@ def test_a_place_that_is_not_on_the_map_scores_low(setting):
     """Another world's panorama: with the minimum score calibrated between the two, it is rejected."""
     world, bundle, engines, index = setting
     localizer = Localizer(index, bundle, engines, OPEN_GATES)
-    own = [localizer.locate(CameraImage(world.panorama(*p), 0), None, heading_of(0.0)).score for p in PLACES]
+    own = [localizer.locate(CameraImage(world.panorama(*p), 0), Query(heading=heading_of(0.0))).score for p in PLACES]
     # A grey street under a grey sky, with a little texture to pass for an image.
     noise = np.random.default_rng(3).integers(60, 90, (128, 256, 1), np.uint8).repeat(3, 2)
-    strange = localizer.locate(CameraImage(noise, 0), None, heading_of(0.0)).score
+    strange = localizer.locate(CameraImage(noise, 0), Query(heading=heading_of(0.0))).score
     assert strange < min(own)
     gate = LocalizerConfig(gate_score=(strange + min(own)) / 2 - bundle.manifest.calibration.minimum_score)
     gated = Localizer(index, bundle, engines, gate)
-    assert gated.locate(CameraImage(noise, 0), None, heading_of(0.0)).reason is RejectionReason.LOW_SCORE
+    assert gated.locate(CameraImage(noise, 0), Query(heading=heading_of(0.0))).reason is RejectionReason.LOW_SCORE
 
 
 def test_an_index_of_other_weights_is_refused(setting, tmp_path):
@@ -330,13 +339,13 @@ def test_values_that_are_not_finite_never_leave(setting, engine, output):
     )
     with pytest.raises(EngineError, match="not finite"):
         Localizer(index, bundle, broken, OPEN_GATES).locate(
-            CameraImage(world.panorama(2.0, 3.0), 0), None, heading_of(0.0)
+            CameraImage(world.panorama(2.0, 3.0), 0), Query(heading=heading_of(0.0))
         )
 
 
 def test_every_stage_is_timed(setting, localizer):
     world, *_ = setting
-    fix = localizer.locate(CameraImage(world.panorama(2.0, 3.0), 0), None, heading_of(0.0))
+    fix = localizer.locate(CameraImage(world.panorama(2.0, 3.0), 0), Query(heading=heading_of(0.0)))
     stages = {
         "checks", "preprocessing", "ground_encoder", "retrieval", "reranking", "aerial_encoder", "decoder",
         "distribution", "decision",
@@ -349,7 +358,7 @@ def test_live_settings_change_and_others_do_not(setting, localizer):
     world, *_ = setting
     image = CameraImage(world.panorama(2.0, 3.0), 0)
     localizer.reconfigure(dataclasses.replace(OPEN_GATES, gate_sigma_m=0.1))
-    assert localizer.locate(image, None, heading_of(0.0)).reason is RejectionReason.UNCERTAIN
+    assert localizer.locate(image, Query(heading=heading_of(0.0))).reason is RejectionReason.UNCERTAIN
     with pytest.raises(ValueError, match="candidates"):
         localizer.reconfigure(dataclasses.replace(OPEN_GATES, candidates=7))
 
@@ -369,7 +378,7 @@ def test_real_imagery_and_panoramas_run_through(tmp_path, imagery, metres_per_pi
             for config in (LocalizerConfig(), OPEN_GATES):
                 localizer = Localizer(index, bundle, engines, config)
                 for heading in (None, heading_of(0.3)):
-                    result = localizer.locate(image, None, heading)
+                    result = localizer.locate(image, Query(heading=heading))
                     if isinstance(result, Rejection):
                         assert config is not OPEN_GATES
                         assert result.reason in (RejectionReason.AMBIGUOUS, RejectionReason.UNCERTAIN,

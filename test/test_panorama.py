@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.geodesy import yaw_from_azimuth
-from unifygeo_ros.core.records import CameraImage, Heading, RejectionReason
+from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, RejectionReason
 from unifygeo_ros.inference.bundle import GroundSpec
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.panorama import FILL_RGB, check_image, prepare_panorama
@@ -55,7 +55,7 @@ def mark_direction(panorama, ground):
 
 
 def facing(azimuth_deg):
-    return Heading(float(yaw_from_azimuth(math.radians(azimuth_deg))), 1e-4, "test")
+    return Heading(float(yaw_from_azimuth(math.radians(azimuth_deg))), 1e-4, HeadingSource.CONSTANT)
 
 
 def assert_direction(got, azimuth_deg, elevation_deg, tolerance=0.3):
@@ -312,7 +312,7 @@ def test_a_grey_sphere_stays_grey_for_every_size_and_direction(rows, height, col
     ground = GroundSpec(height, columns * sector, top, bottom, columns)
     image = CameraImage(np.full((rows, 2 * rows, 3), 77, np.uint8), 0, *tilt)
     pixels = prepare_panorama(
-        image, ground, CameraMount(yaw_rad=yaw, upside_down=down), Heading(yaw / 2, 0.1, "t")
+        image, ground, CameraMount(yaw_rad=yaw, upside_down=down), Heading(yaw / 2, 0.1, HeadingSource.CONSTANT)
     ).pixels
     assert pixels.shape == (ground.height, ground.width, 3)
     assert (pixels == 77).all()

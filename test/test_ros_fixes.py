@@ -22,7 +22,7 @@ from ros_drive import (
 from sensor_msgs.msg import CompressedImage, Imu
 
 from unifygeo_ros.aerial.index import open_index
-from unifygeo_ros.core.records import CameraImage, Heading
+from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Query
 from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import LocalizerConfig
@@ -64,7 +64,8 @@ def test_a_fix_is_what_the_localizer_says_and_where_the_camera_was(vehicle, regi
     stamp = vehicle.show(pixels)
     message = vehicle.fix_for(stamp)
     expected = localizer.locate(
-        CameraImage(pixels, stamp), None, Heading(NORTH, localizer.config.heading_sigma_rad**2, "constant")
+        CameraImage(pixels, stamp),
+        Query(heading=Heading(NORTH, localizer.config.heading_sigma_rad**2, HeadingSource.CONSTANT)),
     )
     assert message.header.frame_id == "map"
     assert stamp_of(message) == stamp

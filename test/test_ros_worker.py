@@ -19,6 +19,7 @@ from unifygeo_ros.core.records import Fix, Hypothesis, Rejection, RejectionReaso
 from unifygeo_ros.ros.health import Health
 from unifygeo_ros.ros.inbox import Frame, Inbox
 from unifygeo_ros.ros.worker import Worker
+from unifygeo_ros.sessions.outcome import Outcome
 
 GOOD = Fix(
     stamp_ns=1,
@@ -71,15 +72,14 @@ def run():
             done.release()
             if isinstance(outcome, Exception):
                 raise outcome
-            return outcome
+            return Outcome(outcome, image, observation="of this image" if isinstance(outcome, Fix) else None)
 
         session = types.SimpleNamespace(
             locate=locate, status=lambda: types.SimpleNamespace(resets=epoch[0], track=None)
         )
-        localizer = types.SimpleNamespace(cpu_s=0.0, last_observation="of an image before")
         log = types.SimpleNamespace(error=lambda text: None)
         health, outlet = Health(), Outlet()
-        loaded = types.SimpleNamespace(session=session, localizer=localizer)
+        loaded = types.SimpleNamespace(session=session)
         worker = Worker(loaded, outlet, health, log, lambda: False)
         for number in range(1, len(outcomes) + 1):
             worker.inbox.put(frame(number))

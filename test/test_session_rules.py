@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from unifygeo_ros.core.errors import ConfigurationError
-from unifygeo_ros.core.records import CameraImage, Fix, Heading, Prior, Rejection, RejectionReason
+from unifygeo_ros.core.records import CameraImage, Fix, Heading, HeadingSource, Prior, Query, Rejection, RejectionReason
 from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.sessions.outcome import Outcome
 from unifygeo_ros.sessions.session import (
     MAP_FRAME,
     ODOM_FRAME,
@@ -40,9 +41,13 @@ class StandInLocalizer:
         self.answer = answer or (lambda image: fix(image.stamp_ns))
         self.calls: list[tuple[CameraImage, Prior | None, Heading | None]] = []
 
-    def locate(self, image: CameraImage, prior: Prior | None = None, heading: Heading | None = None) -> Fix | Rejection:
-        self.calls.append((image, prior, heading))
+    def observe(self, image: CameraImage, query: Query) -> Fix | Rejection:
+        """A fix stands for the observation that it would be decided from."""
+        self.calls.append((image, query.prior, query.heading))
         return self.answer(image)
+
+    def decide(self, observation: Fix, query: Query) -> Fix:
+        return observation
 
     @property
     def prior(self) -> Prior | None:
@@ -74,14 +79,15 @@ def make(answer: Callable[[CameraImage], Fix | Rejection] | None = None, **setti
     return localizer, LocalizationSession(localizer, SessionConfig(**settings))  # type: ignore[arg-type]
 
 
-def reason(result: Fix | Rejection) -> RejectionReason:
+def reason(outcome: Outcome) -> RejectionReason:
+    result = outcome.result
     assert isinstance(result, Rejection), result
     return result.reason
 
 
 def test_without_sources_the_image_goes_alone() -> None:
     localizer, session = make()
-    assert isinstance(session.locate(image(1.0)), Fix)
+    assert isinstance(session.locate(image(1.0)).result, Fix)
     assert localizer.prior is None
     assert localizer.heading is None
     assert localizer.calls[0][0].roll_rad is None
@@ -96,7 +102,7 @@ def test_map_odometry_gives_prior_and_heading_at_the_images_stamp() -> None:
     np.testing.assert_allclose(localizer.prior.covariance_m2, (0.04 + 9.0) * np.eye(2))
     assert localizer.heading.yaw_rad == pytest.approx(0.55)
     assert localizer.heading.variance_rad2 == pytest.approx(0.04)
-    assert localizer.heading.source == "odometry"
+    assert localizer.heading.source is HeadingSource.ODOMETRY
 
 
 def test_drifting_odometry_is_neither_prior_nor_heading() -> None:
@@ -134,7 +140,7 @@ def test_a_gap_in_the_imu_means_no_heading_and_no_tilt() -> None:
 def test_constant_heading() -> None:
     localizer, session = make(heading_source="constant", heading_constant_rad=1.0)
     session.locate(image(1.0))
-    assert localizer.heading == Heading(1.0, LocalizerConfig().heading_sigma_rad ** 2, "constant")
+    assert localizer.heading == Heading(1.0, LocalizerConfig().heading_sigma_rad ** 2, HeadingSource.CONSTANT)
 
 
 def test_last_fix_is_carried_on_by_odometry_turned_into_the_map() -> None:
@@ -196,14 +202,14 @@ def test_stamps_must_rise_and_a_small_step_back_is_dropped() -> None:
     assert reason(session.locate(image(9.5))) is RejectionReason.BAD_STAMP
     assert reason(session.locate(CameraImage(image(1).pixels, 0))) is RejectionReason.BAD_STAMP
     assert len(localizer.calls) == 1
-    assert isinstance(session.locate(image(10.1)), Fix)
+    assert isinstance(session.locate(image(10.1)).result, Fix)
 
 
 def test_fixes_never_step_back_but_for_a_time_jump() -> None:
     _, session = make(time_jump_s=1.0)
     stamps = []
     for time_s in (5.0, 5.5, 5.2, 4.6, 6.0, 5.9, 7.0):
-        result = session.locate(image(time_s))
+        result = session.locate(image(time_s)).result
         if isinstance(result, Fix):
             stamps.append(result.stamp_ns)
     assert stamps == sorted(stamps)
@@ -215,7 +221,7 @@ def test_time_jump_starts_anew_and_keeps_the_new_times_samples() -> None:
     session.add_odometry(odometry(100.0))
     session.locate(image(100.0))
     session.add_imu(imu(5.0, yaw=0.5))  # the IMU's messages of the new round arrive before its first image
-    result = session.locate(image(5.0))
+    result = session.locate(image(5.0)).result
     assert isinstance(result, Fix)
     assert localizer.prior is None
     assert localizer.heading.yaw_rad == pytest.approx(0.5)
@@ -227,7 +233,7 @@ def test_stamp_offset_moves_exposure_and_fix() -> None:
     localizer, session = make(heading_source="imu", stamp_offset_s=-0.25)
     session.add_imu(imu(1.0, yaw=0.0))
     session.add_imu(imu(1.5, yaw=1.0))
-    result = session.locate(image(1.5))
+    result = session.locate(image(1.5)).result
     assert result.stamp_ns == round(1.25 * SECOND)
     assert localizer.heading.yaw_rad == pytest.approx(0.5)
 
@@ -248,16 +254,16 @@ def test_a_repeated_image_is_frozen_only_if_the_vehicle_moved() -> None:
     _, session = make(frozen_distance_m=0.5)
     for step in range(40):
         session.add_odometry(odometry(1 + step * 0.1, x=max(0, step - 20) * 0.1))
-    assert isinstance(session.locate(image(1.0, seed=7)), Fix)
-    assert isinstance(session.locate(image(2.0, seed=7)), Fix)  # standing: the same image is the truth
-    assert isinstance(session.locate(image(3.3, seed=7)), Fix)  # 0.3 m: within the limit
+    assert isinstance(session.locate(image(1.0, seed=7)).result, Fix)
+    assert isinstance(session.locate(image(2.0, seed=7)).result, Fix)  # standing: the same image is the truth
+    assert isinstance(session.locate(image(3.3, seed=7)).result, Fix)  # 0.3 m: within the limit
     assert reason(session.locate(image(3.8, seed=7))) is RejectionReason.FROZEN_IMAGE
-    assert isinstance(session.locate(image(3.9, seed=8)), Fix)
+    assert isinstance(session.locate(image(3.9, seed=8)).result, Fix)
 
 
 def test_without_odometry_repetitions_are_counted() -> None:
     _, session = make(frozen_repeats=2)
-    results = [session.locate(image(1.0 + k, seed=7)) for k in range(4)]
+    results = [session.locate(image(1.0 + k, seed=7)).result for k in range(4)]
     assert [isinstance(r, Fix) for r in results] == [True, True, False, False]
     assert "frozen_repeats is 2" in results[2].detail  # type: ignore[union-attr]
 
@@ -291,7 +297,7 @@ def test_reset_forgets_and_drops_the_result_in_flight() -> None:
         return fix(im.stamp_ns)
 
     localizer, session = make(slow, prior_source="last_fix")
-    results: list[Fix | Rejection] = []
+    results: list[Outcome] = []
     worker = threading.Thread(target=lambda: results.append(session.locate(image(1.0))))
     worker.start()
     assert started.wait(10)
@@ -307,7 +313,7 @@ def test_after_a_reset_older_images_are_welcome() -> None:
     _, session = make()
     session.locate(image(10.0))
     session.reset()
-    assert isinstance(session.locate(image(9.9)), Fix)
+    assert isinstance(session.locate(image(9.9)).result, Fix)
 
 
 def test_same_calls_same_results() -> None:

@@ -66,7 +66,7 @@ def test_a_drive_is_found_and_kept_without_a_false_fix(heading: str) -> None:
             if isinstance(result, Fix)
         ]
         assert np.abs(yaws).max() < math.radians(12)
-        gated = [request for request in localizer.requests if request[0] is not None]
+        gated = [request for request in localizer.requests if request.prior is not None]
         assert len(gated) > 0.4 * len(localizer.requests)  # a tracking vehicle searches little
         assert session.status().track.hypotheses <= TrackerConfig().hypotheses
 
@@ -190,7 +190,7 @@ def test_a_camera_that_stays_away_for_longer_than_the_buffers_reach_loses_no_mot
         session.add_imu(ImuSample(stamp, 0.0, 0.0, float(drive.pose[step, 2]), 0.001))
         time_s = drive.time_s[step]
         if step % 10 == 0 and not 25.0 <= time_s < 65.0:
-            result = session.locate(CameraImage(rng.integers(0, 255, (16, 32, 3), np.uint8), stamp))
+            result = session.locate(CameraImage(rng.integers(0, 255, (16, 32, 3), np.uint8), stamp)).result
             if time_s == 65.0:
                 break
     place = session._tracker._best_place()

@@ -58,7 +58,7 @@ def drive(setting, heading_source: str) -> tuple[list[tuple[object, np.ndarray]]
         if step % 10 == 9:
             camera = (x + math.cos(yaw), y + math.sin(yaw))
             pixels = world.panorama(*camera, float(azimuth_from_yaw(yaw)))
-            results.append((session.locate(CameraImage(pixels, stamp)), world.in_map(index.frame, x, y)))
+            results.append((session.locate(CameraImage(pixels, stamp)).result, world.in_map(index.frame, x, y)))
     return results, session
 
 

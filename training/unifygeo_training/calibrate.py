@@ -24,7 +24,7 @@ from scipy import optimize
 
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import tile_from_map
-from unifygeo_ros.core.records import Candidates, Heading, TileDistribution
+from unifygeo_ros.core.records import Candidates, Heading, HeadingSource, TileDistribution
 from unifygeo_ros.inference.bundle import Calibration, calibration_from_json
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.localization.decision import most_probable_position, position_covariance_m2, second_moment_m2
@@ -172,7 +172,7 @@ def answer_moments(evidence: Evidence, query: int, logits: Float32, temperature:
     north, float64 (2,), metres."""
     pixel_m = evidence.side_m[query] / len(logits)
     distribution = TileDistribution(
-        0, 0.0, 0.0, pixel_m, probabilities(logits, temperature), Heading(0.0, 0.0, "constant")
+        0, 0.0, 0.0, pixel_m, probabilities(logits, temperature), Heading(0.0, 0.0, HeadingSource.CONSTANT)
     )
     position = most_probable_position(distribution)
     moment = second_moment_m2(distribution, float(position[0]), float(position[1]), RIGHT_WITHIN_M)

@@ -22,7 +22,7 @@ from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import yaw_from_azimuth
-from unifygeo_ros.core.records import CameraImage, Heading, Rejection
+from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Query, Rejection
 from unifygeo_ros.inference.bundle import Confidence, ModelBundle, log_odds
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
@@ -127,9 +127,9 @@ def _localized(localizer: Localizer, town: CachedTown, truth: Float64, *, search
     for place, panorama in enumerate(town.panoramas):
         heading = None
         if not searched:
-            heading = Heading(float(yaw_from_azimuth(errors_rad[place])), HEADING_SIGMA_RAD**2, "constant")
+            heading = Heading(float(yaw_from_azimuth(errors_rad[place])), HEADING_SIGMA_RAD**2, HeadingSource.CONSTANT)
         image = CameraImage(_of_a_camera(np.roll(panorama, rolls[place], axis=1), localizer.mount), place + 1)
-        observation = localizer.observe(image, None, heading)
+        observation = localizer.observe(image, Query(heading=heading))
         if isinstance(observation, Rejection):
             raise InputError(f"town {town.record.seed}, panorama {place}: {observation.detail}")
         found = localizer.answer(observation)

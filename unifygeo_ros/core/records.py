@@ -32,13 +32,23 @@ class CameraImage:
     pitch_rad: float | None = None
 
 
+class HeadingSource(enum.Enum):
+    """Where a heading comes from. The value is the text of messages and JSON."""
+
+    ODOMETRY = "odometry"  # in the map frame
+    IMU = "imu"
+    CONSTANT = "constant"  # given by the user
+    SEARCH = "search"  # found in the image
+    TRACK = "track"  # the tracker's own estimate
+
+
 @dataclass(frozen=True)
 class Heading:
-    """Yaw of base_link in the map frame (REP-103), with its variance. source: "odometry", "imu", "constant", …"""
+    """Yaw of base_link in the map frame (REP-103), with its variance."""
 
     yaw_rad: float
     variance_rad2: float
-    source: str
+    source: HeadingSource
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,21 @@ class Prior:
     east_m: float
     north_m: float
     covariance_m2: Float64
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a localizer is asked about one image: what is known besides the image, and how much to look at."""
+
+    prior: Prior | None = None
+    """Position of base_link at the image's stamp; None: search the whole index."""
+    heading: Heading | None = None
+    """Yaw of base_link at the image's stamp; None: search the heading."""
+    distributions: int = 1
+    """How many of the best candidates are decoded, at least 1."""
+    candidates: int | None = None
+    """How many tiles are retrieved and re-ranked; None: `LocalizerConfig.candidates`. Fewer where the gate holds
+    fewer."""
 
 
 @dataclass(frozen=True)
@@ -161,13 +186,15 @@ class Observation:
     sequence tracker both start from.
 
     matches: of the candidates, best first. distributions: D of the first one or more of them, same order.
-    heading: given or found by the search, None only if neither was possible. timings_ms: milliseconds by stage.
+    heading: given, or found by the search. descriptor: float32 (C,), the image's global descriptor under that heading,
+    with which the candidates were retrieved. timings_ms: milliseconds by stage.
     """
 
     stamp_ns: int
     matches: Matches
     distributions: tuple[TileDistribution, ...]
     heading: Heading
+    descriptor: Float32
     timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 

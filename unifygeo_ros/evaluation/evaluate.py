@@ -28,10 +28,10 @@ from unifygeo_ros.evaluation.report.close_look import look_closer, worst_places
 from unifygeo_ros.evaluation.report.drive_map import draw_map
 from unifygeo_ros.evaluation.report.page import write_report
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
-from unifygeo_ros.evaluation.watching import WatchedIndex, WatchedLocalizer
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.sessions.session import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
@@ -113,7 +113,7 @@ def evaluate(request: ReplayRequest) -> Summary:
         cache_dir=options.cache_dir,
         threads=options.threads,
     ) as engines:
-        localizer = WatchedLocalizer(WatchedIndex(index), bundle, engines, request.localizer, request.camera)
+        localizer = Localizer(index, bundle, engines, request.localizer, request.camera)
         identity = _identity(request, bag, topics, truth, bundle, index, engines.description)
         frames_path = request.output.with_name(f"{request.output.stem}.frames.jsonl")
         if request.restart:
@@ -140,7 +140,7 @@ def _write_report(
     drive: Drive,
     bag: Bag,
     topics: Topics,
-    localizer: WatchedLocalizer,
+    localizer: Localizer,
     results: ResultFile,
 ) -> None:
     assert request.report is not None
@@ -149,7 +149,6 @@ def _write_report(
     judged = judge(drive, request.criteria)
     worst = worst_places(drive, judged).tolist()
     frames = {frame.number: frame for frame in results.frames() if frame.number in worst}
-    localizer.prepare(None)
     looks = look_closer(bag, topics.image, localizer, drive, judged, [frames[number] for number in worst])
     write_report(request.report, summary, drive, judged, draw_map(drive, judged, localizer.index), looks)
 
@@ -175,7 +174,7 @@ def _replay_with_progress(
     request: ReplayRequest,
     bag: Bag,
     topics: Topics,
-    localizer: WatchedLocalizer,
+    localizer: Localizer,
     truth: Truth,
     results: ResultFile,
 ) -> None:

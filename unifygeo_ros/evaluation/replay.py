@@ -10,12 +10,13 @@ from typing import Callable, Iterator
 
 from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odometry_sample, stamp_ns
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.core.records import CameraImage, Rejection, RejectionReason
-from unifygeo_ros.evaluation.metrics.results import FrameResult, ResultFile
+from unifygeo_ros.core.records import CameraImage, Fix, Rejection, RejectionReason
+from unifygeo_ros.evaluation.metrics.results import FrameResult, RecordedQuery, ResultFile
 from unifygeo_ros.evaluation.recordings.bags import Bag, BagMessage, BagTopic, choose_topic
 from unifygeo_ros.evaluation.recordings.truth import Recording, Truth
 from unifygeo_ros.evaluation.recordings.truth_sources import GEODETIC_TYPE, TRUTH_TYPES, Sample, recording_of_samples
-from unifygeo_ros.evaluation.watching import WatchedLocalizer
+from unifygeo_ros.evaluation.tile_ranks import seen_tiles, tile_ranks
+from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.motion.samples import MotionBuffer, OdometrySample
 from unifygeo_ros.sessions.session import LocalizationSession, SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
@@ -92,7 +93,7 @@ def read_truth(bag: Bag, topic: BagTopic) -> Recording:
 def replay(
     bag: Bag,
     topics: Topics,
-    localizer: WatchedLocalizer,
+    localizer: Localizer,
     session_config: SessionConfig,
     tracker_config: TrackerConfig,
     truth: Truth,
@@ -125,7 +126,7 @@ def replay(
         if before is not None and (before.number, before.log_time_ns) != (number, message.log_time_ns):
             raise InputError(f"{results.path}: image {number} is not the one of the bag; give --restart to replace it")
         if before is not None:
-            _show_again(bag, message, localizer, session, before)
+            _recall(bag, message, session, before)
             progress(before)
         else:
             result, timings_ms = _localize(bag, message, number, localizer, session, odometry, truth)
@@ -170,37 +171,45 @@ def _localize(
     bag: Bag,
     message: BagMessage,
     number: int,
-    localizer: WatchedLocalizer,
+    localizer: Localizer,
     session: LocalizationSession,
     odometry: MotionBuffer[OdometrySample],
     truth: Truth,
 ) -> tuple[FrameResult, dict[str, float]]:
     """One image's result and its milliseconds by stage."""
-    localizer.prepare(None)
     start = time.perf_counter()
     image = _decode(bag, message)
     decode_ms = (time.perf_counter() - start) * 1e3
-    outcome = image if isinstance(image, Rejection) else session.locate(image)
-    true_pose = truth.at(outcome.stamp_ns)
-    motion = odometry.at(outcome.stamp_ns)
-    result = FrameResult(
+    result: Fix | Rejection
+    query, seen = None, None
+    if isinstance(image, Rejection):
+        result = image
+    else:
+        outcome = session.locate(image)
+        result, seen = outcome.result, outcome.observation
+        if outcome.query is not None:
+            tilt = outcome.image.roll_rad, outcome.image.pitch_rad
+            query = RecordedQuery(outcome.query.prior, outcome.query.heading, *tilt)
+    true_pose = truth.at(result.stamp_ns)
+    motion = odometry.at(result.stamp_ns)
+    ranks = None
+    if seen is not None and query is not None and true_pose is not None:
+        ranks = tile_ranks(seen, query.prior, localizer, true_pose)
+    frame = FrameResult(
         number=number,
         log_time_ns=message.log_time_ns,
-        outcome=outcome,
+        outcome=result,
         truth=true_pose,
-        query=localizer.query,
-        tiles=localizer.seen_tiles(),
-        ranks=None if true_pose is None else localizer.ranks(true_pose),
+        query=query,
+        tiles=None if seen is None else seen_tiles(seen, localizer),
+        ranks=ranks,
         odometry=None if motion is None else (motion.x_m, motion.y_m, motion.yaw_rad),
     )
-    return result, {"decode": decode_ms, **outcome.timings_ms}
+    return frame, {"decode": decode_ms, **result.timings_ms}
 
 
-def _show_again(
-    bag: Bag, message: BagMessage, localizer: WatchedLocalizer, session: LocalizationSession, known: FrameResult
-) -> None:
+def _recall(bag: Bag, message: BagMessage, session: LocalizationSession, known: FrameResult) -> None:
     """Take the session past an image whose result is known."""
-    localizer.prepare(known.outcome)
     image = _decode(bag, message)
     if not isinstance(image, Rejection):
-        session.locate(image)
+        session.recall(image, known.outcome)

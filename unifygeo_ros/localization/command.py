@@ -79,12 +79,13 @@ def _locate(args: argparse.Namespace) -> int:
 def _locate_file(
     localizer: Localizer, path: Path, prior: Prior | None, heading: Heading | None, plot: Path | None
 ) -> dict[str, Any]:
-    from unifygeo_ros.core.records import CameraImage, Rejection
+    from unifygeo_ros.core.records import CameraImage, Query, Rejection
     from unifygeo_ros.images.files import read_image
 
     image = CameraImage(read_image(path), stamp_ns=0)
-    observation = localizer.observe(image, prior, heading)
-    result = observation if isinstance(observation, Rejection) else localizer.decide(observation, prior)
+    query = Query(prior, heading)
+    observation = localizer.observe(image, query)
+    result = observation if isinstance(observation, Rejection) else localizer.decide(observation, query)
     if plot is not None:
         from unifygeo_ros.localization.plot import draw
 
@@ -122,11 +123,13 @@ def json_record(result: Fix | Rejection) -> dict[str, Any]:
 
 def _heading(args: argparse.Namespace, config: LocalizerConfig) -> Heading | None:
     from unifygeo_ros.core.geodesy import yaw_from_azimuth
-    from unifygeo_ros.core.records import Heading
+    from unifygeo_ros.core.records import Heading, HeadingSource
 
     if args.heading_deg is None:
         return None
-    return Heading(float(yaw_from_azimuth(math.radians(args.heading_deg))), config.heading_sigma_rad**2, "constant")
+    return Heading(
+        float(yaw_from_azimuth(math.radians(args.heading_deg))), config.heading_sigma_rad**2, HeadingSource.CONSTANT
+    )
 
 
 def _prior_in_map(args: argparse.Namespace, frame: Any) -> Prior | None:

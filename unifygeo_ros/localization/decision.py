@@ -185,7 +185,7 @@ def decide(
     if heading_sigma_rad > config.gate_heading_sigma_rad:
         return rejection(
             RejectionReason.NO_HEADING,
-            f"heading ({heading.source}) has a standard deviation of {heading_sigma_rad:.3f} rad, above "
+            f"heading ({heading.source.value}) has a standard deviation of {heading_sigma_rad:.3f} rad, above "
             f"gate_heading_sigma_rad {config.gate_heading_sigma_rad:g}",
         )
     if found.ambiguity > config.gate_ambiguity:

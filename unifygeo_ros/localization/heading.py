@@ -18,11 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.core.geodesy import wrap_angle, yaw_from_azimuth
-from unifygeo_ros.core.records import Float32, Float64, Heading
+from unifygeo_ros.core.records import Float32, Float64, Heading, HeadingSource
 
 Ids = npt.NDArray[np.int64]
-
-SOURCE = "search"
 
 
 @dataclass(frozen=True)
@@ -95,4 +93,4 @@ def estimate_heading(search: HeadingSearch, temperature: float, tile_id: int | N
     # Belief within half a sector is the peak's own and not a spread.
     away_rad = np.sign(away_rad) * np.maximum(np.abs(away_rad) - sector_rad / 2, 0.0)
     variance = float(np.sum(belief * away_rad**2)) + (sector_rad / 2) ** 2 / 12
-    return Heading(float(yaw_from_azimuth(azimuth_rad)), variance, SOURCE)
+    return Heading(float(yaw_from_azimuth(azimuth_rad)), variance, HeadingSource.SEARCH)

@@ -24,9 +24,11 @@ from unifygeo_ros.core.records import (
     Float32,
     GroundFeatures,
     Heading,
+    HeadingSource,
     Observation,
     Panorama,
     Prior,
+    Query,
     Rejection,
     RejectionReason,
     TileDistribution,
@@ -49,6 +51,9 @@ from unifygeo_ros.localization.panorama import check_image, check_mask, prepare_
 from unifygeo_ros.localization.pyramids import PyramidCache
 from unifygeo_ros.localization.reranking import match, rerank
 from unifygeo_ros.localization.retrieval import camera_gate, prior_problem
+
+NOTHING_KNOWN = Query()
+"""Neither position nor heading."""
 
 
 class Localizer:
@@ -88,34 +93,23 @@ class Localizer:
         check_only_live_changed(self.config, config, "localizer")
         self.config = config
 
-    def locate(self, image: CameraImage, prior: Prior | None = None, heading: Heading | None = None) -> Fix | Rejection:
-        """Where base_link was when the image was taken. prior, heading: of base_link at the image's stamp."""
-        observation = self.observe(image, prior, heading)
-        return observation if isinstance(observation, Rejection) else self.decide(observation, prior)
+    def locate(self, image: CameraImage, query: Query = NOTHING_KNOWN) -> Fix | Rejection:
+        """Where base_link was when the image was taken."""
+        observation = self.observe(image, query)
+        return observation if isinstance(observation, Rejection) else self.decide(observation, query)
 
-    def observe(
-        self,
-        image: CameraImage,
-        prior: Prior | None = None,
-        heading: Heading | None = None,
-        *,
-        distributions: int = 1,
-        candidates: int | None = None,
-    ) -> Observation | Rejection:
-        """All that an image says of where the camera was.
-
-        distributions: how many of the best candidates are decoded, at least 1. candidates: how many are retrieved,
-        by default `LocalizerConfig.candidates`; fewer where the gate holds fewer.
-        """
+    def observe(self, image: CameraImage, query: Query = NOTHING_KNOWN) -> Observation | Rejection:
+        """All that an image says of where the camera was."""
+        prior, heading = query.prior, query.heading
         clock = _StageClock()
         with clock.stage("checks"):
             refusal = check_image(image, self.mount, self.config) or self._check_inputs(image, prior, heading)
         if refusal is not None:
             return dataclasses.replace(refusal, timings_ms=clock.timings_ms())
-        count = self.config.candidates if candidates is None else candidates
+        count = self.config.candidates if query.candidates is None else query.candidates
         search = None
         if heading is None:
-            search = self._search_heading(image, self._gate(prior, None), count, clock)
+            search = self._search_heading(image, self.gate(prior, None), count, clock)
             if search is not None:
                 heading = estimate_heading(search, self._model.calibration.heading_temperature)
         if heading is None:
@@ -125,28 +119,29 @@ class Localizer:
         with clock.stage("ground_encoder"):
             features = self._encode(panorama)
         with clock.stage("retrieval"):
-            found = self._retrieve(features, count, self._gate(prior, heading), search)
+            found = self._retrieve(features, count, self.gate(prior, heading), search)
         if not len(found.tile_ids):
             return self._off_map(image, prior, clock)
         with clock.stage("reranking"):
             matches = rerank(found, self._match(features.levels[0][None], found.tile_ids)[:, 0])
         decoded = [self._decode(int(matches.tile_ids[0]), features, None if search is None else heading, clock)]
-        for tile_id in matches.tile_ids[1:distributions].tolist():
+        for tile_id in matches.tile_ids[1 : query.distributions].tolist():
             own_features, own_heading = self._features_for(tile_id, image, features, heading, search, clock)
             decoded.append(self._decode(tile_id, own_features, own_heading, clock))
-        return Observation(image.stamp_ns, matches, tuple(decoded), heading, clock.timings_ms())
+        descriptor = features.descriptor
+        return Observation(image.stamp_ns, matches, tuple(decoded), heading, descriptor, clock.timings_ms())
 
     def answer(self, observation: Observation) -> Answer:
         """Where the camera most probably was, before any gate."""
         centres_m = self.index.centres_m[observation.matches.tile_ids]
         return answer(observation, centres_m, self.index.manifest.side_m, self.config, self._model.calibration)
 
-    def decide(self, observation: Observation, prior: Prior | None = None) -> Fix | Rejection:
+    def decide(self, observation: Observation, query: Query = NOTHING_KNOWN) -> Fix | Rejection:
         """A fix if the observation passes the gates, else why not."""
         start = time.perf_counter()
         found = self.answer(observation)
         calibration = self._model.calibration
-        result = decide(observation, found, prior, self.config, calibration, self.mount, self.index.frame)
+        result = decide(observation, found, query.prior, self.config, calibration, self.mount, self.index.frame)
         elapsed_ms = (time.perf_counter() - start) * 1e3
         timings = {**observation.timings_ms, "decision": elapsed_ms}
         timings["total"] = timings.get("total", 0.0) + elapsed_ms
@@ -167,12 +162,13 @@ class Localizer:
             return Rejection(
                 image.stamp_ns,
                 RejectionReason.NO_HEADING,
-                f"heading ({heading.source}) is {heading.yaw_rad} rad with variance {heading.variance_rad2} rad²; both "
-                "must be finite, the variance at least 0",
+                f"heading ({heading.source.value}) is {heading.yaw_rad} rad with variance "
+                f"{heading.variance_rad2} rad²; both must be finite, the variance at least 0",
             )
         return None
 
-    def _gate(self, prior: Prior | None, heading: Heading | None) -> Gate | None:
+    def gate(self, prior: Prior | None, heading: Heading | None) -> Gate | None:
+        """The part of the index that a prior of base_link limits the search to; None: all of it."""
         return None if prior is None else camera_gate(prior, self.mount, heading, self.config.prior_gate_sigma)
 
     def _off_map(self, image: CameraImage, prior: Prior | None, clock: _StageClock) -> Rejection:
@@ -201,7 +197,7 @@ class Localizer:
         ground = self._model.ground
         azimuths = encoding_azimuths(self.config.heading_search_encodings, ground.columns)
         with clock.stage("heading_encoder"):
-            headings = [Heading(float(yaw_from_azimuth(azimuth)), 0.0, "assumed") for azimuth in azimuths]
+            headings = [Heading(float(yaw_from_azimuth(azimuth)), 0.0, HeadingSource.SEARCH) for azimuth in azimuths]
             encodings = [self._encode(prepare_panorama(image, ground, self.mount, h)) for h in headings]
         with clock.stage("heading_search"):
             count = max(count, self.config.heading_search_candidates)

@@ -62,7 +62,7 @@ def _draw_panorama(axes: Axes, localizer: Localizer, image: CameraImage, observa
     axes.plot(vehicle_deg, extent[2], "^", color="lime", ms=12, clip_on=False)
     axes.set_title(
         f"panorama; the vehicle faces the triangle (yaw {math.degrees(heading.yaw_rad):.1f}° ± "
-        f"{math.degrees(math.sqrt(heading.variance_rad2)):.1f}°, {heading.source})",
+        f"{math.degrees(math.sqrt(heading.variance_rad2)):.1f}°, {heading.source.value})",
         fontsize=10,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Mapping
@@ -12,7 +11,6 @@ import numpy as np
 
 from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.core.errors import ConfigurationError
-from unifygeo_ros.core.records import CameraImage, Fix, Heading, Observation, Prior, Rejection
 from unifygeo_ros.inference.bundle import LEVELS, ModelBundle, load_bundle
 from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.select import open_engines
@@ -22,44 +20,12 @@ from unifygeo_ros.parameters.settings import NodeConfig, Settings
 from unifygeo_ros.sessions.session import LocalizationSession
 
 
-class ObservedLocalizer(Localizer):
-    """The localizer, keeping its last observation for the heatmap and the debug image.
-
-    cpu_s: processor time that the calling thread has spent in it, so that the node can tell its own cost.
-    """
-
-    last_observation: Observation | None = None
-    cpu_s: float = 0.0
-
-    def observe(
-        self,
-        image: CameraImage,
-        prior: Prior | None = None,
-        heading: Heading | None = None,
-        *,
-        distributions: int = 1,
-        candidates: int | None = None,
-    ) -> Observation | Rejection:
-        self.last_observation = None
-        start_s = time.thread_time()
-        result = super().observe(image, prior, heading, distributions=distributions, candidates=candidates)
-        self.cpu_s += time.thread_time() - start_s
-        self.last_observation = result if isinstance(result, Observation) else None
-        return result
-
-    def decide(self, observation: Observation, prior: Prior | None = None) -> Fix | Rejection:
-        start_s = time.thread_time()
-        result = super().decide(observation, prior)
-        self.cpu_s += time.thread_time() - start_s
-        return result
-
-
 @dataclass(frozen=True)
 class Loaded:
     """All that a configured node holds. identity: what was loaded, for log and diagnostics."""
 
     session: LocalizationSession
-    localizer: ObservedLocalizer
+    localizer: Localizer
     index: TileIndex
     identity: Mapping[str, str]
     _resources: contextlib.ExitStack
@@ -98,7 +64,7 @@ def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) ->
         step("first run of the engines")
         _run_once(engines, bundle)
         step("localizer")
-        localizer = ObservedLocalizer(index, bundle, engines, settings.localizer, mount)
+        localizer = Localizer(index, bundle, engines, settings.localizer, mount)
         session = LocalizationSession(localizer, settings.session, settings.tracker)
         datum = index.manifest.datum
         identity = {

@@ -35,7 +35,6 @@ class Worker:
         """log: an rclpy logger. shutting_down: whether errors are the middleware going away."""
         self.inbox = Inbox()
         self._session = loaded.session
-        self._localizer = loaded.localizer
         self._outlet = outlet
         self._health = health
         self._log = log
@@ -65,24 +64,23 @@ class Worker:
         taken_s = time.monotonic()
         image = self._refuse_future(frame) or self._decode(frame.message)
         decoded_s = time.monotonic()
-        localizer = self._localizer
-        cpu_s, localizer_cpu_s = time.thread_time(), localizer.cpu_s
+        cpu_s = time.thread_time()
         if isinstance(image, Rejection):
             self._health.localized(image, {})
             return
-        localizer.last_observation = None  # an image that is refused before it is looked at has none
-        result = self._session.locate(image)
+        outcome = self._session.locate(image)
+        result = outcome.result
         located_s = time.monotonic()
-        self._health.tracked(self._session.status().track)
+        self._health.tracked(outcome.track)
         if isinstance(result, Fix) and not self._publish(result):
             return
         published_s = time.monotonic()
-        self._outlet.aside(image, result, localizer.last_observation)
+        self._outlet.aside(image, result, outcome.observation)
         end_s = time.monotonic()
-        own_cpu_s = (time.thread_time() - cpu_s) - (localizer.cpu_s - localizer_cpu_s)
+        own_cpu_s = time.thread_time() - cpu_s - outcome.localizer_cpu_ms / 1e3
         self._health.localized(
             result,
-            _prefixed("localizer.", result.timings_ms)
+            _prefixed("localizer.", outcome.timings_ms)
             | {
                 "transport": frame.transport_s * 1e3,
                 "queue": (taken_s - frame.arrived_s) * 1e3,

@@ -15,6 +15,7 @@ import dataclasses
 import itertools
 import math
 import threading
+import time
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -26,7 +27,17 @@ import numpy as np
 from unifygeo_ros.aerial.index import TileIndex
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.geodesy import wrap_angle
-from unifygeo_ros.core.records import CameraImage, Fix, Heading, Observation, Prior, Rejection, RejectionReason
+from unifygeo_ros.core.records import (
+    CameraImage,
+    Fix,
+    Heading,
+    HeadingSource,
+    Observation,
+    Prior,
+    Query,
+    Rejection,
+    RejectionReason,
+)
 from unifygeo_ros.core.settings import check_only_live_changed, check_settings, setting
 from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
@@ -43,6 +54,7 @@ from unifygeo_ros.motion.samples import (
     OdometrySample,
     roll_pitch_yaw,
 )
+from unifygeo_ros.sessions.outcome import Outcome
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.tracker import Tracker, TrackStatus, region_of
 
@@ -168,19 +180,9 @@ class ImageLocalizer(Protocol):
     @property
     def mount(self) -> CameraMount: ...
 
-    def locate(
-        self, image: CameraImage, prior: Prior | None = None, heading: Heading | None = None
-    ) -> Fix | Rejection: ...
+    def observe(self, image: CameraImage, query: Query) -> Observation | Rejection: ...
 
-    def observe(
-        self,
-        image: CameraImage,
-        prior: Prior | None = None,
-        heading: Heading | None = None,
-        *,
-        distributions: int = 1,
-        candidates: int | None = None,
-    ) -> Observation | Rejection: ...
+    def decide(self, observation: Observation, query: Query) -> Fix | Rejection: ...
 
 
 @dataclass(frozen=True)
@@ -308,6 +310,7 @@ class LocalizationSession:
                 buffer.clear()
             self._inputs.initial_pose = None
             self._inputs.generation += 1
+            self._track = None
 
     def reconfigure(self, config: SessionConfig) -> None:
         """Use other live settings from the next image on. The others must be as they were."""
@@ -330,19 +333,43 @@ class LocalizationSession:
 
     # -- images, from one thread ----------------------------------------------------------------------------------
 
-    def locate(self, image: CameraImage) -> Fix | Rejection:
+    def locate(self, image: CameraImage) -> Outcome:
         """Localize the next image of the drive. The result carries the stamp of exposure: the image's + the offset."""
+        return self._next(image, None)
+
+    def recall(self, image: CameraImage, result: Fix | Rejection) -> Outcome:
+        """Take the session past an image whose result is known, as `locate` would leave it.
+
+        In mode single the image is not localized again. In mode sequence it is, since the belief follows from the
+        observation.
+        """
+        return self._next(image, result)
+
+    def _next(self, image: CameraImage, known: Fix | Rejection | None) -> Outcome:
         config = self._config
         image = dataclasses.replace(image, stamp_ns=image.stamp_ns + round(config.stamp_offset_s * NS_PER_S))
-        result: Fix | Rejection | None = self._refuse_by_time(image, config) or self._refuse_frozen(image, config)
-        if result is None and self._tracker is not None:
-            result = self._commit(self._follow(self._tracker, image, config))
-        elif result is None:
-            image, prior, heading = self._prepare(image, config)
-            result = self._commit(self._localizer.locate(image, prior, heading))
+        refusal = self._refuse_by_time(image, config) or self._refuse_frozen(image, config)
+        if refusal is not None:
+            outcome = Outcome(refusal, image)
+        elif self._tracker is not None:
+            outcome = self._commit(self._follow(self._tracker, image, config))
+        else:
+            image, query = self._prepare(image, config)
+            outcome = Outcome(known, image, query) if known is not None else self._localize(image, query)
+            outcome = self._commit(outcome)
         with self._inputs.lock:
+            result = outcome.result
             self._outcomes["fix" if isinstance(result, Fix) else result.reason.value] += 1
-        return result
+            return dataclasses.replace(outcome, track=self._track)
+
+    def _localize(self, image: CameraImage, query: Query) -> Outcome:
+        start_s = time.thread_time()
+        observed = self._localizer.observe(image, query)
+        result = observed if isinstance(observed, Rejection) else self._localizer.decide(observed, query)
+        cpu_ms = (time.thread_time() - start_s) * 1e3
+        return Outcome(
+            result, image, query, None if isinstance(observed, Rejection) else observed, localizer_cpu_ms=cpu_ms
+        )
 
     def _start_anew(self) -> None:
         self._last_stamp_ns: int | None = None
@@ -375,6 +402,7 @@ class LocalizationSession:
                 for buffer in (self._inputs.map_odometry, self._inputs.odometry, self._inputs.imu):
                     buffer.drop_after(stamp + round(config.time_jump_s * NS_PER_S))
                 self._start_anew()
+                self._track = None
         self._last_stamp_ns = stamp
         if self._last_located_ns is not None:
             interval_s = (stamp - self._last_located_ns) / NS_PER_S
@@ -409,7 +437,7 @@ class LocalizationSession:
             detail = f"same pixels {self._repeats + 1} times in a row, frozen_repeats is {config.frozen_repeats}"
         return Rejection(image.stamp_ns, RejectionReason.FROZEN_IMAGE, detail)
 
-    def _follow(self, tracker: Tracker, image: CameraImage, config: SessionConfig) -> Fix | Rejection:
+    def _follow(self, tracker: Tracker, image: CameraImage, config: SessionConfig) -> Outcome:
         """One image of a sequence."""
         stamp = image.stamp_ns
         with self._inputs.lock:
@@ -423,20 +451,16 @@ class LocalizationSession:
             tracker.set_initial_pose(pose)
         tracker.gates = self._localizer.config
         tracker.predict(motion, time_s)
-        wanted = tracker.request(heading)
-        observed = self._localizer.observe(
-            image,
-            wanted.prior,
-            wanted.heading,
-            distributions=wanted.distributions,
-            candidates=wanted.candidates,
-        )
-        result = tracker.missed(observed) if isinstance(observed, Rejection) else tracker.update(observed)
-        self._track = tracker.status
-        return result
+        query = tracker.request(heading)
+        start_s = time.thread_time()
+        observed = self._localizer.observe(image, query)
+        cpu_ms = (time.thread_time() - start_s) * 1e3
+        if isinstance(observed, Rejection):
+            return Outcome(tracker.missed(observed), image, query, None, tracker.status, cpu_ms)
+        return Outcome(tracker.update(observed), image, query, observed, tracker.status, cpu_ms)
 
-    def _prepare(self, image: CameraImage, config: SessionConfig) -> tuple[CameraImage, Prior | None, Heading | None]:
-        """What else is known at the image's stamp: the image with its tilt, the prior, the heading."""
+    def _prepare(self, image: CameraImage, config: SessionConfig) -> tuple[CameraImage, Query]:
+        """What is known at the image's stamp: the image with its tilt, the prior, the heading."""
         with self._inputs.lock:
             pose = self._inputs.map_odometry.at(image.stamp_ns)
             image, heading = self._oriented(image, config)
@@ -452,7 +476,7 @@ class LocalizationSession:
             age_s = (image.stamp_ns - self._anchor.stamp_ns) / NS_PER_S
             if 0 <= age_s <= config.last_fix_age_s and self._failures < config.last_fix_failures:
                 prior = _carry_on(self._anchor, motion, age_s, config)
-        return image, prior, heading
+        return image, Query(prior, heading)
 
     def _oriented(self, image: CameraImage, config: SessionConfig) -> tuple[CameraImage, Heading | None]:
         """The image with its tilt, and its heading, from the samples at its stamp. Called with the lock held."""
@@ -463,21 +487,22 @@ class LocalizationSession:
         assumed = self._localizer.config.heading_sigma_rad**2
         heading = None
         if config.heading_source == "constant":
-            heading = Heading(config.heading_constant_rad, assumed, "constant")
+            heading = Heading(config.heading_constant_rad, assumed, HeadingSource.CONSTANT)
         elif config.heading_source == "odometry" and pose is not None:
-            heading = Heading(pose.yaw_rad, float(pose.covariance[2, 2]) or assumed, "odometry")
+            heading = Heading(pose.yaw_rad, float(pose.covariance[2, 2]) or assumed, HeadingSource.ODOMETRY)
         elif config.heading_source == "imu" and imu is not None:
             yaw = wrap_angle(imu.yaw_rad + config.imu_yaw_offset_rad)
-            heading = Heading(yaw, imu.yaw_variance_rad2 or assumed, "imu")
+            heading = Heading(yaw, imu.yaw_variance_rad2 or assumed, HeadingSource.IMU)
         return image, heading
 
-    def _commit(self, result: Fix | Rejection) -> Fix | Rejection:
+    def _commit(self, outcome: Outcome) -> Outcome:
         """Remember the result for the images to come, unless a reset came while it was made."""
+        result = outcome.result
         with self._inputs.lock:
             if self._inputs.generation != self._generation:
-                return Rejection(
-                    result.stamp_ns, RejectionReason.RESET, "the session was reset while the image was localized"
-                )
+                detail = "the session was reset while the image was localized"
+                return Outcome(Rejection(result.stamp_ns, RejectionReason.RESET, detail), outcome.image)
+            self._track = outcome.track
         if isinstance(result, Fix):
             covariance = np.zeros((3, 3))
             covariance[:2, :2], covariance[2, 2] = result.covariance_m2, result.yaw_variance_rad2
@@ -485,7 +510,7 @@ class LocalizationSession:
             self._failures = 0
         else:
             self._failures += 1
-        return result
+        return outcome
 
     def _count_refusal(self, source: str, reason: str | None) -> str | None:
         if reason is not None:

@@ -22,10 +22,12 @@ from unifygeo_ros.core.geodesy import LocalFrame, wrap_angle
 from unifygeo_ros.core.records import (
     Fix,
     Heading,
+    HeadingSource,
     Hypothesis,
     Matches,
     Observation,
     Prior,
+    Query,
     Rejection,
     RejectionReason,
 )
@@ -39,9 +41,6 @@ from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence, evidence_of, log_evidence_of_all
 
 Float64 = npt.NDArray[np.float64]
-
-TRACK_HEADING = "track"
-"""Source of a heading that the tracker gave."""
 
 PRUNE = 1e-7
 """Hypotheses with less belief are dropped; their belief goes elsewhere."""
@@ -88,16 +87,6 @@ class TrackStatus:
     images: int
     whole_searches: int
     odometry_scale: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the localizer shall observe next: arguments of `Localizer.observe`."""
-
-    prior: Prior | None
-    heading: Heading | None
-    distributions: int
-    candidates: int
 
 
 @dataclass(frozen=True)
@@ -229,7 +218,7 @@ class Tracker:
         self._fresh_m += way_m
         self._checked_m += way_m
 
-    def request(self, heading: Heading | None) -> Request:
+    def request(self, heading: Heading | None) -> Query:
         """What to observe: near the track while there is one, else in the whole region. heading: from a sensor."""
         config = self._config
         self._yaw_given, self._gate = heading is not None, None
@@ -239,16 +228,16 @@ class Tracker:
             )
         self._predicted = place = self._best_place()
         if self._state is not TrackState.TRACKING or place is None or self._doubt >= config.doubt_images:
-            return Request(None, heading, config.search_distributions, config.search_candidates)
+            return Query(None, heading, config.search_distributions, config.search_candidates)
         if heading is None and place.covariance[2, 2] < TRACK_HEADING_SIGMA_RAD**2:
-            heading = Heading(float(place.mean[2]), float(place.covariance[2, 2]), TRACK_HEADING)
+            heading = Heading(float(place.mean[2]), float(place.covariance[2, 2]), HeadingSource.TRACK)
         if self._doubt:
-            return Request(None, heading, config.search_distributions, config.search_candidates)
+            return Query(None, heading, config.search_distributions, config.search_candidates)
         if self._checked_m >= config.check_distance_m:
             # One more than near the track: in the whole region the right tile is not as often the best.
-            return Request(None, heading, config.track_distributions + 1, config.search_candidates)
+            return Query(None, heading, config.track_distributions + 1, config.search_candidates)
         self._gate = Prior(float(place.mean[0]), float(place.mean[1]), place.covariance[:2, :2])
-        return Request(self._gate, heading, config.track_distributions, config.track_candidates)
+        return Query(self._gate, heading, config.track_distributions, config.track_candidates)
 
     def update(self, observation: Observation) -> Fix | Rejection:
         """Take in what was observed on `request` and say where base_link is."""
@@ -256,7 +245,7 @@ class Tracker:
         config = self._config
         self._images += 1
         before = self._predicted
-        assumed = observation.heading.source == TRACK_HEADING
+        assumed = observation.heading.source is HeadingSource.TRACK
         searched = not self._yaw_given and not assumed
         exponent = self._novelty
         # Where the heading is searched, D's error comes from the heading's and lasts as long as that.

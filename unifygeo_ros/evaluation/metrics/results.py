@@ -8,6 +8,7 @@ clock; latencies go into a second file beside it.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,16 @@ from typing import Any, Iterator, Mapping
 import numpy as np
 
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.core.records import Fix, Float64, Heading, Hypothesis, Prior, Rejection, RejectionReason
+from unifygeo_ros.core.records import (
+    Fix,
+    Float64,
+    Heading,
+    HeadingSource,
+    Hypothesis,
+    Prior,
+    Rejection,
+    RejectionReason,
+)
 from unifygeo_ros.evaluation.recordings.truth import TruthPose
 
 FORMAT = "unifygeo-replay"
@@ -24,8 +34,8 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Query:
-    """What the localizer was asked with, beside the pixels; enough to ask the same again."""
+class RecordedQuery:
+    """What the localizer knew besides the pixels."""
 
     prior: Prior | None
     heading: Heading | None
@@ -78,7 +88,7 @@ class FrameResult:
     log_time_ns: int
     outcome: Fix | Rejection
     truth: TruthPose | None
-    query: Query | None
+    query: RecordedQuery | None
     tiles: SeenTiles | None
     ranks: TileRanks | None
     odometry: tuple[float, float, float] | None
@@ -104,7 +114,7 @@ def from_json(line: str) -> FrameResult:
     if query is not None:
         prior, heading = query["prior"], query["heading"]
         query["prior"] = prior and Prior(**{**prior, "covariance_m2": _matrix(prior["covariance_m2"])})
-        query["heading"] = heading and Heading(**heading)
+        query["heading"] = heading and Heading(**{**heading, "source": HeadingSource(heading["source"])})
     if tiles is not None:
         tiles = {name: tuple(value) if isinstance(value, list) else value for name, value in tiles.items()}
         tiles["centres_m"] = _matrix(tiles["centres_m"])
@@ -113,7 +123,7 @@ def from_json(line: str) -> FrameResult:
         log_time_ns=raw["log_time_ns"],
         outcome=made,
         truth=truth and TruthPose(**{**truth, "covariance_m2": _matrix(truth["covariance_m2"])}),
-        query=query and Query(**query),
+        query=query and RecordedQuery(**query),
         tiles=tiles and SeenTiles(**tiles),
         ranks=raw["ranks"] and TileRanks(**raw["ranks"]),
         odometry=raw["odometry"] and tuple(raw["odometry"]),
@@ -133,7 +143,7 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
-    if isinstance(value, RejectionReason):
+    if isinstance(value, enum.Enum):
         return value.value
     return value
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.geodesy import tile_from_map
-from unifygeo_ros.core.records import Fix, Observation, Prior, UInt8
+from unifygeo_ros.core.records import Fix, Observation, Prior, Query, UInt8
 from unifygeo_ros.evaluation.metrics.drive import Drive
 from unifygeo_ros.evaluation.metrics.results import FrameResult
 from unifygeo_ros.evaluation.metrics.summary import Judged
@@ -64,7 +64,7 @@ def look_closer(
         exposure = dataclasses.replace(
             camera_image(bag.deserialize(image)), roll_rad=query.roll_rad, pitch_rad=query.pitch_rad
         )
-        observation = localizer.observe(exposure, query.prior, query.heading)
+        observation = localizer.observe(exposure, Query(query.prior, query.heading))
         if not isinstance(observation, Observation):
             continue
         entry = entries[frame.number]
@@ -81,7 +81,7 @@ def look_closer(
                 score=frame.outcome.score,
                 ambiguity=frame.outcome.ambiguity,
                 detail=f"heading {math.degrees(frame.outcome.yaw_rad):.1f}° ± "
-                f"{math.degrees(math.sqrt(frame.outcome.yaw_variance_rad2)):.1f}° ({observation.heading.source})",
+                f"{math.degrees(math.sqrt(frame.outcome.yaw_variance_rad2)):.1f}° ({observation.heading.source.value})",
                 panorama=_panorama(exposure.pixels),
                 distribution=_distribution(localizer, observation, truth, fix),
                 candidates=tuple(_candidates(localizer, observation, truth, fix)),

@@ -1,0 +1,31 @@
+"""What a session returns for one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Mapping
+
+from unifygeo_ros.core.records import CameraImage, Fix, Observation, Query, Rejection
+from unifygeo_ros.tracking.tracker import TrackStatus
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result for one image, and how it came about."""
+
+    result: Fix | Rejection
+    image: CameraImage
+    """The image as it was localized: with the stamp of exposure and the vehicle's tilt."""
+    query: Query | None = None
+    """What the localizer was asked; None: the image was refused before it was looked at, or its result was dropped."""
+    observation: Observation | None = None
+    """None where the localizer rejected the image, and where `query` is None."""
+    track: TrackStatus | None = None
+    """Of the tracker after this image; None in mode single, and while no image has been localized."""
+    localizer_cpu_ms: float = 0.0
+    """Processor time of the calling thread inside the localizer."""
+
+    @property
+    def timings_ms(self) -> Mapping[str, float]:
+        """Milliseconds by stage, and the "total"."""
+        return self.result.timings_ms
