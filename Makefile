@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 OUTPUT ?= out/demo
 BIN := $(VENV)/bin
-# The virtual environment is the ROS prefix of the pip-installed rclpy (docs/ros_without_ros.md).
+# The virtual environment is the ROS prefix of the pip-installed rclpy (docs/how-to/ros_without_ros.md).
 export AMENT_PREFIX_PATH := $(abspath $(VENV))$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training$(if $(PYTHONPATH),:$(PYTHONPATH))
 
@@ -37,9 +37,9 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# Each prints its numbers beside their limits (docs/benchmarks.md) on a machine that does nothing else; all of them run, and the
-# last line says which missed one. sequence_table.py, which needs drives, is docs/sequences.md's; ekf_drive.py, which needs
-# robot_localization, too, is docs/node.md's.
+# Each prints its numbers beside their limits (docs/measurements/benchmarks.md) on a machine that does nothing else; all of them run, and the
+# last line says which missed one. sequence_table.py, which needs drives, is docs/explanation/sequences.md's; ekf_drive.py, which needs
+# robot_localization, too, is docs/reference/node.md's.
 BENCHMARKS := render_towns training_stages fix index_search index_build tracking long_replay node_load
 bench: $(VENV)/.test
 	@missed=; for name in $(BENCHMARKS); do \
@@ -53,7 +53,7 @@ demo-data: $(VENV)/.test
 		--jpeg-quality 88 --orthophoto-jpeg-quality 90 --output demo/drive
 	cd demo && find drive localizer.yaml -type f | LC_ALL=C sort | xargs sha256sum > SHA256SUMS
 
-# About 85 minutes on two cores; the recipe, its numbers and what varies are in docs/training.md.
+# About 85 minutes on two cores; the recipe, its numbers and what varies are in docs/how-to/training.md.
 TRAIN := $(BIN)/python -m unifygeo_training.cli
 demo-model: $(VENV)/.test
 	$(TRAIN) towns render --seeds 0:96 --pairs 400 --output out/towns --workers 2

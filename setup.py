@@ -44,7 +44,7 @@ setup(
         # One inference backend: this one, or onnxruntime-gpu, or the TensorRT that JetPack installs.
         "cpu": ["onnxruntime>=1.17"],
         "gpu": ["onnxruntime-gpu>=1.17"],
-        "tensorrt": ["cuda-bindings>=12.8"],  # TensorRT itself: docs/engines.md
+        "tensorrt": ["cuda-bindings>=12.8"],  # TensorRT itself: docs/how-to/engines.md
         "tensorrt-rtx": ["cuda-bindings>=12.8", "tensorrt-rtx-cu13-bindings>=1.2", "tensorrt-rtx-cu13-libs>=1.2"],
         # Reading aerial imagery and searching it: the index.
         "index": ["faiss-cpu>=1.7.4", "rasterio>=1.3", "tqdm>=4.64"],

@@ -1,6 +1,6 @@
 """GPU engines against ONNX Runtime on the CPU, on a real GPU. Run with `pytest -m gpu`.
 
-These have not run on the project's own machines, which have no GPU; docs/engines.md says what has.
+These have not run on the project's own machines, which have no GPU; docs/how-to/engines.md says what has.
 """
 
 from __future__ import annotations

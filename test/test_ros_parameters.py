@@ -60,6 +60,6 @@ def test_what_may_change_while_running():
 
 
 def test_the_documentation_lists_them_as_they_are():
-    page = (Path(__file__).parent.parent / "docs/node.md").read_text(encoding="utf-8")
-    assert with_tables(page) == page, "run: python -m unifygeo_ros.parameters.table docs/node.md"
+    page = (Path(__file__).parent.parent / "docs/reference/node.md").read_text(encoding="utf-8")
+    assert with_tables(page) == page, "run: python -m unifygeo_ros.parameters.table docs/reference/node.md"
     assert all(f"`{name}`" in page for name in PARAMETERS)

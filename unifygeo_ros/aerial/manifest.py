@@ -1,4 +1,4 @@
-"""What an index says of itself, and the layout of its files (docs/index_format.md)."""
+"""What an index says of itself, and the layout of its files (docs/reference/index_format.md)."""
 
 from __future__ import annotations
 

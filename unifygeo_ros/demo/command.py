@@ -14,7 +14,8 @@ def add_command(subparsers: Any) -> None:
         "demo",
         help="see a vehicle being localized: index, node, drive, report",
         description="Build the index of the demo's town, start the real lifecycle node in its own process, play the "
-        "recorded drive to it over DDS, judge its fixes, and write a report. Needs rclpy (docs/ros_without_ros.md).",
+        "recorded drive to it over DDS, judge its fixes, and write a report. Needs rclpy "
+        "(docs/how-to/ros_without_ros.md).",
     )
     demo.add_argument(
         "--data", type=Path, default=REPOSITORY / "demo", help="folder of town.tif, drive and localizer.yaml"

@@ -78,7 +78,7 @@ def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
     print(
         "\nThe model learned from procedural towns alone, and this town was not among them: the numbers say that the\n"
         "system works, not how well it would do on real streets. For real imagery and the published weights see\n"
-        "docs/real_imagery.md."
+        "docs/how-to/real_imagery.md."
     )
     print(f"\nReport: {report.resolve()}")
 

@@ -166,7 +166,7 @@ class GraphFile:
 
 @dataclass(frozen=True)
 class BundleManifest:
-    """All that the robot must know about a model. See docs/bundle_format.md.
+    """All that the robot must know about a model. See docs/reference/bundle_format.md.
 
     pyramid: (channels, rows = columns) of pyramid0 … pyramid3. distribution_size: rows = columns of the logits.
     mean, std: of the RGB values scaled to 0 … 1 (already inside the graphs; for information and training).

@@ -77,7 +77,7 @@ class OnnxRuntimeEngine:
         if provider not in self._session.get_providers():
             raise EngineError(
                 f"{path}: ONNX Runtime did not load {provider}, only {self._session.get_providers()}; "
-                "mend its libraries (docs/engines.md) or choose another backend"
+                "mend its libraries (docs/how-to/engines.md) or choose another backend"
             )
         self._inputs = [_spec(path, node) for node in self._session.get_inputs()]
         self._outputs = [_spec(path, node) for node in self._session.get_outputs()]

@@ -1,6 +1,6 @@
 """Engines of TensorRT: compiled where they run, kept in the cache, chained on the GPU.
 
-What has run without a GPU and what has not is said in docs/engines.md.
+What has run without a GPU and what has not is said in docs/how-to/engines.md.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ OLDEST = (10, 3)  # of `tensorrt`: what JetPack 6 brings
 MODULES = {
     "tensorrt": (
         ("tensorrt",),
-        "on a Jetson use the system's Python packages (docs/jetson.md), elsewhere `pip install tensorrt-cu13` or cu12",
+        "on a Jetson use the system's Python packages (docs/how-to/jetson.md), elsewhere "
+        "`pip install tensorrt-cu13` or cu12",
     ),
     "tensorrt_rtx": (
         ("tensorrt_rtx", "tensorrt_rtx_bindings"),  # the first only re-exports the second, which pip installs alone

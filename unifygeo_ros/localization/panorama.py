@@ -6,7 +6,7 @@ Column c of W looks, at its centre, ``(c + 0.5)/W · 2π − π`` clockwise (see
 column; row r of H looks at the elevation ``top − (r + 0.5)/H · (top − bottom)``. This holds for the camera's image
 (elevations of `CameraMount`, azimuths relative to the camera) and for the panorama made from it (elevations of
 `GroundSpec`, azimuths relative to north, or to base_link's x axis where the heading is not known).
-docs/panoramas.md draws it.
+docs/explanation/panoramas.md draws it.
 
 Two ways lead from the one to the other, and both average over the area that an output pixel covers:
 

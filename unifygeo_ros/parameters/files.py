@@ -40,7 +40,7 @@ def read_node_parameters(path: Path) -> Mapping[str, Any]:
         spec = PARAMETERS.get(name)
         if spec is None:
             if name.split(".")[0] in GROUPS:
-                raise ConfigurationError(f"{path}: {name} is no parameter of the node; see docs/node.md")
+                raise ConfigurationError(f"{path}: {name} is no parameter of the node; see docs/reference/node.md")
             continue
         if spec.group in GROUPS or name in SHARED_PARAMETERS:
             fields[spec.field] = spec.checked(value)

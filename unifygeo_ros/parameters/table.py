@@ -1,4 +1,4 @@
-"""The parameters as the Markdown tables of docs/node.md: `python -m unifygeo_ros.parameters.table docs/node.md`."""
+"""The parameters as Markdown tables: `python -m unifygeo_ros.parameters.table PAGE` rewrites those of a page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.parameters.settings import PARAMETERS, ParameterSpec
 
-BEGIN = "<!-- parameters: made by `python -m unifygeo_ros.parameters.table docs/node.md` -->"
+BEGIN = "<!-- parameters: made by `python -m unifygeo_ros.parameters.table docs/reference/node.md` -->"
 END = "<!-- end of parameters -->"
 _TITLES = {
     "node": "The node",

@@ -89,7 +89,7 @@ def _reported(result: TransitionCallbackReturn) -> Callable[[Transition], Transi
 
 
 class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no types
-    """See docs/node.md for topics, services and parameters."""
+    """See docs/reference/node.md for topics, services and parameters."""
 
     def __init__(self, **options: Any) -> None:
         """options: of rclpy's LifecycleNode. Raises ConfigurationError for a parameter override that cannot be used."""

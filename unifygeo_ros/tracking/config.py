@@ -11,7 +11,7 @@ from unifygeo_ros.tracking.evidence import EvidenceSettings
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """Settings of the filter over a sequence of images. docs/sequences.md says how they were chosen."""
+    """Settings of the filter over a sequence of images. docs/explanation/sequences.md says how they were chosen."""
 
     fix_from: str = setting(
         "posterior",

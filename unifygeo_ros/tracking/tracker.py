@@ -2,7 +2,7 @@
 
     motion ─► predict ─► request ─► (the localizer observes) ─► update ─► fix | rejection
 
-The filter's equations are in belief.py and evidence.py, the reasons in docs/sequences.md. A tracker has no clock, no
+The filter's equations are in belief.py and evidence.py, the reasons in docs/explanation/sequences.md. A tracker has no
 randomness and no threads: the same calls give the same fixes.
 """
 

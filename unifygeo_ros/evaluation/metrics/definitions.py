@@ -1,4 +1,6 @@
-"""Every number of the report as a pure function of arrays. docs/evaluation.md gives the formulas and the reasons.
+"""Every number of the report as a pure function of arrays.
+
+docs/reference/evaluation.md gives the formulas and the reasons.
 
 All functions refuse NaN and infinity instead of dropping them: a frame without ground truth has to be left out by the
 caller, knowingly. Where there is nothing to say (no frames) the answer is None, never zero and never NaN. Absolute

@@ -1,4 +1,4 @@
-"""The numbers of a report, from a drive's arrays. docs/evaluation.md defines each."""
+"""The numbers of a report, from a drive's arrays. docs/reference/evaluation.md defines each."""
 
 from __future__ import annotations
 
