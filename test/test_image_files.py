@@ -59,7 +59,7 @@ def test_every_truncation_is_refused(name):
             decode_image(data[:size], "cut.img")
 
 
-def test_bytes_after_the_end_are_not_ours():
+def test_bytes_after_the_end_are_ignored():
     for data in FILES.values():
         np.testing.assert_array_equal(decode_image(data + b"preview" * 9, "a"), decode_image(data, "a"))
 
@@ -91,7 +91,7 @@ def test_noise_is_refused(noise, start):
 def test_a_flipped_byte_in_a_png_is_found():
     data = bytearray(FILES["png"])
     data[len(data) // 2] ^= 1
-    with pytest.raises(InputError, match="check sum"):
+    with pytest.raises(InputError, match="checksum"):
         decode_image(bytes(data), "flipped.png")
 
 

@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 from unifygeo_ros.aerial.sources import open_imagery
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import Datum, LocalFrame
-from unifygeo_ros.images.tiles import decode_rgba
+from unifygeo_ros.images.files import decode_rgba
 from unifygeo_ros.inference.bundle import AerialSpec
 
 ZOOM, X, Y, ACROSS = 18, 137_600, 90_900, 3  # at 48.0° north, 8.96° east; 0.40 m on the ground
@@ -78,6 +78,18 @@ def as_geotiff(path, picture):
 def all_tiles(path, spec=SPEC):
     tiles = open_imagery([path]).tiles(LocalFrame(DATUM), spec, 0.5)
     return tiles.centres_m, [tiles.read(number) for number in range(len(tiles.centres_m))]
+
+
+def some_tiles_are_those_of(path, reference):
+    """Every seventeenth tile."""
+    tiles = open_imagery([path]).tiles(LocalFrame(DATUM), SPEC, 0.5)
+    shown = dict(zip(map(tuple, reference[0].tolist()), reference[1], strict=True))
+    numbers = range(0, len(tiles.centres_m), 17)
+    assert len(numbers) > 10
+    for number in numbers:
+        tile, expected = tiles.read(number), shown[tuple(tiles.centres_m[number].tolist())]
+        np.testing.assert_allclose(tile.pixels.astype(int), expected.pixels, atol=1)
+        np.testing.assert_array_equal(tile.valid, expected.valid)
 
 
 def middle(path):
@@ -199,3 +211,146 @@ def test_flipped_bytes_of_mbtiles_are_read_or_refused_but_nothing_else(tmp_path_
             tiles.read(number)
     except InputError:
         pass
+
+
+@pytest.mark.parametrize("profile", ["mercator", "global-mercator"])
+def test_tms_folder_counts_rows_from_the_south(tmp_path, picture, reference, profile):
+    """The layout that gdal2tiles writes by default."""
+    folder = tmp_path / "tms"
+    for x, y in tiles_of_zoom(ZOOM):
+        path = folder / str(ZOOM) / str(x) / f"{2**ZOOM - 1 - y}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(web_tile(picture, ZOOM, x, y)))
+    (folder / "tilemapresource.xml").write_text(TMS.format(profile=profile))
+    imagery = open_imagery([folder])
+    assert imagery.describe()["rasters"][0]["kind"] == "tms"
+    assert imagery.centre_deg() == pytest.approx((DATUM.latitude_deg, DATUM.longitude_deg), abs=1e-6)
+    some_tiles_are_those_of(folder, reference)
+
+
+TMS = """<?xml version="1.0" encoding="utf-8"?>
+<TileMap version="1.0.0" tilemapservice="http://tms.osgeo.org/1.0.0">
+  <Title>a.tif</Title> <SRS>EPSG:3857</SRS>
+  <BoundingBox minx="14.5" miny="120.9" maxx="14.6" maxy="121"/>
+  <TileFormat width="256" height="256" mime-type="image/png" extension="png"/>
+  <TileSets profile="{profile}"><TileSet href="18" units-per-pixel="0.59716428347793" order="18"/></TileSets>
+</TileMap>"""
+
+
+def test_tms_folder_of_another_projection_is_refused(tmp_path, picture):
+    folder = write_xyz(tmp_path / "tms", picture)
+    (folder / "tilemapresource.xml").write_text(TMS.format(profile="geodetic"))
+    with pytest.raises(InputError, match=r"profile 'geodetic', only mercator.*--profile=mercator"):
+        open_imagery([folder])
+    (folder / "tilemapresource.xml").write_text("<TileMap")
+    with pytest.raises(InputError, match=r"tilemapresource\.xml: cannot be read"):
+        open_imagery([folder])
+
+
+def test_xyz_folder_with_leading_zeros_is_read(tmp_path, picture, reference):
+    folder = write_xyz(tmp_path / "xyz", picture)
+    for file in sorted(folder.glob("*/*/*.png")):
+        file.rename(file.with_name("0" + file.name))
+    for column in sorted(folder.glob("*/*")):
+        column.rename(column.with_name("00" + column.name))
+    some_tiles_are_those_of(folder, reference)
+
+
+def png_header(width, height):
+    """A PNG without pixels, every checksum right."""
+    import zlib
+
+    data = b"\x89PNG\r\n\x1a\n"
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    for chunk in (header, b"IEND"):
+        data += (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (png_header(20_000, 20_000), "20000x20000"),
+        (png_header(100_000, 100_000), "100000x100000"),
+        (png_header(0, 5), "0x5"),
+        (b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0" + bytes(4) + b"\xff\xff\0\xff\x3f\0", "65536x16384"),
+        (b"RIFF\x16\0\0\0WEBPVP8 \x0a\0\0\0\0\0\0\x9d\x01\x2a\xff\x3f\xff\x3f", "16383x16383"),
+        (b"RIFF\x16\0\0\0WEBPVP8L\x0a\0\0\0\x2f\xff\xff\xff\x0f" + bytes(5), "16384x16384"),
+    ],
+)
+def test_decode_rgba_refuses_sizes_that_no_tile_has(data, size):
+    with pytest.raises(InputError, match=rf"bomb\.png: is {size} pixels.*at most 16777216"):
+        decode_rgba(data, "bomb.png")
+
+
+def test_decode_rgba_takes_no_more_memory_than_bytes():
+    import tracemalloc
+
+    data = encode(textured(2000, 2000))
+    tracemalloc.start()
+    decode_rgba(data, "large.png")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2000 * 2000 * 10  # OpenCV's three bytes a pixel and four of the result; int64 took more than 32
+
+
+@pytest.mark.parametrize("extension", ["png", "webp"])
+def test_decode_rgba_keeps_the_colours_of_every_number_of_channels(extension):
+    colour = textured(40, 30)
+    alpha = np.zeros((40, 30), np.uint8)
+    alpha[:, 10:] = 255
+    lossless = [cv2.IMWRITE_WEBP_QUALITY, 101] if extension == "webp" else []
+    for pixels in (colour, np.dstack([colour, alpha])):
+        bgr = np.dstack([pixels[..., 2::-1], *([alpha] if pixels.shape[2] == 4 else [])])
+        rgba = decode_rgba(cv2.imencode(f".{extension}", bgr, lossless)[1].tobytes(), "a")
+        known = np.ones((40, 30), bool) if pixels.shape[2] == 3 else alpha > 0
+        np.testing.assert_array_equal(rgba[..., 3], np.where(known, 255, 0))
+        np.testing.assert_array_equal(rgba[..., :3], np.where(known[..., None], colour, 0))
+
+
+@pytest.mark.parametrize("number", ["1099511627776", "1000000000", "-1", "9e999", "1.5", "'x'", "NULL"])
+@pytest.mark.parametrize("column", ["zoom_level", "tile_column", "tile_row"])
+def test_mbtiles_with_absurd_numbers_are_refused(tmp_path, picture, number, column):
+    path = write_mbtiles(tmp_path / "a.mbtiles", picture)
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE tiles SET {column} = {number} WHERE rowid = 3")
+    database.close()
+    with pytest.raises(InputError, match=r"a\.mbtiles: has a tile of zoom .* make the file again"):
+        open_imagery([path])
+
+
+def test_mbtiles_with_a_view_are_read_unless_it_is_recursive(tmp_path, picture, reference):
+    path = write_mbtiles(tmp_path / "view.mbtiles", picture)
+    with sqlite3.connect(path) as database:
+        database.execute("ALTER TABLE tiles RENAME TO stored")
+        database.execute("CREATE VIEW tiles AS SELECT * FROM stored")
+    database.close()
+    some_tiles_are_those_of(path, reference)
+    endless = (
+        "CREATE VIEW tiles AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+        "SELECT 18 AS zoom_level, i AS tile_column, 0 AS tile_row, NULL AS tile_data FROM n"
+    )
+    with sqlite3.connect(path) as database:
+        database.execute("DROP VIEW tiles")
+        database.execute(endless)
+    database.close()
+    with pytest.raises(InputError, match="its view tiles has a WITH clause"):
+        open_imagery([path])
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["fifo", "link to a device"])
+def test_tiles_that_are_no_files_are_refused_and_not_read(tmp_path, picture, kind):
+    import os
+
+    folder = write_xyz(tmp_path / "xyz", picture)
+    victim = folder / str(ZOOM) / str(X + 1) / f"{Y + 1}.png"
+    victim.unlink()
+    if kind == "fifo":
+        os.mkfifo(victim)
+    else:
+        victim.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=rf"{Y + 1}\.png: is no regular file; get the tiles again"):
+        all_tiles(folder)
+    with pytest.raises(InputError, match="is neither a file nor a folder"):
+        open_imagery([victim if kind == "fifo" else "/dev/zero"])

@@ -1,4 +1,4 @@
-"""Paths → imagery: which reader a path gets."""
+"""Which reader reads a path of aerial imagery."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unifygeo_ros.aerial.geotiff import open_geotiffs
 from unifygeo_ros.aerial.imagery import Imagery, ImageryOptions
 from unifygeo_ros.aerial.raster import Raster, RasterImagery
 from unifygeo_ros.aerial.vigor import VigorCity, find_city
-from unifygeo_ros.aerial.web_tiles import MbTiles, WebTilesRaster, XyzFolder
+from unifygeo_ros.aerial.web_tiles import MbTiles, TileFolder, WebTilesRaster
 from unifygeo_ros.core.errors import InputError
 
 _GEOTIFF_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
@@ -18,8 +18,13 @@ _GEOTIFF_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
 def open_imagery(sources: Sequence[Path | str], options: ImageryOptions | None = None) -> Imagery:
     """The imagery of one region.
 
-    sources: GeoTIFF files, folders of them, folders of XYZ tiles, MBTiles files, in falling order of preference where
-    they overlap; or one VIGOR city folder alone. Raises InputError.
+    Args:
+        sources: GeoTIFF files, folders of them, folders of XYZ or TMS tiles, and MBTiles files. Where they overlap,
+            those named first are on top, but GeoTIFFs always above web tiles. Or one VIGOR city folder alone.
+        options: how GeoTIFFs are read.
+
+    Raises:
+        InputError: a source is missing, damaged or of no known kind.
     """
     options = options or ImageryOptions()
     paths = [Path(source) for source in sources]
@@ -30,7 +35,7 @@ def open_imagery(sources: Sequence[Path | str], options: ImageryOptions | None =
         if len(paths) > 1:
             raise InputError(
                 f"{cities[0]}: a VIGOR city cannot be mixed with other imagery ({len(paths)} sources given), its tiles "
-                "have a scale of their own; build one index a city"
+                "have a scale of their own; build one index for each city"
             )
         return VigorCity(paths[0])
     rasters: list[Raster] = []
@@ -42,9 +47,11 @@ def open_imagery(sources: Sequence[Path | str], options: ImageryOptions | None =
             rasters.append(WebTilesRaster(MbTiles(path)))
         elif path.is_file():
             geotiffs.append(path)
+        elif not path.is_dir():
+            raise InputError(f"{path}: is neither a file nor a folder; give imagery that is")
         elif files := sorted(file for file in path.iterdir() if file.suffix.lower() in _GEOTIFF_SUFFIXES):
             geotiffs.extend(files)
         else:
-            rasters.append(WebTilesRaster(XyzFolder(path)))
+            rasters.append(WebTilesRaster(TileFolder(path)))
     # Files that share a grid are one raster, wherever they stand in the list.
     return RasterImagery([*open_geotiffs(geotiffs, options), *rasters])

@@ -14,7 +14,7 @@ from unifygeo_ros.aerial.manifest import cell_keys
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import MAX_RANGE_M, LocalFrame
 from unifygeo_ros.core.records import Float64
-from unifygeo_ros.images.tiles import decode_rgba
+from unifygeo_ros.images.files import decode_rgba, read_bytes
 from unifygeo_ros.inference.bundle import AerialSpec
 
 SIZE = 640
@@ -94,11 +94,7 @@ class VigorTiles:
 
     def read(self, number: int) -> TileImage:
         file = self._files[number]
-        try:
-            encoded = file.read_bytes()
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read ({error}); get the data set again") from error
-        image = decode_rgba(encoded, str(file))
+        image = decode_rgba(read_bytes(file, "get the data set again"), str(file))
         if image.shape[:2] != (SIZE, SIZE):
             raise InputError(f"{file}: {image.shape[1]}x{image.shape[0]} pixels, VIGOR's tiles have {SIZE}x{SIZE}")
         image = cv2.resize(image, (self._size, self._size), interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""XYZ tile folders ({z}/{x}/{y}.png) and MBTiles as rasters in spherical Mercator."""
+"""Web tiles as rasters in spherical Mercator: folders of XYZ or TMS tiles ({z}/{x}/{y}.png), and MBTiles."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ import math
 import re
 import sqlite3
 import threading
+import xml.etree.ElementTree
 from pathlib import Path
-from typing import Any, Mapping, Protocol
+from typing import Any, Iterable, Mapping, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyproj
 from rasterio.transform import Affine
 
+from unifygeo_ros.core.arrays import Int64, UInt8
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.core.records import UInt8
-from unifygeo_ros.images.tiles import decode_rgba
+from unifygeo_ros.images.files import decode_rgba, read_bytes
+
+MAX_ZOOM = 30
+"""Finest zoom that is read. At 30 a pixel is 0.15 mm; numbers beyond are damage."""
 
 _HALF_WORLD_M = math.pi * 6378137.0
 _SUFFIXES = ("png", "jpg", "jpeg", "webp")
-
-TileNumbers = npt.NDArray[np.int64]  # (n, 2): x, y with y counted from the north
+_TMS_DESCRIPTION = "tilemapresource.xml"
+_REMEDY = "get the tiles again"
 
 
 class TileStore(Protocol):
-    """Where the tiles come from. Picklable, safe from several threads."""
+    """Where the tiles come from. Picklable, safe from several threads. Rows are counted from the north."""
 
     path: Path
     kind: str
 
-    def zooms(self) -> dict[int, TileNumbers]:
-        """Every tile that is there, by zoom."""
+    def zooms(self) -> dict[int, Int64]:
+        """Every tile that is there: for each zoom int64 (n, 2), x and y."""
         ...
 
     def read(self, zoom: int, x: int, y: int) -> bytes: ...
@@ -52,7 +55,9 @@ class WebTilesRaster:
                 f"{store.path}: holds no tiles of the form z/x/y ({', '.join(_SUFFIXES)}); check the folder"
             )
         finest = max(zooms)
-        self._tile_pixels = self._read_first(finest, zooms[finest][0]).shape[0]
+        height, self._tile_pixels = self._read_first(finest, zooms[finest][0]).shape[:2]
+        if height != self._tile_pixels:
+            raise InputError(f"{store.path}: tiles of {self._tile_pixels}x{height} pixels, must be square")
         needed = {(int(x), int(y)) for x, y in zooms[finest]}
         self.levels = tuple(
             _Zoom(store, zoom, tiles, self._tile_pixels)
@@ -60,7 +65,7 @@ class WebTilesRaster:
             if {(x >> (finest - zoom), y >> (finest - zoom)) for x, y in needed} <= {(int(x), int(y)) for x, y in tiles}
         )
 
-    def _read_first(self, zoom: int, tile: npt.NDArray[np.int64]) -> UInt8:
+    def _read_first(self, zoom: int, tile: Int64) -> UInt8:
         x, y = tile.tolist()
         return decode_rgba(self._store.read(zoom, x, y), f"{self.name}, tile {zoom}/{x}/{y}")
 
@@ -78,7 +83,7 @@ class WebTilesRaster:
 
 
 class _Zoom:
-    def __init__(self, store: TileStore, zoom: int, tiles: TileNumbers, tile_pixels: int) -> None:
+    def __init__(self, store: TileStore, zoom: int, tiles: Int64, tile_pixels: int) -> None:
         self.zoom = zoom
         self._store = store
         self._pixels = tile_pixels
@@ -89,23 +94,23 @@ class _Zoom:
         size_m = 2 * _HALF_WORLD_M / (tile_pixels << zoom)
         self.crs_from_pixel = Affine(size_m, 0.0, -_HALF_WORLD_M, 0.0, -size_m, _HALF_WORLD_M)
 
-    def footprints(self) -> npt.NDArray[np.int64]:
+    def footprints(self) -> Int64:
         return self._parts
 
     def read(self, row: int, column: int, rows: int, columns: int) -> UInt8 | None:
-        side = self._pixels
+        side, across = self._pixels, 1 << self.zoom
         wanted = [
             (x, y)
             for y in range(row // side, (row + rows - 1) // side + 1)
             for x in range(column // side, (column + columns - 1) // side + 1)
-            if (x, y) in self._there
+            if (x % across, y) in self._there  # columns beyond 180° are those on the other side of it
         ]
         if not wanted:
             return None
         canvas = np.zeros((rows, columns, 4), np.uint8)
         for x, y in wanted:
-            name = f"{self._store.path}, tile {self.zoom}/{x}/{y}"
-            tile = decode_rgba(self._store.read(self.zoom, x, y), name)
+            name = f"{self._store.path}, tile {self.zoom}/{x % across}/{y}"
+            tile = decode_rgba(self._store.read(self.zoom, x % across, y), name)
             if tile.shape[:2] != (side, side):
                 raise InputError(
                     f"{name}: {tile.shape[1]}x{tile.shape[0]} pixels, the others have {side}; make all alike"
@@ -119,34 +124,57 @@ class _Zoom:
         return canvas
 
 
-class XyzFolder:
-    """{z}/{x}/{y}.png or .jpg, y from the north (as OpenStreetMap and Google number them)."""
+class TileFolder:
+    """{z}/{x}/{y}.png, .jpg or .webp.
 
-    kind = "xyz"
+    Rows are counted from the north (XYZ, as OpenStreetMap and Google number them), or from the south where the folder
+    holds the tilemapresource.xml of a TMS, which gdal2tiles writes by default.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._suffixes: dict[tuple[int, int, int], str] = {}
+        self.kind = "tms" if _is_mercator_tms(path / _TMS_DESCRIPTION) else "xyz"
+        self._files: dict[tuple[int, int, int], str] = {}  # names as they are: they may have leading zeros
         for file in sorted(path.glob("*/*/*")):
             zoom, x, name = file.relative_to(path).parts
             match = re.fullmatch(rf"(\d+)\.({'|'.join(_SUFFIXES)})", name, re.IGNORECASE)
-            if match and zoom.isdecimal() and x.isdecimal():
-                self._suffixes.setdefault((int(zoom), int(x), int(match[1])), match[2])
+            if match and zoom.isdecimal() and x.isdecimal() and int(zoom) <= MAX_ZOOM:
+                row = int(match[1])
+                y = (1 << int(zoom)) - 1 - row if self.kind == "tms" else row
+                self._files.setdefault((int(zoom), int(x), y), f"{zoom}/{x}/{name}")
 
-    def zooms(self) -> dict[int, TileNumbers]:
-        return _by_zoom(list(self._suffixes))
+    def zooms(self) -> dict[int, Int64]:
+        return _by_zoom(key for key in self._files if _is_tile(*key))
 
     def read(self, zoom: int, x: int, y: int) -> bytes:
-        return _file_bytes(self._file((zoom, x, y)))
+        return read_bytes(self.path / self._files[zoom, x, y], _REMEDY)
 
     def fingerprint(self) -> str:
-        status = [self._file(key).stat() for key in self._suffixes]
+        status = [(self.path / name).stat() for name in self._files.values()]
         total, last = sum(s.st_size for s in status), max((s.st_mtime_ns for s in status), default=0)
         return f"{self.path.resolve()} {len(status)} {total} {last}"
 
-    def _file(self, key: tuple[int, int, int]) -> Path:
-        zoom, x, y = key
-        return self.path / str(zoom) / str(x) / f"{y}.{self._suffixes[key]}"
+
+def _is_mercator_tms(description: Path) -> bool:
+    """Whether a folder is a TMS in spherical Mercator. Raises InputError for a TMS in another projection."""
+    if not description.exists():
+        return False
+    data = read_bytes(description, "make the tiles again, or remove it if rows are counted from the north")
+    try:
+        root = xml.etree.ElementTree.fromstring(data)
+    except xml.etree.ElementTree.ParseError as error:
+        raise InputError(
+            f"{description}: cannot be read ({error}); make the tiles again, or remove it if rows are counted from the "
+            "north"
+        ) from error
+    sets = root.find("TileSets")
+    profile = "" if sets is None else sets.get("profile", "")
+    if profile not in ("mercator", "global-mercator"):
+        raise InputError(
+            f"{description}: tiles of profile {profile or 'unknown'!r}, only mercator can be read; make them with "
+            "gdal2tiles --profile=mercator, or give the raster they were made of"
+        )
+    return True
 
 
 class MbTiles:
@@ -157,6 +185,13 @@ class MbTiles:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._connections = threading.local()
+        views = self._query("SELECT name, sql FROM sqlite_master WHERE type = 'view'")
+        for name, statement in views:
+            if re.search(r"\bWITH\b", str(statement), re.IGNORECASE):
+                raise InputError(
+                    f"{path}: its view {name} has a WITH clause, which may never end; store the tiles in a table or in "
+                    "a plain view"
+                )
         kind = dict(self._query("SELECT name, value FROM metadata")).get("format", "png")
         if kind not in _SUFFIXES:
             raise InputError(f"{path}: holds tiles of format {kind}, must be one of {', '.join(_SUFFIXES)}")
@@ -168,14 +203,17 @@ class MbTiles:
         self.path = state["path"]
         self._connections = threading.local()
 
-    def zooms(self) -> dict[int, TileNumbers]:
-        rows = self._query("SELECT zoom_level, tile_column, tile_row FROM tiles ORDER BY 1, 2, 3")
-        try:
-            return _by_zoom([(int(z), int(x), (1 << int(z)) - 1 - int(row)) for z, x, row in rows])
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{self.path}: tile numbers that are no integers ({error}); make the file again"
-            ) from error
+    def zooms(self) -> dict[int, Int64]:
+        return _by_zoom(self._tiles())
+
+    def _tiles(self) -> Iterable[tuple[int, int, int]]:
+        for zoom, x, row in self._query("SELECT zoom_level, tile_column, tile_row FROM tiles ORDER BY 1, 2, 3"):
+            if not _is_tile(zoom, x, row):
+                raise InputError(
+                    f"{self.path}: has a tile of zoom {zoom!r}, column {x!r}, row {row!r}; zooms are integers from 0 "
+                    f"to {MAX_ZOOM}, columns and rows from 0 to 2^zoom - 1; make the file again"
+                )
+            yield zoom, x, (1 << zoom) - 1 - row
 
     def read(self, zoom: int, x: int, y: int) -> bytes:
         rows = self._query(
@@ -195,20 +233,18 @@ class MbTiles:
             if not hasattr(self._connections, "connection"):
                 self._connections.connection = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)
             return list(self._connections.connection.execute(statement, values))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
             raise InputError(f"{self.path}: cannot be read as MBTiles ({error}); get the file again") from error
 
 
-def _by_zoom(tiles: list[tuple[int, int, int]]) -> dict[int, TileNumbers]:
+def _is_tile(zoom: Any, x: Any, y: Any) -> bool:
+    """Whether three values from outside are the numbers of a tile."""
+    integers = all(isinstance(value, int) for value in (zoom, x, y))
+    return integers and 0 <= zoom <= MAX_ZOOM and 0 <= x < 1 << zoom and 0 <= y < 1 << zoom
+
+
+def _by_zoom(tiles: Iterable[tuple[int, int, int]]) -> dict[int, Int64]:
     zooms: dict[int, list[tuple[int, int]]] = {}
     for zoom, x, y in tiles:
-        if 0 <= zoom <= 30 and 0 <= x < 1 << zoom and 0 <= y < 1 << zoom:
-            zooms.setdefault(zoom, []).append((x, y))
+        zooms.setdefault(zoom, []).append((x, y))
     return {zoom: np.array(numbers, np.int64) for zoom, numbers in zooms.items()}
-
-
-def _file_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}); get the tiles again") from error

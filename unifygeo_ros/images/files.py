@@ -1,51 +1,138 @@
-"""JPEG and PNG bytes ↔ RGB arrays, with damaged files refused instead of half decoded.
+"""Image files → RGB or RGBA arrays. Damaged files are refused instead of half decoded.
 
-Metadata is not used: an EXIF orientation is ignored (a panorama has none that makes sense), and so are GPano crops,
-GPS positions and compass directions; the camera's geometry is `CameraMount` in `unifygeo_ros.localization.config`,
-nothing else.
+An EXIF orientation is ignored: it makes no sense for a panorama. Other metadata is read by
+`unifygeo_ros.images.metadata`, and only where a user asks for it.
 """
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from unifygeo_ros.core.arrays import Bool, UInt8
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.core.records import UInt8
-from unifygeo_ros.images.container import whole_image_size
+from unifygeo_ros.images.container import encoded_image_size
 
 MAX_PIXELS = 1 << 28
-"""Largest image decoded, 16384 × 16384: a header that promises more is taken for damage, not for a reason to
-allocate gigabytes."""
+"""Most pixels of an image that is decoded, 16384 × 16384. A header that announces more is taken for damage, so that no
+gigabytes are allocated for it."""
+
+MAX_TILE_PIXELS = 1 << 24
+"""The same for one tile of aerial imagery, 4096 × 4096. Web tiles have 256 or 512 pixels a side, VIGOR's 640."""
+
+MAX_FILE_BYTES = 1 << 30
+"""Most bytes of an image file. MAX_PIXELS pixels without compression would take 0.75 GiB."""
+
+_OPAQUE = 0.5  # share of the largest alpha value from which a pixel counts as known
+
+
+def read_bytes(path: Path | str, remedy: str) -> bytes:
+    """The content of an image file.
+
+    Args:
+        path: a regular file, or a link to one.
+        remedy: the end of the error message.
+
+    Raises:
+        InputError: it is missing, larger than MAX_FILE_BYTES, or no regular file (reading a pipe or a device would
+            never end).
+    """
+    try:
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: is no regular file; {remedy}")
+        if status.st_size > MAX_FILE_BYTES:
+            raise InputError(f"{path}: has {status.st_size} bytes, an image file at most {MAX_FILE_BYTES}; {remedy}")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
 
 
 def read_image(path: Path | str) -> UInt8:
     """Pixels of a JPEG or PNG file: uint8 (H, W, 3) RGB. Raises InputError."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}); give a JPEG or PNG file") from error
-    return decode_image(data, str(path))
+    return decode_image(read_bytes(path, "give a JPEG or PNG file"), str(path))
 
 
 def decode_image(data: bytes, source: str) -> UInt8:
-    """Pixels of an encoded image: uint8 (H, W, 3) RGB; grey is repeated, alpha dropped, 16 bits reduced to 8.
+    """Pixels of an encoded panorama or camera image; grey is repeated, alpha dropped, 16 bits reduced to 8.
 
-    data: a whole JPEG or PNG. source: the file's or topic's name, for messages. Raises InputError.
+    Args:
+        data: a whole JPEG or PNG.
+        source: the file's or topic's name, for messages.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+
+    Raises:
+        InputError: the image is damaged, too large, or of another format.
     """
-    height, width = whole_image_size(data, source)
-    if not 0 < height * width <= MAX_PIXELS:
+    bgr = _decode(data, source, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, MAX_PIXELS, webp=False)
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr), np.uint8)
+
+
+def decode_alpha(data: bytes, source: str) -> Bool | None:
+    """Where an image with an alpha channel is opaque.
+
+    Args:
+        data: a whole JPEG or PNG.
+        source: the file's name, for messages.
+
+    Returns:
+        bool (H, W), True where alpha is at least half; None for an image without transparent pixels.
+
+    Raises:
+        InputError: as for `decode_image`.
+    """
+    image = _decode(data, source, cv2.IMREAD_UNCHANGED, MAX_PIXELS, webp=False)
+    if image.ndim == 2 or image.shape[2] not in (2, 4):
+        return None
+    opaque = np.asarray(image[..., -1] >= _OPAQUE * np.iinfo(image.dtype).max)
+    return None if opaque.all() else opaque
+
+
+def decode_rgba(data: bytes, source: str) -> UInt8:
+    """Pixels of one tile of aerial imagery, and which of them are known.
+
+    Args:
+        data: a whole PNG, JPEG or WebP of 8 bits a sample.
+        source: the tile's name, for messages.
+
+    Returns:
+        uint8 (H, W, 4): RGB, and 255 where alpha is at least half or there is none; all 0 elsewhere.
+
+    Raises:
+        InputError: the image is damaged, larger than MAX_TILE_PIXELS, or of another format.
+    """
+    image = _decode(data, source, cv2.IMREAD_UNCHANGED, MAX_TILE_PIXELS, webp=True)
+    if image.dtype != np.uint8:
+        raise InputError(f"{source}: {image.dtype} pixels, must be 8 bit; convert the file")
+    if image.ndim == 2:
+        image = image[..., None]
+    channels = image.shape[2]
+    rgba = np.empty((*image.shape[:2], 4), np.uint8)
+    rgba[..., :3] = image[..., 2::-1] if channels >= 3 else image[..., :1]  # BGR → RGB
+    rgba[..., 3] = 255
+    if channels in (2, 4):
+        rgba[image[..., -1] < 128] = 0
+    return rgba
+
+
+def _decode(data: bytes, source: str, flags: int, most_pixels: int, *, webp: bool) -> UInt8:
+    """OpenCV's array for an image that is whole and not too large. webp: whether this format may be used."""
+    height, width = encoded_image_size(data, source, webp=webp)
+    if not 0 < height * width <= most_pixels:
         raise InputError(
-            f"{source}: is {width}x{height} pixels, at least 1 and at most {MAX_PIXELS} in all can be read; resize it"
+            f"{source}: is {width}x{height} pixels, at least 1 and at most {most_pixels} in all can be read; resize it"
         )
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise InputError(f"{source}: cannot be decoded ({error}); write the image again") from error
-    if bgr is None or bgr.shape[:2] != (height, width):
+    if image is None or image.shape[:2] != (height, width):
         raise InputError(
             f"{source}: {width}x{height} pixels are announced but cannot be decoded; write the image again"
         )
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr), np.uint8)
+    return np.asarray(image)
