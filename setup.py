@@ -55,7 +55,7 @@ setup(
             "lz4>=4.0",
             "matplotlib>=3.7",
             "rosbags>=0.10",
-            "ruamel.yaml>=0.17",
+            "PyYAML>=5.4",
             "scipy>=1.10",
         ],
         # Building a large index on several machines.

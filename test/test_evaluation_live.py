@@ -14,8 +14,9 @@ from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.conversions.message_values import pose_covariance, quaternion_of_yaw
 from unifygeo_ros.core.records import Fix
 from unifygeo_ros.demo.player import BagPlayer
-from unifygeo_ros.evaluation.evaluate import EngineOptions, ReplayRequest, evaluate
+from unifygeo_ros.evaluation.evaluate import ReplayRequest, evaluate
 from unifygeo_ros.evaluation.metrics.results import read_frames
+from unifygeo_ros.parameters.settings import NodeConfig, Settings
 from unifygeo_ros.sessions.session import SessionConfig
 
 IMAGE_TOPIC = "/camera/image/compressed"
@@ -38,8 +39,7 @@ def test_replay_equals_the_live_nodes_fixes(tmp_path):
             region.bundle,
             tmp_path / "out.mcap",
             truth_topic="/ground_truth/odometry",
-            engines=EngineOptions(backend="onnx_cpu", threads=1),
-            session=session,
+            settings=Settings(node=NodeConfig(backend="onnx_cpu", threads=1), session=session),
             quiet=True,
         )
     )

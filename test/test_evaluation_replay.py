@@ -25,6 +25,7 @@ from unifygeo_ros.core.records import Fix, RejectionReason
 from unifygeo_ros.evaluation.metrics.results import read_frames, to_json
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.parameters.options import settings_of_options
 
 EVO_APE = shutil.which("evo_ape", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
@@ -44,7 +45,9 @@ def place(tmp_path_factory):
 def run(place, output, *options, bag="drive", truth="/ground_truth/odometry"):
     """`unifygeo replay`; returns its exit status."""
     arguments = ["replay", place / bag, "--index", place / "index", "--model", place / "bundle", "--output", output]
-    arguments += ["--heading-source", "imu", "--quiet", "--threads", 1, "--backend", "onnx_cpu", *options]
+    for parameter in ("session.heading_source=imu", "threads=1", "backend=onnx_cpu"):
+        arguments += ["--set", parameter]
+    arguments += ["--quiet", *options]
     if truth:
         arguments += ["--truth-topic", truth]
     return cli.main([str(argument) for argument in arguments])
@@ -87,7 +90,7 @@ def test_replaying_twice_gives_the_same_bytes(done, tmp_path):
         assert (tmp_path / name).read_bytes() == (done / name).read_bytes()
 
 
-@pytest.mark.parametrize("source", [("--mode", "sequence"), ("--prior-source", "last_fix")])
+@pytest.mark.parametrize("source", [("--set", "session.mode=sequence"), ("--set", "session.prior_source=last_fix")])
 def test_a_resumed_replay_equals_an_uninterrupted_one(place, tmp_path, source):
     assert run(place, tmp_path / "whole.mcap", *source) == 0
     lines = (tmp_path / "whole.frames.jsonl").read_bytes().splitlines(keepends=True)
@@ -102,7 +105,7 @@ def test_a_resumed_replay_equals_an_uninterrupted_one(place, tmp_path, source):
 
 
 def test_results_of_another_replay_are_not_continued(done, capsys):
-    assert run(done, done / "out.mcap", "--gate-sigma-m", "5") == 2
+    assert run(done, done / "out.mcap", "--set", "localizer.gate_sigma_m=5") == 2
     assert "localizer.gate_sigma_m (10.0 there, 5.0 now)" in capsys.readouterr().err
     assert len(frames(done)) == 25
 
@@ -227,7 +230,9 @@ def test_report_is_whole_and_needs_no_network(done):
 
 
 def test_rejected_images_keep_their_reason(place, tmp_path):
-    assert run(place, tmp_path / "out.mcap", "--gate-sigma-m", "0.1", "--report", tmp_path / "r.html") == 0
+    assert (
+        run(place, tmp_path / "out.mcap", "--set", "localizer.gate_sigma_m=0.1", "--report", tmp_path / "r.html") == 0
+    )
     found = frames(tmp_path)
     assert not any(isinstance(frame.outcome, Fix) for frame in found)
     assert {frame.outcome.reason for frame in found} >= {RejectionReason.UNCERTAIN}
@@ -253,36 +258,52 @@ def test_ten_thousand_images_in_bounded_memory(place, tmp_path):
     assert (peaks[10_000] - peaks[1000]) / 9000 < 3000  # bytes an image; 1000 were measured
 
 
-def parse(*arguments):
-    common = ["replay", "bag", "--index", "i", "--model", "m", "--output", "o.mcap"]
-    return cli.build_parser().parse_args([*common, *map(str, arguments)])
+def settings(*arguments):
+    """The settings of `unifygeo replay` with these options."""
+    common = ["replay", "bag", "--output", "o.mcap"]
+    return settings_of_options(cli.build_parser().parse_args([*common, *map(str, arguments)]))
 
 
-def test_settings_come_from_the_nodes_parameter_file_and_options_override_them(tmp_path):
-    file = tmp_path / "node.yaml"
+def test_parameters_come_from_files_and_set_overrides_them(tmp_path):
+    file, other = tmp_path / "node.yaml", tmp_path / "other.yaml"
     file.write_text(
         "/**:\n  ros__parameters:\n    use_sim_time: true\n    camera: {x_m: 0.5, upside_down: true}\n"
         "unifygeo_localizer:\n  ros__parameters:\n    bundle: /model\n    backend: onnx_cpu\n    cache_dir: ''\n"
         "    localizer.heading_search: false\n    session:\n      heading_source: imu\n"
+        "    tracker: {outlier: 0.25}\n"
         "another_node:\n  ros__parameters:\n    camera: {x_m: 9.0}\n"
     )
-    args = parse("--params", file, "--heading-source", "odometry")
-    assert (args.x_m, args.upside_down, args.backend, args.cache_dir) == (0.5, True, "onnx_cpu", None)
-    assert (args.heading_search, args.heading_source, str(args.model)) == (False, "odometry", "m")
+    other.write_text("unifygeo_localizer:\n  ros__parameters:\n    camera.y_m: -0.5\n")
+    found = settings("--params", file, "--set", "session.heading_source=odometry", "--params", other, "--set",
+                     "camera.z_m=2", "--set", "cache_dir=1")  # fmt: skip
+    assert (found.camera.x_m, found.camera.y_m, found.camera.z_m, found.camera.upside_down) == (0.5, -0.5, 2.0, True)
+    assert (found.node.bundle, found.node.backend, found.node.cache_dir) == ("/model", "onnx_cpu", "1")
+    assert (found.localizer.heading_search, found.session.heading_source) == (False, "odometry")
+    assert found.tracker.outlier == 0.25
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("option", "words"),
     [
-        ("/**:\n  ros__parameters:\n    camera.focal_length: 3.0\n", "camera.focal_length is no parameter"),
-        ("/**:\n  ros__parameters:\n    camera.x_m: front\n", "camera.x_m is 'front'"),
-        ("other:\n  ros__parameters: {}\n", "holds no ros__parameters"),
-        ("- a\n", "holds no parameters"),
-        ("a: [\n", "cannot be read as YAML"),
+        ("session.heading_sorce=imu", "did you mean session.heading_source?"),
+        ("heading_source=imu", "did you mean session.heading_source?"),
+        ("session.mode", "has no value; write --set NAME=VALUE"),
+        ("camera.x_m=front", "camera.x_m is 'front', must be a number"),
+        ("localizer.candidates=1.5", "must be a whole number"),
+        ("camera.upside_down=2", "must be a boolean"),
+        ("session.mode=fast", "must be one of single, sequence"),
     ],
 )
-def test_parameter_files_that_do_not_fit_are_refused(tmp_path, capsys, text, words):
-    (tmp_path / "node.yaml").write_text(text)
-    with pytest.raises(SystemExit):
-        parse("--params", tmp_path / "node.yaml")
+def test_set_refuses_what_does_not_fit(option, words, capsys):
+    assert cli.main(["replay", "bag", "--output", "o.mcap", "--index", "i", "--model", "m", "--set", option]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_replay_asks_for_an_index_that_neither_option_nor_parameter_names(capsys):
+    assert cli.main(["replay", "bag", "--output", "o.mcap", "--set", "bundle=m"]) == 2
+    assert "--index is missing; give it, or the parameter index" in capsys.readouterr().err
+
+
+def test_a_negative_latitude_of_the_truth_frame_is_a_value_and_no_option():
+    arguments = ["replay", "bag", "--output", "o.mcap", "--truth-frame", "-33.9,18.4"]
+    assert cli.build_parser().parse_args(arguments).truth_frame == "-33.9,18.4"

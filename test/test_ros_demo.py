@@ -1,7 +1,6 @@
 """The demo, whole, on a small made-up town: index, node, drive over DDS, replay, report."""
 
 import hashlib
-import math
 import re
 
 import pytest
@@ -13,7 +12,7 @@ from ros_drive import domain_id, make_region
 
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.demo.run import BAG, PARAMETERS, TOWN, check_files, read_parameter_file, run_demo
+from unifygeo_ros.demo.run import BAG, PARAMETERS, TOWN, check_files, run_demo
 
 SETTINGS = """
 unifygeo_localizer:
@@ -78,12 +77,3 @@ def test_a_changed_file_is_refused(demo):
         check_files(data)
     file.write_text(text)
     check_files(data)
-
-
-def test_replay_and_node_read_the_same_parameter_file(demo, tmp_path):
-    settings = read_parameter_file(demo[0] / PARAMETERS)
-    assert settings.session.heading_source == "imu"
-    assert math.isclose(settings.camera.z_m, 2.0)
-    (tmp_path / "other.yaml").write_text("other_node: {}")
-    with pytest.raises(InputError, match="not a parameter file"):
-        read_parameter_file(tmp_path / "other.yaml")

@@ -17,8 +17,8 @@ from rclpy.qos import QoSProfile
 from unifygeo_ros.conversions.from_messages import stamp_ns
 from unifygeo_ros.demo.node_process import NodeProcess
 from unifygeo_ros.demo.player import BagPlayer
+from unifygeo_ros.parameters.settings import NODE_NAME
 
-NODE_NAME = "unifygeo_localizer"
 START_TIMEOUT_S = 60.0
 SETTLE_S = 1.0
 """A writer that knows a reader may not yet be known to it, and a best-effort reader misses what comes before that."""

@@ -8,14 +8,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import yaml
 from tqdm import tqdm
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.core.errors import IndexFormatError, InputError
 from unifygeo_ros.core.records import Fix
-from unifygeo_ros.demo.live_drive import NODE_NAME, LiveDrive, play_to_node
+from unifygeo_ros.demo.live_drive import LiveDrive, play_to_node
 from unifygeo_ros.demo.node_process import NodeProcess
 from unifygeo_ros.evaluation.evaluate import ReplayRequest, evaluate
 from unifygeo_ros.evaluation.metrics.results import read_frames
@@ -25,7 +24,7 @@ from unifygeo_ros.evaluation.replay import read_truth
 from unifygeo_ros.evaluation.report.page import verdict
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_ros.inference.select import open_engines
-from unifygeo_ros.parameters.settings import Settings, with_values
+from unifygeo_ros.parameters.files import read_settings_file
 
 TOWN, BAG, PARAMETERS = "drive/town.tif", "drive/bag", "localizer.yaml"
 IMAGE_TOPIC, ODOMETRY_TOPIC, IMU_TOPIC = "/camera/image/compressed", "/odom", "/imu/data"
@@ -52,7 +51,6 @@ def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
     live = _drive(data / BAG, parameters, index.path, model, rate, output / "node.log")
 
     print("4. The same drive replayed without ROS, for the report.")
-    settings = read_parameter_file(parameters)
     report = output / "report.html"
     summary = evaluate(
         ReplayRequest(
@@ -65,9 +63,7 @@ def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
             truth_topic=TRUTH_TOPIC,
             odometry_topic=ODOMETRY_TOPIC,
             imu_topic=IMU_TOPIC,
-            camera=settings.camera,
-            localizer=settings.localizer,
-            session=settings.session,
+            settings=read_settings_file(parameters),
             restart=True,
         )
     )
@@ -98,22 +94,6 @@ def check_files(data: Path) -> None:
                 )
     except (OSError, ValueError) as error:
         raise InputError(f"{sums}: cannot be used ({error}); check the repository out again") from error
-
-
-def read_parameter_file(file: Path) -> Settings:
-    """The node's settings from a ROS parameter file, for the replay. Raises InputError, ConfigurationError."""
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))[NODE_NAME]["ros__parameters"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: is not a parameter file of {NODE_NAME} ({error!r})") from error
-    flat = {
-        f"{group}.{name}": value
-        for group, some in values.items()
-        if isinstance(some, dict)
-        for name, value in some.items()
-    }
-    own = {name: value for name, value in values.items() if not isinstance(value, dict) and name != "use_sim_time"}
-    return with_values(Settings(), {**own, **flat})
 
 
 def live_table(live: LiveDrive, errors_m: dict[int, float]) -> str:

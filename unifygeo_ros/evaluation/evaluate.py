@@ -30,34 +30,24 @@ from unifygeo_ros.evaluation.report.page import write_report
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_ros.inference.select import open_engines
-from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.sessions.session import SessionConfig
-from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.parameters.settings import Settings
 
 _FINGERPRINT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class EngineOptions:
-    """As of `open_engines`."""
-
-    backend: str = "auto"
-    precision: str = "auto"
-    device: int = 0
-    cache_dir: Path | None = None
-    threads: int = 0
-
-
-@dataclass(frozen=True)
 class ReplayRequest:
-    """What to replay and where to put what comes of it. Topics: names, "none", or None to find them by type.
+    """What to replay, with which settings, and where the results go.
 
-    camera_frame, base_frame: where camera_frame is not empty, the mount comes from the bag's static transforms.
-
-    truth_file: TUM or CSV in place of a topic. output: the bag; the results that a replay is resumed from lie beside
-    it.
-    report: HTML, its numbers beside it as JSON; None: no report. restart: replace the results that are there.
+    Attributes:
+        image_topic: Name of the topic, or None to find it by type. Of the other topics "none" leaves them out.
+        truth_file: TUM or CSV trajectory in place of a topic.
+        settings: Of the node. Its camera, localizer, session and tracker act as on the vehicle, as do the engine's and
+            camera_frame and base_frame; what concerns ROS topics and lifecycle does not.
+        output: The bag. The results that a replay is resumed from lie beside it.
+        report: HTML file; its numbers lie beside it as JSON. None: no report.
+        restart: Replace the results that are there.
     """
 
     bag: Path
@@ -71,13 +61,7 @@ class ReplayRequest:
     imu_topic: str | None = None
     truth_file: Path | None = None
     truth: TruthSettings = field(default_factory=TruthSettings)
-    engines: EngineOptions = field(default_factory=EngineOptions)
-    camera: CameraMount = field(default_factory=CameraMount)
-    camera_frame: str = ""
-    base_frame: str = "base_link"
-    localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
-    session: SessionConfig = field(default_factory=SessionConfig)
-    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    settings: Settings = field(default_factory=Settings)
     criteria: Criteria = field(default_factory=Criteria)
     max_frames: int | None = None
     restart: bool = False
@@ -100,20 +84,22 @@ def evaluate(request: ReplayRequest) -> Summary:
         imu=request.imu_topic,
         truth_from_file=request.truth_file is not None,
     )
-    if request.camera_frame:
-        mount = mount_from_bag(bag, request.camera, request.base_frame, request.camera_frame)
-        request = dataclasses.replace(request, camera=mount, camera_frame="")
+    settings = request.settings
+    if settings.node.camera_frame:
+        mount = mount_from_bag(bag, settings.camera, settings.node.base_frame, settings.node.camera_frame)
+        settings = dataclasses.replace(settings, camera=mount)
+        request = dataclasses.replace(request, settings=settings)
     truth = _open_truth(request, bag, topics, index)
-    options = request.engines
+    node = settings.node
     with open_engines(
         bundle,
-        backend=options.backend,
-        precision=options.precision,
-        device=options.device,
-        cache_dir=options.cache_dir,
-        threads=options.threads,
+        backend=node.backend,
+        precision=node.precision,
+        device=node.device,
+        cache_dir=Path(node.cache_dir) if node.cache_dir else None,
+        threads=node.threads,
     ) as engines:
-        localizer = Localizer(index, bundle, engines, request.localizer, request.camera)
+        localizer = Localizer(index, bundle, engines, settings.localizer, settings.camera)
         identity = _identity(request, bag, topics, truth, bundle, index, engines.description)
         frames_path = request.output.with_name(f"{request.output.stem}.frames.jsonl")
         if request.restart:
@@ -121,7 +107,7 @@ def evaluate(request: ReplayRequest) -> Summary:
         with ResultFile(frames_path, identity) as results:
             _replay_with_progress(request, bag, topics, localizer, truth, results)
             write_output_bag(request.output, results.frames(), index.frame)
-            drive = gather(results.frames(), request.camera)
+            drive = gather(results.frames(), request.settings.camera)
             summary = summarise(
                 drive,
                 request.criteria,
@@ -194,8 +180,8 @@ def _replay_with_progress(
             bag,
             topics,
             localizer,
-            request.session,
-            request.tracker,
+            request.settings.session,
+            request.settings.tracker,
             truth,
             results,
             max_frames=request.max_frames,
@@ -239,10 +225,10 @@ def _identity(
             "tiles": len(index),
             "datum": f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, {datum.height_m:g} m",
         },
-        "camera": dataclasses.asdict(request.camera),
-        "localizer": dataclasses.asdict(request.localizer),
-        "session": dataclasses.asdict(request.session),
-        "tracker": dataclasses.asdict(request.tracker),
+        "camera": dataclasses.asdict(request.settings.camera),
+        "localizer": dataclasses.asdict(request.settings.localizer),
+        "session": dataclasses.asdict(request.settings.session),
+        "tracker": dataclasses.asdict(request.settings.tracker),
         "max_frames": request.max_frames,
         "software": unifygeo_ros.__version__,
     }

@@ -19,6 +19,8 @@ from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.sessions.session import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
+NODE_NAME = "unifygeo_localizer"
+
 
 @dataclass(frozen=True)
 class NodeConfig:

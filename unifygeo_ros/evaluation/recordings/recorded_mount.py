@@ -55,7 +55,7 @@ def mount_from_bag(bag: Bag, camera: CameraMount, base_frame: str, camera_frame:
         known = ", ".join(sorted({*links, *(parent for parent, _ in links.values())})) or "none"
         raise ConfigurationError(
             f"{bag.path}: {TOPIC} does not connect {camera_frame} with {base_frame}; frames there: {known}; give the "
-            "mount by --x-m, --y-m, --z-m and --yaw-rad"
+            "mount by camera.x_m, camera.y_m and camera.yaw_rad"
         )
     camera_in_base = above_base[common].inverse().then(above_camera[common])
     x, y, z = camera_in_base.origin_m.tolist()

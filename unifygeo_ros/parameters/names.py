@@ -1,0 +1,52 @@
+"""Which names are parameters of the localizer, and which one a misspelt name was meant to be."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Collection
+
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.parameters.settings import PARAMETERS
+
+RCLPY_PARAMETERS = ("use_sim_time", "start_type_description_service")
+RCLPY_GROUPS = ("qos_overrides",)
+"""Parameters of rclpy itself, which any node has."""
+
+_GROUPS = frozenset(name.partition(".")[0] for name in PARAMETERS if "." in name)
+_ALIKE = 0.6  # difflib's ratio from which a name is suggested
+_MEANT = 0.85  # ... and from which an unknown name in a section for several nodes is taken for a slip
+
+
+def nearest_name(name: str) -> str | None:
+    """Return the parameter whose name is most like `name`, None if none is.
+
+    A name without its group, `heading_source`, is most like the one with it, `session.heading_source`.
+    """
+    same_end = [known for known in PARAMETERS if known.endswith(f".{name}")]
+    near = same_end or difflib.get_close_matches(name, PARAMETERS, n=1, cutoff=_ALIKE)
+    return near[0] if near else None
+
+
+def check_names(names: Collection[str], *, only_ours: bool) -> None:
+    """Refuse names that are no parameters of the localizer, with the nearest name that is one.
+
+    Args:
+        names: Parameter names, dotted.
+        only_ours: Whether the names are meant for the localizer alone. False for what may come from a section for
+            several nodes, such as `/**`: there, a name is refused only if it begins with one of the localizer's groups
+            or is nearly one of its names; others are taken for another node's.
+
+    Raises:
+        ConfigurationError: A name is unknown.
+    """
+    for name in names:
+        group = name.partition(".")[0]
+        if name in PARAMETERS or name in RCLPY_PARAMETERS or group in RCLPY_GROUPS:
+            continue
+        if not only_ours and group not in _GROUPS and not difflib.get_close_matches(name, PARAMETERS, 1, _MEANT):
+            continue
+        near = nearest_name(name)
+        remedy = f"did you mean {near}?" if near else "docs/reference/node.md lists them all."
+        if not only_ours:
+            remedy += " A parameter of another node belongs below that node's name"
+        raise ConfigurationError(f"{name} is no parameter of the localizer; {remedy}")
