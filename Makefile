@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 export AMENT_PREFIX_PATH := $(abspath $(VENV))$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: help demo demo-data demo-model test test-slow test-gpu lint bench clean
+.PHONY: help docs demo demo-data demo-model test test-slow test-gpu lint bench clean
 
 help:
 	@echo "make demo       see a vehicle being localized: index, node, drive, report (results in $(OUTPUT))"
 	@echo "make test       lint and all tests that need neither a GPU nor long"
 	@echo "make test-slow  the tests that take longer than a minute each"
 	@echo "make test-gpu   the tests that need an NVIDIA GPU"
+	@echo "make docs       the documentation as a site (out/docs)"
 	@echo "make bench      the benchmarks, each with its limits"
 
 demo: $(VENV)/.demo
@@ -64,6 +65,11 @@ demo-model: $(VENV)/.test
 	rm -rf models/towns-atto
 	$(TRAIN) export out/runs/towns-atto/last.pt --output models/towns-atto --compact --licence Apache-2.0 \
 		--calibration out/runs/calibration.json
+
+docs: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -r requirements/docs.txt
+	$(BIN)/sphinx-build -W --keep-going -q docs out/docs
+	@echo "out/docs/index.html"
 
 clean:
 	rm -rf $(VENV) out
