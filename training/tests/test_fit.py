@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import Dots, small_config
+from small_runs import SMALL, Dots, small_config
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.inference.bundle import Calibration, load_bundle
@@ -16,8 +16,9 @@ from unifygeo_training.checkpoint import load_network, weights_sha256
 from unifygeo_training.cli import main
 from unifygeo_training.configuration import read_settings
 from unifygeo_training.data.pairs import Pair
-from unifygeo_training.fit import NonFiniteLossError, fit, learning_rate_at
+from unifygeo_training.fit import NonFiniteLossError, fit, learning_rate_at, optimiser_of
 from unifygeo_training.fit_config import FitConfig, OptimiserConfig
+from unifygeo_training.model import UnifyGeo
 
 
 class Infinite(Dots):
@@ -93,6 +94,23 @@ def test_a_checkpoint_becomes_a_bundle_with_its_calibration(tmp_path: Path) -> N
     assert manifest.licence == "Apache-2.0"
     assert manifest.trained_on == "procedural towns, seeds 0 to 0"
     assert weights_sha256(load_network(checkpoint)[0]) == manifest.weights_sha256
+
+
+def test_weight_decay_acts_on_matrices_and_kernels_alone() -> None:
+    network = UnifyGeo(SMALL)
+    decayed, free = optimiser_of(network, OptimiserConfig(weight_decay=0.04)).param_groups
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.04, 0.0)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    kept = {names[id(parameter)] for parameter in free["params"]}
+    assert {
+        "retrieval_scale",
+        "ground.aggregator.gem.p",
+        "decoder.output.0.bias",
+        "decoder.match_norms.0.weight",
+    } <= kept
+    assert all(name.endswith((".bias", ".weight", ".gamma", ".p", "_scale")) for name in kept)
+    assert "decoder.output.0.weight" not in kept
+    assert len(decayed["params"]) + len(kept) == len(names)
 
 
 def test_learning_rate_by_hand() -> None:

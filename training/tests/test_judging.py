@@ -1,6 +1,7 @@
 """The streaming judge against the same metrics computed one image at a time, and the tables' layout."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ CONFIG = NetworkConfig(
     layer_scale=0.1,
 )
 QUERIES, TILES, SPACING_M = 7, 12, 16.0
+THRESHOLDS_M = (1.0, 5.0, 10.0)
 
 
 class RandomSet:
@@ -59,10 +61,12 @@ def network():
 
 
 @torch.inference_mode()
-def one_at_a_time(network: UnifyGeo, data: RandomSet, k: int) -> dict[str, float]:
+def one_at_a_time(network: UnifyGeo, data: RandomSet, k: int) -> dict[str, Any]:
     """The same numbers from the definitions, without batches, blocks, memory maps or FAISS."""
     aerial = [network.encode_aerial(torch.from_numpy(image[None])) for image in data._aerial]
-    first, reranked_first, hits, errors, metric = [], [], [], [], []
+    first, reranked_first, hits, metric = [], [], [], []
+    errors = {"final": [], "without_reranking": [], "tile_centre": [], "retrieval_only": []}
+    strict = {name: [] for name in errors}
     for query in range(QUERIES):
         ground = network.encode_ground(torch.from_numpy(data._ground[query][None]))
         similarity = np.array([float((ground.descriptor * a.descriptor).sum()) for a in aerial])
@@ -84,13 +88,23 @@ def one_at_a_time(network: UnifyGeo, data: RandomSet, k: int) -> dict[str, float
 
         truth = data.offsets_m[query]
         metric.append(np.hypot(*(answer(positive) - truth)))
-        errors.append(np.hypot(*(answer(winner) + np.array([(winner - positive) * SPACING_M, 0]) - truth)))
+        for name, tile, offset in (
+            ("final", winner, answer(winner)),
+            ("without_reranking", best[0], answer(best[0])),
+            ("tile_centre", winner, np.zeros(2)),
+            ("retrieval_only", best[0], np.zeros(2)),
+        ):
+            error = np.hypot(*(offset + np.array([(tile - positive) * SPACING_M, 0]) - truth))
+            errors[name].append(error)
+            strict[name].append(error if tile == positive else np.inf)
     return {
         "first": 100 * np.mean(first),
         "reranked": 100 * np.mean(reranked_first),
         "hits": 100 * np.mean(hits),
         "mean": np.mean(metric),
-        "within_10": 100 * np.mean(np.array(errors) <= 10.0),
+        "geographic": {name: [100 * np.mean(np.array(e) <= t) for t in THRESHOLDS_M] for name, e in errors.items()},
+        "strict": {name: [100 * np.mean(np.array(e) <= t) for t in THRESHOLDS_M] for name, e in strict.items()},
+        "errors": errors,
     }
 
 
@@ -103,7 +117,12 @@ def test_the_judge_agrees_with_one_image_at_a_time(network, tmp_path, batch):
     assert judgement.reranked.recall_1 == pytest.approx(expected["reranked"])
     assert judgement.retrieval.hit_rate == pytest.approx(expected["hits"])
     assert judgement.metric.mean_m == pytest.approx(expected["mean"], abs=1e-9)
-    assert judgement.final.geographic[10.0] == pytest.approx(expected["within_10"])
+    for name, wanted in expected["geographic"].items():
+        scores = getattr(judgement, name)
+        assert list(scores.geographic.values()) == pytest.approx(wanted), name
+        assert list(scores.strict.values()) == pytest.approx(expected["strict"][name]), name
+    # The four answers differ, so that none can stand in for another.
+    assert len({tuple(np.round(e, 6)) for e in expected["errors"].values()}) == 4
 
 
 def test_data_without_positions_is_judged_by_retrieval_alone(network, tmp_path):

@@ -68,6 +68,9 @@ def test_retrieval_scores_by_hand():
     scores = metrics.retrieval_scores(ranks, masked, gallery_size=3000)  # one percent: 30
     assert scores == metrics.RetrievalScores(25.0, 50.0, 75.0, 100.0, hit_rate=50.0)
     assert metrics.retrieval_scores(ranks, masked, gallery_size=12).recall_percent == 25.0
+    # The cut-off is rounded down and counts itself: 29 of 2999, 5 of 599, 6 of 600.
+    found = [metrics.retrieval_scores(ranks, masked, gallery_size=m).recall_percent for m in (2999, 599, 600)]
+    assert found == [75.0, 50.0, 75.0]
 
 
 def test_reranked_scores_by_hand():

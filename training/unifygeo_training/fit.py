@@ -118,7 +118,7 @@ class Run:
         self.network = objective.network.to(memory_format=torch.channels_last)
         if config.hardware.compile:
             _compile(self.network)
-        optimiser = _optimiser(self.network, config.optimiser)
+        optimiser = optimiser_of(self.network, config.optimiser)
         self.objective, self.optimiser = fabric.setup(objective, optimiser)
         self.objective.train()
         self.table: DescriptorTable | None = None
@@ -215,7 +215,7 @@ def learning_rate_at(step: int, config: OptimiserConfig, steps: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _optimiser(network: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
+def optimiser_of(network: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
     """AdamW; no decay for biases, norms, layer scales and temperatures."""
     matrices = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim <= 1]
