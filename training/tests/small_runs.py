@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from unifygeo_training.configuration import read_settings
 from unifygeo_training.data.pairs import Pair
 from unifygeo_training.fit_config import FitConfig
 from unifygeo_training.model import NetworkConfig
+
+TOWNS_ATTO = read_settings(Path(__file__).resolve().parents[1] / "configs/towns_atto.yaml", FitConfig).network
+"""The small member that trains and runs on two CPU cores."""
 
 SMALL = NetworkConfig(
     backbone="convnext_atto",

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
 from small_runs import SMALL, Dots, small_config
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.inference.bundle import Calibration, load_bundle
+from unifygeo_training import losses
 from unifygeo_training.calibrate import CalibrationReport
 from unifygeo_training.checkpoint import load_network, weights_sha256
 from unifygeo_training.cli import main
 from unifygeo_training.configuration import read_settings
-from unifygeo_training.data.pairs import Pair
-from unifygeo_training.fit import NonFiniteLossError, fit, learning_rate_at, optimiser_of
+from unifygeo_training.data.pairs import Batches, Pair
+from unifygeo_training.fit import NonFiniteLossError, Run, _Clock, fit, optimiser_of, schedule_of
 from unifygeo_training.fit_config import FitConfig, OptimiserConfig
 from unifygeo_training.model import UnifyGeo
 
@@ -113,9 +117,79 @@ def test_weight_decay_acts_on_matrices_and_kernels_alone() -> None:
     assert len(decayed["params"]) + len(kept) == len(names)
 
 
-def test_learning_rate_by_hand() -> None:
-    config = OptimiserConfig(learning_rate=1.0, warmup_steps=4)
-    assert [learning_rate_at(step, config, 12) for step in (0, 3, 4, 8, 12)] == pytest.approx([0.25, 1, 1, 0.5, 0])
+@pytest.mark.parametrize(
+    ("warmup", "expected"),
+    [
+        (4, [0.25, 0.5, 0.75, 1, 1, *(0.5 + 0.5 * math.cos(math.pi * n / 8) for n in range(1, 9))]),
+        (1, [1, *(0.5 + 0.5 * math.cos(math.pi * n / 11) for n in range(12))]),
+        (0, [0.5 + 0.5 * math.cos(math.pi * n / 12) for n in range(13)]),
+    ],
+)
+def test_learning_rate_by_hand(warmup: int, expected: list[float]) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([parameter], lr=1.0)
+    schedule = schedule_of(optimiser, OptimiserConfig(learning_rate=1.0, warmup_steps=warmup), 12)
+    found = []
+    for _ in expected:
+        found.append(schedule.get_last_lr()[0])
+        optimiser.step()
+        schedule.step()
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_labels_stand_where_the_camera_is_in_every_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """bfloat16 knows fractions of a tile to 1/256: a pixel and a half of 384."""
+    seen = []
+    label = losses.gaussian_label
+    monkeypatch.setattr(losses, "gaussian_label", lambda *args: (seen.append(args[0]), label(*args))[1])
+    config = small_config(steps=1, hardware={"accelerator": "cpu", "precision": precision, "threads": 1, "workers": 0})
+    fit(config, Dots(), tmp_path)
+    batch = Batches(Dots(), 4, config.augmentation, seed=0)[0]
+    assert seen[0].dtype == torch.float32
+    assert torch.equal(seen[0], torch.from_numpy(batch["position"]))
+
+
+def test_a_float16_run_survives_gradients_that_overflow(tmp_path: Path) -> None:
+    """With a large scale the first steps overflow: they are skipped, and later ones are not."""
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu")])
+    run = Run(small_config(steps=12, losses={}), fabric)
+    scaler = fabric.strategy.precision.scaler
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**18})
+    before, scales, moved = run.network.decoder.output[0].weight.detach().clone(), [], []
+    for step, batch in run.batches(Dots(), 0, 12, _Clock()):
+        values = run.step(step, batch, tmp_path)
+        moved.append(not torch.equal(run.network.decoder.output[0].weight, before))
+        scales.append((bool(torch.isfinite(values["gradient_norm"])), scaler.get_scale()))
+    assert scales[0] == (False, 2.0**17)  # overflowed, halved
+    assert not moved[0]
+    assert scales[-1][0]
+    assert moved[-1]
+    assert all(bool(torch.isfinite(value).all()) for value in run.network.state_dict().values())
+
+
+def test_what_a_killed_run_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    tmp_path.joinpath(".last.pt.part").write_bytes(b"half a checkpoint")
+    fit(small_config(steps=1), Dots(), tmp_path)
+    assert {file.suffix for file in tmp_path.iterdir() if not file.name.startswith("events")} == {".pt", ".json"}
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_seen(tmp_path: Path) -> None:
+    """In what the weights are read from: flips in the archive's padding change nothing."""
+    path = fit(small_config(steps=1), Dots(), tmp_path)
+    content, weights = path.read_bytes(), weights_sha256(load_network(path)[0])
+    refused, flips = 0, np.random.default_rng(0).integers(0, 8 * len(content), 16)
+    for bit in flips.tolist():
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert weights_sha256(load_network(path)[0]) == weights
+        except InputError:
+            refused += 1
+    assert refused >= 13
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import TOWNS_ATTO
 
 from unifygeo_ros.core.errors import InputError
-from unifygeo_training.checkpoint import load_published, our_name, published_from_ours, published_name, read_tensors
+from unifygeo_training.checkpoint import load_published, our_name, published_name, read_tensors
 from unifygeo_training.model import NetworkConfig, UnifyGeo
-from unifygeo_training.model.config import TOWNS_ATTO
+from unifygeo_training.model.encoder import Aggregator
 
 TENSORS = Path(__file__).resolve().parents[3] / "shared/reference/published_checkpoint_tensors.txt"
+
+
+def published_from_ours(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The network's state dict under the published names."""
+    return {published_name(name) or name: tensor for name, tensor in state.items()}
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +159,16 @@ def test_attention_starts_as_plain_gem(small: UnifyGeo) -> None:
     torch.testing.assert_close(aggregator(g), plain / plain.norm(dim=1, keepdim=True))
     # GeM by hand: the mean of cubes, its cube root.
     torch.testing.assert_close(aggregator.gem(g)[0, 0], (g[0, 0] ** 3).mean() ** (1 / 3))
+
+
+def test_average_pooling_is_the_mean_over_all_positions() -> None:
+    """The paper's ablation without the feature aggregator: neither attention nor a power."""
+    aggregator = Aggregator(6, kind="average")
+    assert {name for name, _ in aggregator.named_parameters()} == {"norm.weight", "norm.bias"}
+    g = torch.randn(2, 6, 3, 4)  # negative values count, which GeM would clamp
+    mean = g.sum(dim=(2, 3)) / 12
+    normed = (mean - mean.mean(dim=1, keepdim=True)) / mean.std(dim=1, unbiased=False, keepdim=True)
+    torch.testing.assert_close(aggregator(g).detach(), normed / normed.norm(dim=1, keepdim=True), atol=1e-4, rtol=0)
 
 
 def test_the_rows_of_cvusa_and_cvact_need_not_fill_the_last_cell():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from small_runs import TOWNS_ATTO
 
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import tile_from_map
 from unifygeo_training.data.towns import Member, TownPairs
 from unifygeo_training.judging.town_set import TownImages
-from unifygeo_training.model.config import TOWNS_ATTO
 from unifygeo_training.towns.pairs import CachedTown, TownRecord
 
 SIZE_M, RESOLUTION = 280.0, 0.5

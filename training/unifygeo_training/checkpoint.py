@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -81,6 +82,7 @@ def read_tensors(path: Path | str) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _check_bytes(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as weights ({error}); give a state dict or .safetensors") from error
@@ -94,9 +96,21 @@ def read_tensors(path: Path | str) -> dict[str, Any]:
     return content
 
 
-def published_from_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The network's state dict under the published names."""
-    return _renamed(state, published_name, "the network")
+def _check_bytes(path: Path) -> None:
+    """Compare a torch file's content with the CRC-32 in it, which torch itself does not. Raises InputError.
+
+    Files from before torch 1.6 are no archives and have none.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    damaged: str | None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise InputError(f"{path}: is damaged ({damaged} is not what was written); copy or train it again")
 
 
 def load_published(network: UnifyGeo, state: Mapping[str, Tensor], source: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from tqdm import tqdm
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError, UnifyGeoError
@@ -21,12 +20,15 @@ from unifygeo_training.checkpoint import load_strictly, read_tensors
 from unifygeo_training.data.hard_negatives import ComparablePairs, DescriptorTable, HardNegatives
 from unifygeo_training.data.pairs import Batches, PairSet
 from unifygeo_training.description import describe
+from unifygeo_training.files import new_file
 from unifygeo_training.fit_config import FitConfig, OptimiserConfig, with_kind
 from unifygeo_training.loading import loaded
 from unifygeo_training.model.network import UnifyGeo
-from unifygeo_training.objective import Objective
+from unifygeo_training.objective import Objective, exact
 
 CHECKPOINT_NAME = "last.pt"
+SMALLEST_GRADIENT_SCALE = 1.0
+"""Gradients that overflow float16 with this factor or less overflow by themselves."""
 Draw = Callable[[np.random.Generator, int], Sequence[Any]]
 
 
@@ -63,6 +65,7 @@ def fit(config: FitConfig, pairs: PairSet, output: Path | str, *, stop_after: in
     first = run.resume(output / CHECKPOINT_NAME)
     if fabric.is_global_zero:
         output.mkdir(parents=True, exist_ok=True)
+        (output / f".{CHECKPOINT_NAME}.part").unlink(missing_ok=True)  # of a run that was killed while it saved
         (output / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     last = config.steps if stop_after is None else min(stop_after, config.steps)
     with _progress(config, fabric, first) as bar:
@@ -119,6 +122,7 @@ class Run:
         if config.hardware.compile:
             _compile(self.network)
         optimiser = optimiser_of(self.network, config.optimiser)
+        self.schedule = schedule_of(optimiser, config.optimiser, config.steps)
         self.objective, self.optimiser = fabric.setup(objective, optimiser)
         self.objective.train()
         self.table: DescriptorTable | None = None
@@ -140,26 +144,32 @@ class Run:
 
     def step(self, step: int, batch: dict[str, Tensor], output: Path) -> dict[str, Tensor | float]:
         """One optimiser step. Raises NonFiniteLossError before anything that is not finite reaches the weights."""
-        rate = learning_rate_at(step, self.config.optimiser, self.config.steps)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        values = self.objective(**batch, alpha=self.config.losses.retrieval_at(step))
+        rate = self.schedule.get_last_lr()[0]
+        inputs = {**batch, "position": exact(batch["position"])}
+        values = self.objective(**inputs, alpha=self.config.losses.retrieval_at(step))
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(values["loss"])
         norm = self.fabric.clip_gradients(
             self.objective, self.optimiser, max_norm=self.config.optimiser.clip_norm, error_if_nonfinite=False
         )
-        if not bool(torch.isfinite(norm) & torch.isfinite(values["loss"])):
+        loss_is_finite = bool(torch.isfinite(values["loss"]))
+        if not loss_is_finite or not (bool(torch.isfinite(norm)) or self._scale_is_too_large()):
             self._fail(step, batch, values, float(norm), output)
-        self.optimiser.step()
+        self.optimiser.step()  # with 16-mixed, gradients that overflowed skip it and halve the scale
+        self.schedule.step()
         detached = {name: value.detach() for name, value in values.items()}
         return {**detached, "gradient_norm": norm.detach(), "learning_rate": rate}
+
+    def _scale_is_too_large(self) -> bool:
+        """Whether float16 gradients may have overflowed by their scale alone (`precision: 16-mixed`)."""
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        return scaler is not None and scaler.get_scale() > SMALLEST_GRADIENT_SCALE
 
     def _fail(self, step: int, batch: dict[str, Tensor], values: dict[str, Tensor], norm: float, output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         file = output / f"not_finite_step{step}_rank{self.fabric.global_rank}.npz"
         np.savez(file, **{name: tensor.cpu().numpy() for name, tensor in batch.items()})
-        terms = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+        terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in values.items())
         raise NonFiniteLossError(
             f"step {step}: {terms}, gradient norm {norm:.4g}: not finite, training stopped before the weights were "
             f"touched; the batch is in {file}; lower the learning rate or look at the images"
@@ -171,6 +181,8 @@ class Run:
             "network": self.config.network.model_dump(mode="json"),
             "model": {name: value.contiguous() for name, value in self.network.state_dict().items()},
             "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
             "step": step,
             "config": self.config.model_dump(mode="json"),
             "trained_on": self.config.data.describe(),
@@ -179,9 +191,8 @@ class Run:
         if self.table is not None:
             state["hard_negatives"] = self.table.state()
         if self.fabric.is_global_zero:
-            temporary = output / f"{CHECKPOINT_NAME}.{os.getpid()}.tmp"
-            torch.save(state, temporary)
-            os.replace(temporary, output / CHECKPOINT_NAME)
+            with new_file(output / CHECKPOINT_NAME) as stream:
+                torch.save(state, stream)
         self.fabric.barrier()
 
     def resume(self, path: Path) -> int:
@@ -202,17 +213,20 @@ class Run:
             )
         self.network.load_state_dict(state["model"], strict=True)
         self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
         if "hard_negatives" in state:
             self.table = DescriptorTable.from_state(state["hard_negatives"])
         return int(state["step"])
 
 
-def learning_rate_at(step: int, config: OptimiserConfig, steps: int) -> float:
+def schedule_of(optimiser: torch.optim.Optimizer, config: OptimiserConfig, steps: int) -> LRScheduler:
     """Linear warm-up, then half a cosine to zero at the last step."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    decay = CosineAnnealingLR(optimiser, max(1, steps - config.warmup_steps))
+    if not config.warmup_steps:
+        return decay
+    warmup = LinearLR(optimiser, 1 / config.warmup_steps, total_iters=config.warmup_steps - 1)
+    return SequentialLR(optimiser, [warmup, decay], milestones=[config.warmup_steps])
 
 
 def optimiser_of(network: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:

@@ -90,11 +90,12 @@ class FitConfig(_Settings):
         data = info.data.get("data")
         if data is None or data.tells_positions:
             return value
-        wrong = [name for name in ("distribution", "matching", "reranking") if getattr(value, name) > 0]
+        # The re-ranking loss asks which tile of the batch, and has an answer to learn.
+        wrong = [name for name in ("distribution", "matching") if getattr(value, name) > 0]
         if wrong:
             raise ValueError(
-                f"{data.describe()} has every camera in the middle of its tile, where {', '.join(wrong)} would learn "
-                "to look and nothing else; set each of them to 0"
+                f"{data.describe()} has every camera in the middle of its tile, the only place that "
+                f"{', '.join(wrong)} would learn to look at; set each of them to 0"
             )
         return value
 

@@ -6,10 +6,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_training import losses
 from unifygeo_training.model.network import UnifyGeo
 
 PUBLISHED_SIZE = 384
+SMALLEST_SIGMA_PX = 0.25
+"""Of D: a narrower label can pass between four pixels without reaching the threshold of L_M on any."""
 
 
 class LossConfig(BaseModel):
@@ -44,13 +47,24 @@ class Objective(nn.Module):
     def __init__(self, network: UnifyGeo, config: LossConfig) -> None:
         super().__init__()
         self.network, self.config = network, config
+        size = network.config.distribution_size
+        self.sigma_px = config.gaussian_sigma * size / PUBLISHED_SIZE
+        if self.sigma_px < SMALLEST_SIGMA_PX:
+            raise ConfigurationError(
+                f"losses.gaussian_sigma {config.gaussian_sigma:g} is {self.sigma_px:.3f} pixels of a distribution of "
+                f"{size} × {size}, must be at least {SMALLEST_SIGMA_PX}; set it to "
+                f"{SMALLEST_SIGMA_PX * PUBLISHED_SIZE / size:g} or more"
+            )
 
     def forward(self, panorama: Tensor, tile: Tensor, position: Tensor, alpha: float) -> dict[str, Tensor]:
         """Shapes as in `Pair`, with a batch dimension. alpha: weight of L_G; 0 skips the semantic heads.
 
+        position may be the bits of the float32 numbers as int32 (`exact`).
+
         Returns scalars: "loss" (with gradient), each term unweighted and the descriptors' effective rank (detached).
         """
         config, network = self.config, self.network
+        position = position.view(torch.float32) if position.dtype == torch.int32 else position
         detailed = config.distribution > 0 or config.matching > 0 or config.reranking > 0
         ground = network.encode_ground(panorama, descriptor=alpha > 0)
         aerial = network.encode_aerial(tile, descriptor=alpha > 0)
@@ -62,7 +76,7 @@ class Objective(nn.Module):
                 terms.append(("L_G", alpha, loss))
             if decoded is not None:
                 size = network.config.distribution_size
-                label = losses.gaussian_label(position, size, config.gaussian_sigma * size / PUBLISHED_SIZE)
+                label = losses.gaussian_label(position, size, self.sigma_px)
                 weights = [losses.level_weights(label, match.shape[-1]) for match in decoded.matches]
                 terms.append(("L_D", config.distribution, losses.distribution_loss(decoded.logits, label)))
                 matching = [losses.matching_loss(m, w) for m, w in zip(decoded.matches, weights, strict=True)]
@@ -77,6 +91,12 @@ class Objective(nn.Module):
         if aerial.descriptor is not None:
             values["effective_rank"] = effective_rank(aerial.descriptor.detach())
         return values
+
+
+def exact(position: Tensor) -> Tensor:
+    """The bits of float32 numbers as int32. Fabric casts the floating-point inputs of a module to the run's precision:
+    in bfloat16 a position has steps of 1/256 of the tile, 1.5 pixels of 384."""
+    return position.float().view(torch.int32)
 
 
 def effective_rank(descriptors: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ class NetworkConfig(BaseModel):
     backbone: any ConvNeXt of timm, with its pretrained tag if it has one; its first three stages are the shared
     encoder. ground_elevation_*_deg: what the panorama's rows cover, edge to edge. metres_per_pixel: of the aerial
     image as it enters the network. output_stride: aerial pixels for one pixel of the distribution D.
-    layer_scale: initial layer scale of all ConvNeXt blocks; 1e-6 suits pretrained weights, 0.1 training from scratch.
+    layer_scale: initial layer scale of all ConvNeXt blocks that start at random, 0.1 for training from scratch;
+    pretrained weights bring their own. aggregator: "average" is the paper's ablation without the feature aggregator.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +37,7 @@ class NetworkConfig(BaseModel):
     metres_per_pixel: float = Field(default=0.185, gt=0.0)
     output_stride: Literal[1, 2] = 1
     layer_scale: float = Field(default=1e-6, gt=0.0)
-    aggregator: Literal["attention", "gem"] = "attention"
+    aggregator: Literal["attention", "gem", "average"] = "attention"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -82,17 +83,3 @@ class NetworkConfig(BaseModel):
     @property
     def aerial(self) -> AerialSpec:
         return AerialSpec(size=self.aerial_size, metres_per_pixel=self.metres_per_pixel)
-
-
-TOWNS_ATTO = NetworkConfig(
-    backbone="convnext_atto",
-    ground_height=96,
-    ground_width=320,
-    ground_elevation_top_deg=45.0,
-    ground_elevation_bottom_deg=-45.0,
-    aerial_size=192,
-    metres_per_pixel=70.0 / 192,
-    output_stride=2,
-    layer_scale=0.1,
-)
-"""The small member that trains and runs on two CPU cores."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import timm
 import torch
 import torch.nn.functional as F
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
+from unifygeo_ros.core.errors import InputError
 from unifygeo_training.model.config import NetworkConfig
 from unifygeo_training.model.layers import EPS, ChannelNorm32, GeM, LayerNorm32, unit_length
 
@@ -21,6 +24,13 @@ class Head(nn.Module):
         self.down = nn.Conv2d(channels, 2 * channels, 2, stride=2)
         self.block = ConvNeXtBlock(2 * channels, ls_init_value=layer_scale)
 
+    def load_stage(self, stage: nn.Module) -> None:
+        """Take the downsampling layer and the first block of a ConvNeXt's stage 4, which the paper duplicates."""
+        norm, down = stage.downsample
+        self.norm.load_state_dict(norm.state_dict())
+        self.down.load_state_dict(down.state_dict())
+        self.block.load_state_dict(stage.blocks[0].state_dict())
+
     def forward(self, x: Tensor) -> Tensor:
         return self.block(self.down(self.norm(x)))
 
@@ -28,14 +38,15 @@ class Head(nn.Module):
 class Aggregator(nn.Module):
     """Self-attention over all positions (Eq. 2), GeM (Eq. 3), LayerNorm, unit length: (N, C, H, W) → (N, C).
 
-    attention: off is the ablation without the feature aggregator (Tables V–VII, FA): GeM alone.
+    kind: "average" is the paper's ablation without the feature aggregator (Tables V–VII, FA): the mean over all
+    positions in the place of attention and GeM. "gem" leaves out the attention alone.
     """
 
-    def __init__(self, channels: int, *, attention: bool) -> None:
+    def __init__(self, channels: int, *, kind: Literal["attention", "gem", "average"]) -> None:
         super().__init__()
         hidden = channels // 2
-        self.attention = attention
-        if attention:
+        self.attention = kind == "attention"
+        if self.attention:
             self.query = nn.Conv2d(channels, hidden, 1)
             self.query_norm = ChannelNorm32(hidden)
             self.key = nn.Conv2d(channels, hidden, 1)
@@ -44,7 +55,7 @@ class Aggregator(nn.Module):
             self.output = nn.Conv2d(hidden, channels, 1)
             nn.init.zeros_(self.output.weight)  # Φ = G at first: attention enters as it learns
             nn.init.zeros_(self.output.bias)
-        self.gem = GeM()
+        self.gem = None if kind == "average" else GeM()
         self.norm = LayerNorm32(channels)
 
     def forward(self, g: Tensor) -> Tensor:
@@ -55,30 +66,39 @@ class Aggregator(nn.Module):
             scores = (q.transpose(1, 2) @ k).float() / q.shape[1] ** 0.5  # (N, HW queries, HW keys)
             attended = v @ scores.softmax(dim=2).to(v.dtype).transpose(1, 2)  # (N, C/2, HW)
             g = g + self.output(attended.unflatten(2, g.shape[2:]))
-        return unit_length(self.norm(self.gem(g)), dim=1)
+        pooled = g.float().mean(dim=(2, 3)) if self.gem is None else self.gem(g)
+        return unit_length(self.norm(pooled), dim=1)
 
 
 class Branch(nn.Module):
     """Ground or aerial branch; both have this shape and share no weights."""
 
     def __init__(self, config: NetworkConfig, *, pretrained: bool) -> None:
+        """pretrained: trunk and both heads start from timm's weights, else at random.
+
+        Raises InputError where the weights cannot be had.
+        """
         super().__init__()
-        self.trunk = timm.create_model(
-            config.backbone,
-            pretrained=pretrained,
-            features_only=True,
-            out_indices=(0, 1, 2),
-            conv_mlp=False,  # linear layers on NHWC: the published layout, whatever the member's own default
-            ls_init_value=config.layer_scale,
+        layout = {
+            "conv_mlp": False,  # linear layers on NHWC: the published layout, whatever the member's own default
+            "ls_init_value": config.layer_scale,
+        }
+        self.trunk = _timm_model(
+            config.backbone, pretrained=pretrained, features_only=True, out_indices=(0, 1, 2), **layout
         )
         self.channels: tuple[int, ...] = tuple(self.trunk.feature_info.channels())
         self.fine_head = Head(self.channels[-1], config.layer_scale)
         self.semantic_head = Head(self.channels[-1], config.layer_scale)
-        self.aggregator = Aggregator(2 * self.channels[-1], attention=config.aggregator == "attention")
-        self.reset_heads()
+        self.aggregator = Aggregator(2 * self.channels[-1], kind=config.aggregator)
+        if pretrained:
+            stage = _timm_model(config.backbone, pretrained=True, num_classes=0, **layout).stages[3]
+            for head in (self.fine_head, self.semantic_head):
+                head.load_stage(stage)
+        else:
+            self._reset_heads()
 
-    def reset_heads(self) -> None:
-        """Give both heads the trunk's initialisation."""
+    def _reset_heads(self) -> None:
+        """Give both heads the trunk's random initialisation."""
         for head in (self.fine_head, self.semantic_head):
             for module in head.modules():
                 if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -93,6 +113,21 @@ class Branch(nn.Module):
     def descriptor(self, sixteenth: Tensor) -> Tensor:
         """F¹ → global descriptor v (N, C), float32, unit length."""
         return self.aggregator(self.semantic_head(sixteenth))
+
+
+def _timm_model(backbone: str, *, pretrained: bool, **options: Any) -> Any:
+    """A timm model. Raises InputError naming the remedy where its pretrained weights cannot be had."""
+    if not pretrained:
+        return timm.create_model(backbone, **options)
+    try:
+        return timm.create_model(backbone, pretrained=True, **options)
+    except Exception as error:  # of urllib, httpx, huggingface_hub or timm: too many kinds to name
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the pretrained weights of {backbone} cannot be had ({reason}); connect to the network once, or copy the "
+            "Hugging Face cache of a machine that has them and set HF_HOME to it, or train from scratch with "
+            "`--set pretrained=false`"
+        ) from error
 
 
 class Normalise(nn.Module):

@@ -35,7 +35,7 @@ class UnifyGeo(nn.Module):
     """The network. Images are uint8 (N, H, W, 3) RGB, as in the model bundle."""
 
     def __init__(self, config: NetworkConfig, *, pretrained: bool = False) -> None:
-        """pretrained: start the trunks from timm's weights (downloads them)."""
+        """pretrained: start trunks and heads from timm's weights. Raises InputError where they cannot be had."""
         super().__init__()
         self.config = config
         self.normalise = Normalise(config.mean, config.std)
