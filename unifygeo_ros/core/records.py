@@ -10,26 +10,24 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any, Mapping
 
-import numpy as np
-import numpy.typing as npt
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-UInt8 = npt.NDArray[np.uint8]
+from unifygeo_ros.core.arrays import Float32 as Float32
+from unifygeo_ros.core.arrays import Float64 as Float64
+from unifygeo_ros.core.arrays import Int64
+from unifygeo_ros.core.arrays import UInt8 as UInt8
 
 
 @dataclass(frozen=True)
 class CameraImage:
-    """One exposure as it came from the camera, before any geometry.
-
-    pixels: uint8 (H, W, 3), RGB, equirectangular. stamp_ns: time of exposure.
-    roll_rad, pitch_rad: tilt of the vehicle at exposure (REP-103: about base_link x and y), None if not known.
-    """
+    """One exposure as it came from the camera, before any geometry."""
 
     pixels: UInt8
+    """uint8 (H, W, 3), RGB, equirectangular."""
     stamp_ns: int
+    """Time of exposure."""
     roll_rad: float | None = None
+    """Rotation of the vehicle about base_link's x axis at exposure (REP-103); None: not known."""
     pitch_rad: float | None = None
+    """Rotation of the vehicle about base_link's y axis at exposure (REP-103); None: not known."""
 
 
 class HeadingSource(enum.Enum):
@@ -53,14 +51,12 @@ class Heading:
 
 @dataclass(frozen=True)
 class Prior:
-    """What is believed of base_link's position before the image: map frame, metres.
-
-    covariance_m2: float64 (2, 2), east and north, symmetric positive definite.
-    """
+    """The position of base_link that is expected before the image is looked at, in the map frame."""
 
     east_m: float
     north_m: float
     covariance_m2: Float64
+    """float64 (2, 2), east and north, symmetric positive definite."""
 
 
 @dataclass(frozen=True)
@@ -80,78 +76,76 @@ class Query:
 
 @dataclass(frozen=True)
 class Panorama:
-    """An image as the ground encoder wants it.
-
-    pixels: uint8 (H, W, 3) RGB of the bundle's ground size. azimuth_rad: azimuth (clockwise from north) that the
-    centre column faces, 0 when the heading was known and applied; None when the heading is not known, and then the
-    centre column faces base_link's x axis.
-    """
+    """An image as the ground encoder takes it."""
 
     pixels: UInt8
+    """uint8 (H, W, 3), RGB, of the bundle's ground size."""
     stamp_ns: int
     azimuth_rad: float | None
+    """Azimuth (clockwise from north) of the centre column: 0 when the heading was known and applied. None when the
+    heading is not known; the centre column then faces along base_link's x axis."""
 
 
 @dataclass(frozen=True)
 class GroundFeatures:
-    """Output of the ground encoder for one panorama.
-
-    descriptor: float32 (C,), unit length. levels: f_g^0 … f_g^3, float32 (C_l,), unit length each, made of `columns`
-    groups, one for each azimuth sector from left to right (network.md §1: flattened column-major). resident: the same
-    levels by the names of the decoder's inputs, batch size 1, where the engine left them (`ResidentArray`).
-    """
+    """Output of the ground encoder for one panorama."""
 
     descriptor: Float32
+    """float32 (C,), unit length."""
     levels: tuple[Float32, ...]
+    """f_g^0 … f_g^3: float32 (C_l,), unit length each, made of `columns` groups, one for each azimuth sector from left
+    to right (the projected features, flattened column by column)."""
     resident: Mapping[str, Any]
+    """The same levels by the names of the decoder's inputs, batch size 1, where the engine left them
+    (`ResidentArray`)."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Nearest tiles by global descriptor, most similar first.
+    """The tiles with the most similar descriptors, most similar first."""
 
-    tile_ids: int64 (k,). similarities: float32 (k,), cosine.
-    """
-
-    tile_ids: npt.NDArray[np.int64]
+    tile_ids: Int64
+    """int64 (k,)."""
     similarities: Float32
+    """float32 (k,), cosine."""
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Candidates re-ranked by the paper's Eq. 4, best first.
+    """Candidates re-ranked by the paper's Eq. 4, best first."""
 
-    tile_ids: int64 (k,). scores: float32 (k,) = similarities + max of match_maps. similarities: float32 (k,).
-    match_maps: float32 (k, S, S), M⁰ as raw cosines. retrieval_ranks: int64 (k,), the place each had before.
-    """
-
-    tile_ids: npt.NDArray[np.int64]
+    tile_ids: Int64
+    """int64 (k,)."""
     scores: Float32
+    """float32 (k,): similarities + maximum of match_maps (Eq. 4)."""
     similarities: Float32
+    """float32 (k,), cosine of the descriptors."""
     match_maps: Float32
-    retrieval_ranks: npt.NDArray[np.int64]
+    """float32 (k, S, S): M⁰ as cosines."""
+    retrieval_ranks: Int64
+    """int64 (k,): each candidate's rank before re-ranking, 0 for the most similar."""
 
 
 @dataclass(frozen=True)
 class TileDistribution:
-    """D of one tile, after the calibrated temperature. probability: float32 (P, P), sums to 1, covers the whole tile.
-
-    Its pixel (r, c) has its centre at map_from_tile(r, c, centre…, size=P, metres_per_pixel=tile side / P).
-    heading: where the heading was searched, the one found for this tile, with which D was decoded (each tile has its
-    own); None where one heading was given for all.
-    """
+    """D of one tile, after the calibrated temperature: where in the tile the camera is, if it is in the tile."""
 
     tile_id: int
     centre_east_m: float
     centre_north_m: float
     metres_per_pixel: float
+    """Tile side / P."""
     probability: Float32
+    """float32 (P, P), sums to 1, covers the whole tile. Pixel (r, c) has its centre at
+    `map_from_tile(r, c, centre…, size=P, metres_per_pixel)`."""
     heading: Heading | None = None
+    """The heading that was found for this tile and with which D was decoded, where the heading was searched (each tile
+    has its own). None where one heading was given for all tiles."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A place where the image may have been taken (map frame; the camera), with its share of the belief."""
+    """A possible position of the camera in the map frame, with its probability."""
 
     east_m: float
     north_m: float
@@ -171,7 +165,7 @@ class RejectionReason(enum.Enum):
     RESET = "reset"  # the session was reset while the image was localized
     BAD_PRIOR = "bad_prior"  # not finite, or covariance not positive definite
     NO_HEADING = "no_heading"
-    OFF_MAP = "off_map"  # the prior's gate holds no tile of the index
+    OFF_MAP = "off_map"  # no tile of the index lies within the prior's gate
     LOW_SCORE = "low_score"
     AMBIGUOUS = "ambiguous"
     UNCERTAIN = "uncertain"  # covariance above the gate
@@ -182,31 +176,26 @@ class RejectionReason(enum.Enum):
 
 @dataclass(frozen=True)
 class Observation:
-    """All that one image says of where it was taken, before any decision: what the single-image decision and the
-    sequence tracker both start from.
+    """Everything that the network says about one image, before any decision.
 
-    matches: of the candidates, best first. distributions: D of the first one or more of them, same order.
-    heading: given, or found by the search. descriptor: float32 (C,), the image's global descriptor under that heading,
-    with which the candidates were retrieved. timings_ms: milliseconds by stage.
+    The single-image decision and the sequence tracker both start from it.
     """
 
     stamp_ns: int
     matches: Matches
     distributions: tuple[TileDistribution, ...]
+    """D of the first one or more matches, in the same order."""
     heading: Heading
+    """Given, or found by the search."""
     descriptor: Float32
+    """float32 (C,): the image's descriptor under that heading, with which the candidates were retrieved."""
     timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """Milliseconds by stage."""
 
 
 @dataclass(frozen=True)
 class Fix:
-    """Where base_link was at `stamp_ns`.
-
-    covariance_m2: float64 (2, 2), map east and north, symmetric positive definite. score: re-ranking score of the
-    winner. ambiguity: probability that the place is a wrong one, 0 … 1. hypotheses: the answer
-    first, then its rivals (camera positions). integrity: probability that base_link lies inside the 95% ellipse of
-    covariance_m2 (Mahalanobis distance² below 5.99), None where it was not computed.
-    """
+    """Where base_link was at `stamp_ns`, in the map frame and as WGS84."""
 
     stamp_ns: int
     east_m: float
@@ -214,14 +203,21 @@ class Fix:
     latitude_deg: float
     longitude_deg: float
     covariance_m2: Float64
+    """float64 (2, 2), map east and north, symmetric positive definite."""
     yaw_rad: float
+    """Yaw of base_link in the map frame (REP-103)."""
     yaw_variance_rad2: float
     tile_id: int
+    """The best candidate of the image."""
     score: float
+    """Re-ranking score of that candidate."""
     ambiguity: float
+    """Probability that the position is wrong altogether, 0 … 1."""
     hypotheses: tuple[Hypothesis, ...]
+    """The answer first, then its rivals."""
     timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
     integrity: float | None = None
+    """Probability that base_link lies inside the 95% ellipse of covariance_m2; None: not computed."""
 
 
 @dataclass(frozen=True)
