@@ -31,8 +31,7 @@ from rasterio.transform import from_origin
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Query
-from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
-from unifygeo_ros.inference.interface import PYRAMID, F
+from unifygeo_ros.inference.bundle import GROUND_FEATURES, PYRAMID, ModelBundle, load_bundle
 from unifygeo_ros.inference.onnxruntime_engine import session_options
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import LocalizerConfig
@@ -114,7 +113,9 @@ def compare(model: UnifyGeo, bundle: ModelBundle, folder: Path, rounds: int) -> 
         pyramid = engines.aerial_encoder.run({"image": tiles[:1]}, PYRAMID)
 
         def bare() -> None:
-            f = dict(zip(F, sessions["ground_encoder"].run(F, {"image": ground}), strict=True))
+            f = dict(
+                zip(GROUND_FEATURES, sessions["ground_encoder"].run(GROUND_FEATURES, {"image": ground}), strict=True)
+            )
             sessions["decoder"].run(("logits",), {**f, **pyramid})
 
         @torch.inference_mode()

@@ -8,14 +8,35 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from bundles import random_bundle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from imagery_files import town
 
-from unifygeo_ros.core.errors import BundleError
-from unifygeo_ros.inference.bundle import MANIFEST_NAME, GraphFile, ModelBundle, load_bundle, sha256_of_file
+from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.cli import main
+from unifygeo_ros.core.errors import BundleError, UnifyGeoError
+from unifygeo_ros.core.manifests import CHECKSUM
+from unifygeo_ros.inference.bundle import (
+    FORMAT,
+    MANIFEST_NAME,
+    BundleManifest,
+    Calibration,
+    GraphFile,
+    ModelBundle,
+    check_calibrated,
+    load_bundle,
+    migrate_bundle,
+    read_manifest,
+    sha256_of_file,
+)
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.parameters.settings import NodeConfig, Settings
+from unifygeo_ros.ros.loading import load
+
+SHIPPED = Path(__file__).parents[1] / "models" / "towns-atto"
 
 FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -33,6 +54,15 @@ def scratch(original: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def manifest_text(bundle: ModelBundle) -> str:
     return (bundle.path / MANIFEST_NAME).read_text(encoding="utf-8")
+
+
+def sealed(raw: dict[str, Any]) -> bytes:
+    """A manifest with these entries whose checksum is right, as somebody who edits it on purpose would write it."""
+    raw.pop(CHECKSUM, None)
+    try:
+        return FORMAT.text_of(raw).encode()
+    except ValueError:  # NaN or infinity somewhere: JSON has no such thing, Python's writer does
+        return json.dumps({**raw, CHECKSUM: "0" * 64}).encode()
 
 
 def load_or_refuse(folder: Path, data: bytes) -> ModelBundle | None:
@@ -58,6 +88,39 @@ def test_flipped_bytes_in_the_manifest(original: ModelBundle, scratch: Path, dat
     for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4, unique=True)):
         content[position] ^= data.draw(st.integers(1, 255))
     load_or_refuse(scratch, bytes(content))
+
+
+def test_every_single_bit_flip_of_the_shipped_manifest_is_refused() -> None:
+    content = (SHIPPED / MANIFEST_NAME).read_bytes()
+    BundleManifest.from_json(content.decode(), "whole")
+    accepted = []
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            text = flipped.decode()  # as reading the file does
+        except UnicodeDecodeError:
+            continue
+        try:
+            BundleManifest.from_json(text, "flipped")
+        except BundleError:
+            continue
+        accepted.append(bit)
+    assert accepted == []
+
+
+@pytest.mark.parametrize("ending", [b"\r\n", b"\r"])
+def test_changed_line_ends_are_refused(original: ModelBundle, scratch: Path, ending: bytes) -> None:
+    """What copying through an FTP client or an editor does; it is refused on every system alike."""
+    assert load_or_refuse(scratch, manifest_text(original).encode().replace(b"\n", ending)) is None
+
+
+def test_a_manifest_that_contradicts_its_network_config_is_refused(scratch: Path) -> None:
+    raw = json.loads((SHIPPED / MANIFEST_NAME).read_text())
+    raw["aerial"]["metres_per_pixel"] *= 2
+    raw["ground"]["elevation_top_rad"] /= 2
+    with pytest.raises(BundleError, match=r"ground_elevation_top_deg is 22.5 .* metres_per_pixel is 0.729167 in the"):
+        BundleManifest.from_json(sealed(raw).decode(), "edited")
 
 
 @FUZZ
@@ -93,7 +156,7 @@ def test_odd_values_anywhere(original: ModelBundle, scratch: Path, data: st.Data
     for key in path[:-1]:
         target = target[key]
     target[path[-1]] = data.draw(ODD)
-    bundle = load_or_refuse(scratch, json.dumps(raw).encode())
+    bundle = load_or_refuse(scratch, sealed(raw))
     if bundle is not None:  # what was let through must be usable
         manifest = bundle.manifest
         assert manifest.ground.width % manifest.ground.columns == 0
@@ -113,7 +176,7 @@ def test_files_outside_the_bundle_are_not_read(original: ModelBundle, scratch: P
     (scratch.parent / "secret.onnx").write_bytes(b"secret")
     raw = json.loads(manifest_text(original))
     raw["graphs"]["decoder"]["fp32"] = {"file": name, "sha256": sha256_of_file(scratch.parent / "secret.onnx")}
-    assert load_or_refuse(scratch, json.dumps(raw).encode()) is None
+    assert load_or_refuse(scratch, sealed(raw)) is None
 
 
 def test_a_bundle_of_links_loads(original: ModelBundle, tmp_path: Path) -> None:
@@ -144,19 +207,19 @@ def test_a_missing_precision_is_named(original: ModelBundle, scratch: Path) -> N
     raw = json.loads(manifest_text(original))
     for files in raw["graphs"].values():
         del files["fp16"]
-    bundle = load_or_refuse(scratch, json.dumps(raw).encode())
+    bundle = load_or_refuse(scratch, sealed(raw))
     assert bundle is not None
     with pytest.raises(BundleError, match=r"is not there in fp16, only in \['fp32'\]"):
         open_engines(bundle, backend="onnx_cpu", precision="fp16")
     del raw["graphs"]["decoder"]["fp32"]
-    assert load_or_refuse(scratch, json.dumps(raw).encode()) is None
+    assert load_or_refuse(scratch, sealed(raw)) is None
 
 
 def test_a_single_precision_serves_auto(original: ModelBundle, scratch: Path, caplog: pytest.LogCaptureFixture) -> None:
     raw = json.loads(manifest_text(original))
     for files in raw["graphs"].values():
         del files["fp32"]
-    bundle = load_or_refuse(scratch, json.dumps(raw).encode())
+    bundle = load_or_refuse(scratch, sealed(raw))
     assert bundle is not None
     with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
         assert engines.description.endswith("fp16")
@@ -185,3 +248,167 @@ def test_a_graph_of_the_other_precision_is_refused(original: ModelBundle) -> Non
     bundle = ModelBundle(original.path, dataclasses.replace(original.manifest, graphs=graphs))
     with pytest.raises(BundleError, match="f0 float16 N×64"):
         open_engines(bundle, backend="onnx_cpu", precision="fp32", threads=1)
+
+
+# External data --------------------------------------------------------------------------------------------------------
+
+
+def with_external_data(bundle: ModelBundle, folder: Path, *, listed: bool) -> Path:
+    """A copy whose fp32 ground encoder keeps its kernels in weights.data."""
+    shutil.copytree(bundle.path, folder)
+    file = folder / bundle.manifest.graphs["ground_encoder"]["fp32"].file
+    model = onnx.load(file)
+    onnx.save(model, file, save_as_external_data=True, location="weights.data", size_threshold=256)
+    raw = json.loads(manifest_text(bundle))
+    entry = raw["graphs"]["ground_encoder"]["fp32"]
+    entry["sha256"] = sha256_of_file(file)
+    if listed:
+        entry |= {"data_file": "weights.data", "data_sha256": sha256_of_file(folder / "weights.data")}
+    (folder / MANIFEST_NAME).write_bytes(sealed(raw))
+    return folder
+
+
+def test_weights_in_a_listed_file_are_loaded(original: ModelBundle, tmp_path: Path) -> None:
+    bundle = load_bundle(with_external_data(original, tmp_path / "bundle", listed=True))
+    open_engines(bundle, backend="onnx_cpu", precision="fp32", threads=1).close()
+
+
+def test_weights_in_a_file_that_the_manifest_does_not_list_are_refused(original: ModelBundle, tmp_path: Path) -> None:
+    folder = with_external_data(original, tmp_path / "bundle", listed=False)
+    with pytest.raises(BundleError, match=r"takes weights from weights\.data, which the manifest does not list"):
+        load_bundle(folder)
+
+
+def test_a_link_to_the_weights_alone_is_refused(original: ModelBundle, tmp_path: Path) -> None:
+    """ONNX Runtime refuses it too, in words that nobody understands."""
+    folder = with_external_data(original, tmp_path / "bundle", listed=True)
+    (tmp_path / "store").mkdir()
+    (folder / "weights.data").rename(tmp_path / "store" / "weights.data")
+    (folder / "weights.data").symlink_to(tmp_path / "store" / "weights.data")
+    with pytest.raises(BundleError, match=r"must lie in one folder, but one is a link .*copy both, or link the whole"):
+        load_bundle(folder)
+
+
+# Bundles of the first edition -----------------------------------------------------------------------------------------
+
+
+def first_edition(bundle: ModelBundle, folder: Path, calibration: Calibration) -> Path:
+    """A copy as the first edition wrote it: version 1, no checksum, other names in the confidences."""
+    shutil.copytree(bundle.path, folder)
+    raw = json.loads(manifest_text(bundle))
+    del raw[CHECKSUM]
+    raw["format_version"] = 1
+    raw["calibration"] = dataclasses.asdict(calibration)
+    for name in ("confidence", "searched_confidence"):
+        new = raw["calibration"][name]
+        raw["calibration"][name] = {
+            "bias": new["bias"], "belief": new["belief_weight"], "score": new["score_weight"]
+        }  # fmt: skip
+    (folder / MANIFEST_NAME).write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
+    return folder
+
+
+def test_a_bundle_of_the_first_edition_says_how_to_rewrite_it(original: ModelBundle, tmp_path: Path) -> None:
+    folder = first_edition(original, tmp_path / "old", Calibration())
+    with pytest.raises(
+        BundleError, match=r"format version 1, this release reads 2; .*`unifygeo bundle migrate BUNDLE`"
+    ):
+        load_bundle(folder)
+
+
+def test_migrate_keeps_every_value_of_a_calibrated_bundle(original: ModelBundle, tmp_path: Path) -> None:
+    calibration = Calibration(
+        tile_temperature=0.07, confidence=dataclasses.replace(Calibration().confidence, bias=-2.0, score_weight=3.0)
+    )
+    folder = first_edition(original, tmp_path / "old", calibration)
+    assert main(["bundle", "migrate", str(folder)]) == 0
+    expected = dataclasses.replace(original.manifest, calibration=calibration)
+    assert load_bundle(folder).manifest == expected
+    assert sorted(file.name for file in folder.iterdir()) == sorted(file.name for file in original.path.iterdir())
+
+
+def test_migrate_takes_default_constants_as_uncalibrated(original: ModelBundle, tmp_path: Path) -> None:
+    folder = first_edition(original, tmp_path / "old", Calibration())
+    assert not migrate_bundle(folder).calibrated
+    assert not read_manifest(folder).calibrated
+
+
+def test_migrate_changes_nothing_where_a_file_is_damaged(original: ModelBundle, tmp_path: Path) -> None:
+    folder = first_edition(original, tmp_path / "old", Calibration())
+    before = (folder / MANIFEST_NAME).read_bytes()
+    (folder / original.manifest.graphs["decoder"]["fp32"].file).write_bytes(b"")
+    with pytest.raises(BundleError, match="copy the bundle again"):
+        migrate_bundle(folder)
+    assert (folder / MANIFEST_NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize("calibration", [None, 7, {"confidence": {}}, {"tile_temperature": float("nan")}])
+def test_migrate_refuses_a_malformed_calibration(original: ModelBundle, tmp_path: Path, calibration: Any) -> None:
+    folder = first_edition(original, tmp_path / "old", Calibration())
+    raw = json.loads((folder / MANIFEST_NAME).read_text())
+    (folder / MANIFEST_NAME).write_text(json.dumps({**raw, "calibration": calibration}))
+    with pytest.raises(BundleError, match=";"):
+        migrate_bundle(folder)
+
+
+def test_migrate_refuses_a_bundle_of_this_version(original: ModelBundle) -> None:
+    with pytest.raises(BundleError, match="format version 2, only version 1 can be migrated"):
+        migrate_bundle(original.path)
+
+
+# Bundles that are not calibrated --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uncalibrated(original: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    folder = Path(shutil.copytree(original.path, tmp_path_factory.mktemp("uncalibrated") / "bundle"))
+    manifest = dataclasses.replace(original.manifest, calibrated=False)
+    (folder / MANIFEST_NAME).write_text(manifest.to_json())
+    return load_bundle(folder)
+
+
+def test_the_manifest_says_that_there_is_no_calibration(
+    uncalibrated: ModelBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert json.loads(manifest_text(uncalibrated))["calibration"] is None
+    assert not uncalibrated.manifest.calibrated
+    assert main(["bundle", "info", str(uncalibrated.path)]) == 0
+    assert "none: covariances and ambiguities are rough guesses" in capsys.readouterr().out
+
+
+def test_check_calibrated(original: ModelBundle, uncalibrated: ModelBundle, caplog: pytest.LogCaptureFixture) -> None:
+    check_calibrated(original, False)
+    assert caplog.text == ""
+    with pytest.raises(BundleError, match=r"not calibrated.*unifygeo-train calibrate.*accept_uncalibrated"):
+        check_calibrated(uncalibrated, False)
+    check_calibrated(uncalibrated, True)
+    assert "is not calibrated" in caplog.text
+
+
+def test_node_locate_and_replay_refuse_an_uncalibrated_bundle(
+    uncalibrated: ModelBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before they look for anything else; accepted, the next thing is missed: the index."""
+    model, index = str(uncalibrated.path), str(tmp_path / "no index")
+    for accepted, message in ((False, "not calibrated"), (True, "no index")):
+        option = ["--accept-uncalibrated"] * accepted
+        assert main(["locate", "image.png", "--index", index, "--model", model, *option]) == 2
+        assert message in capsys.readouterr().err
+        replay = ["replay", "bag", "--index", index, "--model", model, "--output", str(tmp_path / "out.mcap")]
+        assert main([*replay, "--set", f"accept_uncalibrated={accepted}".lower()]) == 2
+        assert message in capsys.readouterr().err
+        settings = Settings(NodeConfig(bundle=model, index=index, accept_uncalibrated=accepted))
+        with pytest.raises(UnifyGeoError, match=message):
+            load(settings, settings.camera, lambda step: None)
+
+
+def test_the_node_names_the_missing_calibration_in_its_diagnostics(uncalibrated: ModelBundle, tmp_path: Path) -> None:
+    with open_engines(uncalibrated, backend="onnx_cpu", threads=1) as engines:
+        build_index([town(tmp_path / "town.tif")], uncalibrated, engines, tmp_path / "index")
+    node = NodeConfig(
+        bundle=str(uncalibrated.path), index=str(tmp_path / "index"), backend="onnx_cpu", accept_uncalibrated=True
+    )
+    settings = Settings(node)
+    loaded = load(settings, settings.camera, lambda step: None)
+    assert loaded.identity["calibration"] == "none: covariances and ambiguities are rough guesses"
+    loaded.close()

@@ -157,7 +157,7 @@ def test_the_candidates_may_all_be_wrong():
 
 
 def test_a_searched_heading_has_a_confidence_of_its_own():
-    calibration = dataclasses.replace(CALIBRATION, searched_confidence=Confidence(bias=-2.0, score=1.0))
+    calibration = dataclasses.replace(CALIBRATION, searched_confidence=Confidence(bias=-2.0, score_weight=1.0))
     d = distribution({(16, 16): 0.5, (4, 4): 0.5})
     searched = dataclasses.replace(d, heading=NORTH)
     assert answered(observed(d), calibration=calibration).ambiguity == pytest.approx(0.5)

@@ -13,9 +13,8 @@ import pytest
 from bundles import random_bundle
 
 from unifygeo_ros.core.errors import EngineError
-from unifygeo_ros.inference.bundle import PRECISIONS, ModelBundle
+from unifygeo_ros.inference.bundle import GROUND_FEATURES, PRECISIONS, PYRAMID, ModelBundle
 from unifygeo_ros.inference.engine import BackendUnavailable, EngineSet
-from unifygeo_ros.inference.interface import PYRAMID, F
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.inference.tensorrt_engine import open_tensorrt
 
@@ -57,7 +56,7 @@ def aerial(batch: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def decoder_inputs(engines: EngineSet, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
-    f = engines.ground_encoder.run(ground(batch, seed), F)
+    f = engines.ground_encoder.run(ground(batch, seed), GROUND_FEATURES)
     return {**f, **engines.aerial_encoder.run(aerial(batch, seed), PYRAMID)}
 
 
@@ -101,7 +100,7 @@ def test_chaining_on_the_device_equals_the_way_through_the_host(bundle: ModelBun
     with opened(bundle, backend, "fp16", cache) as engines:
         pyramids = [engines.aerial_encoder.run_resident(aerial(1, tile), PYRAMID, ())[1] for tile in range(3)]
         for tile in (2, 0, 1, 0, 2):
-            _, f = engines.ground_encoder.run_resident(ground(1, tile), F)
+            _, f = engines.ground_encoder.run_resident(ground(1, tile), GROUND_FEATURES)
             chained = engines.decoder.run({**f, **pyramids[tile]})["logits"]
             through_host = engines.decoder.run(decoder_inputs(engines, 1, tile))["logits"]
             np.testing.assert_array_equal(chained, through_host)

@@ -19,7 +19,7 @@ from fake_gpu import FakeDriver, fake_tensorrt
 
 from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference import tensorrt_engine
-from unifygeo_ros.inference.bundle import GRAPHS, LEVELS, PRECISIONS, ModelBundle, load_bundle
+from unifygeo_ros.inference.bundle import GRAPHS, GROUND_FEATURES, LEVELS, PRECISIONS, PYRAMID, ModelBundle, load_bundle
 from unifygeo_ros.inference.cuda import CudaDevice
 from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.engine_cache import EngineCache, EngineKey
@@ -27,9 +27,6 @@ from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.inference.tensorrt_build import MAX_BATCH
 from unifygeo_ros.inference.tensorrt_engine import CompiledEngine, compile_engine, engine_key, open_tensorrt
 from unifygeo_ros.inference.tensorrt_library import Library, load_library
-
-F = tuple(f"f{level}" for level in range(LEVELS))
-PYRAMID = tuple(f"pyramid{level}" for level in range(LEVELS))
 
 
 @pytest.fixture(scope="module")
@@ -396,13 +393,13 @@ def test_a_fix_chained_on_the_device(bundle: ModelBundle, engines: EngineSet, dr
         assert host == {}
     for tile in (2, 0, 1, 0):
         ground = {"image": images((32, 128), 1, 10 + tile)}
-        on_host, f = engines.ground_encoder.run_resident(ground, F, ("descriptor", "f0"))
+        on_host, f = engines.ground_encoder.run_resident(ground, GROUND_FEATURES, ("descriptor", "f0"))
         np.testing.assert_array_equal(on_host["f0"], f["f0"].numpy())
         before = dict(driver.copied)
         logits = engines.decoder.run({**f, **pyramids[tile]})
         assert driver.copied["HtoD"] == before["HtoD"]
         assert driver.copied["DtoH"] - before["DtoH"] == logits["logits"].nbytes
-        expected_f = reference.ground_encoder.run(ground, F)
+        expected_f = reference.ground_encoder.run(ground, GROUND_FEATURES)
         expected = reference.aerial_encoder.run({"image": images((64, 64), 1, tile)}, PYRAMID)
         assert_same(logits, reference.decoder.run({**expected_f, **expected}))
         np.testing.assert_allclose(f["f0"].numpy(), expected_f["f0"], atol=1e-5)
@@ -417,7 +414,7 @@ def test_fp16_graphs_take_and_give_float32(
     ground = half.ground_encoder.run({"image": images((32, 128), 2)})
     assert_same(ground, expected.ground_encoder.run({"image": images((32, 128), 2)}))
     pyramid = half.aerial_encoder.run({"image": images((64, 64), 2)}, PYRAMID)
-    inputs = {**{name: ground[name] for name in F}, **pyramid}
+    inputs = {**{name: ground[name] for name in GROUND_FEATURES}, **pyramid}
     assert_same(half.decoder.run(inputs), expected.decoder.run(inputs))
 
 
@@ -434,7 +431,7 @@ def test_graphs_on_and_off_are_equal(bundle: ModelBundle, backend: str, driver: 
 def test_everything_is_given_back(engines: EngineSet, driver: FakeDriver) -> None:
     for _ in range(4):
         _, pyramid = engines.aerial_encoder.run_resident({"image": images((64, 64), 1)}, PYRAMID)
-        _, f = engines.ground_encoder.run_resident({"image": images((32, 128), 1)}, F)
+        _, f = engines.ground_encoder.run_resident({"image": images((32, 128), 1)}, GROUND_FEATURES)
         engines.decoder.run({**f, **pyramid})
     used = len(driver.device)
     for _ in range(4):  # dropped residents are used again
@@ -463,7 +460,7 @@ def test_memory_that_is_not_there_is_an_error(
 def test_wrong_inputs_are_refused(engines: EngineSet, reference: EngineSet) -> None:
     with pytest.raises(EngineError, match="is 1×32×64×3"):
         engines.ground_encoder.run({"image": images((32, 64), 1)})
-    _, foreign = reference.ground_encoder.run_resident({"image": images((32, 128), 1)}, F)
+    _, foreign = reference.ground_encoder.run_resident({"image": images((32, 128), 1)}, GROUND_FEATURES)
     _, pyramid = engines.aerial_encoder.run_resident({"image": images((64, 64), 1)}, PYRAMID)
     with pytest.raises(EngineError, match="'f0' is a resident of another set's engine"):
         engines.decoder.run({**foreign, **pyramid})

@@ -288,7 +288,7 @@ def test_a_manifest_that_contradicts_its_files_is_refused(index, tmp_path):
 
 
 def test_missing_and_short_files_are_refused(index, tmp_path):
-    with pytest.raises(IndexFormatError, match="finished index"):
+    with pytest.raises(IndexFormatError, match="give a folder that `unifygeo index build` wrote"):
         open_index(tmp_path)
     for name in index.manifest.files:
         folder = tmp_path / name

@@ -19,7 +19,7 @@ def test_the_odds_that_made_the_outcomes_are_found_again() -> None:
     beliefs, scores = rng.uniform(0.2, 1.0, 40_000), rng.normal(1.2, 0.3, 40_000)
     probability = 1 / (1 + np.exp(-(-4.0 + 0.5 * log_odds(beliefs) + 3.0 * scores)))
     found = fit_confidence(Outcomes(beliefs, scores, rng.random(40_000) < probability))
-    assert (found.bias, found.belief, found.score) == pytest.approx((-4.0, 0.5, 3.0), rel=0.25)
+    assert (found.bias, found.belief_weight, found.score_weight) == pytest.approx((-4.0, 0.5, 3.0), rel=0.25)
     made = np.array([found.probability(b, s) for b, s in zip(beliefs, scores, strict=True)])
     for low in np.arange(0.1, 0.9, 0.1):
         of_those = (made > low) & (made <= low + 0.1)

@@ -16,8 +16,9 @@ def add_command(subparsers: Any) -> None:
 
     parity = subparsers.add_parser("parity", help="compare a bundle with its network on real images")
     parity.add_argument("checkpoint", type=Path, help="the checkpoint that the bundle was exported from")
-    parity.add_argument("bundle", type=Path, help="the bundle; parity.json is written into it")
+    parity.add_argument("bundle", type=Path, help="the bundle")
     parity.add_argument("town", type=Path, help="a cached town to take images from")
+    parity.add_argument("--output", type=Path, help="the report (default: BUNDLE.parity.json, beside the bundle)")
     parity.add_argument("--pairs", type=int, default=64, help="(default: %(default)s)")
     parity.set_defaults(run=_parity)
 
@@ -71,6 +72,7 @@ def _parity(options: argparse.Namespace) -> int:
     panoramas = np.stack([data.ground_image(query) for query in queries])
     tiles = np.stack([data.aerial_image(int(data.tiles[query, 0])) for query in queries])
     report = check_parity(network, bundle, panoramas, tiles, data.name)
-    (bundle.path / "parity.json").write_text(report.to_json(), encoding="utf-8")
+    output = options.output or bundle.path.resolve().with_name(f"{bundle.path.resolve().name}.parity.json")
+    output.write_text(report.to_json(), encoding="utf-8")
     print(report.to_json(), end="")
     return 0 if report.passed else 1

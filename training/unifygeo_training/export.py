@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.inference.bundle import (
     GRAPHS,
-    LEVELS,
+    GROUND_FEATURES,
     MANIFEST_NAME,
     PRECISIONS,
+    PYRAMID,
     BundleManifest,
     Calibration,
     GraphFile,
@@ -34,16 +35,13 @@ from unifygeo_training.model.network import UnifyGeo
 WEIGHTS_NAME = "weights.float16.bin"
 
 OPSET = 18
-"""Taken by ONNX Runtime ≥ 1.14, TensorRT ≥ 8.6 and TensorRT-RTX."""
-
-F_NAMES = tuple(f"f{level}" for level in range(LEVELS))
-PYRAMID_NAMES = tuple(f"pyramid{level}" for level in range(LEVELS))
+"""Read by ONNX Runtime ≥ 1.18.1 (older ones refuse the file's IR version 10), TensorRT ≥ 10.3 and TensorRT-RTX."""
 
 
 class GroundEncoder(nn.Module):
     """image → descriptor, f0 … f3."""
 
-    outputs = ("descriptor", *F_NAMES)
+    outputs = ("descriptor", *GROUND_FEATURES)
 
     def __init__(self, network: UnifyGeo) -> None:
         super().__init__()
@@ -58,7 +56,7 @@ class GroundEncoder(nn.Module):
 class AerialEncoder(nn.Module):
     """image → descriptor, match_map (NHWC), pyramid0 … pyramid3."""
 
-    outputs = ("descriptor", "match_map", *PYRAMID_NAMES)
+    outputs = ("descriptor", "match_map", *PYRAMID)
 
     def __init__(self, network: UnifyGeo) -> None:
         super().__init__()
@@ -111,9 +109,18 @@ def export_bundle(
     calibration: Calibration | None = None,
     compact: bool = False,
 ) -> ModelBundle:
-    """Write the bundle folder, complete or not at all. Raises ConfigurationError if `output` exists.
+    """Write the bundle folder, complete or not at all.
 
-    compact: weights rounded to float16 and shared by all graphs (`unifygeo_training.compact`).
+    Args:
+        network: The network to export.
+        output: Folder of the bundle; must not exist.
+        text: Name, licence and data set, for the manifest.
+        precisions: Which of PRECISIONS to export.
+        calibration: Fitted constants; None: the manifest says that the bundle is not calibrated.
+        compact: Round the weights to float16 and share them between all graphs (`unifygeo_training.compact`).
+
+    Raises:
+        ConfigurationError: `output` exists, or a precision is not known.
     """
     output = Path(output)
     if output.exists():
@@ -156,6 +163,7 @@ def export_bundle(
             weights_sha256=weights_sha256(network),
             graphs=graphs,
             calibration=calibration or Calibration(),
+            calibrated=calibration is not None,
             licence=text.licence,
             trained_on=text.trained_on,
             network=config.model_dump(mode="json"),
@@ -182,7 +190,7 @@ def build_graphs(network: UnifyGeo, precision: str) -> dict[str, onnx.ModelProto
     return {
         "ground_encoder": _to_onnx(GroundEncoder(network), (ground,), ("image",)),
         "aerial_encoder": _to_onnx(AerialEncoder(network), (aerial,), ("image",)),
-        "decoder": _to_onnx(DecoderGraph(network), (*levels, *pyramid), (*F_NAMES, *PYRAMID_NAMES)),
+        "decoder": _to_onnx(DecoderGraph(network), (*levels, *pyramid), (*GROUND_FEATURES, *PYRAMID)),
     }
 
 
@@ -203,7 +211,7 @@ def _to_onnx(
         )
     assert program is not None
     model = program.model_proto
-    for graph_value in (*model.graph.input, *model.graph.output):  # "s0", "N" … by the exporter's mood
+    for graph_value in (*model.graph.input, *model.graph.output):  # names chosen by the exporter vary: "s0", "N", …
         graph_value.type.tensor_type.shape.dim[0].dim_param = "N"
     del model.graph.value_info[:]
     for node in model.graph.node:  # source lines and paths of the machine that exported

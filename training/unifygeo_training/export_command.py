@@ -27,7 +27,7 @@ def _add_bundle_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trained-on", help="what the weights were trained on, for the manifest")
     parser.add_argument("--precision", action="append", choices=("fp32", "fp16"), help="default: both")
     parser.add_argument(
-        "--calibration", type=Path, help="what `unifygeo-train calibrate` wrote (default: rough values)"
+        "--calibration", type=Path, help="what `unifygeo-train calibrate` wrote (default: the bundle is not calibrated)"
     )
     parser.add_argument("--compact", action="store_true", help="one file of float16 weights for both precisions")
 

@@ -28,7 +28,7 @@ from unifygeo_ros.evaluation.report.close_look import look_closer, worst_places
 from unifygeo_ros.evaluation.report.drive_map import draw_map
 from unifygeo_ros.evaluation.report.page import write_report
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
-from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
+from unifygeo_ros.inference.bundle import ModelBundle, check_calibrated, load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.parameters.settings import Settings
@@ -74,6 +74,7 @@ def evaluate(request: ReplayRequest) -> Summary:
         raise ConfigurationError("both --truth-topic and --truth-file are given; choose one")
     check_output_path(request.output)
     bundle = load_bundle(request.model)
+    check_calibrated(bundle, request.settings.node.accept_uncalibrated)
     index = open_index(request.index, bundle=bundle)
     bag = Bag(request.bag)
     topics = choose_topics(

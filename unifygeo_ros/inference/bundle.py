@@ -1,6 +1,6 @@
 """The model bundle: `manifest.json` and three ONNX graphs, the hand-over from training to the robot.
 
-Graphs (network.md §1), each in one or more precisions ("fp32", "fp16"):
+Graphs (docs/reference/bundle_format.md), each in one or more precisions ("fp32", "fp16"):
 
 * ``ground_encoder``: ``image`` uint8 (N, H, W, 3) RGB → ``descriptor`` (N, C), ``f0`` … ``f3`` (N, C_l)
 * ``aerial_encoder``: ``image`` uint8 (N, L, L, 3) RGB → ``descriptor`` (N, C), ``match_map`` (N, S, S, C_0),
@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+import logging
 import math
+import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
@@ -29,27 +31,43 @@ import numpy.typing as npt
 from unifygeo_ros.core.errors import BundleError
 from unifygeo_ros.core.manifests import ManifestFormat
 
-FORMAT = ManifestFormat("unifygeo-bundle", 1, "`unifygeo-train export`", "export the bundle again", BundleError)
+FORMAT = ManifestFormat(
+    "unifygeo-bundle",
+    2,
+    "`unifygeo-train export`",
+    "export the bundle again",
+    BundleError,
+    upgrade="it has no checksum; rewrite it with `unifygeo bundle migrate BUNDLE`, or export the bundle again",
+)
 MANIFEST_NAME = "manifest.json"
 GRAPHS = ("ground_encoder", "aerial_encoder", "decoder")
 PRECISIONS = ("fp32", "fp16")
 LEVELS = 4
+GROUND_FEATURES = tuple(f"f{level}" for level in range(LEVELS))
+"""Names of the ground encoder's features, which the decoder takes."""
+PYRAMID = tuple(f"pyramid{level}" for level in range(LEVELS))
+"""Names of the aerial encoder's maps, which the decoder takes."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_EXTERNAL_DATA = re.compile(rb"\x0a\x08location\x12(.)", re.DOTALL)
+"""The start of an ONNX external-data entry: the key "location" and the length of the file name that follows."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class GroundSpec:
-    """What the ground encoder takes.
-
-    height, width: pixels. The width covers 360°; the rows cover the elevations from elevation_top_rad down to
-    elevation_bottom_rad (edges, not pixel centres; ±π/2 is a full 2:1 panorama). columns: azimuth sectors in each f.
-    """
+    """The input of the ground encoder."""
 
     height: int
+    """Pixels."""
     width: int
+    """Pixels; they cover 360°."""
     elevation_top_rad: float
+    """Elevation of the image's upper edge (not of its first row's centre); π/2 in a full 2:1 panorama."""
     elevation_bottom_rad: float
+    """Elevation of the image's lower edge."""
     columns: int
+    """Azimuth sectors in each f."""
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.columns) < 1 or self.width % self.columns:
@@ -66,9 +84,10 @@ class GroundSpec:
 
 @dataclass(frozen=True)
 class AerialSpec:
-    """What the aerial encoder takes: north-up squares of size × size pixels at metres_per_pixel."""
+    """The input of the aerial encoder: north-up squares."""
 
     size: int
+    """Rows = columns, pixels."""
     metres_per_pixel: float
 
     @property
@@ -77,55 +96,56 @@ class AerialSpec:
 
 
 def log_odds(belief: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """ln(b / (1 − b)) of beliefs 0 … 1 of any shape, cut at ±9.2 (one in ten thousand): a belief holds no more than
-    that."""
+    """ln(b / (1 − b)) of beliefs 0 … 1 of any shape, limited to ±9.2, a probability of one in ten thousand."""
     clipped = np.clip(np.asarray(belief, np.float64), 1e-4, 1 - 1e-4)
     return np.asarray(np.log(clipped / (1 - clipped)))
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """How sure an answer is, given its belief among the candidates and its score: they may all be wrong.
+    """Probability that an answer is right, from its belief among the candidates and its score: all may be wrong.
 
-    P(right) = 1 / (1 + exp(−(bias + belief · log_odds(b) + score · s))). As it stands: as sure as the belief.
+    P(right) = 1 / (1 + exp(−(bias + belief_weight · log_odds(belief) + score_weight · score))). With the default
+    weights it is the belief itself.
     """
 
     bias: float = 0.0
-    belief: float = 1.0
-    score: float = 0.0
+    belief_weight: float = 1.0
+    score_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (self.bias, self.belief, self.score))) or min(self.belief, self.score) < 0:
-            raise BundleError(f"{self}: must be finite, belief and score at least 0; calibrate again")
+        weights = (self.belief_weight, self.score_weight)
+        if not all(map(math.isfinite, (self.bias, *weights))) or min(weights) < 0:
+            raise BundleError(f"{self}: must be finite, belief_weight and score_weight at least 0; calibrate again")
 
     def probability(self, belief: float, score: float) -> float:
-        exponent = self.bias + self.belief * float(log_odds(belief)) + self.score * score
+        """P(right) of one answer."""
+        exponent = self.bias + self.belief_weight * float(log_odds(belief)) + self.score_weight * score
         return 1 / (1 + math.exp(-min(max(exponent, -50.0), 50.0)))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Constants fitted on validation data, never on test data.
-
-    distribution_temperature: D = softmax(logits / T).
-    tile_temperature: belief in the candidate tiles = softmax(re-ranking score / T).
-    heading_temperature: belief in the rolls of the heading search = softmax(max M⁰ / T).
-    minimum_score: re-ranking score under which the place is not on the map.
-    covariance_scale: factor on the covariance of D about the answer.
-    position_floor_m: standard deviation added in quadrature to each axis (georeference, what D does not know of).
-    heading_lever_m: metres by which a heading error of one radian moves the answer, as a standard deviation.
-    confidence, searched_confidence: of answers of images with a heading, and of those whose heading was searched.
-    """
+    """Constants fitted on validation data, never on test data. The defaults are rough guesses."""
 
     distribution_temperature: float = 1.0
+    """D = softmax(logits / T)."""
     tile_temperature: float = 0.05
+    """Belief in the candidate tiles = softmax(re-ranking score / T)."""
     heading_temperature: float = 0.05
+    """Belief in the shifts of the heading search = softmax(max M⁰ / T)."""
     minimum_score: float = -2.0
+    """Re-ranking score under which the place is taken as not on the map."""
     covariance_scale: float = 1.0
+    """Factor on the covariance of D about the answer."""
     position_floor_m: float = 0.5
+    """Standard deviation added in quadrature to each axis, for errors that D does not contain (georeference)."""
     heading_lever_m: float = 5.0
+    """Metres by which a heading error of one radian moves the answer, as a standard deviation."""
     confidence: Confidence = Confidence()
+    """Of answers to images with a heading."""
     searched_confidence: Confidence = Confidence()
+    """Of answers to images whose heading was searched."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -145,15 +165,14 @@ def calibration_from_json(raw: Mapping[str, Any]) -> Calibration:
 
 @dataclass(frozen=True)
 class GraphFile:
-    """One ONNX file of the bundle: name inside the bundle, SHA-256 of its bytes.
-
-    data_file, data_sha256: the same of the file with the graph's weights, where they are not in the ONNX file itself
-    (ONNX external data); graphs may share one.
-    """
+    """One ONNX file of the bundle."""
 
     file: str
+    """Its name inside the bundle."""
     sha256: str
+    """Of its bytes."""
     data_file: str | None = None
+    """The file with the graph's weights (ONNX external data), which graphs may share; None: in the ONNX file itself."""
     data_sha256: str | None = None
 
     @property
@@ -166,31 +185,34 @@ class GraphFile:
 
 @dataclass(frozen=True)
 class BundleManifest:
-    """All that the robot must know about a model. See docs/reference/bundle_format.md.
-
-    pyramid: (channels, rows = columns) of pyramid0 … pyramid3. distribution_size: rows = columns of the logits.
-    mean, std: of the RGB values scaled to 0 … 1 (already inside the graphs; for information and training).
-    heading_convention: the azimuth that the centre column of a training panorama faces; only "north_centre" exists.
-    weights_sha256: identity of the weights, the same in every precision; engines and indexes are tied to it.
-    network: the training package's network config, so that a checkpoint can be rebuilt.
-    """
+    """All that the robot must know about a model. See docs/reference/bundle_format.md."""
 
     name: str
     ground: GroundSpec
     aerial: AerialSpec
     descriptor_dim: int
     pyramid: tuple[tuple[int, int], ...]
+    """(channels, rows = columns) of pyramid0 … pyramid3."""
     distribution_size: int
+    """Rows = columns of the logits."""
     mean: tuple[float, float, float]
+    """Of the RGB values scaled to 0 … 1. Applied inside the graphs; here for information and training."""
     std: tuple[float, float, float]
     weights_sha256: str
-    graphs: Mapping[str, Mapping[str, GraphFile]]  # graph name → precision → file
+    """Identity of the weights, the same in every precision; engines and indexes are tied to it."""
+    graphs: Mapping[str, Mapping[str, GraphFile]]
+    """Graph name → precision → file."""
     calibration: Calibration
+    """Fitted constants; where `calibrated` is false, rough guesses that no data support."""
     licence: str
     trained_on: str
     network: Mapping[str, Any]
+    """The training package's network config, from which a checkpoint can be rebuilt."""
+    calibrated: bool = True
+    """Whether the calibration was fitted. In the file, the calibration of a bundle without one is null."""
     channel_order: str = "rgb"
     heading_convention: str = "north_centre"
+    """The azimuth that the centre column of a training panorama faces; only "north_centre" exists."""
     format: str = FORMAT.name
     format_version: int = FORMAT.version
 
@@ -204,18 +226,39 @@ class BundleManifest:
         """Channels of the match maps, C_0."""
         return self.pyramid[0][0]
 
+    @property
+    def calibration_text(self) -> str:
+        """Whether the bundle is calibrated, for people."""
+        return "fitted on validation data" if self.calibrated else "none: covariances and ambiguities are rough guesses"
+
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        """The text of manifest.json, with its checksum."""
+        content = dataclasses.asdict(self)
+        if not content.pop("calibrated"):
+            content["calibration"] = None
+        return FORMAT.text_of(content)
 
     @classmethod
     def from_json(cls, text: str, source: str) -> BundleManifest:
-        """Parse and check a manifest. source: the file's name, for messages. Raises BundleError."""
+        """Parse and check a manifest.
+
+        Args:
+            text: Content of the file.
+            source: Name of the file, for messages.
+
+        Raises:
+            BundleError: the text is damaged, of another format, or its entries contradict each other.
+        """
         raw = FORMAT.parse(text, source)
+        if "calibrated" not in raw:  # in the file, a missing calibration says it
+            raw["calibrated"] = raw.get("calibration") is not None
+        else:
+            raise BundleError(f"{source}: unknown fields ['calibrated']; {FORMAT.remedy}")
         FORMAT.check_fields(raw, cls, source)
         try:
             raw["ground"] = GroundSpec(**raw["ground"])
             raw["aerial"] = AerialSpec(**raw["aerial"])
-            raw["calibration"] = calibration_from_json(raw["calibration"])
+            raw["calibration"] = calibration_from_json(raw["calibration"]) if raw["calibrated"] else Calibration()
             raw["pyramid"] = tuple((channels, size) for channels, size in raw["pyramid"])
             raw["mean"] = tuple(map(float, raw["mean"]))
             raw["std"] = tuple(map(float, raw["std"]))
@@ -290,7 +333,23 @@ class BundleManifest:
             problems.append(f"heading_convention {self.heading_convention!r} instead of 'north_centre'")
         if not (math.isfinite(self.aerial.metres_per_pixel) and self.aerial.metres_per_pixel > 0):
             problems.append(f"aerial.metres_per_pixel {self.aerial.metres_per_pixel}, must be above 0")
-        return problems
+        return problems or self._contradictions()
+
+    def _contradictions(self) -> list[str]:
+        """Where the manifest and the network config inside it state different values of the same thing."""
+        stated = {
+            "ground_height": self.ground.height,
+            "ground_width": self.ground.width,
+            "ground_elevation_top_deg": math.degrees(self.ground.elevation_top_rad),
+            "ground_elevation_bottom_deg": math.degrees(self.ground.elevation_bottom_rad),
+            "aerial_size": self.aerial.size,
+            "metres_per_pixel": self.aerial.metres_per_pixel,
+        }
+        return [
+            f"{name} is {value:g} in the manifest and {self.network[name]!r} in its network config"
+            for name, value in stated.items()
+            if name in self.network and not math.isclose(float(self.network[name]), value, rel_tol=1e-9, abs_tol=1e-9)
+        ]
 
 
 @dataclass(frozen=True)
@@ -311,17 +370,100 @@ class ModelBundle:
         return self.path / files[precision].file
 
 
+def read_manifest(folder: Path) -> BundleManifest:
+    """The verified manifest of a bundle folder. Raises BundleError."""
+    path = folder / MANIFEST_NAME
+    return BundleManifest.from_json(FORMAT.read(path), str(path))
+
+
 def load_bundle(path: Path | str) -> ModelBundle:
-    """Open a bundle folder and verify every file of it. Raises BundleError."""
+    """Open a bundle folder and verify every file of it.
+
+    Raises:
+        BundleError: a file is missing, damaged, or not what the manifest says.
+    """
     folder = Path(path)
-    manifest_path = folder / MANIFEST_NAME
+    manifest = read_manifest(folder)
+    _verify_files(folder, manifest)
+    return ModelBundle(folder, manifest)
+
+
+def check_calibrated(bundle: ModelBundle, accept_uncalibrated: bool) -> None:
+    """Refuse a bundle without a calibration, whose covariances and probabilities nothing supports.
+
+    Args:
+        bundle: The bundle whose fixes are to be used.
+        accept_uncalibrated: Use it all the same, with a warning in the log.
+
+    Raises:
+        BundleError: the bundle is not calibrated, and that was not accepted.
+    """
+    if bundle.manifest.calibrated:
+        return
+    missing = "is not calibrated: its covariances and its probabilities of a wrong place are rough guesses"
+    if not accept_uncalibrated:
+        raise BundleError(
+            f"{bundle.path}: the bundle {missing}; fit it (`unifygeo-train calibrate`) and export it with "
+            "--calibration; to use it all the same, set accept_uncalibrated: true (node), --set accept_uncalibrated=true "
+            "(replay) or --accept-uncalibrated (locate)"
+        )
+    logger.warning("%s: the bundle %s; accepted because accept_uncalibrated is set", bundle.path, missing)
+
+
+def migrate_bundle(path: Path | str) -> BundleManifest:
+    """Rewrite the manifest of a bundle of format version 1 as one of this version; the other files stay as they are.
+
+    Version 1 had no checksum of itself, so nobody can tell whether its content is what training wrote. It had no word
+    for a missing calibration either: constants that are all defaults are taken as missing.
+
+    Returns:
+        The new manifest.
+
+    Raises:
+        BundleError: it is not of version 1, or its files do not match it; nothing is changed then.
+    """
+    folder = Path(path)
+    source = folder / MANIFEST_NAME
+    raw = FORMAT.entries(FORMAT.read(source), str(source))
+    if raw.get("format_version") != 1:
+        raise BundleError(
+            f"{source}: format version {raw.get('format_version')}, only version 1 can be migrated; see "
+            "`unifygeo bundle info`"
+        )
     try:
-        text = manifest_path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{manifest_path}: cannot be read ({error}); give the folder of a model bundle") from error
-    manifest = BundleManifest.from_json(text, str(manifest_path))
-    graph_files = (entry for files in manifest.graphs.values() for entry in files.values())
-    for name, sha256 in sorted({pair for entry in graph_files for pair in entry.files}):  # shared files once
+        calibration = dict(raw["calibration"])
+        for name in ("confidence", "searched_confidence"):
+            if name in calibration:
+                old = calibration[name]
+                weights = {"belief_weight": old["belief"], "score_weight": old["score"]}
+                calibration[name] = {"bias": old["bias"], **weights}
+        fitted = calibration_from_json(calibration) != Calibration()
+        text = FORMAT.text_of({**raw, "calibration": calibration if fitted else None, "format_version": FORMAT.version})
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise BundleError(f"{source}: malformed ({error}); export the bundle again") from error
+    manifest = BundleManifest.from_json(text, str(source))
+    _verify_files(folder, manifest)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{MANIFEST_NAME}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(manifest.to_json())
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, source)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise BundleError(f"{source}: cannot be written ({error}); copy the bundle to a folder of yours") from error
+    return manifest
+
+
+def _verify_files(folder: Path, manifest: BundleManifest) -> None:
+    """Compare every file with the manifest. Raises BundleError."""
+    entries = [entry for files in manifest.graphs.values() for entry in files.values()]
+    for name, sha256 in sorted({pair for entry in entries for pair in entry.files}):  # shared files once
         file = folder / name
         try:
             digest = sha256_of_file(file)
@@ -331,7 +473,34 @@ def load_bundle(path: Path | str) -> ModelBundle:
             raise BundleError(
                 f"{file}: SHA-256 is {digest[:12]}…, the manifest says {sha256[:12]}…; copy the bundle again"
             )
-    return ModelBundle(folder, manifest)
+    for entry in entries:
+        graph = folder / entry.file
+        unlisted = _external_files(graph.read_bytes()) - {entry.data_file}
+        if unlisted:
+            raise BundleError(
+                f"{graph}: takes weights from {', '.join(sorted(unlisted))}, which the manifest does not list as its "
+                f"data_file ({entry.data_file}); export the bundle again"
+            )
+        # ONNX Runtime and TensorRT look for the data beside the graph's real file.
+        if entry.data_file is not None and graph.resolve().parent != (folder / entry.data_file).resolve().parent:
+            raise BundleError(
+                f"{folder}: {entry.file} and {entry.data_file} must lie in one folder, but one is a link to "
+                f"{(folder / entry.data_file).resolve().parent}; copy both, or link the whole folder"
+            )
+
+
+def _external_files(graph: bytes) -> set[str]:
+    """Names of the external-data files that an ONNX graph refers to.
+
+    The bytes are searched for such entries instead of parsed, so that the robot needs no ONNX package. A length of more
+    than 127 takes two bytes; no bundle has such a name.
+    """
+    return {
+        graph[match.end() : match.end() + match[1][0]].decode(errors="replace")
+        if match[1][0] < 128
+        else "a file with a name of more than 127 bytes"
+        for match in _EXTERNAL_DATA.finditer(graph)
+    }
 
 
 def sha256_of_file(path: Path) -> str:

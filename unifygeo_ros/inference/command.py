@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import math
 from pathlib import Path
@@ -22,6 +23,12 @@ def add_command(subparsers: Any) -> None:
     info = commands.add_parser("info", help="verify a bundle's files and show what its manifest says")
     info.add_argument("bundle", type=Path, help="folder of the model bundle")
     info.set_defaults(run=_info)
+
+    migrate = commands.add_parser(
+        "migrate", help="rewrite the manifest of a bundle of the first edition, which had no checksum of itself"
+    )
+    migrate.add_argument("bundle", type=Path, help="folder of the model bundle")
+    migrate.set_defaults(run=_migrate)
 
     build = subparsers.add_parser(
         "compile", help="build a bundle's TensorRT engines where they will run, or ahead of time"
@@ -66,6 +73,7 @@ def _info(args: argparse.Namespace) -> int:
         "pyramid": ", ".join(f"{channels} @ {size}×{size}" for channels, size in manifest.pyramid),
         "distribution": f"{manifest.distribution_size}×{manifest.distribution_size}",
         "trained on": manifest.trained_on,
+        "calibration": manifest.calibration_text,
         "licence": manifest.licence,
     }
     for graph, files in manifest.graphs.items():
@@ -77,6 +85,18 @@ def _info(args: argparse.Namespace) -> int:
     width = max(map(len, rows))
     for name, value in rows.items():
         print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _migrate(args: argparse.Namespace) -> int:
+    from unifygeo_ros.inference.bundle import FORMAT, migrate_bundle
+
+    manifest = migrate_bundle(args.bundle)
+    print(f"{args.bundle}: rewritten as format version {FORMAT.version}. Nothing vouched for these values; check them:")
+    for name, value in dataclasses.asdict(manifest.calibration).items() if manifest.calibrated else ():
+        print(f"  {name}: {value}")
+    print(f"  calibration: {manifest.calibration_text}")
+    print(f"  aerial image: {manifest.aerial.size} px at {manifest.aerial.metres_per_pixel:g} m/px")
     return 0
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.core.errors import EngineError
+from unifygeo_ros.inference.bundle import GROUND_FEATURES, PYRAMID, BundleManifest
 
 Array = npt.NDArray[np.generic]
 Float32 = npt.NDArray[np.float32]
@@ -93,7 +94,24 @@ class EngineSet:
     ) -> None:
         self.close()
 
+    def warm_up(self, manifest: BundleManifest) -> None:
+        """Run all three engines once, on black images: an engine that cannot run fails here, and the first camera image
+        does not pay for what a first run prepares.
+
+        Args:
+            manifest: Of the bundle that the engines were opened from.
+
+        Raises:
+            EngineError: an engine cannot run.
+        """
+        ground, aerial = manifest.ground, manifest.aerial
+        features = self.ground_encoder.run({"image": np.zeros((1, ground.height, ground.width, 3), np.uint8)})
+        maps = self.aerial_encoder.run({"image": np.zeros((1, aerial.size, aerial.size, 3), np.uint8)})
+        inputs = {**{name: features[name] for name in GROUND_FEATURES}, **{name: maps[name] for name in PYRAMID}}
+        self.decoder.run(inputs)
+
     def close(self) -> None:
+        """Free the engines and what they share."""
         for engine in (self.ground_encoder, self.aerial_encoder, self.decoder):
             engine.close()
         if self.on_close is not None:

@@ -9,11 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.core.errors import BundleError
-from unifygeo_ros.inference.bundle import LEVELS, BundleManifest
+from unifygeo_ros.inference.bundle import GROUND_FEATURES, PYRAMID, BundleManifest
 from unifygeo_ros.inference.engine import TensorSpec
-
-F = tuple(f"f{level}" for level in range(LEVELS))
-PYRAMID = tuple(f"pyramid{level}" for level in range(LEVELS))
 
 
 def expected_inputs(manifest: BundleManifest, graph: str, precision: str) -> tuple[TensorSpec, ...]:
@@ -59,7 +56,7 @@ def check_interface(
 
 
 def _f(manifest: BundleManifest, precision: str) -> list[TensorSpec]:
-    return [_spec(name, _float(precision), c) for name, (c, _) in zip(F, manifest.pyramid, strict=True)]
+    return [_spec(name, _float(precision), c) for name, (c, _) in zip(GROUND_FEATURES, manifest.pyramid, strict=True)]
 
 
 def _pyramid(manifest: BundleManifest, precision: str) -> list[TensorSpec]:

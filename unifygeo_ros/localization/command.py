@@ -48,6 +48,11 @@ def add_command(subparsers: Any) -> None:
     )
     locate.add_argument("--backend", default="auto", help="inference backend (%(default)s)")
     locate.add_argument("--precision", default="auto", help="fp32, fp16 or auto")
+    locate.add_argument(
+        "--accept-uncalibrated",
+        action="store_true",
+        help="localize with a bundle that was not calibrated: covariances and ambiguities are then rough guesses",
+    )
     add_settings(locate, CameraMount)
     add_settings(locate, LocalizerConfig)
     locate.set_defaults(run=_locate)
@@ -55,12 +60,13 @@ def add_command(subparsers: Any) -> None:
 
 def _locate(args: argparse.Namespace) -> int:
     from unifygeo_ros.aerial.index import open_index
-    from unifygeo_ros.inference.bundle import load_bundle
+    from unifygeo_ros.inference.bundle import check_calibrated, load_bundle
     from unifygeo_ros.inference.select import open_engines
     from unifygeo_ros.localization.localizer import Localizer
 
     config, mount = settings_of(args, LocalizerConfig), settings_of(args, CameraMount)
     bundle = load_bundle(args.model)
+    check_calibrated(bundle, args.accept_uncalibrated)
     index = open_index(args.index, bundle=bundle)
     heading, prior = _heading(args, config), _prior_in_map(args, index.frame)
     unreadable = 0

@@ -34,9 +34,8 @@ from unifygeo_ros.core.records import (
     TileDistribution,
 )
 from unifygeo_ros.core.settings import check_only_live_changed
-from unifygeo_ros.inference.bundle import ModelBundle
+from unifygeo_ros.inference.bundle import GROUND_FEATURES, ModelBundle
 from unifygeo_ros.inference.engine import EngineSet
-from unifygeo_ros.inference.interface import F
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.decision import Answer, answer, decide
 from unifygeo_ros.localization.decoding import probabilities
@@ -178,8 +177,11 @@ class Localizer:
 
     def _encode(self, panorama: Panorama) -> GroundFeatures:
         image = {"image": panorama.pixels[None]}
-        outputs, resident = self._engines.ground_encoder.run_resident(image, F, ("descriptor", *F))
-        features = GroundFeatures(outputs["descriptor"][0], tuple(outputs[name][0] for name in F), resident)
+        wanted = ("descriptor", *GROUND_FEATURES)
+        outputs, resident = self._engines.ground_encoder.run_resident(image, GROUND_FEATURES, wanted)
+        features = GroundFeatures(
+            outputs["descriptor"][0], tuple(outputs[name][0] for name in GROUND_FEATURES), resident
+        )
         if not all(np.isfinite(array).all() for array in (features.descriptor, *features.levels)):
             raise EngineError(
                 f"the ground encoder ({self._engines.description}) gave values that are not finite; "

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from typing import Mapping
 
 from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.inference.bundle import PYRAMID
 from unifygeo_ros.inference.engine import Engine, ResidentArray
-from unifygeo_ros.inference.interface import PYRAMID
 
 Pyramid = Mapping[str, ResidentArray]
 """The decoder's inputs pyramid0 … pyramid3, batch size 1."""

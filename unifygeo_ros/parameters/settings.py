@@ -28,6 +28,9 @@ class NodeConfig:
 
     bundle: str = setting("", "folder of the model bundle (required)")
     index: str = setting("", "folder of the index of the region (required)")
+    accept_uncalibrated: bool = setting(
+        False, "localize with a bundle that was not calibrated: covariances and ambiguities are then rough guesses"
+    )
     backend: str = setting("auto", "inference backend; auto: the first that runs here", choices=("auto", *BACKENDS))
     precision: str = setting("auto", "auto: fp32 on the CPU, fp16 on a GPU", choices=("auto", *PRECISIONS))
     device: int = setting(0, "number of the GPU", minimum=0, maximum=63)

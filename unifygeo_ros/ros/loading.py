@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Mapping
 
-import numpy as np
-
 from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.core.errors import ConfigurationError
-from unifygeo_ros.inference.bundle import LEVELS, ModelBundle, load_bundle
-from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.inference.bundle import check_calibrated, load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.localization.localizer import Localizer
@@ -48,6 +45,7 @@ def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) ->
     with contextlib.ExitStack() as resources:
         step("bundle")
         bundle = load_bundle(Path(node.bundle).expanduser())
+        check_calibrated(bundle, node.accept_uncalibrated)
         step("index")
         index = open_index(Path(node.index).expanduser(), bundle=bundle)
         step("engines")
@@ -62,7 +60,7 @@ def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) ->
             )
         )
         step("first run of the engines")
-        _run_once(engines, bundle)
+        engines.warm_up(bundle.manifest)
         step("localizer")
         localizer = Localizer(index, bundle, engines, settings.localizer, mount)
         session = LocalizationSession(localizer, settings.session, settings.tracker)
@@ -70,21 +68,12 @@ def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) ->
         identity = {
             "model": f"{bundle.manifest.name} ({bundle.path})",
             "weights": bundle.manifest.weights_sha256[:16],
+            "calibration": bundle.manifest.calibration_text,
             "engines": engines.description,
             "index": f"{len(index)} tiles ({index.path})",
             "datum": f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, {datum.height_m:g} m",
         }
         return Loaded(session, localizer, index, identity, resources.pop_all())
-
-
-def _run_once(engines: EngineSet, bundle: ModelBundle) -> None:
-    """All three engines on a black image: what cannot run fails now, and the first camera image is not a slow one."""
-    ground, aerial = bundle.manifest.ground, bundle.manifest.aerial
-    features = engines.ground_encoder.run({"image": np.zeros((1, ground.height, ground.width, 3), np.uint8)})
-    maps = engines.aerial_encoder.run({"image": np.zeros((1, aerial.size, aerial.size, 3), np.uint8)})
-    levels = {f"f{level}": features[f"f{level}"] for level in range(LEVELS)}
-    pyramid = {f"pyramid{level}": maps[f"pyramid{level}"] for level in range(LEVELS)}
-    engines.decoder.run({**levels, **pyramid})
 
 
 def _cache_dir(node: NodeConfig) -> Path | None:
