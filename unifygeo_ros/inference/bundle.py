@@ -404,8 +404,8 @@ def check_calibrated(bundle: ModelBundle, accept_uncalibrated: bool) -> None:
     if not accept_uncalibrated:
         raise BundleError(
             f"{bundle.path}: the bundle {missing}; fit it (`unifygeo-train calibrate`) and export it with "
-            "--calibration; to use it all the same, set accept_uncalibrated: true (node), --set accept_uncalibrated=true "
-            "(replay) or --accept-uncalibrated (locate)"
+            "--calibration; to use it all the same, set accept_uncalibrated: true (node), or give "
+            "--set accept_uncalibrated=true (replay) or --accept-uncalibrated (locate)"
         )
     logger.warning("%s: the bundle %s; accepted because accept_uncalibrated is set", bundle.path, missing)
 
