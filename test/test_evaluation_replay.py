@@ -275,8 +275,13 @@ def test_parameters_come_from_files_and_set_overrides_them(tmp_path):
     )
     other.write_text("unifygeo_localizer:\n  ros__parameters:\n    camera.y_m: -0.5\n")
     found = settings("--params", file, "--set", "session.heading_source=odometry", "--params", other, "--set",
-                     "camera.z_m=2", "--set", "cache_dir=1")  # fmt: skip
-    assert (found.camera.x_m, found.camera.y_m, found.camera.z_m, found.camera.upside_down) == (0.5, -0.5, 2.0, True)
+                     "camera.yaw_rad=2", "--set", "cache_dir=1")  # fmt: skip
+    assert (found.camera.x_m, found.camera.y_m, found.camera.yaw_rad, found.camera.upside_down) == (
+        0.5,
+        -0.5,
+        2.0,
+        True,
+    )
     assert (found.node.bundle, found.node.backend, found.node.cache_dir) == ("/model", "onnx_cpu", "1")
     assert (found.localizer.heading_search, found.session.heading_source) == (False, "odometry")
     assert found.tracker.outlier == 0.25

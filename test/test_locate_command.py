@@ -106,5 +106,6 @@ def test_the_help_shows_each_setting_with_its_default(capsys):
         main(["locate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "--gate-ambiguity VALUE" in text
-    assert "--no-heading-search" in text
+    assert "--no-heading-search" not in text  # advanced
+    assert "Advanced ones are not listed here" in text
     assert "camera position in base_link, forward, metres (0.0)" in text

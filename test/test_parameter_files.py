@@ -201,6 +201,7 @@ def test_read_parameter_file_takes_the_only_localizer_that_a_file_names(tmp_path
         (section(NODE_NAME, 1.0, mode="x"), ConfigurationError, "mode is no parameter.*did you mean session.mode"),
         (section("/**", 1.0, **{"camera.x": 1.0}), ConfigurationError, "camera.x is no parameter"),
         (section("/**", 1.0, image_transprot="raw"), ConfigurationError, "did you mean image_transport"),
+        (section(NODE_NAME, 1.0, **{"camera.z_m": 2.0}), ConfigurationError, "never had an effect; remove the line"),
         (section(NODE_NAME, "front"), ConfigurationError, "camera.x_m is 'front'"),
         (section(NODE_NAME, 1), ConfigurationError, "write 1.0"),
         (section(NODE_NAME, ""), InputError, "line 3: camera.x_m has no value"),

@@ -19,7 +19,7 @@ unifygeo_localizer:
   ros__parameters:
     backend: onnx_cpu
     threads: 1
-    camera: {z_m: 2.0}
+    camera: {x_m: 0.0}
     localizer: {gate_ambiguity: 1.0, gate_sigma_m: 1000.0, gate_score: -4.0}
     session: {heading_source: imu}
 """

@@ -61,7 +61,7 @@ def test_the_parameter_file_holds_parameters_that_exist_with_values_that_fit():
     (section,) = yaml.safe_load((ROOT / "config/localizer.yaml").read_text()).values()
     values = flat(section["ros__parameters"])
     with_values(Settings(), values)  # raises for an unknown name, a wrong type or a value out of range
-    assert "camera.z_m" in values
+    assert "camera.x_m" in values
 
 
 def ekf_parameters(name):

@@ -59,6 +59,19 @@ def test_what_may_change_while_running():
         check_live({"bundle": "x", "heatmap_period_s": 1.0})
 
 
+def test_parameters_of_a_vehicle_fit_a_page_and_name_the_mode_or_source_that_they_act_in():
+    vehicle = {name: spec for name, spec in PARAMETERS.items() if not spec.advanced}
+    assert len(vehicle) <= 40
+    assert {"bundle", "index", "camera.yaw_rad", "session.mode", "localizer.gate_sigma_m"} <= vehicle.keys()
+    known = {"mode", "prior_source", "heading_source", "camera_frame"}
+    for name, spec in PARAMETERS.items():
+        condition, _, value = spec.acts.partition(" ")
+        if condition in known:
+            source = PARAMETERS.get(condition) or PARAMETERS[f"session.{condition}"]
+            assert value == "empty" or value in source.choices, name
+    assert all(spec.acts for name, spec in vehicle.items() if name.startswith("tracker."))
+
+
 def test_the_documentation_lists_them_as_they_are():
     page = (Path(__file__).parent.parent / "docs/reference/node.md").read_text(encoding="utf-8")
     assert with_tables(page) == page, "run: python -m unifygeo_ros.parameters.table docs/reference/node.md"

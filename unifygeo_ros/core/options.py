@@ -85,10 +85,14 @@ def add_settings(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
         settings: a dataclass whose fields are made by `unifygeo_ros.core.settings.setting`.
     """
     summary = (settings.__doc__ or settings.__name__).splitlines()[0]
+    if any(item.metadata["advanced"] for item in dataclasses.fields(settings)):
+        summary += " Advanced ones are not listed here but in docs/reference/node.md."
     group = parser.add_argument_group(settings.__name__, summary)
     for item in dataclasses.fields(settings):
         meta, option = item.metadata, "--" + item.name.replace("_", "-")
         text = f"{meta['description']} ({item.default})".replace("%", "%%")
+        if meta["advanced"]:
+            text = argparse.SUPPRESS
         if isinstance(item.default, bool):
             group.add_argument(
                 option, action=argparse.BooleanOptionalAction, default=item.default, help=text.rsplit(" (", 1)[0]

@@ -20,9 +20,31 @@ def setting(
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
     live: bool = False,
+    acts: str = "",
+    advanced: bool = False,
 ) -> Any:
-    """A dataclass field with its range. live: may be changed while the node runs."""
-    metadata = {"description": description, "minimum": minimum, "maximum": maximum, "choices": choices, "live": live}
+    """Make a dataclass field that carries what the parameter, the option and the documentation need.
+
+    Args:
+        default: Its default, which also gives its type.
+        description: What it sets, with the unit.
+        minimum: Smallest value, None for no limit.
+        maximum: Largest value, None for no limit.
+        choices: All values, for text.
+        live: Whether it may be changed while the node runs.
+        acts: The condition under which it has an effect, such as "mode sequence". Empty: always.
+        advanced: Whether it belongs to the method and not to the vehicle. Such settings are documented apart and left
+            out of `--help`.
+    """
+    metadata = {
+        "description": description,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "live": live,
+        "acts": acts,
+        "advanced": advanced,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -13,16 +13,20 @@ from unifygeo_ros.core.settings import check_settings, setting
 class CameraMount:
     """How the camera sits on base_link, and what of its image is of use."""
 
-    x_m: float = setting(0.0, "camera position in base_link, forward, metres", minimum=-100.0, maximum=100.0)
-    y_m: float = setting(0.0, "camera position in base_link, left, metres", minimum=-100.0, maximum=100.0)
-    z_m: float = setting(0.0, "camera position in base_link, up, metres", minimum=-100.0, maximum=100.0)
+    x_m: float = setting(
+        0.0, "camera position in base_link, forward, metres", minimum=-100.0, maximum=100.0, acts="camera_frame empty"
+    )
+    y_m: float = setting(
+        0.0, "camera position in base_link, left, metres", minimum=-100.0, maximum=100.0, acts="camera_frame empty"
+    )
     yaw_rad: float = setting(
         0.0,
         "yaw of the image's centre column in base_link, counter-clockwise from its x axis",
         minimum=-3.142,
         maximum=3.142,
+        acts="camera_frame empty",
     )
-    upside_down: bool = setting(False, "the camera hangs with its top down")
+    upside_down: bool = setting(False, "the camera hangs with its top down", acts="camera_frame empty")
     elevation_top_rad: float = setting(
         math.pi / 2,
         "elevation of the image's upper edge (camera not upside down); π/2 for a full sphere",
@@ -50,28 +54,53 @@ class CameraMount:
 class LocalizerConfig:
     """Settings of the single-image localizer. The gates turn an observation into a fix or a rejection."""
 
-    candidates: int = setting(5, "tiles retrieved and re-ranked, k", minimum=1, maximum=1000)
+    candidates: int = setting(5, "tiles retrieved and re-ranked, k", minimum=1, maximum=1000, advanced=True)
     prior_gate_sigma: float = setting(
         4.0,
         "the search is limited to tiles within this many standard deviations of the prior",
         minimum=1.0,
         maximum=20.0,
+        advanced=True,
     )
-    heading_search: bool = setting(True, "search the heading when none is given; otherwise reject the image")
+    heading_search: bool = setting(
+        True, "search the heading when none is given; otherwise reject the image", advanced=True
+    )
     heading_sigma_rad: float = setting(
-        0.035, "standard deviation assumed for a given heading that brings none", minimum=1e-3, maximum=math.pi
+        0.035,
+        "standard deviation assumed for a given heading that brings none",
+        minimum=1e-3,
+        maximum=math.pi,
+        advanced=True,
     )
     heading_search_candidates: int = setting(
-        20, "tiles retrieved for each encoding of a heading search", minimum=1, maximum=1000
+        20,
+        "tiles retrieved for each encoding of a heading search",
+        minimum=1,
+        maximum=1000,
+        advanced=True,
     )
     heading_search_encodings: int = setting(
-        2, "encodings of a heading search, evenly spaced over the circle, before the last one", minimum=1, maximum=36
+        2,
+        "encodings of a heading search, evenly spaced over the circle, before the last one",
+        minimum=1,
+        maximum=36,
+        advanced=True,
     )
     gate_heading_sigma_rad: float = setting(
-        0.35, "largest standard deviation of the heading, given or found", minimum=1e-3, maximum=math.pi, live=True
+        0.35,
+        "largest standard deviation of the heading, given or found",
+        minimum=1e-3,
+        maximum=math.pi,
+        live=True,
+        advanced=True,
     )
     gate_ambiguity: float = setting(
-        0.1, "largest probability that the place is wrong", minimum=0.0, maximum=1.0, live=True
+        0.1,
+        "largest probability that the place is wrong",
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
+        acts="mode single",
     )
     gate_sigma_m: float = setting(
         10.0,
@@ -81,23 +110,42 @@ class LocalizerConfig:
         live=True,
     )
     gate_score: float = setting(
-        0.0, "added to the bundle's calibrated minimum score; higher rejects more", minimum=-4.0, maximum=4.0, live=True
+        0.0,
+        "added to the bundle's calibrated minimum score; higher rejects more",
+        minimum=-4.0,
+        maximum=4.0,
+        live=True,
+        advanced=True,
     )
     gate_prior_sigma: float = setting(
-        3.7, "largest Mahalanobis distance between the answer and the prior", minimum=1.0, maximum=100.0, live=True
+        3.7,
+        "largest Mahalanobis distance between the answer and the prior",
+        minimum=1.0,
+        maximum=100.0,
+        live=True,
+        advanced=True,
     )
     answer_radius_m: float = setting(
-        5.0, "belief within this distance of the answer counts as the answer's", minimum=0.5, maximum=100.0
+        5.0,
+        "belief within this distance of the answer counts as the answer's",
+        minimum=0.5,
+        maximum=100.0,
+        advanced=True,
     )
-    pyramid_cache_tiles: int = setting(64, "aerial pyramids kept in memory", minimum=1, maximum=100_000)
+    pyramid_cache_tiles: int = setting(64, "aerial pyramids kept in memory", minimum=1, maximum=100_000, advanced=True)
     minimum_brightness: float = setting(
-        8.0, "mean grey value, 0 to 255, under which an image is black", minimum=0.0, maximum=255.0
+        8.0,
+        "mean grey value, 0 to 255, under which an image is black",
+        minimum=0.0,
+        maximum=255.0,
+        advanced=True,
     )
     minimum_sharpness: float = setting(
         3.0,
         "variance of the Laplacian, at 512 columns, under which an image is blurred or blank; 0: not checked",
         minimum=0.0,
         maximum=1e6,
+        advanced=True,
     )
 
     def __post_init__(self) -> None:

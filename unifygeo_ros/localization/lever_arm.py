@@ -1,7 +1,7 @@
 """Where the camera is when base_link is known, and the reverse.
 
-Only the plane is looked at: a camera z_m above base_link moves by z_m · sin(tilt) when the vehicle tilts, 9 cm for 1 m
-and 5°, which is inside the position floor.
+Only the plane is looked at: a camera mounted at height z above base_link moves by z · sin(tilt) when the vehicle tilts,
+9 cm for 1 m and 5°, which is inside the position floor. The mount therefore has no height.
 """
 
 from __future__ import annotations

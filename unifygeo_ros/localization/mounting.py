@@ -26,4 +26,4 @@ def mount_from_transform(camera: CameraMount, transform: object, camera_frame: s
             f"{math.degrees(TILT_LIMIT_RAD):.1f}° can be used; name a frame with x through the image's centre column "
             "and z up (not an optical frame)"
         )
-    return dataclasses.replace(camera, x_m=t.x, y_m=t.y, z_m=t.z, yaw_rad=yaw, upside_down=upside_down)
+    return dataclasses.replace(camera, x_m=t.x, y_m=t.y, yaw_rad=yaw, upside_down=upside_down)

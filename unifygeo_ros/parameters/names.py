@@ -12,6 +12,9 @@ RCLPY_PARAMETERS = ("use_sim_time", "start_type_description_service")
 RCLPY_GROUPS = ("qos_overrides",)
 """Parameters of rclpy itself, which any node has."""
 
+RETIRED = {"camera.z_m": "the camera's height never had an effect; remove the line"}
+"""Parameters of earlier versions, and what to do about them."""
+
 _GROUPS = frozenset(name.partition(".")[0] for name in PARAMETERS if "." in name)
 _ALIKE = 0.6  # difflib's ratio from which a name is suggested
 _MEANT = 0.85  # ... and from which an unknown name in a section for several nodes is taken for a slip
@@ -45,6 +48,8 @@ def check_names(names: Collection[str], *, only_ours: bool) -> None:
             continue
         if not only_ours and group not in _GROUPS and not difflib.get_close_matches(name, PARAMETERS, 1, _MEANT):
             continue
+        if name in RETIRED:
+            raise ConfigurationError(f"{name} is no longer a parameter of the localizer: {RETIRED[name]}")
         near = nearest_name(name)
         remedy = f"did you mean {near}?" if near else "docs/reference/node.md lists them all."
         if not only_ours:

@@ -33,9 +33,11 @@ class NodeConfig:
     )
     backend: str = setting("auto", "inference backend; auto: the first that runs here", choices=("auto", *BACKENDS))
     precision: str = setting("auto", "auto: fp32 on the CPU, fp16 on a GPU", choices=("auto", *PRECISIONS))
-    device: int = setting(0, "number of the GPU", minimum=0, maximum=63)
-    threads: int = setting(0, "threads of the CPU backend; 0: one for each core", minimum=0, maximum=1024)
-    cache_dir: str = setting("", "folder of compiled engines; empty: the user's cache folder")
+    device: int = setting(0, "number of the GPU", minimum=0, maximum=63, advanced=True)
+    threads: int = setting(
+        0, "threads of the CPU backend; 0: one for each core", minimum=0, maximum=1024, advanced=True
+    )
+    cache_dir: str = setting("", "folder of compiled engines; empty: the user's cache folder", advanced=True)
     autostart: bool = setting(False, "configure and activate without waiting for a lifecycle manager")
     enabled: bool = setting(True, "localize from activation on; false: wait for ~/enable or ~/trigger")
     map_frame: str = setting("map", "frame of the fixes; odometry in it is absolute, in any other relative")
@@ -43,9 +45,11 @@ class NodeConfig:
     camera_frame: str = setting(
         "",
         "TF frame of the camera (x through the centre column, z up), read once at configuration in place of "
-        "camera.x_m, y_m, z_m, yaw_rad and upside_down; empty: those parameters",
+        "camera.x_m, y_m, yaw_rad and upside_down; empty: those parameters",
     )
-    tf_timeout_s: float = setting(5.0, "how long to wait for the camera's transform", minimum=0.1, maximum=600.0)
+    tf_timeout_s: float = setting(
+        5.0, "how long to wait for the camera's transform", minimum=0.1, maximum=600.0, advanced=True
+    )
     image_transport: str = setting(
         "raw", "raw: sensor_msgs/Image on image; compressed: CompressedImage on image/compressed",
         choices=("raw", "compressed"),
@@ -56,18 +60,31 @@ class NodeConfig:
         choices=("best_effort", "reliable"),
     )
     image_timeout_s: float = setting(
-        2.0, "no image for so long is an error in the diagnostics", minimum=0.1, maximum=3600.0, live=True
+        2.0,
+        "no image for so long is an error in the diagnostics",
+        minimum=0.1,
+        maximum=3600.0,
+        live=True,
+        advanced=True,
     )
-    diagnostics_period_s: float = setting(1.0, "time between two messages on /diagnostics", minimum=0.05, maximum=60.0)
+    diagnostics_period_s: float = setting(
+        1.0, "time between two messages on /diagnostics", minimum=0.05, maximum=60.0, advanced=True
+    )
     future_stamp_s: float = setting(
         0.5,
         "an image stamped further than this ahead of the node's clock is rejected (a simulated clock ticks coarsely)",
         minimum=0.0,
         maximum=3600.0,
         live=True,
+        advanced=True,
     )
     heatmap_period_s: float = setting(
-        1.0, "shortest time between two ~/heatmap messages; 0: none", minimum=0.0, maximum=3600.0, live=True
+        1.0,
+        "shortest time between two ~/heatmap messages; 0: none",
+        minimum=0.0,
+        maximum=3600.0,
+        live=True,
+        advanced=True,
     )
     debug_image_period_s: float = setting(
         0.0,
@@ -75,6 +92,7 @@ class NodeConfig:
         minimum=0.0,
         maximum=3600.0,
         live=True,
+        advanced=True,
     )
 
     def __post_init__(self) -> None:
@@ -94,17 +112,25 @@ class Settings:
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """One ROS parameter. name: with the group's prefix. group, field: where its value goes in `Settings`."""
+    """One ROS parameter."""
 
     name: str
+    """With the group's prefix: `camera.x_m`."""
     group: str
+    """The field of `Settings` that its value goes to, and ..."""
     field: str
+    """... the field of that group."""
     default: Any
     description: str
     minimum: float | None
     maximum: float | None
     choices: tuple[str, ...]
     live: bool
+    """Whether it may change while the node is configured."""
+    acts: str
+    """The condition under which it has an effect; empty: always."""
+    advanced: bool
+    """Whether it belongs to the method and not to the vehicle."""
 
     def checked(self, value: Any) -> Any:
         """A value of the default's type. Raises ConfigurationError; ranges are the dataclasses' to check."""
@@ -136,6 +162,8 @@ def parameter_specs() -> Iterator[ParameterSpec]:
                 maximum=meta["maximum"],
                 choices=meta["choices"],
                 live=meta["live"],
+                acts=meta["acts"],
+                advanced=meta["advanced"],
             )
 
 

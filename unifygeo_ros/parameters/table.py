@@ -15,31 +15,40 @@ _TITLES = {
     "node": "The node",
     "camera": "The camera's mount",
     "localizer": "The localizer and its gates",
-    "session": "Sources and times",
+    "session": "Sessions",
     "tracker": "The tracker (`session.mode: sequence`)",
 }
 
 
 def parameter_tables() -> str:
-    """One table a group."""
+    """The table of the vehicle's parameters, then one table of advanced ones for each group."""
+    vehicle = [spec for spec in PARAMETERS.values() if not spec.advanced]
+    parts = [
+        "### Parameters of a vehicle\n\nThese are all that an integrator has to know.\n\n" + _table(vehicle),
+        "### Advanced parameters\n\nThey belong to the method. Their defaults were chosen on drives that no test uses; "
+        "change one only with a replay that shows what it does.",
+    ]
     groups: dict[str, list[ParameterSpec]] = {}
     for spec in PARAMETERS.values():
-        groups.setdefault(spec.group, []).append(spec)
-    parts = []
-    for group, specs in groups.items():
-        lines = [
-            f"### {_TITLES.get(group, group)}",
-            "",
-            "| parameter | default | range | live | |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| `{spec.name}` | {_value(spec.default)} | {_range(spec)} | {'yes' if spec.live else ''} "
-            f"| {spec.description.replace('|', chr(92) + '|')} |"
-            for spec in specs
-        ]
-        parts.append("\n".join(lines))
+        if spec.advanced:
+            groups.setdefault(spec.group, []).append(spec)
+    parts += [f"#### {_TITLES.get(group, group)}\n\n{_table(specs)}" for group, specs in groups.items()]
     return "\n\n".join(parts)
+
+
+def _table(specs: list[ParameterSpec]) -> str:
+    lines = ["| parameter | default | range | acts | |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{spec.name}` | {_value(spec.default)} | {_range(spec)} | {_when(spec)} "
+        f"| {spec.description.replace('|', chr(92) + '|')} |"
+        for spec in specs
+    ]
+    return "\n".join(lines)
+
+
+def _when(spec: ParameterSpec) -> str:
+    """When it acts, and whether a change acts at once."""
+    return ", ".join(filter(None, (spec.acts, "live" if spec.live else "")))
 
 
 def with_tables(page: str) -> str:

@@ -28,7 +28,7 @@ def mount_from_tf(camera: CameraMount, config: NodeConfig, give_up: Callable[[],
     except ImportError as error:
         raise ConfigurationError(
             f"camera_frame is {config.camera_frame!r} but tf2_ros cannot be imported ({error}); install "
-            "ros-*-tf2-ros-py or leave camera_frame empty and set camera.x_m, y_m, z_m and yaw_rad"
+            "ros-*-tf2-ros-py or leave camera_frame empty and set camera.x_m, y_m and yaw_rad"
         ) from error
     # A launch file renames every node of the process. Two of one name share one publisher of /rosout, which goes with
     # the first of them: the localizer's log would be silent from here on.

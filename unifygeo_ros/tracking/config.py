@@ -18,122 +18,179 @@ class TrackerConfig:
         "posterior: fixes hold all that is known; image: only what the image says of the tracked place, for a filter "
         "that fuses the same odometry itself",
         choices=("posterior", "image"),
+        acts="mode sequence",
     )
     outlier: float = setting(
         EvidenceSettings.outlier,
         "belief that the true tile is not among an image's candidates",
         minimum=0.001,
         maximum=0.9,
+        advanced=True,
     )
     searched_outlier: float = setting(
         EvidenceSettings.searched_outlier,
         "the same for an image whose heading had to be searched for",
         minimum=0.001,
         maximum=0.99,
+        advanced=True,
     )
     correlation_m: float = setting(
         10.0,
         "images this far apart err independently about the place (distance at which 1 − 1/e of an image is new)",
         minimum=0.1,
         maximum=1000.0,
+        advanced=True,
     )
     accuracy_correlation_m: float = setting(
         1.0,
         "the same for the error inside the right place; at most correlation_m counts",
         minimum=0.01,
         maximum=1000.0,
+        advanced=True,
     )
     image_correlation_m: float = setting(
         3.0,
         "the same for fixes from the image, each of which a filter takes for a measurement of its own",
         minimum=0.01,
         maximum=1000.0,
+        advanced=True,
     )
     image_sigma_scale: float = setting(
         EvidenceSettings.sigma_scale,
         "factor on the standard deviations of the image's distribution",
         minimum=0.1,
         maximum=10.0,
+        advanced=True,
     )
     odometry_scale: float = setting(
         MotionNoise.scale,
         "error of the odometry's scale, standard deviation in metres per metre",
         minimum=0.0,
         maximum=1.0,
+        acts="mode sequence",
     )
     odometry_persistence_m: float = setting(
         MotionNoise.scale_persistence_m,
         "distance over which an error of the odometry's scale stays the same",
         minimum=0.1,
         maximum=1e6,
+        advanced=True,
     )
     odometry_walk: float = setting(
         MotionNoise.walk,
         "drift of the odometry's position beside its scale, standard deviation in metres per √metre",
         minimum=0.0,
         maximum=10.0,
+        acts="mode sequence",
     )
     odometry_yaw_walk: float = setting(
         MotionNoise.yaw_walk,
         "drift of the odometry's yaw, standard deviation in radians per √metre",
         minimum=0.0,
         maximum=1.0,
+        acts="mode sequence",
     )
     odometry_turn_scale: float = setting(
         MotionNoise.turn_scale,
         "error of the odometry's turns, standard deviation in radians per radian",
         minimum=0.0,
         maximum=1.0,
+        advanced=True,
     )
     slip_probability: float = setting(
-        0.003, "probability of a slip of the odometry between two independent images", minimum=0.0, maximum=0.5
+        0.003,
+        "probability of a slip of the odometry between two independent images",
+        minimum=0.0,
+        maximum=0.5,
+        advanced=True,
     )
-    slip_sigma_m: float = setting(8.0, "size of a slip, standard deviation", minimum=0.1, maximum=1000.0)
+    slip_sigma_m: float = setting(8.0, "size of a slip, standard deviation", minimum=0.1, maximum=1000.0, advanced=True)
     speed_m_s: float = setting(
         MotionNoise.speed_m_s,
         "speed assumed while there is no odometry, standard deviation",
         minimum=0.1,
         maximum=100.0,
+        advanced=True,
     )
     turn_rad_s: float = setting(
         MotionNoise.turn_rad_s,
         "turn rate assumed while there is no odometry, standard deviation",
         minimum=0.0,
         maximum=10.0,
+        advanced=True,
     )
     restart_probability: float = setting(
-        3e-4, "probability that the vehicle was carried elsewhere between two", minimum=1e-9, maximum=0.5
+        3e-4,
+        "probability that the vehicle was carried elsewhere between two",
+        minimum=1e-9,
+        maximum=0.5,
+        advanced=True,
     )
     heading_outlier: float = setting(
-        0.02, "probability that a given heading is wrong altogether", minimum=1e-6, maximum=0.5
+        0.02,
+        "probability that a given heading is wrong altogether",
+        minimum=1e-6,
+        maximum=0.5,
+        advanced=True,
     )
     initial_pose_doubt: float = setting(
-        0.1, "belief that an initial pose is wrong altogether", minimum=1e-6, maximum=0.99
+        0.1,
+        "belief that an initial pose is wrong altogether",
+        minimum=1e-6,
+        maximum=0.99,
+        advanced=True,
     )
     confirm_images: float = setting(
-        2.0, "independent images that must confirm a place before the first fix", minimum=0.0, maximum=100.0
+        2.0,
+        "independent images that must confirm a place before the first fix",
+        minimum=0.0,
+        maximum=100.0,
+        advanced=True,
     )
     confirm_ambiguity: float = setting(
-        0.01, "largest belief in other places for the first fix", minimum=1e-6, maximum=0.5
+        0.01,
+        "largest belief in other places for the first fix",
+        minimum=1e-6,
+        maximum=0.5,
+        advanced=True,
     )
-    keep_ambiguity: float = setting(0.1, "belief in other places at which fixes stop", minimum=1e-6, maximum=0.5)
-    lost_ambiguity: float = setting(0.5, "belief in other places at which the track is lost", minimum=0.01, maximum=1.0)
+    keep_ambiguity: float = setting(
+        0.1, "belief in other places at which fixes stop", minimum=1e-6, maximum=0.5, advanced=True
+    )
+    lost_ambiguity: float = setting(
+        0.5, "belief in other places at which the track is lost", minimum=0.01, maximum=1.0, advanced=True
+    )
     search_candidates: int = setting(
-        20, "tiles retrieved from the whole region while searching", minimum=1, maximum=1000
+        20,
+        "tiles retrieved from the whole region while searching",
+        minimum=1,
+        maximum=1000,
+        advanced=True,
     )
-    search_distributions: int = setting(5, "of these, tiles whose distribution is decoded", minimum=1, maximum=100)
-    track_candidates: int = setting(5, "tiles retrieved near the track while tracking", minimum=1, maximum=1000)
-    track_distributions: int = setting(1, "of these, tiles whose distribution is decoded", minimum=1, maximum=100)
+    search_distributions: int = setting(
+        5, "of these, tiles whose distribution is decoded", minimum=1, maximum=100, advanced=True
+    )
+    track_candidates: int = setting(
+        5, "tiles retrieved near the track while tracking", minimum=1, maximum=1000, advanced=True
+    )
+    track_distributions: int = setting(
+        1, "of these, tiles whose distribution is decoded", minimum=1, maximum=100, advanced=True
+    )
     doubt_images: int = setting(
         3,
         "images in a row that do not support the track after which its heading is no longer used in the search",
         minimum=1,
         maximum=100,
+        advanced=True,
     )
     check_distance_m: float = setting(
-        40.0, "while tracking, the whole region is searched again after this distance", minimum=0.0, maximum=1e6
+        40.0,
+        "while tracking, the whole region is searched again after this distance",
+        minimum=0.0,
+        maximum=1e6,
+        advanced=True,
     )
-    hypotheses: int = setting(64, "hypotheses kept", minimum=2, maximum=10_000)
+    hypotheses: int = setting(64, "hypotheses kept", minimum=2, maximum=10_000, advanced=True)
 
     def __post_init__(self) -> None:
         check_settings(self)
