@@ -7,11 +7,13 @@ import numpy as np
 import pyproj
 import pytest
 import rasterio
+import rasterio.control
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from imagery_files import textured, town, write_geotiff
 from rasterio.transform import Affine, from_origin
 
+from unifygeo_ros.aerial.geotiff import _rectangles
 from unifygeo_ros.aerial.imagery import ImageryOptions
 from unifygeo_ros.aerial.sources import open_imagery
 from unifygeo_ros.core.errors import ConfigurationError, InputError
@@ -233,6 +235,248 @@ def test_damaged_and_unreferenced_files_are_refused_with_their_name(tmp_path):
         with pytest.raises(InputError, match=message) as error:
             tiles_of(path)
         assert path.name in str(error.value)
+
+
+def rewritten(path, **changes):
+    """Change the georeference of a file in place."""
+    with rasterio.open(path, "r+") as dataset:
+        for name, value in changes.items():
+            setattr(dataset, name, value)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (Affine(0.5, 0, 500_000, 0, 0, 5_400_000), "gives pixels no area or no place"),
+        (Affine(0.5, 0.5, 500_000, 0.5, 0.5, 5_400_000), "gives pixels no area or no place"),
+        (Affine(0.5, 0, float("nan"), 0, -0.5, 5_400_000), "gives pixels no area or no place"),
+        (Affine(float("inf"), 0, 500_000, 0, -0.5, 5_400_000), "gives pixels no area or no place"),
+    ],
+)
+def test_a_geotransform_that_is_singular_or_not_finite_is_refused(tmp_path, transform, message):
+    path = town(tmp_path / "town.tif")
+    vrt = tmp_path / "town.vrt"
+    numbers = ", ".join(str(value) for value in transform.to_gdal())
+    with rasterio.open(path) as dataset:
+        crs = dataset.crs.to_wkt()
+    vrt.write_text(
+        f'<VRTDataset rasterXSize="300" rasterYSize="300"><SRS>{crs}</SRS><GeoTransform>{numbers}</GeoTransform>'
+        f'<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename>{path}</SourceFilename>'
+        "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    with pytest.raises(InputError, match=rf"town\.vrt: .*{message}"):
+        tiles_of(vrt)
+
+
+def test_files_with_control_points_or_other_colours_are_refused_with_the_remedy(tmp_path):
+    corners = [(0, 0, 9.0, 48.5), (0, 300, 9.002, 48.5), (300, 0, 9.0, 48.498), (300, 300, 9.002, 48.498)]
+    points = [rasterio.control.GroundControlPoint(row, col, lon, lat) for row, col, lon, lat in corners]
+    path = write_geotiff(tmp_path / "points.tif", textured(300, 300), None, Affine.identity())
+    rewritten(path, gcps=(points, rasterio.crs.CRS.from_epsg(4326)))
+    with pytest.raises(InputError, match=r"points\.tif: is georeferenced by 4 ground control points only.*gdalwarp"):
+        tiles_of(path)
+    place = from_origin(500_000, 5_400_000, 0.5, 0.5)
+    ink = write_geotiff(tmp_path / "ink.tif", textured(300, 300)[..., [0, 1, 2, 0]], "EPSG:32632", place,
+                        photometric="minisblack")  # fmt: skip
+    rewritten(ink, colorinterp=[rasterio.enums.ColorInterp[name] for name in ("cyan", "magenta", "yellow", "black")])
+    with pytest.raises(InputError, match=r"ink\.tif: its bands are cyan, magenta, yellow, black"):
+        tiles_of(ink)
+
+
+def test_all_nodata_is_named_as_the_cause(tmp_path):
+    deep = np.full((300, 300), 9, np.uint16)
+    path = write_geotiff(
+        tmp_path / "empty.tif", deep, "EPSG:32632", from_origin(500_000, 5_400_000, 0.5, 0.5), nodata=9
+    )
+    with pytest.raises(InputError, match=r"empty\.tif: none of its sampled pixels is known.*nodata"):
+        tiles_of(path)
+
+
+def test_too_coarse_imagery_is_called_coarse_even_where_it_is_too_large(tmp_path):
+    path = write_geotiff(tmp_path / "coarse.tif", textured(500, 500), "EPSG:32632",
+                         from_origin(400_000, 5_500_000, 300, 300))  # fmt: skip
+    with pytest.raises(InputError, match=r"coarse\.tif: 30\d.* m per pixel, the model can use at most"):
+        tiles_of(path)
+
+
+@pytest.mark.parametrize("order", ["bgr", "grb", "infrared first"])
+def test_the_declared_colours_of_bands_are_used(tmp_path, order):
+    from rasterio.enums import ColorInterp as Colour
+
+    colour = textured(400, 400)
+    place, datum = from_origin(500_000, 5_400_000, 0.5, 0.5), utm_datum(500_100, 5_399_900)
+    rgb, _ = tile_nearest(tiles_of(write_geotiff(tmp_path / "rgb.tif", colour, "EPSG:32632", place), datum=datum))
+    names = {"bgr": (Colour.blue, Colour.green, Colour.red), "grb": (Colour.green, Colour.red, Colour.blue),
+             "infrared first": (Colour.undefined, Colour.red, Colour.green, Colour.blue)}[order]  # fmt: skip
+    channel = {Colour.red: 0, Colour.green: 1, Colour.blue: 2}
+    bands = np.dstack([colour[..., channel[name]] if name in channel else 255 - colour[..., 0] for name in names])
+    path = write_geotiff(tmp_path / "other.tif", bands, "EPSG:32632", place, photometric="minisblack")
+    rewritten(path, colorinterp=names)
+    np.testing.assert_array_equal(tile_nearest(tiles_of(path, datum=datum))[0].pixels, rgb.pixels)
+    # --bands takes them by number, whatever they are called
+    chosen = tiles_of(path, datum=datum, options=ImageryOptions(bands=(1, 2, 3)))
+    np.testing.assert_array_equal(tile_nearest(chosen)[0].pixels[0, 0], [
+        np.asarray(rgb.pixels[0, 0])[channel[name]] if name in channel else tile_nearest(chosen)[0].pixels[0, 0, number]
+        for number, name in enumerate(names[:3])
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("west", [179.9995, -180.0005, 539.9995])
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857", "EPSG:3395"])
+def test_a_mark_beside_180_degrees_is_where_pyproj_says(tmp_path, crs, west):
+    """Files whose columns go on beyond 180°, as GDAL writes them."""
+    transformer = pyproj.Transformer.from_crs(4326, crs, always_xy=True)
+    unit = transformer.transform(1.0, 0.0)[0]  # of x, for one degree
+    pixel = unit * 0.001 / 400
+    _, top = transformer.transform(0.0, -16.9995)
+    mark_column, mark_row = 230.0, 180.0
+    row, column = np.mgrid[:400, :400] + 0.5
+    ground = 1.0 / (111_320 * 0.001 / 400)  # pixels of 1 m
+    dot = 20 + 220 * np.exp(-0.5 * (np.hypot(column - mark_column, row - mark_row) / ground) ** 2)
+    place = Affine(pixel, 0, west * unit, 0, -pixel, top)
+    imagery = open_imagery([write_geotiff(tmp_path / "fiji.tif", dot.astype(np.uint8), crs, place)])
+    datum = Datum(*imagery.centre_deg())
+    assert abs(datum.longitude_deg) == pytest.approx(180, abs=1e-5)
+    longitude = west + mark_column * 0.001 / 400
+    latitude = transformer.transform(0.0, top - mark_row * pixel, direction="INVERSE")[1]
+    azimuth, _, metres = pyproj.Geod(ellps="WGS84").inv(datum.longitude_deg, datum.latitude_deg, longitude, latitude)
+    east, north = metres * np.sin(np.radians(azimuth)), metres * np.cos(np.radians(azimuth))
+    tiles = imagery.tiles(LocalFrame(datum), AerialSpec(64, 0.3), 0.5)
+    assert np.abs(tiles.centres_m).max() < 57 + 20
+    tile, centre = tile_nearest(tiles, east, north)
+    assert tile.valid.all()
+    light = np.maximum(tile.pixels[..., 0].astype(float) - 25, 0)
+    rows, columns = np.mgrid[:64, :64]
+    found = np.array([(rows * light).sum(), (columns * light).sum()]) / light.sum()
+    np.testing.assert_allclose(found, tile_from_map(east, north, *centre, 64, 0.3), atol=0.05)
+
+
+def sparse_geotiff(path, size=1024, filled=((256, 256, 200, 150), (750, 50, 30, 20)), resolution=0.5, **profile):
+    """Blocks of 128 pixels; only the rectangles (row, column, rows, columns) are written."""
+    settings = {"driver": "GTiff", "width": size, "height": size, "count": 3, "dtype": "uint8", "crs": "EPSG:32632",
+                "transform": from_origin(500_000, 5_400_000, resolution, resolution), "tiled": True, "blockxsize": 256,
+                "blockysize": 256, "compress": "deflate"} | profile  # fmt: skip
+    picture = textured(size, size)
+    with rasterio.open(path, "w", **settings) as dataset:
+        for row, column, rows, columns in filled:
+            part = np.moveaxis(picture[row : row + rows, column : column + columns], -1, 0)
+            part = np.resize(part, (settings["count"], rows, columns)).astype(settings["dtype"])
+            dataset.write(part, window=rasterio.windows.Window(column, row, columns, rows))
+    return path
+
+
+@pytest.mark.parametrize("profile", [{}, {"interleave": "band"}, {"nodata": 0}, {"count": 4, "alpha": "yes"}])
+def test_sparse_files_offer_only_tiles_that_touch_stored_blocks(tmp_path, profile):
+    sparse = tiles_of(
+        sparse_geotiff(tmp_path / "sparse.tif", sparse_ok=True, **profile), datum=utm_datum(500_256, 5_399_744)
+    )
+    full = tiles_of(sparse_geotiff(tmp_path / "full.tif", **profile), datum=utm_datum(500_256, 5_399_744))
+    assert (tmp_path / "sparse.tif").stat().st_size < (tmp_path / "full.tif").stat().st_size
+    assert len(sparse.centres_m) < len(full.centres_m) / 3
+    known = {tuple(centre): number for number, centre in enumerate(sparse.centres_m.tolist())}
+    compared = 0
+    for number in range(0, len(full.centres_m), 2):
+        tile, centre = full.read(number), full.centres_m[number].tolist()
+        if tuple(centre) in known:
+            other = sparse.read(known[tuple(centre)])
+            np.testing.assert_array_equal(other.pixels, tile.pixels)
+            np.testing.assert_array_equal(other.valid, tile.valid)
+            compared += tile.valid.any()
+        else:
+            assert not tile.valid.any(), centre
+    assert compared > 10
+
+
+def test_sparse_files_whose_missing_blocks_are_known_are_read_whole(tmp_path):
+    """Where zero is a value like others, blocks that are not stored are black ground."""
+    path = sparse_geotiff(tmp_path / "sparse.tif", sparse_ok=True)
+    marked = tiles_of(path, options=ImageryOptions(nodata=255))
+    assert tile_nearest(marked, 0.0, 0.0)[0].valid.all()
+    empty = sparse_geotiff(tmp_path / "empty.tif", filled=(), sparse_ok=True)
+    with pytest.raises(InputError, match=r"empty\.tif: stores no pixels at all"):
+        tiles_of(empty)
+
+
+def test_sparse_files_with_overviews_give_the_tiles_of_the_whole_file(tmp_path):
+    whole = tiles_of(
+        sparse_geotiff(tmp_path / "whole.tif"), spec=AerialSpec(64, 1.0), datum=utm_datum(500_256, 5_399_744)
+    )
+    path = sparse_geotiff(tmp_path / "sparse.tif", sparse_ok=True)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4], rasterio.enums.Resampling.average)
+    with rasterio.open(tmp_path / "whole.tif", "r+") as dataset:
+        dataset.build_overviews([2, 4], rasterio.enums.Resampling.average)
+    whole = tiles_of(tmp_path / "whole.tif", spec=AerialSpec(64, 1.0), datum=utm_datum(500_256, 5_399_744))
+    sparse = tiles_of(path, spec=AerialSpec(64, 1.0), datum=utm_datum(500_256, 5_399_744))
+    known = {tuple(centre): number for number, centre in enumerate(sparse.centres_m.tolist())}
+    for number in range(0, len(whole.centres_m), 3):
+        tile, centre = whole.read(number), whole.centres_m[number].tolist()
+        if tile.valid.any():
+            np.testing.assert_array_equal(sparse.read(known[tuple(centre)]).pixels, tile.pixels)
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=6))
+def test_rectangles_cover_each_true_cell_once_and_no_other(cells):
+    covered = np.zeros((len(cells), 7), int)
+    for top, bottom, left, right in _rectangles(np.array(cells)):
+        covered[top:bottom, left:right] += 1
+    np.testing.assert_array_equal(covered, np.array(cells).astype(int))
+
+
+# Situations of real archives, one each.
+
+
+def test_imagery_in_feet(tmp_path):
+    """EPSG:2263 counts in US survey feet; 1 ft pixels are 0.3048 m."""
+    x, y = pyproj.Transformer.from_crs(4326, 2263, always_xy=True).transform(-73.98, 40.75)
+    path = write_geotiff(tmp_path / "feet.tif", textured(600, 600), "EPSG:2263", from_origin(x - 300, y + 300, 1, 1))
+    tiles = tiles_of(path, datum=Datum(40.75, -73.98))
+    tile, _ = tile_nearest(tiles)
+    assert tile.valid.all()
+    assert np.abs(tiles.centres_m).max() < 600 * 0.3048006 / 2 + 16 + 4
+    with pytest.raises(InputError, match=r"feet\.tif: 0\.3048 m per pixel"):
+        tiles_of(path, datum=Datum(40.75, -73.98), spec=AerialSpec(64, 0.15))
+
+
+def test_jpeg_in_ycbcr_gives_the_colours_of_rgb(tmp_path):
+    smooth = cv2.GaussianBlur(textured(512, 512), (0, 0), 6)
+    place, datum = from_origin(500_000, 5_400_000, 0.5, 0.5), utm_datum(500_128, 5_399_872)
+    plain = write_geotiff(tmp_path / "rgb.tif", smooth, "EPSG:32632", place)
+    packed = write_geotiff(tmp_path / "jpeg.tif", smooth, "EPSG:32632", place, compress="jpeg", photometric="ycbcr",
+                           jpeg_quality=95, tiled=True, blockxsize=256, blockysize=256)  # fmt: skip
+    one, other = (tile_nearest(tiles_of(path, datum=datum))[0] for path in (plain, packed))
+    np.testing.assert_allclose(other.pixels.astype(int), one.pixels, atol=12)
+
+
+def test_an_internal_mask_of_one_bit_is_used(tmp_path):
+    place, datum = from_origin(500_000, 5_400_000, 0.5, 0.5), utm_datum(500_100, 5_399_900)
+    path = write_geotiff(tmp_path / "town.tif", textured(400, 400), "EPSG:32632", place)
+    hole = np.full((400, 400), 255, np.uint8)
+    hole[180:215, 170:230] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(hole)
+    tile, _ = tile_nearest(tiles_of(path, datum=datum))
+    assert 0.2 < 1 - tile.valid.mean() < 0.6
+
+
+def test_a_raster_smaller_than_a_tile_is_one_partly_known_tile(tmp_path):
+    path = town(tmp_path / "yard.tif", metres=6.0)
+    tile, _ = tile_nearest(tiles_of(path))
+    assert tile.valid.mean() == pytest.approx((6 / 32) ** 2, rel=0.1)
+
+
+def test_the_finer_of_two_overlapping_rasters_shows_where_it_is_named_first(tmp_path):
+    coarse = write_geotiff(tmp_path / "coarse.tif", np.full((400, 400, 3), 60, np.uint8), "EPSG:32632",
+                           from_origin(500_000, 5_400_000, 0.5, 0.5))  # fmt: skip
+    fine = write_geotiff(tmp_path / "fine.tif", np.full((200, 200, 3), 180, np.uint8), "EPSG:32632",
+                         from_origin(500_090, 5_399_910, 0.1, 0.1))  # fmt: skip
+    datum = utm_datum(500_100, 5_399_900)
+    over, _ = tile_nearest(tiles_of(fine, coarse, datum=datum))
+    under, _ = tile_nearest(tiles_of(coarse, fine, datum=datum))
+    assert over.valid.all()
+    assert np.unique(under.pixels).tolist() == [60]
+    assert (over.pixels > 120).mean() == pytest.approx((20 / 32) ** 2, rel=0.05)
 
 
 @pytest.mark.parametrize("profile", [{}, {"compress": "deflate", "tiled": True, "blockxsize": 64, "blockysize": 64},

@@ -16,28 +16,32 @@ import pyproj
 import pyproj.exceptions
 import rasterio
 import rasterio.errors
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio._err import CPLE_BaseError  # GDAL's own errors, which some properties of a dataset raise as they are
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from unifygeo_ros.aerial.imagery import ImageryOptions
 from unifygeo_ros.aerial.raster import apply
+from unifygeo_ros.core.arrays import Bool, Int64, UInt8
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.core.records import UInt8
 
 _GRID_TOLERANCE_PX = 0.01  # files whose pixels lie this close to each other's grid share it
 _OPEN_FILES = 64  # for each thread
 _NEARLY_BLACK = 4  # see _known_where_nothing_is_stated
 _SAMPLE_PIXELS = 512  # rows and columns of each file's sample for the percentiles
+_MOST_BLOCKS = 1 << 21  # asking for one takes 17 µs
+_RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+_OTHER_COLOURS = {
+    *(ColorInterp.cyan, ColorInterp.magenta, ColorInterp.yellow, ColorInterp.black),
+    *(ColorInterp.hue, ColorInterp.saturation, ColorInterp.lightness),
+    *(ColorInterp.Y, ColorInterp.Cb, ColorInterp.Cr),
+}
 
 
 @dataclass(frozen=True)
 class _File:
-    """What is needed of a file before it is opened for reading.
-
-    overviews: decimation factors and the transform that GDAL gives each of them. known: how unknown pixels are marked:
-    "mask" (by the file: nodata, mask or alpha), "nodata" (by the option) or "black" (by nothing).
-    """
+    """What is needed of a file before it is opened for reading."""
 
     path: Path
     crs_wkt: str
@@ -45,10 +49,20 @@ class _File:
     rows: int
     columns: int
     bands: tuple[int, int, int]
+    """Numbers from 1 of the bands for red, green and blue."""
     dtype: str
     palette: bool
     known: str
+    """How unknown pixels are marked: "mask" (by the file: nodata, mask or alpha), "nodata" (by the option) or "black"
+    (by nothing)."""
+    fill: float | None
+    """The value that GDAL returns for blocks that a sparse file does not store; None where such a file marks unknown
+    pixels with a mask of its own, which may call them known."""
+    stored: tuple[tuple[int, int, int, int], ...]
+    """First row, first column, rows and columns of the rectangles whose blocks the file stores; the whole file if it
+    stores all of them."""
     overviews: tuple[tuple[int, Affine], ...]
+    """Decimation factors, and the transform that GDAL gives each of them."""
     bytes: int
     changed_ns: int
 
@@ -86,46 +100,83 @@ class GeoTiffRaster:
 
     def _make_levels(self) -> Iterator[_GeoTiffLevel]:
         first = self._files[0]
-        places = []
+        corners = []
         for file in self._files:
             column, row = apply(~first.transform, file.transform.c, file.transform.f)
-            places.append((round(float(row)), round(float(column)), file.rows, file.columns))
-        parts = np.array(places, np.int64)
-        yield _GeoTiffLevel(self._files, parts, first.transform, None, self._options, self._scale)
+            corners.append((round(float(row)), round(float(column)), file.rows, file.columns))
+        parts = np.array(corners, np.int64)
+        footprints = self._footprints(parts)
+        yield _GeoTiffLevel(self._files, parts, footprints, first.transform, None, self._options, self._scale)
         for number, (factor, transform) in enumerate(first.overviews):
+            # Rectangles grow to whole pixels of the overview, and to those that an average may have reached.
+            shrunk = np.concatenate([footprints[:, :2], footprints[:, :2] + footprints[:, 2:]], axis=1)
+            shrunk = np.concatenate([shrunk[:, :2] // factor - 1, -(-shrunk[:, 2:] // factor) + 1], axis=1)
             if len(self._files) == 1:
                 # GDAL stretches an overview over the file where the factor does not divide its size.
-                shrunk = np.array([[0, 0, -(-first.rows // factor), -(-first.columns // factor)]], np.int64)
-                yield _GeoTiffLevel(self._files, shrunk, transform, number, self._options, self._scale)
+                places, shared = np.array([[0, 0, -(-first.rows // factor), -(-first.columns // factor)]]), transform
             elif np.all(parts % factor == 0) and all(
                 [f for f, _ in file.overviews[: number + 1]][-1:] == [factor] for file in self._files
             ):
-                place = first.transform
-                shared = Affine(
-                    place.a * factor, place.b * factor, place.c, place.d * factor, place.e * factor, place.f
+                base = first.transform
+                places = parts // factor
+                shared = Affine(base.a * factor, base.b * factor, base.c, base.d * factor, base.e * factor, base.f)
+            else:
+                continue
+            corner, end = places[:, :2].min(0), (places[:, :2] + places[:, 2:]).max(0)
+            start = np.maximum(shrunk[:, :2], corner)
+            covered = np.concatenate([start, np.minimum(shrunk[:, 2:], end) - start], axis=1)
+            yield _GeoTiffLevel(self._files, places, covered, shared, number, self._options, self._scale)
+
+    def _footprints(self, parts: Int64) -> Int64:
+        """What the files store, as `RasterLevel.footprints` of the first level."""
+        found = []
+        for file, part in zip(self._files, parts.tolist(), strict=True):
+            if file.fill is None or self._is_known(file, file.fill):
+                found.append(tuple(part))
+            else:
+                found.extend(
+                    (row + part[0], column + part[1], rows, columns) for row, column, rows, columns in file.stored
                 )
-                yield _GeoTiffLevel(self._files, parts // factor, shared, number, self._options, self._scale)
+        if not found:
+            raise InputError(
+                f"{self.name}: stores no pixels at all (a sparse file that was never written to); get the imagery again"
+            )
+        return np.array(found, np.int64)
+
+    def _is_known(self, file: _File, fill: float) -> bool:
+        """Whether pixels that the file does not store count as known."""
+        if file.known == "mask":
+            return False  # the fill is then the file's nodata value, or a transparent pixel
+        if file.known == "nodata":
+            return fill != self._options.nodata
+        if file.palette:
+            return True  # its first colour, whichever that is
+        return bool(_to_8_bit(np.array([fill]), self._scale)[0] > _NEARLY_BLACK)
 
 
 class _GeoTiffLevel:
     def __init__(
         self,
         files: Sequence[_File],
-        parts: npt.NDArray[np.int64],
+        parts: Int64,
+        footprints: Int64,
         crs_from_pixel: Affine,
         overview: int | None,
         options: ImageryOptions,
         scale: tuple[float, float] | None,
     ) -> None:
+        """parts: int64 (files, 4), first row, first column, rows and columns of each file. footprints: int64 (n, 4),
+        the same of what they store."""
         self.crs_from_pixel = crs_from_pixel
         self._files = files
         self._parts = parts
+        self._footprints = footprints
         self._overview = overview
         self._options = options
         self._scale = scale
 
-    def footprints(self) -> npt.NDArray[np.int64]:
-        return self._parts
+    def footprints(self) -> Int64:
+        return self._footprints
 
     def read(self, row: int, column: int, rows: int, columns: int) -> UInt8 | None:
         first = np.maximum(self._parts[:, :2], (row, column))
@@ -168,28 +219,17 @@ def open_geotiffs(paths: Sequence[Path], options: ImageryOptions) -> list[GeoTif
 
 def _inspect(path: Path, options: ImageryOptions) -> _File:
     with _clear_errors(path), _georeference_is_checked_here(), rasterio.open(path) as dataset:
-        if dataset.crs is None:
-            raise InputError(
-                f"{path}: has no CRS; set the one it was made in (gdal_edit.py -a_srs EPSG:…) and try again"
-            )
-        if dataset.transform == Affine.identity():
-            raise InputError(f"{path}: has a CRS but no geotransform; georeference it (gdal_translate -a_ullr …)")
+        _check_georeference(path, dataset)
         kinds = set(dataset.dtypes)
         if len(kinds) != 1 or any(kind.startswith("complex") for kind in kinds):
             raise InputError(f"{path}: bands of type {sorted(kinds)}; convert it to 8 or 16 bit (gdal_translate -ot)")
-        palette = dataset.count == 1 and dataset.colorinterp[0] == ColorInterp.palette
-        colour_bands = [
-            i for i, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True) if meaning != ColorInterp.alpha
-        ]
-        bands = options.bands
-        if bands is None:
-            bands = tuple(colour_bands[:3]) if len(colour_bands) >= 3 else (colour_bands[0],) * 3
-        elif max(bands) > dataset.count:
-            raise InputError(f"{path}: band {max(bands)} asked for, it has {dataset.count}; choose others with --bands")
         stated = not all(MaskFlags.all_valid in flags for flags in dataset.mask_flag_enums)
-        factors = dataset.overviews(1)
+        own_mask = any(
+            MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags for flags in dataset.mask_flag_enums
+        )
+        bands = _choose_bands(path, dataset, options)
         overviews = []
-        for number, factor in enumerate(factors):
+        for number, factor in enumerate(dataset.overviews(1)):
             with rasterio.open(path, overview_level=number) as overview:
                 overviews.append((int(factor), overview.transform))
         status = path.stat()
@@ -201,12 +241,112 @@ def _inspect(path: Path, options: ImageryOptions) -> _File:
             columns=dataset.width,
             bands=bands,
             dtype=dataset.dtypes[0],
-            palette=palette,
+            palette=dataset.count == 1 and dataset.colorinterp[0] == ColorInterp.palette,
             known="mask" if stated else "black" if options.nodata is None else "nodata",
+            fill=None if own_mask else 0.0,
+            stored=_stored_rectangles(dataset),
             overviews=tuple(overviews),
             bytes=status.st_size,
             changed_ns=status.st_mtime_ns,
         )
+
+
+def _check_georeference(path: Path, dataset: Any) -> None:
+    """Raises InputError for a file whose place on the ground is not stated, or stated by nonsense."""
+    place = dataset.transform
+    if dataset.gcps[0] and (dataset.crs is None or place == Affine.identity()):
+        raise InputError(
+            f"{path}: is georeferenced by {len(dataset.gcps[0])} ground control points only; warp it to a grid first "
+            "(gdalwarp -t_srs EPSG:…)"
+        )
+    if dataset.crs is None and dataset.rpcs is not None:
+        raise InputError(
+            f"{path}: is georeferenced by RPCs only, it is no orthophoto; orthorectify it first (gdalwarp -rpc with an "
+            "elevation model)"
+        )
+    if dataset.crs is None:
+        raise InputError(f"{path}: has no CRS; set the one it was made in (gdal_edit.py -a_srs EPSG:…) and try again")
+    if place == Affine.identity():
+        raise InputError(f"{path}: has a CRS but no geotransform; georeference it (gdal_translate -a_ullr …)")
+    if not np.all(np.isfinite(place[:6])) or place.is_degenerate:
+        raise InputError(
+            f"{path}: its geotransform {tuple(place[:6])} gives pixels no area or no place; georeference it again "
+            "(gdal_edit.py -a_ullr …)"
+        )
+
+
+def _choose_bands(path: Path, dataset: Any, options: ImageryOptions) -> tuple[int, int, int]:
+    """Numbers of the bands for red, green and blue: those of the options, else those that the file declares so, else
+    the first three (of fewer than three: the first). Raises InputError."""
+    if options.bands is not None:
+        if max(options.bands) > dataset.count:
+            raise InputError(
+                f"{path}: band {max(options.bands)} asked for, it has {dataset.count}; choose others with --bands"
+            )
+        return options.bands
+    meanings = dict(zip(dataset.indexes, dataset.colorinterp, strict=True))
+    other = [meaning.name for meaning in meanings.values() if meaning in _OTHER_COLOURS]
+    if other:
+        raise InputError(
+            f"{path}: its bands are {', '.join(other)}, not red, green and blue; convert it to RGB, or choose bands "
+            "that can be used as they are with --bands"
+        )
+    declared = [[number for number, meaning in meanings.items() if meaning == colour] for colour in _RGB]
+    if all(declared):
+        red, green, blue = (numbers[0] for numbers in declared)
+        return red, green, blue
+    colour_bands = [number for number, meaning in meanings.items() if meaning != ColorInterp.alpha]
+    if not colour_bands:
+        raise InputError(f"{path}: has an alpha band only; give imagery")
+    first, second, third = colour_bands[:3] if len(colour_bands) >= 3 else (colour_bands[0],) * 3
+    return first, second, third
+
+
+def _stored_rectangles(dataset: Any) -> tuple[tuple[int, int, int, int], ...]:
+    """First row, first column, rows and columns of the rectangles whose blocks a file stores.
+
+    A sparse GeoTIFF leaves out empty blocks; its table of blocks says which, so that nothing needs to be decoded.
+    """
+    whole = ((0, 0, dataset.height, dataset.width),)
+    if dataset.driver != "GTiff" or len(set(dataset.block_shapes)) != 1:
+        return whole
+    height, width = dataset.block_shapes[0]
+    down, across = -(-dataset.height // height), -(-dataset.width // width)
+    if down * across > _MOST_BLOCKS:
+        return whole
+    planes = dataset.indexes if dataset.interleaving == Interleaving.band else dataset.indexes[:1]
+    stored = np.array(
+        [
+            [
+                any(dataset.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=plane) for plane in planes)
+                for column in range(across)
+            ]
+            for row in range(down)
+        ],
+        np.bool_,
+    )
+    if stored.all():
+        return whole
+    rectangles = []
+    for top, bottom, left, right in _rectangles(stored):
+        row, column = top * height, left * width
+        rectangles.append(
+            (row, column, min(bottom * height, dataset.height) - row, min(right * width, dataset.width) - column)
+        )
+    return tuple(rectangles)
+
+
+def _rectangles(cells: Bool) -> Iterator[tuple[int, int, int, int]]:
+    """Top, bottom, left and right of rectangles that cover the True cells and no other: runs of columns, joined over
+    the rows that have the same run."""
+    open_runs: dict[tuple[int, int], int] = {}
+    for row in range(len(cells) + 1):
+        edges = np.flatnonzero(np.diff(cells[row].astype(np.int8), prepend=0, append=0)) if row < len(cells) else ()
+        runs = set(zip(edges[::2], edges[1::2], strict=True))
+        for run in [run for run in open_runs if run not in runs]:
+            yield open_runs.pop(run), row, int(run[0]), int(run[1])
+        for run in runs:
+            open_runs.setdefault(run, row)
 
 
 @contextlib.contextmanager
@@ -262,9 +402,11 @@ def _read_rgba(
     return rgba
 
 
-def _known_where_nothing_is_stated(rgb: UInt8) -> npt.NDArray[np.bool_]:
-    """Files without nodata, mask or alpha are often black where they end, with the noise of JPEG. Such pixels do not
-    count as known; a shadow this dark says nothing either."""
+def _known_where_nothing_is_stated(rgb: UInt8) -> Bool:
+    """Which pixels of a file without nodata, mask or alpha are known: all that are not nearly black.
+
+    Such files are often black beyond their edge, with the noise of JPEG. A shadow this dark shows nothing either.
+    """
     return np.asarray(rgb.max(axis=-1) > _NEARLY_BLACK)
 
 
@@ -289,7 +431,12 @@ def _percentiles(files: Sequence[_File], options: ImageryOptions) -> tuple[float
         chosen = values[:, known].astype(np.float64)
         samples.append(chosen[np.isfinite(chosen)])
     pooled = np.concatenate(samples)
-    low, high = np.percentile(pooled, [0.5, 99.5]) if pooled.size else (0.0, 0.0)
+    if not pooled.size:
+        raise InputError(
+            f"{files[0].path}: none of its sampled pixels is known (nodata, mask and alpha leave nothing); check its "
+            "nodata value (gdalinfo), or state the values that are black and white with --scale LOW,HIGH"
+        )
+    low, high = np.percentile(pooled, [0.5, 99.5])
     if not low < high:
         raise InputError(
             f"{files[0].path}: its values run from {low:g} to {high:g}, which cannot be scaled to 8 bit; "
@@ -327,7 +474,7 @@ def _clear_errors(path: Path) -> Iterator[None]:
     try:
         with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING="YES", GTIFF_IGNORE_READ_ERRORS="NO"):
             yield
-    except (rasterio.errors.RasterioError, OSError) as error:
+    except (rasterio.errors.RasterioError, CPLE_BaseError, OSError) as error:
         raise InputError(
             f"{path}: cannot be read ({' '.join(str(error).split())}); the file is missing, damaged or no "
             "georeferenced raster, get it again"

@@ -21,9 +21,9 @@ from rasterio.transform import Affine
 
 from unifygeo_ros.aerial.imagery import COARSEST, TileImage
 from unifygeo_ros.aerial.manifest import cell_key, cell_keys
+from unifygeo_ros.core.arrays import Float64, Int64, UInt8
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import MAX_RANGE_M, Datum, LocalFrame
-from unifygeo_ros.core.records import Float64, UInt8
 from unifygeo_ros.inference.bundle import AerialSpec
 
 MAX_AFFINE_RESIDUAL_PX = 0.1
@@ -42,13 +42,20 @@ class RasterLevel(Protocol):
         """CRS coordinates of (column, row); integers are pixel corners, as in GDAL."""
         ...
 
-    def footprints(self) -> npt.NDArray[np.int64]:
-        """int64 (n, 4): first row, first column, rows, columns of the parts (files, web tiles) that hold pixels."""
+    def footprints(self) -> Int64:
+        """First row, first column, rows and columns of the parts that hold pixels: files, web tiles, or rectangles of
+        stored blocks of a sparse file. int64 (n, 4), n at least 1."""
         ...
 
     def read(self, row: int, column: int, rows: int, columns: int) -> UInt8 | None:
-        """A window, which may reach beyond the raster: uint8 (rows, columns, 4), RGB and 255 where it is known, all 0
-        where it is not; None if it touches no part. From any thread. Raises InputError."""
+        """Read a window, which may reach beyond the raster. May be called from any thread.
+
+        Returns:
+            uint8 (rows, columns, 4): RGB and 255 where it is known, all 0 where it is not. None if it touches no part.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
         ...
 
 
@@ -97,6 +104,7 @@ class RasterImagery:
     def tiles(self, frame: LocalFrame, aerial: AerialSpec, stride: float) -> RasterTiles:
         levels = []
         for raster in self._rasters:
+            level = _choose_level(raster, aerial.metres_per_pixel)
             outline = frame.map_from_geodetic(*np.moveaxis(_geodetic_outline(raster), -1, 0))
             farthest = float(np.max(np.hypot(outline[..., 0], outline[..., 1])))
             if not farthest <= MAX_RANGE_M:
@@ -105,7 +113,7 @@ class RasterImagery:
                     f"{frame.datum.longitude_deg:.7f}), the map frame {MAX_RANGE_M:.0f} m; "
                     "check the georeference and the datum, or build several indexes"
                 )
-            levels.append(_LevelInMap(raster, _choose_level(raster, aerial.metres_per_pixel), frame))
+            levels.append(_LevelInMap(raster, level, frame))
         stride_m = stride * aerial.side_m
         centres = _grid_centres(levels, aerial.side_m, stride_m)
         return RasterTiles(levels, centres, aerial, stride_m)
@@ -148,6 +156,10 @@ class _LevelInMap:
         self._level = level
         self._frame = frame
         self._pixel_from_crs = ~level.crs_from_pixel
+        row, column, rows, columns = _bounding_box(level.footprints()).tolist()
+        middle_x, _ = apply(level.crs_from_pixel, column + columns / 2, row + rows / 2)
+        self._middle_x = float(middle_x)
+        self._turn_x = _turn_in_crs(raster)
 
     @functools.cached_property
     def _crs_from_geodetic(self) -> pyproj.Transformer:
@@ -184,7 +196,7 @@ class _LevelInMap:
         column, row = column - column % block, row - row % block
         columns, rows = -(-columns // block) * block + block, -(-rows // block) * block + block
         window = self._read_averaged(row, column, rows, columns, block)
-        if window is None:
+        if window is None or not window[:, :, 3].any():
             return None
         # Pixel centres: window pixel = (raster pixel + 0.5 − corner) / block − 0.5
         window_from_tile = raster_from_tile.copy()
@@ -218,6 +230,9 @@ class _LevelInMap:
             east_m + (tile_column - middle) * metres_per_pixel, north_m - (tile_row - middle) * metres_per_pixel
         )
         x, y = self._crs_from_geodetic.transform(geodetic[:, 1], geodetic[:, 0])
+        if self._turn_x is not None:  # of all the x that mean the same meridian, that of the raster's own side of 180°
+            x = _nearest_turn(x, x[4], self._turn_x)
+            x += _nearest_turn(x[4], self._middle_x, self._turn_x) - x[4]
         column, row = apply(self._pixel_from_crs, x, y)
         exact = np.stack([column - 0.5, row - 0.5], axis=-1)  # GDAL's corners → pixel centres
         points = np.stack([tile_column, tile_row, np.ones(9)], axis=-1)
@@ -285,7 +300,13 @@ def ground_resolution_m(raster: Raster, level: RasterLevel) -> float:
     steps = middle + np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     x, y = apply(level.crs_from_pixel, steps[:, 0], steps[:, 1])
     geodetic = _geodetic_from_crs(raster, np.stack([x, y], axis=-1))
-    frame = LocalFrame(Datum(float(geodetic[0, 0]), float(geodetic[0, 1])))
+    latitude, longitude = geodetic[0].tolist()
+    if not abs(latitude) <= 89:
+        raise InputError(
+            f"{raster.name}: its middle lies at latitude {latitude:.6g}°, the map frame reaches ±89°; check its "
+            "georeference and the order of its axes"
+        )
+    frame = LocalFrame(Datum(latitude, (longitude + 180) % 360 - 180))
     points = frame.map_from_geodetic(geodetic[:, 0], geodetic[:, 1])
     return math.sqrt(abs(np.linalg.det(points[1:] - points[0])))
 
@@ -326,7 +347,7 @@ def _span(low: float, high: float, side_m: float, stride_m: float) -> tuple[int,
     return math.floor((low - side_m / 2) / stride_m) + 1, math.ceil((high + side_m / 2) / stride_m)
 
 
-def _outline(parts: npt.NDArray[np.int64], crs_from_pixel: Affine) -> Float64:
+def _outline(parts: Int64, crs_from_pixel: Affine) -> Float64:
     """CRS coordinates of points around each part: (n, 4) → float64 (n, 4 · _EDGE_POINTS, 2)."""
     share = np.linspace(0.0, 1.0, _EDGE_POINTS)
     one, zero = np.ones_like(share), np.zeros_like(share)
@@ -340,10 +361,32 @@ def _outline(parts: npt.NDArray[np.int64], crs_from_pixel: Affine) -> Float64:
 def _geodetic_outline(raster: Raster) -> Float64:
     """WGS84 points around all the parts of a raster together: float64 (1, 4 · _EDGE_POINTS, 2), latitude first."""
     level = raster.levels[0]
-    parts = level.footprints()
+    return _geodetic_from_crs(raster, _outline(_bounding_box(level.footprints())[None], level.crs_from_pixel))
+
+
+def _bounding_box(parts: Int64) -> Int64:
+    """First row, first column, rows and columns of all parts together: int64 (4,)."""
     first = parts[:, :2].min(0)
-    box = np.concatenate([first, (parts[:, :2] + parts[:, 2:]).max(0) - first])[None]
-    return _geodetic_from_crs(raster, _outline(box, level.crs_from_pixel))
+    return np.concatenate([first, (parts[:, :2] + parts[:, 2:]).max(0) - first])
+
+
+def _turn_in_crs(raster: Raster) -> float | None:
+    """How far CRS x grows over 360° of longitude, where x depends on the longitude alone and in proportion (geographic
+    coordinates and Mercator); else None. There, x on the other side of 180° may be off by a whole turn."""
+    longitudes = np.arange(-180.0, 180.0)
+    transformer = _transformer(raster)
+    x, other_x = (np.asarray(transformer.transform(longitudes, np.full(360, lat))[0]) for lat in (0.0, 40.0))
+    if not (np.all(np.isfinite(x)) and np.array_equal(x, other_x)):
+        return None
+    steps = np.diff(x)
+    step = float(np.median(steps))
+    proportional = np.isclose(steps, step, rtol=1e-9, atol=0.0)
+    return 360 * step if np.count_nonzero(~proportional) <= 1 else None
+
+
+def _nearest_turn(x: Any, near: float, turn: float) -> Any:
+    """x moved by whole turns to within half a turn of `near`."""
+    return x + turn * np.rint((near - x) / turn)
 
 
 def _transformer(raster: Raster) -> pyproj.Transformer:
@@ -364,6 +407,6 @@ def _geodetic_from_crs(raster: Raster, points: Float64) -> Float64:
     if not np.all(np.isfinite(geodetic)):
         raise InputError(
             f"{raster.name}: its corners lie outside the domain of its CRS ({raster.crs.name}); the georeference is "
-            "damaged, set it anew"
+            "damaged, set it again"
         )
     return geodetic
