@@ -10,7 +10,9 @@ import pytest
 pytest.importorskip("rclpy")
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_drive import (
+    NODE,
     OPEN_GATES,
     make_region,
     odometry_message,
@@ -20,6 +22,7 @@ from ros_drive import (
     values,
 )
 from sensor_msgs.msg import CompressedImage, Imu
+from std_msgs.msg import Bool
 
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Query
@@ -197,7 +200,10 @@ def test_motion_that_cannot_be_used_is_refused(vehicle, region, topic, message, 
 
     status = vehicle.wait_for_status("inputs", is_refused, "refusal")
     assert status.level == b"\x01"
-    assert status.message.startswith(f"refused {reason}")
+    if isinstance(message, Imu):  # there never was another one
+        assert status.message == "every imu message is refused, no orientation: the panorama is not levelled"
+    else:
+        assert f"refused {reason}" in status.message
     vehicle.fix_for(vehicle.show(region.panorama(PLACES[0])))
 
 
@@ -206,7 +212,23 @@ def test_a_camera_that_stops_is_reported_and_may_come_back(vehicle, region):
     status = vehicle.wait_for_status("camera", lambda s: s.level == b"\x02", "missing images")
     assert "no image for" in status.message
     vehicle.fix_for(vehicle.show(region.panorama(PLACES[1])))
-    vehicle.wait_for_status("camera", lambda s: s.level == b"\x00", "images")
+    vehicle.wait_for_status("camera", lambda s: s.level < b"\x02" and "no image" not in s.message, "images")
+
+
+def test_black_images_are_counted_in_the_camera_s_status(vehicle, region):
+    for _ in range(3):
+        vehicle.rejection_of(vehicle.show(np.zeros((128, 256, 3), np.uint8)), "black_image")
+    status = vehicle.wait_for_status("camera", lambda s: "black" in s.message, "black images")
+    assert status.level == b"\x01"
+    assert float(values(status)["black_rate_hz"]) >= 3 / 5
+    assert float(values(status)["frozen_rate_hz"]) == 0.0
+
+
+def test_the_outcome_names_the_source_of_the_heading_and_the_prior(vehicle, region):
+    vehicle.fix_for(vehicle.show(region.panorama(PLACES[0])))
+    status = vehicle.wait_for_status("localization", lambda s: "last.heading_source" in values(s), "heading")
+    assert values(status)["last.heading_source"] == "constant"
+    assert values(status)["last.prior"] == "none"
 
 
 def test_only_the_newest_of_a_burst_is_localized(vehicle, region):
@@ -250,6 +272,23 @@ def test_a_trigger_without_a_camera_says_so(vehicle):
     assert "no image for" in answer.message
 
 
+def test_localized_says_whether_there_was_a_fix_and_reaches_late_listeners(vehicle, region):
+    def late_listener():
+        heard = []
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        subscription = vehicle.node.create_subscription(Bool, f"{NODE}/localized", heard.append, latched)
+        vehicle.wait_for(lambda: heard, "localized")
+        vehicle.node.destroy_subscription(subscription)
+        return heard[-1].data
+
+    vehicle.fix_for(vehicle.show(region.panorama(PLACES[0])))
+    assert late_listener()
+    assert vehicle.reset().success
+    assert not late_listener()
+    vehicle.fix_for(vehicle.show(region.panorama(PLACES[0])))
+    assert late_listener()
+
+
 def test_many_enable_cycles(vehicle, region):
     for cycle in range(20):
         assert vehicle.enable(cycle % 2 == 1).success
@@ -262,6 +301,8 @@ def test_reset_forgets_the_drive(vehicle, region):
     stamp = vehicle.show(region.panorama(PLACES[0]))
     vehicle.fix_for(stamp)
     assert vehicle.reset().success
+    status = vehicle.wait_for_status("localization", lambda s: s.message == "no image yet", "a forgotten drive")
+    assert not any(key.startswith(("last.", "track")) for key in values(status))
     vehicle.fix_for(vehicle.show(region.panorama(PLACES[1]), stamp - 500_000_000))
 
 

@@ -30,6 +30,7 @@ from ros_drive import (
 )
 from rosgraph_msgs.msg import Clock
 
+import unifygeo_ros.ros.node
 from unifygeo_ros.ros.node import LocalizerNode
 
 PLACE = (-20.0, 11.0)
@@ -169,8 +170,8 @@ def broken(*_args, **_keywords):
 @pytest.mark.parametrize(
     ("transition", "what", "state", "problem"),
     [
-        ("configure", "_load_in_thread", "unconfigured", "configure failed with RuntimeError: thrown by the test"),
-        ("activate", "_subscribe", "inactive", "activate failed with RuntimeError: thrown by the test"),
+        ("configure", "_load", "unconfigured", "configure failed with RuntimeError: thrown by the test"),
+        ("activate", "Inputs", "inactive", "activate failed with RuntimeError: thrown by the test"),
         ("deactivate", "_stop", "unconfigured", "deactivate failed with RuntimeError: thrown by the test"),
         ("cleanup", "_unload", "unconfigured", "cleanup failed with RuntimeError: thrown by the test"),
     ],
@@ -189,7 +190,7 @@ def test_an_exception_in_a_transition_is_reported_and_the_node_goes_on(
         thrown.append(True)
         broken()
 
-    monkeypatch.setattr(local_node, what, once)
+    monkeypatch.setattr(local_node if hasattr(local_node, what) else unifygeo_ros.ros.node, what, once)
     assert getattr(local_node, f"trigger_{transition}")() != TransitionCallbackReturn.SUCCESS
     assert thrown
     assert local_node._state_machine.current_state[1] == state  # rclpy has no other way without a service call

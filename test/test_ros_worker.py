@@ -15,9 +15,10 @@ from ros_drive import values
 from sensor_msgs.msg import Image
 
 from unifygeo_ros.core.errors import EngineError
-from unifygeo_ros.core.records import Fix, Hypothesis, Rejection, RejectionReason
+from unifygeo_ros.core.records import Fix, Heading, HeadingSource, Hypothesis, Rejection, RejectionReason
 from unifygeo_ros.ros.health import Health
 from unifygeo_ros.ros.inbox import Frame, Inbox
+from unifygeo_ros.ros.sources import SourceWatch, TimeRules
 from unifygeo_ros.ros.worker import Worker
 from unifygeo_ros.sessions.outcome import Outcome
 
@@ -37,18 +38,21 @@ GOOD = Fix(
 )
 
 
+OBSERVATION = types.SimpleNamespace(heading=Heading(0.0, 0.01, HeadingSource.IMU))
+
+
 class Outlet:
     def __init__(self):
         self.fixes = []
         self.threads = set()
         self.observations = []
 
-    def fix(self, fix):
+    def publish_fix(self, fix):
         self.fixes.append(fix)
         self.threads.add(threading.current_thread())
 
-    def aside(self, image, result, observation):
-        self.observations.append(observation)
+    def publish_visualization(self, image, outcome):
+        self.observations.append(outcome.observation)
 
 
 def frame(number):
@@ -72,15 +76,15 @@ def run():
             done.release()
             if isinstance(outcome, Exception):
                 raise outcome
-            return Outcome(outcome, image, observation="of this image" if isinstance(outcome, Fix) else None)
+            return Outcome(outcome, image, observation=OBSERVATION if isinstance(outcome, Fix) else None)
 
         session = types.SimpleNamespace(
             locate=locate, status=lambda: types.SimpleNamespace(resets=epoch[0], track=None)
         )
         log = types.SimpleNamespace(error=lambda text: None)
         health, outlet = Health(), Outlet()
-        loaded = types.SimpleNamespace(session=session)
-        worker = Worker(loaded, outlet, health, log, lambda: False)
+        watch = SourceWatch((), TimeRules(0.2, 0.5, 30.0), 0.0)
+        worker = Worker(session, outlet, health, watch, log, lambda: False)
         for number in range(1, len(outcomes) + 1):
             worker.inbox.put(frame(number))
             assert done.acquire(timeout=5.0)

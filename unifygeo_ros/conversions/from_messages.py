@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.transform import Rotation
 
+from unifygeo_ros.conversions.sensor_frames import SensorPose
 from unifygeo_ros.core.records import CameraImage
 from unifygeo_ros.images.encodings import decode_compressed_image, decode_raw_image
 from unifygeo_ros.motion.samples import (
@@ -26,6 +28,11 @@ from unifygeo_ros.motion.samples import (
 Float64 = npt.NDArray[np.float64]
 
 _X_Y_YAW = np.ix_((0, 1, 5), (0, 1, 5))  # of x, y, z, about x, about y, about z
+
+
+def frame_name(frame_id: str) -> str:
+    """A frame's name without the leading slash of ROS 1."""
+    return frame_id.lstrip("/")
 
 
 def stamp_ns(header: Any) -> int:
@@ -44,28 +51,61 @@ def camera_image(message: Any) -> CameraImage:
     return CameraImage(pixels, stamp_ns(message.header))
 
 
-def odometry_sample(message: Any, map_frame: str = MAP_FRAME) -> OdometrySample:
-    """nav_msgs/Odometry. A pose in the map frame is absolute; one in any other frame tells of motion only."""
+def odometry_sample(message: Any, map_frame: str = MAP_FRAME, child: SensorPose | None = None) -> OdometrySample:
+    """Convert nav_msgs/Odometry to the pose and velocity of base_link.
+
+    Args:
+        message: A pose in `map_frame` is absolute; one in any other frame is used for motion only.
+        map_frame: Name of the map frame.
+        child: Pose of the message's child_frame_id in base_link; None where it is base_link.
+    """
     pose, twist = message.pose.pose, message.twist.twist
-    yaw = _yaw(pose.orientation)
+    q, p = pose.orientation, pose.position
+    quaternion = (float(q.x), float(q.y), float(q.z), float(q.w))
+    x_m, y_m = float(p.x), float(p.y)
+    covariance = _x_y_yaw_covariance(message.pose.covariance)
+    velocity = np.array([twist.linear.x, twist.linear.y, twist.linear.z], np.float64)
+    turn_rate = np.array([twist.angular.x, twist.angular.y, twist.angular.z], np.float64)
+    norm = math.sqrt(sum(value * value for value in quaternion))
+    if child is not None and math.isfinite(norm) and norm > 1e-6:
+        # base_link is a lever arm away from the child frame, which also sweeps with the turn rate and the yaw's error.
+        arm_m = child.base_in_sensor_m()
+        east, north, _ = Rotation.from_quat(quaternion).apply(arm_m).tolist()
+        x_m, y_m = x_m + east, y_m + north
+        by_yaw = np.array([[1.0, 0.0, -north], [0.0, 1.0, east], [0.0, 0.0, 1.0]])
+        covariance = by_yaw @ covariance @ by_yaw.T
+        covariance = (covariance + covariance.T) / 2
+        velocity = child.rotation.apply(velocity + np.cross(turn_rate, arm_m))
+        turn_rate = child.rotation.apply(turn_rate)
+        quaternion = child.base_rotation(quaternion)
     return OdometrySample(
         stamp_ns=stamp_ns(message.header),
-        frame=MAP_FRAME if message.header.frame_id.lstrip("/") == map_frame else ODOM_FRAME,
-        x_m=float(pose.position.x),
-        y_m=float(pose.position.y),
-        yaw_rad=yaw,
-        forward_m_s=float(twist.linear.x),
-        left_m_s=float(twist.linear.y),
-        yaw_rate_rad_s=float(twist.angular.z),
-        covariance=_x_y_yaw_covariance(message.pose.covariance),
+        frame=MAP_FRAME if frame_name(message.header.frame_id) == map_frame else ODOM_FRAME,
+        x_m=x_m,
+        y_m=y_m,
+        yaw_rad=roll_pitch_yaw(*quaternion)[2],
+        forward_m_s=float(velocity[0]),
+        left_m_s=float(velocity[1]),
+        yaw_rate_rad_s=float(turn_rate[2]),
+        covariance=covariance,
     )
 
 
-def imu_sample(message: Any) -> ImuSample:
-    """sensor_msgs/Imu whose axes are base_link's. Angles are NaN where the IMU gives no orientation."""
+def imu_sample(message: Any, sensor: SensorPose | None = None) -> ImuSample:
+    """Convert the orientation of sensor_msgs/Imu to that of base_link.
+
+    The message's orientation is that of its frame_id in an east-north-up frame (REP-145).
+
+    Args:
+        message: Angles become NaN where the IMU gives no orientation.
+        sensor: Pose of the message's frame_id in base_link; None where the IMU's axes are base_link's.
+    """
     q = message.orientation
+    quaternion = (float(q.x), float(q.y), float(q.z), float(q.w))
+    if sensor is not None:
+        quaternion = sensor.base_rotation(quaternion)
     no_orientation = message.orientation_covariance[0] == -1  # as sensor_msgs/Imu defines
-    roll, pitch, yaw = (math.nan,) * 3 if no_orientation else roll_pitch_yaw(q.x, q.y, q.z, q.w)
+    roll, pitch, yaw = (math.nan,) * 3 if no_orientation else roll_pitch_yaw(*quaternion)
     return ImuSample(
         stamp_ns=stamp_ns(message.header),
         roll_rad=roll,

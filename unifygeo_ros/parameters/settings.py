@@ -50,6 +50,12 @@ class NodeConfig:
     tf_timeout_s: float = setting(
         5.0, "how long to wait for the camera's transform", minimum=0.1, maximum=600.0, advanced=True
     )
+    input_frames: str = setting(
+        "tf",
+        "tf: IMU and odometry in another frame than base_frame are turned by TF's transform, looked up once; base: "
+        "their frame names are ignored and their axes taken for base_frame's",
+        choices=("tf", "base"),
+    )
     image_transport: str = setting(
         "raw", "raw: sensor_msgs/Image on image; compressed: CompressedImage on image/compressed",
         choices=("raw", "compressed"),
@@ -77,6 +83,14 @@ class NodeConfig:
         maximum=3600.0,
         live=True,
         advanced=True,
+    )
+    filter_history_s: float = setting(
+        2.0,
+        "how far back the filter that takes the fixes can go (history_length of robot_localization); fixes that arrive "
+        "later are a warning",
+        minimum=0.0,
+        maximum=3600.0,
+        live=True,
     )
     heatmap_period_s: float = setting(
         1.0,

@@ -13,52 +13,38 @@ single-threaded one 7%.
 from __future__ import annotations
 
 import functools
-import threading
 import time
 import traceback
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Callable
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
-from nav_msgs.msg import OccupancyGrid, Odometry
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpHandle, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image, Imu, NavSatFix
+from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger
 
-from unifygeo_ros.conversions.from_messages import imu_sample, initial_pose, odometry_sample, stamp_ns
+from unifygeo_ros.conversions.from_messages import stamp_ns
 from unifygeo_ros.core.errors import ConfigurationError, UnifyGeoError
-from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection
+from unifygeo_ros.core.time import NS_PER_S, ns_from_s
 from unifygeo_ros.ros.camera_mount import mount_from_tf
-from unifygeo_ros.ros.debug_image import draw_debug_image
 from unifygeo_ros.ros.health import Health
 from unifygeo_ros.ros.inbox import Frame
+from unifygeo_ros.ros.inputs import Inputs
 from unifygeo_ros.ros.loading import Loaded, load
+from unifygeo_ros.ros.outputs import Outputs
 from unifygeo_ros.ros.parameters import changed_settings, declare_parameters, read_settings, refused
-from unifygeo_ros.ros.to_messages import (
-    heatmap_message,
-    hypotheses_message,
-    jpeg_message,
-    navsat_message,
-    pose_message,
-)
 from unifygeo_ros.ros.worker import Worker
 
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
-
 NODE_NAME = "unifygeo_localizer"
-IMAGE_QUEUE = 5  # the inbox keeps one; the rest is for the executor to take and count
-MOTION_QUEUE = 200  # a second of a fast IMU, should the executor be late
 STOP_TIMEOUT_S = 5.0
-"""How long the end of an image, or of a step of loading, is waited for when the process is told to stop."""
+"""How long the node waits for the end of an image, or of a step of loading, when it has to stop."""
+
+SIGNAL_PERIOD_S = 0.05
+"""How often a transition that waits for the loader looks whether the process was told to stop."""
 
 
 class _Stopped(Exception):
@@ -99,28 +85,25 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._health = Health()
         self._loaded: Loaded | None = None
+        self._outputs: Outputs | None = None
+        self._inputs: Inputs | None = None
         self._worker: Worker | None = None
         self._jump_handle: JumpHandle | None = None
-        self._inputs: list[Subscription] = []
         self._enabled = False
         self._triggered = False
-        self._next_heatmap_s = self._next_debug_image_s = 0.0
         self._failure: str | None = None  # why the last transition failed, for on_error
-        self.stuck = False  # whether a thread of this node's was given up while a library call held it
+        self.stuck = False
+        """Whether a thread of this node was given up because a library call did not return."""
 
-        self._fix_publisher = self.create_lifecycle_publisher(PoseWithCovarianceStamped, "~/fix", 10)
-        self._navsat_publisher = self.create_lifecycle_publisher(NavSatFix, "~/navsat", 10)
-        self._hypotheses_publisher = self.create_lifecycle_publisher(PoseArray, "~/hypotheses", 10)
-        self._heatmap_publisher = self.create_lifecycle_publisher(OccupancyGrid, "~/heatmap", 1)
-        self._debug_publisher = self.create_lifecycle_publisher(CompressedImage, "~/debug_image/compressed", 1)
+        # Diagnostics and services exist in every state: they say why a configuration failed.
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(Trigger, "~/trigger", self._on_trigger)
         self.create_service(Trigger, "~/reset", self._on_reset)
-        # On a steady clock: diagnostics go on while a simulated clock stands still.
+        # A steady clock: diagnostics go on while a simulated clock stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         period_s = self._settings.node.diagnostics_period_s
-        self.create_timer(period_s, self._publish_diagnostics, clock=steady)
+        self._diagnostics_timer = self.create_timer(period_s, self._publish_diagnostics, clock=steady)
         self._guard_transitions()
 
     # -- lifecycle --------------------------------------------------------------------------------------------------
@@ -130,7 +113,8 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         """Load and check everything; on FAILURE the reason is in the log and the diagnostics."""
         try:
             self._settings = read_settings(self)
-            self._loaded = self._load_in_thread()
+            self._diagnostics_timer.timer_period_ns = ns_from_s(self._settings.node.diagnostics_period_s)
+            self._loaded = self._load()
         except UnifyGeoError as error:
             self.get_logger().error(f"Configuration failed: {error}")
             self._health.state("unconfigured", f"configuration failed: {error}", model={})
@@ -140,8 +124,10 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             return TransitionCallbackReturn.FAILURE
         for key, value in self._loaded.identity.items():
             self.get_logger().info(f"{key}: {value}")
+        index = self._loaded.index
+        self._outputs = Outputs(self, self._settings.node, index, index.manifest.datum.height_m)
         self._health.state("inactive", model=self._loaded.identity)
-        jump_ns = round(self._settings.session.time_jump_s * 1e9)
+        jump_ns = ns_from_s(self._settings.session.time_jump_s)
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-jump_ns), on_clock_change=True)
         # The session forgets the drive by itself when images jump back; the clock may say so before any image does.
         self._jump_handle = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
@@ -151,10 +137,19 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen and localize."""
         assert self._loaded is not None
+        assert self._outputs is not None
         result = super().on_activate(state)
         self._enabled, self._triggered = self._settings.node.enabled, False
-        self._worker = Worker(self._loaded, self, self._health, self.get_logger(), self._shutting_down)
-        self._subscribe()
+        self._outputs.set_localized(False)
+        self._inputs = Inputs(self, self._settings, self._loaded.session, self._health, self._on_image)
+        self._worker = Worker(
+            self._loaded.session,
+            self._outputs,
+            self._health,
+            self._inputs.watch,
+            self.get_logger(),
+            self._shutting_down,
+        )
         self._health.state("active")
         return result
 
@@ -166,7 +161,10 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self.get_logger().error(f"Deactivation failed: {self._failure}")
             return TransitionCallbackReturn.ERROR
         assert self._loaded is not None
+        assert self._outputs is not None
         self._loaded.session.reset()
+        self._outputs.set_localized(False)
+        self._health.drive_forgotten()
         self._health.state("inactive")
         return super().on_deactivate(state)
 
@@ -200,7 +198,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self._health.state("unconfigured", problem, model={})
         elif transition == "activate":
             self._stop()
-            super().on_deactivate(None)  # silences the publishers
+            super().on_deactivate(LifecycleState(0, ""))  # silences the publishers
             self._health.state("inactive", problem)
         else:
             self._health.state("unconfigured" if transition != "error" else "finalized", problem, model={})
@@ -217,10 +215,8 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         """Free everything, whatever the state."""
         self._unload()
 
-    def _load_in_thread(self) -> Loaded:
-        """Load while this thread stays free to see a signal. Raises UnifyGeoError, _Stopped."""
-        loaded: list[Loaded] = []
-        errors: list[BaseException] = []
+    def _load(self) -> Loaded:
+        """Load in another thread while this one stays free to see a signal. Raises UnifyGeoError, _Stopped."""
         steps = ["camera mount"]
 
         def step(name: str) -> None:
@@ -228,46 +224,46 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             if self._shutting_down():
                 raise _Stopped
 
-        def work() -> None:
-            try:
-                mount = self._settings.camera
-                if self._settings.node.camera_frame:
-                    mount = mount_from_tf(mount, self._settings.node, self._shutting_down)
-                    self.get_logger().info(f"Camera mount from TF: {mount}")
-                else:
-                    self.get_logger().info(f"Camera mount from the parameters: {mount}")
-                loaded.append(load(self._settings, mount, step))
-            except BaseException as error:
-                errors.append(error)
+        def work() -> Loaded:
+            mount, origin = self._settings.camera, "the parameters"
+            if self._settings.node.camera_frame:
+                mount, origin = mount_from_tf(mount, self._settings.node, self._shutting_down), "TF"
+            self.get_logger().info(f"Camera mount from {origin}: {mount}")
+            return load(self._settings, mount, step)
 
-        thread = threading.Thread(target=work, name="loader", daemon=True)
-        thread.start()
+        loader = ThreadPoolExecutor(1, "loader")
+        future = loader.submit(work)
+        loader.shutdown(wait=False)
         next_report_s = 0.0
-        while thread.is_alive() and not self._shutting_down():
-            thread.join(0.05)
+        while not future.done() and not self._shutting_down():
+            wait([future], SIGNAL_PERIOD_S)
             if time.monotonic() >= next_report_s:
                 self._health.state(f"configuring: {steps[-1]}")
                 self._publish_diagnostics()
                 next_report_s = time.monotonic() + self._settings.node.diagnostics_period_s
         if self._shutting_down():
-            thread.join(STOP_TIMEOUT_S)
-            self.stuck = thread.is_alive()
-            for late in loaded:
-                late.close()
+            self._give_up(future)
             raise _Stopped
-        if errors:
-            error = errors[0]
-            if isinstance(error, (UnifyGeoError, _Stopped)):
-                raise error
+        try:
+            return future.result()
+        except (UnifyGeoError, _Stopped):
+            raise
+        except Exception as error:
             self.get_logger().error("".join(traceback.format_exception(error)))
             raise ConfigurationError(f"loading failed with {type(error).__name__}: {error}") from error
-        return loaded[0]
+
+    def _give_up(self, future: Future[Loaded]) -> None:
+        """Wait a moment for the loader, and free what it loaded all the same."""
+        done, _ = wait([future], STOP_TIMEOUT_S)
+        self.stuck = not done
+        if done and future.exception() is None:
+            future.result().close()
 
     def _stop(self) -> bool:
-        """End subscriptions and worker. Returns whether the worker ended; if not, its engines must be left alone."""
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._inputs.clear()
+        """End inputs and worker. Returns whether the worker ended; if not, its engines must be left alone."""
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
         self._enabled = self._triggered = False
         if self._worker is not None:
             ended = self._worker.stop(STOP_TIMEOUT_S)
@@ -284,6 +280,9 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self._jump_handle.unregister()
             self._jump_handle = None
         self._stop()
+        if self._outputs is not None:
+            self._outputs.close()
+            self._outputs = None
         if self._loaded is not None:
             self._loaded.close()
         self._loaded = None
@@ -292,9 +291,14 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         return not self.context.ok()
 
     def _guard_transitions(self) -> None:
-        """Answer an impossible transition with success = false. rclpy raises an RCLError for it out of the executor,
-        which would end the node (Humble to Jazzy)."""
-        service = self._service_change_state
+        """Answer an impossible transition with success = false: rclpy raises an RCLError for it out of the executor,
+        which would end the node (Humble to Jazzy; rclpy 7.1.6 seen, ros2/rclpy has no public hook for it)."""
+        service = getattr(self, "_service_change_state", None)
+        if service is None:
+            self.get_logger().warning(
+                "This rclpy has no _service_change_state: an impossible transition may end the node"
+            )
+            return
         change_state = service.callback
 
         def guarded(request: Any, response: Any) -> Any:
@@ -307,43 +311,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
 
         service.callback = guarded
 
-    # -- inputs -----------------------------------------------------------------------------------------------------
-
-    def _subscribe(self) -> None:
-        node = self._settings.node
-        compressed = node.image_transport == "compressed"
-        kind, topic = (CompressedImage, "image/compressed") if compressed else (Image, "image")
-        self._listen(kind, topic, self._on_image, IMAGE_QUEUE)
-        self._listen(Odometry, "odometry", self._on_odometry, MOTION_QUEUE)
-        self._listen(Imu, "imu", self._on_imu, MOTION_QUEUE)
-        self._listen(PoseWithCovarianceStamped, "initial_pose", self._on_initial_pose, 1)
-
-    def _listen(self, kind: type, topic: str, callback: Callable[[Any], None], depth: int) -> None:
-        reliable = self._settings.node.reliability == "reliable"
-        qos = QoSProfile(
-            depth=depth, reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-        )
-        resolved = self.resolve_topic_name(topic)
-
-        def incompatible(event: Any) -> None:
-            policy = qos_policy_name_from_kind(event.last_policy_kind)
-            self._health.incompatible_qos(resolved, policy)
-            self.get_logger().warning(
-                f"A publisher on {resolved} offers an incompatible {policy}, nothing will arrive from it; "
-                "set the parameter reliability"
-            )
-
-        def lost(event: Any) -> None:
-            if topic.startswith("image"):
-                self._health.images_lost(event.total_count_change)
-
-        try:
-            events = SubscriptionEventCallbacks(incompatible_qos=incompatible, message_lost=lost)
-            subscription = self.create_subscription(kind, topic, callback, qos, event_callbacks=events)
-        except UnsupportedEventTypeError:
-            self.get_logger().info(f"This middleware does not report incompatible or lost messages on {resolved}")
-            subscription = self.create_subscription(kind, topic, callback, qos)
-        self._inputs.append(subscription)
+    # -- events ------------------------------------------------------------------------------------------------------
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         arrived_s = time.monotonic()
@@ -352,35 +320,12 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         if not wanted or self._worker is None:
             return
         self._triggered = False
-        transport_s = (self.get_clock().now().nanoseconds - stamp_ns(message.header)) / 1e9
+        transport_s = (self.get_clock().now().nanoseconds - stamp_ns(message.header)) / NS_PER_S
         if self._worker.inbox.put(Frame(message, arrived_s, transport_s, self._settings.node.future_stamp_s)):
             self._health.image_dropped()
 
-    def _on_odometry(self, message: Odometry) -> None:
-        if self._loaded is not None:
-            sample = odometry_sample(message, self._settings.node.map_frame)
-            self._note("odometry", self._loaded.session.add_odometry(sample))
-
-    def _on_imu(self, message: Imu) -> None:
-        if self._loaded is not None:
-            self._note("imu", self._loaded.session.add_imu(imu_sample(message)))
-
-    def _on_initial_pose(self, message: PoseWithCovarianceStamped) -> None:
-        if self._loaded is None:
-            return
-        frame, expected = message.header.frame_id.lstrip("/"), self._settings.node.map_frame
-        if frame != expected:
-            self._note("initial pose", f"in frame {frame!r}, must be {expected!r}")
-            return
-        self._note("initial pose", self._loaded.session.set_initial_pose(initial_pose(message)))
-
-    def _note(self, source: str, refusal: str | None) -> None:
-        if refusal is not None:
-            self._health.input_refused(f"{source}: {refusal}")
-            self.get_logger().warning(f"Refused {source}: {refusal}", throttle_duration_sec=5.0)
-
     def _on_clock_jump(self, jump: TimeJump) -> None:
-        self.get_logger().warning("The clock was set back or changed its source; the localizer starts anew")
+        self.get_logger().warning("The clock was set back or changed its source; the drive is forgotten")
         self._health.clock_jumped()
         self._forget()
 
@@ -389,6 +334,9 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self._worker.inbox.clear()
         if self._loaded is not None:
             self._loaded.session.reset()
+        if self._outputs is not None:
+            self._outputs.set_localized(False)
+        self._health.drive_forgotten()
 
     # -- services and parameters --------------------------------------------------------------------------------------
 
@@ -403,8 +351,8 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         return response
 
     def _on_trigger(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Localize the next image, be the node enabled or not. The answer does not wait for it: its fix goes to ~/fix,
-        its rejection to the diagnostics."""
+        """Localize the next image even while disabled. Returns at once; the fix goes to ~/fix, a rejection to the
+        diagnostics."""
         silence_s, timeout_s = self._health.seconds_since_image, self._settings.node.image_timeout_s
         if self._worker is None or silence_s is None:
             response.success, response.message = False, "the node is not active; activate it first"
@@ -431,42 +379,20 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         if self._loaded is not None:
             self._loaded.localizer.reconfigure(settings.localizer)
             self._loaded.session.reconfigure(settings.session)
+        if self._outputs is not None:
+            self._outputs.reconfigure(settings.node)
         return SetParametersResult(successful=True)
-
-    # -- outputs: the worker's outlet ---------------------------------------------------------------------------------
-
-    def fix(self, fix: Fix) -> None:
-        """Publish a fix. Called by the worker."""
-        assert self._loaded is not None
-        node = self._settings.node
-        self._fix_publisher.publish(pose_message(fix, node.map_frame))
-        datum = self._loaded.index.manifest.datum
-        self._navsat_publisher.publish(navsat_message(fix, node.base_frame, datum.height_m))
-
-    def aside(self, image: CameraImage, result: Fix | Rejection, observation: Observation | None) -> None:
-        """Publish what is beside the fix. Called by the worker."""
-        assert self._loaded is not None
-        node = self._settings.node
-        yaw_rad = result.yaw_rad if isinstance(result, Fix) else observation.heading.yaw_rad if observation else 0.0
-        if result.hypotheses:
-            self._hypotheses_publisher.publish(
-                hypotheses_message(result.hypotheses, result.stamp_ns, yaw_rad, node.map_frame)
-            )
-        now_s = time.monotonic()
-        if observation and node.heatmap_period_s > 0 and now_s >= self._next_heatmap_s:
-            self._next_heatmap_s = now_s + node.heatmap_period_s
-            grid = heatmap_message(observation.distributions[0], result.stamp_ns, node.map_frame)
-            self._heatmap_publisher.publish(grid)
-        wanted = node.debug_image_period_s > 0 and now_s >= self._next_debug_image_s
-        if wanted and self._debug_publisher.get_subscription_count():
-            self._next_debug_image_s = now_s + node.debug_image_period_s
-            pixels = draw_debug_image(image, result, observation, self._loaded.index)
-            self._debug_publisher.publish(jpeg_message(pixels, result.stamp_ns, node.base_frame))
 
     def report(self) -> list[DiagnosticStatus]:
         """The diagnostics since the last report."""
+        config = self._settings.node
         return self._health.report(
-            self.get_name(), enabled=self._enabled, image_timeout_s=self._settings.node.image_timeout_s
+            self.get_fully_qualified_name().lstrip("/"),
+            enabled=self._enabled,
+            image_timeout_s=config.image_timeout_s,
+            filter_history_s=config.filter_history_s,
+            sources=self._inputs.reports() if self._inputs is not None else (),
+            frames=self._inputs.frames() if self._inputs is not None else {},
         )
 
     def _publish_diagnostics(self) -> None:

@@ -5,36 +5,44 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from typing import Any, Callable, Mapping, Protocol
+from typing import Any, Callable, Mapping
 
 from unifygeo_ros.conversions.from_messages import camera_image, stamp_ns
 from unifygeo_ros.core.errors import InputError, UnifyGeoError
-from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection, RejectionReason
+from unifygeo_ros.core.records import CameraImage, Fix, Rejection, RejectionReason
 from unifygeo_ros.ros.health import Health
 from unifygeo_ros.ros.inbox import Frame, Inbox
-from unifygeo_ros.ros.loading import Loaded
+from unifygeo_ros.ros.outputs import Outlet
+from unifygeo_ros.ros.sources import SourceWatch
 from unifygeo_ros.ros.to_messages import PublicationError, check_fix
-
-
-class Outlet(Protocol):
-    """Where results go; called by the worker's thread."""
-
-    def fix(self, fix: Fix) -> None:
-        """A fix that passed the guard."""
-
-    def aside(self, image: CameraImage, result: Fix | Rejection, observation: Observation | None) -> None:
-        """What is published beside the fix: hypotheses, heatmap, debug image."""
+from unifygeo_ros.sessions.session import LocalizationSession
 
 
 class Worker:
     """Takes the newest frame, localizes it and hands the result over, until it is stopped. No error ends it."""
 
     def __init__(
-        self, loaded: Loaded, outlet: Outlet, health: Health, log: Any, shutting_down: Callable[[], bool]
+        self,
+        session: LocalizationSession,
+        outlet: Outlet,
+        health: Health,
+        watch: SourceWatch,
+        log: Any,
+        shutting_down: Callable[[], bool],
     ) -> None:
-        """log: an rclpy logger. shutting_down: whether errors are the middleware going away."""
+        """Start the thread.
+
+        Args:
+            session: What localizes.
+            outlet: Where results go.
+            health: Counts every image.
+            watch: Judges the age of the other sources when an image is localized.
+            log: An rclpy logger.
+            shutting_down: Whether errors are the middleware going away.
+        """
         self.inbox = Inbox()
-        self._session = loaded.session
+        self._session = session
+        self._watch = watch
         self._outlet = outlet
         self._health = health
         self._log = log
@@ -61,35 +69,36 @@ class Worker:
                 self._log.error(str(error) if isinstance(error, UnifyGeoError) else traceback.format_exc())
 
     def _process(self, frame: Frame) -> None:
-        taken_s = time.monotonic()
+        taken_s, drive = time.monotonic(), self._health.drive
         image = self._refuse_future(frame) or self._decode(frame.message)
         decoded_s = time.monotonic()
         cpu_s = time.thread_time()
         if isinstance(image, Rejection):
-            self._health.localized(image, {})
+            self._health.rejected(image)
             return
+        self._watch.image(image.stamp_ns)
         outcome = self._session.locate(image)
         result = outcome.result
         located_s = time.monotonic()
-        self._health.tracked(outcome.track)
         if isinstance(result, Fix) and not self._publish(result):
             return
         published_s = time.monotonic()
-        self._outlet.aside(image, result, outcome.observation)
+        self._outlet.publish_visualization(image, outcome)
         end_s = time.monotonic()
         own_cpu_s = time.thread_time() - cpu_s - outcome.localizer_cpu_ms / 1e3
         self._health.localized(
-            result,
+            outcome,
             _prefixed("localizer.", outcome.timings_ms)
             | {
                 "transport": frame.transport_s * 1e3,
                 "queue": (taken_s - frame.arrived_s) * 1e3,
                 "decode": (decoded_s - taken_s) * 1e3,
                 "publish": (published_s - located_s) * 1e3,
-                "aside": (end_s - published_s) * 1e3,
+                "visualization": (end_s - published_s) * 1e3,
                 "own_cpu": own_cpu_s * 1e3,
                 "arrival_to_fix": (published_s - frame.arrived_s) * 1e3,
             },
+            drive,
         )
 
     def _refuse_future(self, frame: Frame) -> Rejection | None:
@@ -119,7 +128,7 @@ class Worker:
             self._log.error(f"A fix was not published: {error}")
             return False
         self._last_fix = (epoch, fix.stamp_ns)
-        self._outlet.fix(fix)
+        self._outlet.publish_fix(fix)
         return True
 
 

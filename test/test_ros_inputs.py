@@ -1,0 +1,90 @@
+"""Sources of motion over real DDS: silent, late, in the wrong frame; and what the diagnostics say of each."""
+
+import math
+import time
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from ros_drive import make_region, odometry_message, running, values
+from sensor_msgs.msg import Imu
+
+PLACE = (-20.0, 11.0)
+
+
+@pytest.fixture(scope="module")
+def region(tmp_path_factory):
+    return make_region(tmp_path_factory.mktemp("region"))
+
+
+def imu_message(yaw_rad, roll_rad=0.0):
+    """Rz(yaw) · Rx(roll)."""
+    cz, sz, cx, sx = math.cos(yaw_rad / 2), math.sin(yaw_rad / 2), math.cos(roll_rad / 2), math.sin(roll_rad / 2)
+    message = Imu()
+    message.orientation.w, message.orientation.x = cz * cx, cz * sx
+    message.orientation.y, message.orientation.z = sz * sx, sz * cx
+    return message
+
+
+def drive_until(vehicle, region, condition, *, imu=None, odometry=None, imu_frame="base_link", delay_s=0.0):
+    """Show images with motion until the inputs' diagnostic fulfils a condition, and return it."""
+    deadline = time.monotonic() + 20.0
+    while time.monotonic() < deadline:
+        stamp = vehicle.next_stamp()
+        for topic, message, frame in (("/imu", imu, imu_frame), ("/odometry", odometry, "odom")):
+            if message is not None:
+                vehicle.publish(topic, message, stamp - round(delay_s * 1e9), frame)
+        vehicle.show(region.panorama(PLACE), stamp)
+        vehicle.spin(0.15)
+        status = vehicle.status("inputs")
+        if status is not None and condition(status):
+            return status
+    raise AssertionError(f"not reached; last: {vehicle.status('inputs')}")
+
+
+def test_sources_that_never_speak_are_reported_soon_after_activation(region, tmp_path):
+    parameters = {"session.heading_source": "imu", "session.mode": "sequence"}
+    with running(region, tmp_path, parameters) as vehicle:
+        vehicle.wait_for_status("node", lambda s: s.message == "active", "active node")
+        active_s = time.monotonic()
+        status = vehicle.wait_for_status("inputs", lambda s: s.level == b"\x01", "silent sources")
+        assert time.monotonic() - active_s < 2.0
+        assert status.message == (
+            "no imu since activation on /imu (nobody publishes it): the heading is searched; no odometry since "
+            "activation on /odometry (nobody publishes it): motion is guessed from tracker.speed_m_s"
+        )
+        vehicle.show(region.panorama(PLACE))
+        outcome = vehicle.wait_for_status("localization", lambda s: "last.heading_source" in values(s), "outcome")
+        assert values(outcome)["last.heading_source"] == "search"
+
+
+def test_a_late_odometry_is_reported_and_one_in_time_is_not(region, tmp_path):
+    with running(region, tmp_path, {"session.mode": "sequence"}) as vehicle:
+        message = odometry_message(0.0, 0.0, 0.0)
+        status = drive_until(vehicle, region, lambda s: "older" in s.message, odometry=message, delay_s=0.51)
+        assert "newest odometry is 0.51 s older than the image, extrapolation_s is 0.2" in status.message
+        status = drive_until(vehicle, region, lambda s: s.level == b"\x00", odometry=message, delay_s=-1.0)
+        assert values(status)["odometry.verdict"] == "ok"
+        assert float(values(status)["odometry.rate_hz"]) > 0
+
+
+def test_an_imu_in_a_frame_that_nobody_knows_is_refused_and_taken_if_the_user_says_so(region, tmp_path):
+    """Here without TF, or with one that does not hold the frame: the same refusal either way."""
+    parameters = {"session.heading_source": "imu"}
+    with running(region, tmp_path, parameters) as vehicle:
+        status = drive_until(
+            vehicle, region, lambda s: "imu_link" in s.message, imu=imu_message(1.0), imu_frame="imu_link"
+        )
+        assert status.message.startswith("every imu message is refused, frame 'imu_link'")
+        assert "set input_frames to base" in status.message
+        assert "frame.imu_link" in values(status)
+    with running(region, tmp_path, {**parameters, "input_frames": "base"}) as vehicle:
+        drive_until(vehicle, region, lambda s: s.level == b"\x00", imu=imu_message(math.pi / 2), imu_frame="imu_link")
+        vehicle.clear()
+        stamp = vehicle.next_stamp()
+        vehicle.publish("/imu", imu_message(math.pi / 2), stamp, "imu_link")
+        vehicle.spin(0.2)
+        vehicle.show(region.panorama(PLACE), stamp)
+        orientation = vehicle.fix_for(stamp).pose.pose.orientation
+        assert 2 * math.atan2(orientation.z, orientation.w) == pytest.approx(math.pi / 2)
