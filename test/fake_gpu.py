@@ -4,8 +4,8 @@ The real CUDA and TensorRT cannot run there. What these stand-ins test is the en
 where and when, which buffers live how long, batches cut into pieces, when a graph is captured and replayed. They keep
 the rules that matter for that: work on a stream is done at `cuStreamSynchronize` and no sooner, a capture records and
 does not run, allocating or waiting during a capture is an error, a profile takes only its own batch sizes, and memory
-that has been freed or was never allocated cannot be used. That the names and signatures exist in the real libraries is
-tested in test_engines_tensorrt.py, and results on a real GPU in test_engines_gpu.py.
+that has been freed or was never allocated cannot be used. Every call must fit the signature that the real libraries
+state (`gpu_signatures`), in TensorRT 10.3 and 11. Results on a real GPU are tested in test_engines_gpu.py.
 """
 
 from __future__ import annotations
@@ -19,6 +19,14 @@ from typing import Any, Callable
 import numpy as np
 import onnx
 import onnxruntime
+from gpu_signatures import checked, hold_to, table
+
+TABLE = table()
+LIBRARIES = {
+    name: [entry for key, entry in TABLE.items() if key.split()[0] == name]
+    for name in ("tensorrt", "tensorrt_rtx", "cuda.bindings")
+}
+"""The signatures of every version in the table, by library."""
 
 
 class CUresult(enum.IntEnum):
@@ -38,7 +46,8 @@ class FakeDriver:
     CUresult = CUresult
     CUdevice_attribute = enum.Enum(
         "CUdevice_attribute",
-        "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR",
+        "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR "
+        "CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT",
     )
     CUstream_flags = enum.Enum("CUstream_flags", {"CU_STREAM_NON_BLOCKING": 1})
     CUstreamCaptureMode = enum.Enum("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
@@ -52,7 +61,32 @@ class FakeDriver:
         self.graphs = 0  # instantiated and not destroyed
         self.launches = 0
         self.contexts = 0
+        self.activations: list[int] = []  # batch sizes that execution contexts have taken memory for
         self.copied = {"HtoD": 0, "DtoH": 0, "DtoD": 0}  # bytes
+        self.version = 12060
+        self.multiprocessors = 16
+        self.failing: dict[str, int] = {}  # function → how many of its next calls fail
+        self.refused: set[str] = set()  # methods of TensorRT that answer False or None
+        for name in dir(FakeDriver):
+            if name.startswith("cu") and name[2].isupper():
+                libraries = [entry[name] for entry in LIBRARIES["cuda.bindings"]]
+                setattr(self, name, checked(self._failing(name), name, libraries))
+
+    def _failing(self, name: str) -> Callable[..., Any]:
+        call = getattr(self, name)
+
+        def failing(*arguments: Any) -> Any:
+            if self.failing.get(name, 0) > 0:
+                self.failing[name] -= 1
+                if name == "cuStreamEndCapture":
+                    self.captured = None  # a void capture ends all the same
+                return CUresult.CUDA_ERROR_INVALID_VALUE, None
+            return call(*arguments)
+
+        return failing
+
+    def cuDriverGetVersion(self) -> tuple[CUresult, int]:
+        return OK, self.version
 
     def cuDeviceGetCount(self) -> tuple[CUresult, int]:
         return OK, 1
@@ -64,7 +98,8 @@ class FakeDriver:
         return OK, b"Pretend GPU\0\0\0"
 
     def cuDeviceGetAttribute(self, attribute: enum.Enum, device: int) -> tuple[CUresult, int]:
-        return OK, 8 if attribute.name.endswith("MAJOR") else 9
+        values = {"MAJOR": 8, "MINOR": 9, "COUNT": self.multiprocessors}
+        return OK, values[attribute.name.rpartition("_")[2]]
 
     def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[CUresult, str]:
         self.contexts += 1
@@ -179,12 +214,22 @@ def fake_tensorrt(driver: FakeDriver, *, rtx: bool = False) -> types.SimpleNames
 
         def __init__(self) -> None: ...
 
+    Strategy = enum.Enum("ExecutionContextAllocationStrategy", "STATIC ON_PROFILE_CHANGE USER_MANAGED")
+
     class Context:
-        def __init__(self, engine: Engine) -> None:
+        """Takes memory for activations as the real one does: with STATIC at once, for the largest batch of all
+        profiles; with ON_PROFILE_CHANGE for that of its profile."""
+
+        def __init__(self, engine: Engine, strategy: enum.Enum) -> None:
             self.engine, self.addresses, self.profile, self.batch, self.flushed = engine, {}, None, None, None
+            self.strategy = strategy
+            if strategy is Strategy.STATIC:
+                driver.activations.append(32)
 
         def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
             self.profile = profile
+            if self.strategy is Strategy.ON_PROFILE_CHANGE:
+                driver.activations.append((1, 32)[profile])
             return profile < 2
 
         def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -194,7 +239,7 @@ def fake_tensorrt(driver: FakeDriver, *, rtx: bool = False) -> types.SimpleNames
 
         def set_tensor_address(self, name: str, address: int) -> bool:
             self.addresses[name] = address
-            return True
+            return "set_tensor_address" not in driver.refused
 
         def execute_async_v3(self, stream: int) -> bool:
             batch, engine = self.batch, self.engine
@@ -239,12 +284,12 @@ def fake_tensorrt(driver: FakeDriver, *, rtx: bool = False) -> types.SimpleNames
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
             return self.shapes[name]
 
-        def create_execution_context(self, config: Any = None) -> Context:
-            assert (config is not None) == rtx
-            if rtx:
-                assert config.cuda_graph_strategy in ("whole", "off")
-                config.cache.content = b"kernels"
-            return Context(self)
+        def create_execution_context(self, how: Any = Strategy.STATIC) -> Context:
+            if not rtx:
+                return Context(self, how)
+            assert how.cuda_graph_strategy in ("whole", "off")
+            how.cache.content = b"kernels"
+            return Context(self, how.strategy)
 
         if rtx:
 
@@ -262,12 +307,17 @@ def fake_tensorrt(driver: FakeDriver, *, rtx: bool = False) -> types.SimpleNames
             return self.content
 
     class RuntimeConfig:
+        strategy = Strategy.STATIC
+
+        def set_execution_context_allocation_strategy(self, strategy: enum.Enum) -> None:
+            self.strategy = strategy
+
         def create_runtime_cache(self) -> RuntimeCache:
             return RuntimeCache()
 
         def set_runtime_cache(self, cache: RuntimeCache) -> bool:
             self.cache = cache
-            return True
+            return "set_runtime_cache" not in driver.refused
 
         def get_runtime_cache(self) -> RuntimeCache:
             return self.cache
@@ -331,7 +381,11 @@ def fake_tensorrt(driver: FakeDriver, *, rtx: bool = False) -> types.SimpleNames
             return TimingCache(content)
 
         def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
-            return not ignore_mismatch
+            return not ignore_mismatch and "set_timing_cache" not in driver.refused
+
+    class Profile:
+        def set_shape(self, input: str, min: tuple[int, ...], opt: tuple[int, ...], max: tuple[int, ...]) -> None:
+            assert all(low <= best <= high for low, best, high in zip(min, opt, max, strict=True))
 
     class Builder:
         def __init__(self, logger: ILogger) -> None: ...
@@ -344,19 +398,40 @@ def fake_tensorrt(driver: FakeDriver, *, rtx: bool = False) -> types.SimpleNames
             return Config()
 
         def create_optimization_profile(self) -> Any:
-            return types.SimpleNamespace(set_shape=lambda name, low, best, high: None)
+            return Profile()
 
         def build_serialized_network(self, network: Network, config: Config) -> bytes:
             assert config.profiles == 2
             return network.model.SerializeToString()
 
+    class IProgressMonitor:
+        def __init__(self) -> None: ...
+
+    for owner, name in {
+        ILogger: "ILogger",
+        Builder: "Builder",
+        Network: "INetworkDefinition",
+        Profile: "IOptimizationProfile",
+        Config: "IBuilderConfig",
+        IProgressMonitor: "IProgressMonitor",
+        OnnxParser: "OnnxParser",
+        TimingCache: "ITimingCache",
+        Runtime: "Runtime",
+        Engine: "ICudaEngine",
+        Context: "IExecutionContext",
+        RuntimeConfig: "IRuntimeConfig",
+        RuntimeCache: "IRuntimeCache",
+    }.items():
+        if rtx or owner not in (RuntimeConfig, RuntimeCache):
+            hold_to(owner, name, LIBRARIES["tensorrt_rtx" if rtx else "tensorrt"])
     return types.SimpleNamespace(
         __name__="fake_tensorrt",
         ILogger=ILogger,
         Runtime=Runtime,
         Builder=Builder,
         OnnxParser=OnnxParser,
-        IProgressMonitor=type("IProgressMonitor", (), {}),
+        IProgressMonitor=IProgressMonitor,
+        ExecutionContextAllocationStrategy=Strategy,
         NetworkDefinitionCreationFlag=types.SimpleNamespace(STRONGLY_TYPED=1),
         MemoryPoolType=types.SimpleNamespace(WORKSPACE=0),
         BuilderFlag=types.SimpleNamespace(TF32=0),

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import inspect
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
+import gpu_signatures
 import numpy as np
 import pytest
 from bundles import random_bundle
-from fake_gpu import FakeDriver, fake_tensorrt
+from fake_gpu import LIBRARIES, FakeDriver, fake_tensorrt
 
 from unifygeo_ros.core.errors import EngineError
-from unifygeo_ros.inference import tensorrt_engine
+from unifygeo_ros.inference import cuda, tensorrt_engine, tensorrt_library
 from unifygeo_ros.inference.bundle import GRAPHS, GROUND_FEATURES, LEVELS, PRECISIONS, PYRAMID, ModelBundle, load_bundle
 from unifygeo_ros.inference.cuda import CudaDevice
 from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.engine_cache import EngineCache, EngineKey
 from unifygeo_ros.inference.select import open_engines
-from unifygeo_ros.inference.tensorrt_build import MAX_BATCH
-from unifygeo_ros.inference.tensorrt_engine import CompiledEngine, compile_engine, engine_key, open_tensorrt
+from unifygeo_ros.inference.tensorrt_build import MAX_BATCH, _progress_monitor
+from unifygeo_ros.inference.tensorrt_engine import (
+    RUNS_BETWEEN_CAPTURES,
+    CompiledEngine,
+    Target,
+    compile_engine,
+    engine_key,
+    open_tensorrt,
+)
 from unifygeo_ros.inference.tensorrt_library import Library, load_library
 
 
@@ -46,10 +57,10 @@ def rtx() -> Library:
     return load_library("tensorrt_rtx")
 
 
-def compile_ahead(bundle: ModelBundle, cache: Path, **changes: object) -> CompiledEngine:
-    arguments = {"gpu": "any", "compute_capability": (8, 9), **changes}
-    graph, precision = str(arguments.pop("graph", "decoder")), str(arguments.pop("precision", "fp16"))
-    return compile_engine(bundle, graph, precision, rtx(), EngineCache(cache), **arguments)
+def compile_ahead(bundle: ModelBundle, cache: Path, **changes: Any) -> CompiledEngine:
+    target = Target(changes.pop("compute_capability", (8, 9)))
+    graph, precision = str(changes.pop("graph", "decoder")), str(changes.pop("precision", "fp16"))
+    return compile_engine(bundle, graph, precision, rtx(), EngineCache(cache), target, **changes)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -92,7 +103,7 @@ def test_a_stale_engine_is_never_loaded(bundle: ModelBundle, tmp_path: Path) -> 
     """An engine under another key's name, as after a careless copy, is not taken for that key's."""
     old = compile_ahead(bundle, tmp_path)
     other = random_bundle(tmp_path / "other", seed=1)
-    wanted = engine_key(other, "decoder", "fp16", rtx(), "any", (8, 9))
+    wanted = engine_key(other, "decoder", "fp16", rtx(), Target((8, 9)))
     assert wanted.file_name != old.key.file_name
     shutil.copy(old.path, EngineCache(tmp_path).path(wanted))
     assert compile_ahead(other, tmp_path).seconds > 0
@@ -102,14 +113,17 @@ def test_the_key_holds_all_that_an_engine_depends_on(bundle: ModelBundle, tmp_pa
     library = Library("tensorrt", fake_tensorrt(FakeDriver()), "10.3.0")
     newer = Library("tensorrt", library.module, "10.4.0")
     other = random_bundle(tmp_path, seed=1)
+    orin = Target((8, 7), "Orin", "CUDA 12.6")
     keys = [
-        engine_key(bundle, "decoder", "fp16", library, "Orin", (8, 7)),
-        engine_key(bundle, "decoder", "fp32", library, "Orin", (8, 7)),
-        engine_key(bundle, "ground_encoder", "fp16", library, "Orin", (8, 7)),
-        engine_key(bundle, "decoder", "fp16", newer, "Orin", (8, 7)),
-        engine_key(bundle, "decoder", "fp16", library, "Orin Nano", (8, 7)),
-        engine_key(bundle, "decoder", "fp16", library, "Orin", (8, 9)),
-        engine_key(other, "decoder", "fp16", library, "Orin", (8, 7)),
+        engine_key(bundle, "decoder", "fp16", library, orin),
+        engine_key(bundle, "decoder", "fp32", library, orin),
+        engine_key(bundle, "ground_encoder", "fp16", library, orin),
+        engine_key(bundle, "decoder", "fp16", newer, orin),
+        engine_key(bundle, "decoder", "fp16", library, dataclasses.replace(orin, gpu="Orin Nano")),
+        engine_key(bundle, "decoder", "fp16", library, dataclasses.replace(orin, driver="CUDA 12.8")),
+        engine_key(bundle, "decoder", "fp16", dataclasses.replace(library, cuda="13"), orin),
+        engine_key(bundle, "decoder", "fp16", library, dataclasses.replace(orin, compute_capability=(8, 9))),
+        engine_key(other, "decoder", "fp16", library, orin),
     ]
     assert len({key.file_name for key in keys}) == len(keys)
 
@@ -190,6 +204,8 @@ def _key(**changes: str) -> EngineKey:
         "graph_sha256": "b" * 64,
         "backend": "tensorrt",
         "version": "10.3",
+        "cuda": "12",
+        "driver": "CUDA 12.6",
         "gpu": "Orin",
         "compute_capability": "8.7",
         "options": "batch 1",
@@ -205,6 +221,7 @@ def test_pruning_keeps_what_serves_an_engine_that_is_kept(tmp_path: Path) -> Non
         _key(gpu="Orin Nano"),
         _key(part="runtime"),
         _key(gpu="Orin Nano", part="runtime"),
+        _key(driver="CUDA 12.8", part="runtime"),
         _key(part="timing", **timing),
     ]
     others = [
@@ -213,6 +230,9 @@ def test_pruning_keeps_what_serves_an_engine_that_is_kept(tmp_path: Path) -> Non
         _key(precision="fp32"),
         _key(version="10.2"),
         _key(options="batch 2"),
+        _key(driver="CUDA 12.4"),
+        _key(cuda="13"),
+        _key(part="timing", driver="CUDA 12.4", **timing),
         _key(graph="ground_encoder"),
         _key(part="timing", version="10.2", **timing),
         _key(part="timing", compute_capability="8.9", **timing),
@@ -231,6 +251,64 @@ def test_pruning_keeps_what_serves_an_engine_that_is_kept(tmp_path: Path) -> Non
     assert cache.load(kept) == b"plan"
 
 
+# Who may write the cache ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o775, 0o1777])
+def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    cache = EngineCache(tmp_path / "cache")
+    cache.store(_key(), b"plan")
+    cache.folder.chmod(mode)
+    for use in (lambda: cache.load(_key()), lambda: cache.store(_key(), b"plan"), lambda: cache.prune([])):
+        with pytest.raises(EngineError, match=rf"mode {mode:04o}\), and an engine is code; `chmod go-w .*cache`"):
+            use()
+    cache.folder.chmod(0o755)
+    assert cache.load(_key()) == b"plan"
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o620, 0o602])
+def test_a_file_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    cache = EngineCache(tmp_path / "cache")
+    path = cache.store(_key(), b"plan")
+    path.chmod(mode)
+    with pytest.raises(EngineError, match="others can write it"):
+        cache.load(_key())
+
+
+@pytest.mark.parametrize("which", ["folder", "file"])
+def test_what_belongs_to_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    """Root's is trusted: whoever is root can write everything."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    cache = EngineCache(tmp_path / "cache")
+    path = cache.store(_key(), b"plan")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cache.load(_key()) == b"plan"
+    os.chown(cache.folder if which == "folder" else path, 1234, -1)
+    with pytest.raises(EngineError, match=r"belongs to user 1234, not to this one \(1000\).*remove it, or"):
+        cache.load(_key())
+
+
+def test_a_new_cache_is_the_users_alone_whatever_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o002)
+    try:
+        cache = EngineCache(tmp_path / "a" / "cache")
+        path = cache.store(_key(), b"plan")
+    finally:
+        os.umask(old)
+    assert (cache.folder.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
+    assert cache.load(_key()) == b"plan"
+
+
+def test_a_header_nested_without_end_is_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = EngineCache(tmp_path / "cache")
+    path = cache.store(_key(), b"plan")
+    path.write_bytes(b"[" * 60_000 + b"\n" + b"plan")
+    assert cache.load(_key()) is None
+    assert "damaged" in caplog.text
+    assert cache.prune([_key()]) == (path,)
+
+
 def test_tensorrt_does_not_build_for_other_machines(
     bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,94 +323,86 @@ def test_tensorrt_does_not_build_for_other_machines(
 
 # The real libraries' names --------------------------------------------------------------------------------------------
 
-# What the engines use of TensorRT's Python API, by class.
-USED = {
-    "ILogger": "log Severity",
-    "Builder": "create_network create_builder_config create_optimization_profile build_serialized_network",
-    "INetworkDefinition": "num_inputs get_input",
-    "IOptimizationProfile": "set_shape",
-    "IBuilderConfig": "set_memory_pool_limit clear_flag add_optimization_profile progress_monitor "
-    "create_timing_cache set_timing_cache",
-    "IProgressMonitor": "phase_start step_complete phase_finish",
-    "OnnxParser": "parse_from_file num_errors get_error",
-    "ITimingCache": "serialize",
-    "Runtime": "deserialize_cuda_engine",
-    "ICudaEngine": "num_io_tensors get_tensor_name get_tensor_mode get_tensor_dtype get_tensor_shape "
-    "create_execution_context",
-    "IExecutionContext": "set_optimization_profile_async set_input_shape set_tensor_address execute_async_v3",
-    "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
-    "MemoryPoolType": "WORKSPACE",
-    "BuilderFlag": "TF32",
-    "TensorIOMode": "INPUT OUTPUT",
-}
-USED_OF_RTX = {
-    "IBuilderConfig": "num_compute_capabilities set_compute_capability",
-    "ICudaEngine": "create_runtime_config",
-    "IRuntimeConfig": "create_runtime_cache set_runtime_cache get_runtime_cache cuda_graph_strategy",
-    "IRuntimeCache": "serialize deserialize",
-    "CudaGraphStrategy": "WHOLE_GRAPH_CAPTURE DISABLED",
-    "ComputeCapability": "SM89",
-}
+INSTALL = "python test/gpu_signatures.py {} prints the entry for test/gpu_signatures.json"
 
 
-def missing(module: object, used: dict[str, str]) -> list[str]:
-    pairs = [(name, attribute) for name, attributes in used.items() for attribute in attributes.split()]
-    return [f"{name}.{attribute}" for name, attribute in pairs if not hasattr(getattr(module, name, None), attribute)]
+def assert_as_in_the_table(name: str) -> None:
+    """The table's entry of a library says what the installed one says; a new version gets an entry of its own."""
+    key, signatures = gpu_signatures.installed(name)
+    assert gpu_signatures.table().get(key) == signatures, f"{key}: {INSTALL.format(name)}"
 
 
-def test_tensorrt_rtx_has_what_is_used() -> None:
+def test_tensorrt_rtx_has_the_signatures_of_the_table() -> None:
     module = rtx().module
-    assert missing(module, USED) == []
-    assert missing(module, USED_OF_RTX) == []
+    assert_as_in_the_table("tensorrt_rtx_bindings")
     assert np.dtype(module.nptype(module.DataType.HALF)) == np.float16
     assert np.dtype(module.nptype(module.DataType.UINT8)) == np.uint8
 
 
-CHECK = """
-import ctypes, json, sys
-for library in sys.argv[2:]:
-    ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
-import tensorrt_bindings as module
-used = json.loads(sys.argv[1])
-pairs = [(name, attribute) for name, attributes in used.items() for attribute in attributes.split()]
-print(json.dumps([pair for pair in pairs if not hasattr(getattr(module, pair[0], None), pair[1])]))
-"""
-
-
-def test_tensorrt_has_what_is_used(tmp_path: Path) -> None:
-    """The real bindings of TensorRT, over empty libraries: its classes can be looked at, nothing can be run."""
-    compiler = shutil.which("cc")
-    if compiler is None:
+def test_tensorrt_has_the_signatures_of_the_table() -> None:
+    """In a process of its own: the real bindings over empty libraries can be looked at, and nothing else."""
+    if shutil.which("cc") is None:
         pytest.skip("no C compiler for the empty libraries")
     if importlib.util.find_spec("tensorrt_bindings") is None:
         pytest.skip("tensorrt_bindings is not installed")
-    symbols = (
-        "createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL "
-        "createNvOnnxParserRefitter_INTERNAL createNvOnnxParser_INTERNAL getNvOnnxParserVersion initLibNvInferPlugins "
-        "getPluginRegistry getBuilderPluginRegistry getLogger getInferLibVersion"
-    )
-    source = tmp_path / "empty.c"
-    source.write_text("\n".join(f"void *{symbol}(void) {{ return 0; }}" for symbol in symbols.split()))
-    libraries = []
-    for name in ("libnvinfer.so.11", "libnvinfer_plugin.so.11", "libnvonnxparser.so.11"):
-        libraries.append(str(tmp_path / name))
-        subprocess.run(
-            [compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", libraries[-1], str(source)], check=True
-        )
-    command = [sys.executable, "-c", CHECK, json.dumps(USED), *libraries]
-    checked = subprocess.run(command, capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stderr
-    assert json.loads(checked.stdout) == []
+    command = [sys.executable, gpu_signatures.__file__, "tensorrt_bindings"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    ((key, signatures),) = json.loads(printed).items()
+    assert gpu_signatures.table().get(key) == signatures, f"{key}: {INSTALL.format('tensorrt_bindings')}"
 
 
-def test_cuda_bindings_have_what_is_used() -> None:
+def test_cuda_bindings_have_the_signatures_of_the_table() -> None:
     driver = pytest.importorskip("cuda.bindings.driver")
-    used = [name for name in dir(FakeDriver) if name.startswith("cu") and name[2].isupper()]
-    assert len(used) > 20
-    assert [name for name in used if not hasattr(driver, name)] == []
+    assert_as_in_the_table("cuda.bindings.driver")
     for name in ("CUdevice_attribute", "CUstream_flags", "CUstreamCaptureMode"):
         assert {m.name for m in getattr(FakeDriver, name)} <= {m.name for m in getattr(driver, name)}
     assert driver.CUresult.CUDA_SUCCESS.name == "CUDA_SUCCESS"
+
+
+def test_the_table_holds_every_function_of_cuda_that_the_code_calls() -> None:
+    source = Path(cuda.__file__).read_text()
+    called = set(re.findall(r"\bcu[A-Z]\w+(?=[\"(])", source))
+    assert called == set(gpu_signatures.USED_OF_CUDA)
+
+
+def test_the_table_covers_the_oldest_tensorrt_and_the_newest() -> None:
+    versions = {key.split()[1] for key in gpu_signatures.table() if key.startswith("tensorrt ")}
+    assert {version.split(".")[0] for version in versions} == {"10", "11"}
+    assert "{}.{}".format(*tensorrt_library.OLDEST) in {version.rpartition(".")[0] for version in versions}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords"),
+    [((7,), {}), ((), {"stream_handle": 7})],
+)
+def test_calls_that_fit_a_signature_pass(arguments: tuple[int, ...], keywords: dict[str, int]) -> None:
+    overloads = gpu_signatures.table()["tensorrt 10.3.0"]["IExecutionContext.execute_async_v3"]
+    call = gpu_signatures.checked(lambda *a, **k: True, "execute_async_v3", [overloads])
+    assert call(*arguments, **keywords) is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords"),
+    [((), {}), ((7, 8), {}), ((), {"stream": 7}), (("7",), {}), ((None,), {})],
+)
+def test_calls_that_fit_no_signature_are_refused(arguments: tuple[Any, ...], keywords: dict[str, int]) -> None:
+    overloads = gpu_signatures.table()["tensorrt 10.3.0"]["IExecutionContext.execute_async_v3"]
+    call = gpu_signatures.checked(lambda *a, **k: True, "execute_async_v3", [overloads])
+    with pytest.raises(TypeError, match="execute_async_v3"):
+        call(*arguments, **keywords)
+
+
+@pytest.mark.parametrize("library", ["tensorrt", "tensorrt_rtx"])
+def test_methods_that_tensorrt_calls_take_what_it_gives(library: str) -> None:
+    """Our logger and progress monitor are called by the library, with positional arguments."""
+    module = fake_tensorrt(FakeDriver(), rtx=library == "tensorrt_rtx")
+    made = {"ILogger": Library(library, module, "10.3.0").logger(), "IProgressMonitor": _progress_monitor(module, "g")}
+    for signatures in LIBRARIES[library]:
+        for name, texts in signatures.items():
+            owner, _, method = name.partition(".")
+            if owner in made and not method.startswith("_") and texts != ["attribute"]:
+                given = texts[0].split(") -> ")[0].count(": ") - 1  # without self
+                inspect.signature(getattr(made[owner], method)).bind(*range(given))
 
 
 # The engines' bookkeeping, over the stand-in GPU ----------------------------------------------------------------------
@@ -446,6 +516,103 @@ def test_everything_is_given_back(engines: EngineSet, driver: FakeDriver) -> Non
         engines.ground_encoder.run({"image": images((32, 128), 1)})
 
 
+def test_closing_frees_residents_that_are_still_held(engines: EngineSet, driver: FakeDriver) -> None:
+    """As when a node is cleaned up whose cache holds pyramids: the context, which others keep alive, frees nothing."""
+    held = [engines.aerial_encoder.run_resident({"image": images((64, 64), 1)}, PYRAMID)[1] for _ in range(20)]
+    engines.decoder.close()
+    engines.close()
+    assert driver.device == {}
+    with pytest.raises(EngineError, match="are closed; open them again"):
+        held[0]["pyramid0"].numpy()
+    del held
+    assert driver.device == {}
+
+
+def test_cycles_of_opening_and_closing_leave_no_memory(
+    bundle: ModelBundle, backend: str, driver: FakeDriver, tmp_path: Path
+) -> None:
+    held = []
+    for _ in range(5):
+        with open_engines(bundle, backend=backend, precision="fp32", cache_dir=tmp_path) as engines:
+            engines.warm_up(bundle.manifest)
+            held.append(engines.aerial_encoder.run_resident({"image": images((64, 64), 1)}, PYRAMID))
+    assert (driver.device, driver.pinned, driver.graphs, driver.contexts) == ({}, {}, 0, 0)
+
+
+def test_single_images_take_activations_for_single_images(engines: EngineSet, driver: FakeDriver) -> None:
+    engines.aerial_encoder.run({"image": images((64, 64), 1)})
+    assert driver.activations == [1]
+    engines.aerial_encoder.run({"image": images((64, 64), 5)})
+    assert driver.activations == [1, 32]
+
+
+@pytest.mark.parametrize("function", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate"])
+def test_a_capture_that_fails_is_logged_and_tried_again(
+    engines: EngineSet,
+    reference: EngineSet,
+    driver: FakeDriver,
+    backend: str,
+    caplog: pytest.LogCaptureFixture,
+    function: str,
+) -> None:
+    if backend == "tensorrt_rtx":
+        pytest.skip("captures itself")
+    driver.failing[function] = 1
+    for seed in range(RUNS_BETWEEN_CAPTURES + 4):  # every image is right, whatever becomes of the capture
+        image = {"image": images((32, 128), 1, seed)}
+        assert_same(engines.ground_encoder.run(image), reference.ground_encoder.run(image))
+    assert caplog.text.count("cannot be captured") == 1
+    assert function in caplog.text
+    assert f"trying again after {RUNS_BETWEEN_CAPTURES} images" in caplog.text
+    assert (driver.graphs, driver.launches) == (1, 2)
+
+
+def test_a_capture_that_always_fails_is_given_up_with_a_word(
+    engines: EngineSet, driver: FakeDriver, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if backend == "tensorrt_rtx":
+        pytest.skip("captures itself")
+    driver.failing["cuGraphInstantiate"] = 1000
+    for _ in range(4 * RUNS_BETWEEN_CAPTURES):
+        engines.ground_encoder.run({"image": images((32, 128), 1)})
+    assert caplog.text.count("cannot be captured") == 3
+    assert caplog.text.count("single images go on without one") == 1
+
+
+def test_an_address_that_is_refused_is_an_error(engines: EngineSet, driver: FakeDriver) -> None:
+    driver.refused.add("set_tensor_address")
+    with pytest.raises(EngineError, match="ground_encoder: TensorRT refuses the memory of image"):
+        engines.ground_encoder.run({"image": images((32, 128), 1)})
+
+
+def test_caches_that_the_library_refuses_are_named(
+    bundle: ModelBundle, backend: str, driver: FakeDriver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver.refused |= {"set_timing_cache", "set_runtime_cache"}
+    with open_engines(bundle, backend=backend, precision="fp32", cache_dir=tmp_path) as engines:
+        engines.warm_up(bundle.manifest)
+    words = {"tensorrt": "takes no timing cache", "tensorrt_rtx": "compiled kernels cannot be kept"}
+    assert words[backend] in caplog.text
+
+
+@pytest.mark.parametrize("change", [{"version": 12080}, {"multiprocessors": 8}])
+def test_another_driver_or_power_mode_builds_again(
+    bundle: ModelBundle, backend: str, driver: FakeDriver, tmp_path: Path, change: dict[str, int]
+) -> None:
+    """Engines of tensorrt_rtx serve every GPU and driver; only the kernels that they compile are kept apart."""
+    open_engines(bundle, backend=backend, precision="fp32", cache_dir=tmp_path).close()
+    before = set(tmp_path.glob("*.engine"))
+    for name, value in change.items():
+        setattr(driver, name, value)
+    open_engines(bundle, backend=backend, precision="fp32", cache_dir=tmp_path).close()
+    assert len(set(tmp_path.glob("*.engine")) - before) == (0 if backend == "tensorrt_rtx" else 3)
+
+
+def test_warm_up_runs_all_three_engines(engines: EngineSet, bundle: ModelBundle, driver: FakeDriver) -> None:
+    engines.warm_up(bundle.manifest)
+    assert driver.activations == [1, 1, 1]
+
+
 def test_memory_that_is_not_there_is_an_error(
     bundle: ModelBundle, backend: str, driver: FakeDriver, tmp_path: Path
 ) -> None:
@@ -471,7 +638,7 @@ def test_an_engine_that_the_library_refuses_is_built_again(
 ) -> None:
     open_engines(bundle, backend=backend, precision="fp32", cache_dir=tmp_path).close()
     library = tensorrt_engine.load_library(backend)
-    key = engine_key(bundle, "decoder", "fp32", library, "Pretend GPU", (8, 9))
+    key = engine_key(bundle, "decoder", "fp32", library, Target.of(CudaDevice(0, driver)))
     EngineCache(tmp_path).store(key, b"made by another driver")
     open_engines(bundle, backend=backend, precision="fp32", cache_dir=tmp_path).close()
     assert "building it again" in caplog.text

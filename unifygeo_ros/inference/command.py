@@ -105,11 +105,11 @@ def _compile(args: argparse.Namespace) -> int:
     from unifygeo_ros.inference.cuda import CudaDevice
     from unifygeo_ros.inference.engine_cache import EngineCache
     from unifygeo_ros.inference.select import choose_precision
-    from unifygeo_ros.inference.tensorrt_engine import ANY_GPU, compile_engine
+    from unifygeo_ros.inference.tensorrt_engine import Target, compile_engine
 
     logging.getLogger("unifygeo_ros.inference").setLevel(logging.INFO)  # the build's progress
     ahead_of_time = args.compute_capability is not None
-    target = _compute_capability(args.compute_capability) if ahead_of_time else None
+    target = Target(_compute_capability(args.compute_capability)) if ahead_of_time else None
     bundle = load_bundle(args.bundle)
     library = _library(args.backend, ahead_of_time)
     if ahead_of_time and not library.is_rtx:
@@ -118,7 +118,10 @@ def _compile(args: argparse.Namespace) -> int:
         )
     precision = choose_precision(bundle, library.backend, args.precision)
     cache = EngineCache(args.cache)
-    device = None if ahead_of_time else CudaDevice(args.device)
+    device = None
+    if target is None:
+        device = CudaDevice(args.device)
+        target = Target.of(device)
     kept = []
     for graph in GRAPHS:
         compiled = compile_engine(
@@ -127,8 +130,7 @@ def _compile(args: argparse.Namespace) -> int:
             precision,
             library,
             cache,
-            gpu=device.name if device else ANY_GPU,
-            compute_capability=target or device.compute_capability,  # type: ignore[union-attr]  # one of the two is there
+            target,
             rebuild=args.rebuild,
         )
         kept.append(compiled.key)

@@ -1,8 +1,8 @@
-"""The little of CUDA that the TensorRT engines need: one device with its stream, buffers and captured graphs.
+"""The part of CUDA that the TensorRT engines need: one device with its stream, buffers and captured graphs.
 
-It goes through the driver API (`cuda.bindings.driver` of the package cuda-python), because that needs nothing but
-the driver's own library: the same wheel serves a desktop and a Jetson, whose runtime library differs from the one for
-servers. Nothing here is imported before a GPU backend is opened.
+It uses the driver API (`cuda.bindings.driver` of the package cuda-python), which needs only the driver's own library:
+the same wheel serves a desktop and a Jetson, whose runtime library differs from the one for servers. Nothing here is
+imported before a GPU backend is opened.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import weakref
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.engine import BackendUnavailable
+
+_DRIVER_FILES = (Path("/proc/driver/nvidia/version"), Path("/etc/nv_tegra_release"))
+"""Files whose first line states the driver's version, and a Jetson's release."""
 
 INSTALL = "install NVIDIA's driver and `pip install cuda-bindings` of the driver's major version (12 on JetPack 6)"
 
@@ -52,21 +56,14 @@ class CudaDevice:
         if not 0 <= index < count:
             raise EngineError(f"GPU {index} does not exist, there are {count}; choose a device from 0 to {count - 1}")
         self._device = self._call("cuDeviceGet", index)
-        self.name = self._call("cuDeviceGetName", 256, self._device).split(b"\0")[0].decode()
-        attributes = self._driver.CUdevice_attribute
+        self.name: str = self._call("cuDeviceGetName", 256, self._device).split(b"\0")[0].decode()
         self.compute_capability = (
-            int(
-                self._call(
-                    "cuDeviceGetAttribute", attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, self._device
-                )
-            ),
-            int(
-                self._call(
-                    "cuDeviceGetAttribute", attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, self._device
-                )
-            ),
+            self._attribute("COMPUTE_CAPABILITY_MAJOR"),
+            self._attribute("COMPUTE_CAPABILITY_MINOR"),
         )
-        self._free: dict[int, list[int]] = {}  # idle device memory by size, see `allocate`
+        self._multiprocessors = self._attribute("MULTIPROCESSOR_COUNT")
+        self._idle: dict[int, list[int]] = {}  # pointers of idle device memory by size, see `allocate`
+        self._allocated: set[int] = set()  # all of them, idle or not
         self._closed = False
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
         try:
@@ -78,12 +75,33 @@ class CudaDevice:
             raise
 
     @property
+    def model(self) -> str:
+        """The GPU's name and its number of multiprocessors.
+
+        All Jetson Orins have one name; they differ in the multiprocessors that they have, or that the power mode has
+        left on.
+        """
+        return f"{self.name}, {self._multiprocessors} multiprocessors"
+
+    @property
+    def driver_version(self) -> str:
+        """The CUDA version of the driver, its own version where the system states it, and the release of a Jetson."""
+        version = int(self._call("cuDriverGetVersion"))
+        parts = [f"CUDA {version // 1000}.{version % 1000 // 10}"]
+        for path in _DRIVER_FILES:
+            with contextlib.suppress(OSError, IndexError):
+                parts.append(path.read_text(encoding="utf-8", errors="replace").splitlines()[0].strip())
+        return "; ".join(parts)
+
+    @property
     def stream_handle(self) -> int:
         """The stream as TensorRT takes it."""
         return int(self._stream)
 
     def make_current(self) -> None:
-        """Bind the device to the calling thread; CUDA keeps that per thread."""
+        """Bind the device to the calling thread; CUDA keeps that per thread. Raises EngineError once it is closed."""
+        if self._closed:
+            raise EngineError("the engines of this GPU are closed; open them again")
         self._call("cuCtxSetCurrent", self._context)
 
     def synchronize(self) -> None:
@@ -96,8 +114,9 @@ class CudaDevice:
         Freed memory is kept by size and used again: the sizes are few (one for each tensor and batch size), cudaMalloc
         and cudaFree would stall the stream, and CUDA's own stream-ordered pools do not exist on every Jetson.
         """
-        idle = self._free.get(nbytes)
+        idle = self._idle.get(nbytes)
         pointer = idle.pop() if idle else int(self._call("cuMemAlloc", nbytes))
+        self._allocated.add(pointer)
         return DeviceBuffer(self, pointer, nbytes)
 
     def pinned(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> PinnedArray:
@@ -133,26 +152,29 @@ class CudaDevice:
             self._call("cuGraphDestroy", graph)
 
     def close(self) -> None:
-        """Free the stream and all idle memory. Buffers still referenced cannot be used afterwards."""
+        """Free the stream and all memory, also that of buffers that are still referenced; they cannot be used any more.
+
+        It must not be left to the end of the context: that is the process's primary one, and TensorRT's runtime keeps
+        it alive.
+        """
         if self._closed:
             return
         self.make_current()
         self.synchronize()
-        for pointer in self._idle():
-            self._call("cuMemFree", pointer)
         self._closed = True
+        self._idle.clear()
+        while self._allocated:
+            self._call("cuMemFree", self._allocated.pop())
         self._call("cuStreamDestroy", self._stream)
         self._call("cuDevicePrimaryCtxRelease", self._device)
 
-    def _idle(self) -> Iterator[int]:
-        for pointers in self._free.values():
-            while pointers:
-                yield pointers.pop()
-
     def _release(self, pointer: int, nbytes: int) -> None:
-        # After close the context is gone, and its memory with it.
-        if not self._closed:
-            self._free.setdefault(nbytes, []).append(pointer)
+        if not self._closed:  # `close` has freed it already
+            self._idle.setdefault(nbytes, []).append(pointer)
+
+    def _attribute(self, name: str) -> int:
+        attribute = getattr(self._driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        return int(self._call("cuDeviceGetAttribute", attribute, self._device))
 
     def _call(self, function: str, *arguments: Any) -> Any:
         """Call the driver; its first result is the status. Raises EngineError."""

@@ -1,8 +1,12 @@
-"""Compiled engines on disk: never a stale or a damaged one.
+"""Compiled engines on disk: neither a stale nor a damaged one is ever loaded, nor one that a stranger may have written.
 
-A file is named after its graph and the hash of everything the engine depends on, and begins with one line of JSON that
-repeats those facts beside the SHA-256 of what follows. A file that does not say exactly what is wanted, or whose bytes
-do not have that hash, is as good as absent.
+A file is named after its graph and the hash of everything the engine depends on. It begins with one line of JSON that
+repeats those facts together with the SHA-256 of the rest. A file that does not state exactly what is wanted, or whose
+bytes do not have that hash, is treated as missing.
+
+An engine is code: the GPU runs it, and a library that was not made for hostile input reads it. The checksum protects
+against damage only, since whoever can write a file can write its checksum. So folder and files must belong to the user
+(or to root) and be writable by nobody else.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import json
 import logging
 import os
 import platform
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +29,9 @@ from unifygeo_ros.core.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "unifygeo-engine-1"
+FORMAT = "unifygeo-engine-2"
 PARTS = ("engine", "runtime", "timing")
-"""What a file holds: an engine, kernels that tensorrt_rtx compiled for one, measurements of tensorrt's builds."""
+"""Content of a file: an engine, kernels that tensorrt_rtx compiled for one, timings of tensorrt's builds."""
 
 HEADER_BYTES = 65536
 """No header line is longer."""
@@ -34,11 +39,7 @@ HEADER_BYTES = 65536
 
 @dataclass(frozen=True)
 class EngineKey:
-    """All that a compiled engine depends on.
-
-    gpu: the GPU's name, or "any" for an engine that runs on every GPU of its compute capability. options: the build's
-    own choices (batches, workspace), so that a release with other choices builds anew. part: one of PARTS.
-    """
+    """All that a compiled engine depends on."""
 
     graph: str
     precision: str
@@ -46,11 +47,19 @@ class EngineKey:
     graph_sha256: str
     backend: str
     version: str
+    """Of the library that built it."""
+    cuda: str
+    """The CUDA runtime that the library was built for."""
+    driver: str
+    """The GPU's driver, or "any" for an engine that every driver runs."""
     gpu: str
+    """The GPU's model, or "any" for an engine that runs on every GPU of its compute capability."""
     compute_capability: str
     options: str
+    """The build's own choices (batches, workspace): a release with other choices builds again."""
     machine: str = platform.machine()
     part: str = "engine"
+    """One of PARTS."""
 
     @property
     def file_name(self) -> str:
@@ -62,13 +71,13 @@ class EngineKey:
 
 
 def _serves(facts: Mapping[str, object], key: EngineKey) -> bool:
-    """Whether what a file's header says makes it an engine's own, its kernels or timings for its build."""
+    """Whether the facts in a file's header are those of an engine, of its kernels, or of timings for its build."""
     own = dataclasses.asdict(key)
-    compared = (
-        ("backend", "version", "compute_capability", "machine")
-        if facts.get("part") == "timing"
-        else own.keys() - {"part", "gpu"}
-    )
+    compared = {
+        "engine": own.keys() - {"part", "gpu"},
+        "runtime": own.keys() - {"part", "gpu", "driver"},  # "any" in the key of its engine
+        "timing": {"backend", "version", "cuda", "driver", "compute_capability", "machine"},
+    }.get(str(facts.get("part")), own.keys())
     return facts.get("format") == FORMAT and all(facts.get(name) == own[name] for name in compared)
 
 
@@ -79,7 +88,7 @@ def default_cache_dir() -> Path:
 
 
 class EngineCache:
-    """A folder of compiled engines, shared by processes."""
+    """A folder of compiled engines, shared by the processes of one user."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or default_cache_dir()
@@ -88,21 +97,25 @@ class EngineCache:
         return self.folder / key.file_name
 
     def load(self, key: EngineKey) -> bytes | None:
-        """The content stored under the key, or None where there is none that can be trusted."""
+        """The content stored under the key, or None where there is none that is whole.
+
+        Raises:
+            EngineError: the file cannot be read, or others than the user can write it or its folder.
+        """
         path = self.path(key)
+        self._check_folder()
         try:
             with path.open("rb") as stream:
+                _check_trust(path, os.fstat(stream.fileno()))
                 header = stream.readline(HEADER_BYTES)
                 content = stream.read()
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise EngineError(
-                f"{path}: cannot be read ({error}); mend its permissions or give another cache"
-            ) from error
+            raise EngineError(f"{path}: cannot be read ({error}); fix its permissions or give another cache") from error
         try:
             found = json.loads(header)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if found != self._header(key, content):
             logger.warning("%s is damaged or not what its name says; it will be built again", path)
@@ -113,7 +126,7 @@ class EngineCache:
         """Write under a temporary name and rename, so that a reader sees all of it or nothing."""
         path = self.path(key)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{path.name}.")
             try:
                 with os.fdopen(handle, "wb") as stream:
@@ -131,10 +144,13 @@ class EngineCache:
         return path
 
     def prune(self, kept: Collection[EngineKey]) -> tuple[Path, ...]:
-        """Remove everything that is of no use to the engines kept, and return what that was.
+        """Remove every file that the engines kept cannot use.
 
-        Kernels compiled at run time go with their engine; timings stay while the library and the compute capability are
-        those of an engine kept. What names a GPU stays for all GPUs.
+        Kernels compiled at run time go with their engine; timings stay while library, driver and compute capability are
+        those of an engine kept. Files of other GPUs of that capability stay.
+
+        Returns:
+            The files removed.
         """
         removed = []
         with self.lock():
@@ -143,17 +159,17 @@ class EngineCache:
                     try:
                         path.unlink()
                     except OSError as error:
-                        raise EngineError(f"{path}: cannot be removed ({error}); mend its permissions") from error
+                        raise EngineError(f"{path}: cannot be removed ({error}); fix its permissions") from error
                     removed.append(path)
         return tuple(removed)
 
     @staticmethod
     def _facts_of(path: Path) -> dict[str, object]:
-        """What a file's first line says of it; nothing where it cannot be told."""
+        """The facts in a file's first line; none where it cannot be read."""
         try:
             with path.open("rb") as stream:
                 facts = json.loads(stream.readline(HEADER_BYTES))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return facts if isinstance(facts, dict) else {}
 
@@ -162,7 +178,7 @@ class EngineCache:
         """Held while building. One lock for the folder: two builds on one GPU would disturb each other's timing."""
         path = self.folder / "build.lock"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             stream = path.open("a")
         except OSError as error:
             raise EngineError(f"{path}: cannot be opened ({error}); give another cache") from error
@@ -172,12 +188,41 @@ class EngineCache:
             except BlockingIOError:
                 logger.info("Another process is building engines in %s; waiting for it", self.folder)
                 fcntl.flock(stream, fcntl.LOCK_EX)
-            for part in ("engine", "timing"):  # both are stored under the lock: what is left is of a killed build
+            for part in ("engine", "timing"):  # both are stored under the lock: leftovers are of a killed build
                 for leftover in self.folder.glob(f".*.{part}.*"):
                     leftover.unlink(missing_ok=True)
-            yield  # closing the file gives the lock back, also when the process is killed
+            yield  # closing the file releases the lock, also when the process is killed
+
+    def _make_folder(self) -> None:
+        """Make the folder for the user alone, whatever the umask, or check the one that is there."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        self._check_folder()
+
+    def _check_folder(self) -> None:
+        try:
+            status = self.folder.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise EngineError(f"{self.folder}: cannot be read ({error}); give another cache") from error
+        _check_trust(self.folder, status)
 
     @staticmethod
     def _header(key: EngineKey, content: bytes) -> dict[str, object]:
         digest = hashlib.sha256(content).hexdigest()
         return {"format": FORMAT, "sha256": digest, "bytes": len(content), **dataclasses.asdict(key)}
+
+
+def _check_trust(path: Path, status: os.stat_result) -> None:
+    """Refuse a folder or file that others than the user can write. Raises EngineError."""
+    if status.st_uid not in (os.geteuid(), 0):
+        raise EngineError(
+            f"{path}: belongs to user {status.st_uid}, not to this one ({os.geteuid()}), and an engine is code; remove "
+            "it, or give another cache (--cache, the node's cache_dir)"
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise EngineError(
+            f"{path}: others can write it (mode {stat.S_IMODE(status.st_mode):04o}), and an engine is code; "
+            f"`chmod go-w {path}`, or give another cache (--cache, the node's cache_dir)"
+        )

@@ -1,4 +1,4 @@
-"""From an ONNX graph to a TensorRT plan. Needs no GPU with tensorrt_rtx."""
+"""Build a TensorRT plan of an ONNX graph. With tensorrt_rtx this needs no GPU."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from unifygeo_ros.inference.tensorrt_library import Library
 
 logger = logging.getLogger(__name__)
 
-# Largest batch of each graph; a longer one is run in pieces. The aerial encoder's is that of index building.
 MAX_BATCH = {"ground_encoder": 8, "aerial_encoder": 32, "decoder": 8}
-# Of scratch memory that a kernel may ask for. Enough for the published size, and it fits a Jetson's shared memory.
+"""Largest batch of each graph; a longer one is run in pieces. The aerial encoder's is that of index building."""
+
 WORKSPACE_BYTES = 1 << 30
+"""Limit of the scratch memory that a kernel may use: enough for the published size, and it fits a Jetson."""
+
 PROGRESS_SECONDS = 5.0
+"""Shortest time between two progress messages."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build gave. timing_cache: of `tensorrt`, to be kept for the next build; None with tensorrt_rtx."""
+    """The result of a build."""
 
     plan: bytes
     timing_cache: bytes | None
+    """Kernel timings of `tensorrt`, for the next build; None with tensorrt_rtx."""
     seconds: float
+    """How long it took."""
 
 
 def build_plan(
@@ -39,11 +44,19 @@ def build_plan(
 ) -> Plan:
     """Parse and build one graph.
 
-    The network is strongly typed: every tensor has the type the ONNX graph says, so the fp16 graph makes the fp16
-    engine, and nothing is left to the builder's taste. It gets two optimisation profiles, batch 1 (a fix) and batch 2
-    … MAX_BATCH (index building, several tiles), so that neither pays for the other.
+    The network is strongly typed: every tensor has the type that the ONNX graph states, so the fp16 graph becomes the
+    fp16 engine, and the builder chooses no types. It has two optimisation profiles, batch 1 (a fix) and batch 2 …
+    MAX_BATCH (index building, several tiles), so that neither is slowed down by the other.
 
-    compute_capability: of the GPUs it is for (tensorrt_rtx); None: for the GPU in this machine. Raises EngineError.
+    Args:
+        library: The library that builds.
+        graph: One of GRAPHS.
+        onnx_path: File of the graph.
+        compute_capability: Of the GPUs that it is for (tensorrt_rtx); None: for the GPU in this machine.
+        timing_cache: `Plan.timing_cache` of an earlier build.
+
+    Raises:
+        EngineError: the library cannot parse or build the graph.
     """
     trt = library.module
     log = library.logger()
@@ -51,15 +64,16 @@ def build_plan(
     logger.info("Building %s with %s %s from %s", graph, library.backend, library.version, onnx_path.name)
     try:
         builder = trt.Builder(log)
-        if builder is None:
-            raise EngineError(f"{library.backend} cannot make a builder: {log.last_error or 'is there a GPU?'}")
+        _there(builder, f"{library.backend} cannot make a builder: {log.last_error or 'is there a GPU?'}")
         # Always on in TensorRT 11, a flag in 10.
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        _there(network, f"{library.backend} {library.version} cannot make a network: {log.last_error}")
         parser = trt.OnnxParser(network, log)
         if not parser.parse_from_file(str(onnx_path)):
             errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
             raise EngineError(f"{onnx_path}: {library.backend} {library.version} cannot parse it: {errors}")
         config = builder.create_builder_config()
+        _there(config, f"{library.backend} {library.version} cannot make a configuration: {log.last_error}")
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
         config.clear_flag(trt.BuilderFlag.TF32)  # "fp32" must mean it
         progress = _progress_monitor(trt, graph)
@@ -86,19 +100,31 @@ def build_plan(
         raise EngineError(f"{onnx_path}: {library.backend} {library.version} cannot build it; {log.last_error}")
     seconds = time.monotonic() - start
     logger.info("Built %s in %.1f s", graph, seconds)
-    return Plan(bytes(plan), bytes(cache.serialize()) if cache is not None else None, seconds)
+    timings = None if cache is None else cache.serialize()
+    return Plan(bytes(plan), None if timings is None else bytes(timings), seconds)
+
+
+def _there(made: Any, message: str) -> None:
+    """Raise EngineError if the library gave None in place of an object."""
+    if made is None:
+        raise EngineError(message)
 
 
 def _set_timing_cache(library: Library, config: Any, timing_cache: bytes | None) -> Any:
-    """Give the builder what earlier builds measured; tensorrt_rtx measures nothing, it picks kernels at run time."""
+    """Give the builder the timings of earlier builds, and return where it keeps its own.
+
+    None where there are none: tensorrt_rtx measures nothing, it chooses kernels at run time.
+    """
     if library.is_rtx:
         return None
     cache = config.create_timing_cache(timing_cache or b"")
     # ignore_mismatch False: measurements of another GPU are refused.
     if cache is None or not config.set_timing_cache(cache, False):
-        logger.warning("The timing cache does not fit this GPU; it is started anew")
+        logger.warning("The timing cache does not fit this GPU; kernels are timed again")
         cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)
+        if cache is None or not config.set_timing_cache(cache, False):
+            logger.warning("%s takes no timing cache; the next build will take as long", library.backend)
+            return None
     return cache
 
 

@@ -1,6 +1,6 @@
 """Engines of TensorRT: compiled where they run, kept in the cache, chained on the GPU.
 
-What has run without a GPU and what has not is said in docs/how-to/engines.md.
+What has run on a GPU and what has not is listed in docs/how-to/engines.md.
 """
 
 from __future__ import annotations
@@ -34,16 +34,37 @@ from unifygeo_ros.inference.tensorrt_library import Library, load_library
 
 logger = logging.getLogger(__name__)
 
-ANY_GPU = "any"
+ANY = "any"
+"""In a key: every GPU of the compute capability, every driver."""
+
+CAPTURE_ATTEMPTS = 3
+"""How often the capture of a CUDA graph is tried before single images go on without one."""
+
+RUNS_BETWEEN_CAPTURES = 50
+"""Single images between two attempts."""
 
 
-def engine_key(
-    bundle: ModelBundle, graph: str, precision: str, library: Library, gpu: str, compute_capability: tuple[int, int]
-) -> EngineKey:
+@dataclass(frozen=True)
+class Target:
+    """The GPUs that an engine is built for."""
+
+    compute_capability: tuple[int, int]
+    gpu: str = ANY
+    """`CudaDevice.model`."""
+    driver: str = ANY
+    """`CudaDevice.driver_version`."""
+
+    @classmethod
+    def of(cls, device: CudaDevice) -> Target:
+        """The GPU in this machine."""
+        return cls(device.compute_capability, device.model, device.driver_version)
+
+
+def engine_key(bundle: ModelBundle, graph: str, precision: str, library: Library, target: Target) -> EngineKey:
     """The cache key of one engine of a bundle.
 
-    gpu: the GPU's name. Engines of tensorrt_rtx hold no kernel chosen by measurement and run on every GPU of their
-    compute capability, so their key leaves the name out, and one built ahead of time is found.
+    Engines of tensorrt_rtx hold no kernel chosen by measurement and run on every GPU of their compute capability, so
+    their key names neither GPU nor driver, and an engine that was built ahead of time is found.
     """
     return EngineKey(
         graph=graph,
@@ -52,20 +73,23 @@ def engine_key(
         graph_sha256=bundle.manifest.graphs[graph][precision].sha256,
         backend=library.backend,
         version=library.version,
-        gpu=ANY_GPU if library.is_rtx else gpu,
-        compute_capability="{}.{}".format(*compute_capability),
+        cuda=library.cuda,
+        driver=ANY if library.is_rtx else target.driver,
+        gpu=ANY if library.is_rtx else target.gpu,
+        compute_capability="{}.{}".format(*target.compute_capability),
         options=f"batch 1 and 2-{MAX_BATCH[graph]}, workspace {WORKSPACE_BYTES}",
     )
 
 
 @dataclass(frozen=True)
 class CompiledEngine:
-    """A plan in the cache. seconds: of the build, 0 when it was there already."""
+    """A plan in the cache."""
 
     key: EngineKey
     path: Path
     plan: bytes
     seconds: float
+    """Of the build; 0 when it was there already."""
 
 
 def compile_engine(
@@ -74,18 +98,27 @@ def compile_engine(
     precision: str,
     library: Library,
     cache: EngineCache,
+    target: Target,
     *,
-    gpu: str,
-    compute_capability: tuple[int, int],
     rebuild: bool = False,
 ) -> CompiledEngine:
     """Take an engine from the cache, or build it and put it there.
 
-    gpu, compute_capability: of the GPU in this machine; with tensorrt_rtx the capability of any. rebuild: even if it is
-    there. Raises BundleError for a precision the bundle does not hold, EngineError.
+    Args:
+        bundle: The bundle of the graph.
+        graph: One of GRAPHS.
+        precision: One of PRECISIONS.
+        library: The library that builds.
+        cache: Where engines are kept.
+        target: The GPU in this machine; with tensorrt_rtx, any.
+        rebuild: Build it even if it is there.
+
+    Raises:
+        BundleError: the bundle does not hold that precision.
+        EngineError: the engine cannot be built, or the cache cannot be used.
     """
     onnx_path = bundle.graph_path(graph, precision)
-    key = engine_key(bundle, graph, precision, library, gpu, compute_capability)
+    key = engine_key(bundle, graph, precision, library, target)
     plan = None if rebuild else cache.load(key)
     if plan is None:
         with cache.lock():
@@ -96,7 +129,7 @@ def compile_engine(
                     library,
                     graph,
                     onnx_path,
-                    compute_capability=compute_capability if library.is_rtx else None,
+                    compute_capability=target.compute_capability if library.is_rtx else None,
                     timing_cache=cache.load(timing_key),
                 )
                 if built.timing_cache is not None:
@@ -117,8 +150,17 @@ def open_tensorrt(
 ) -> EngineSet:
     """The three engines of a bundle on one GPU, compiled first where the cache has none.
 
-    graphs: replay captured CUDA graphs; off, every run enqueues its kernels one by one (for comparison in tests).
-    Raises EngineError, and BundleError for a precision the bundle does not hold.
+    Args:
+        bundle: The bundle.
+        backend: "tensorrt" or "tensorrt_rtx".
+        precision: One of PRECISIONS.
+        device: Number of the GPU.
+        cache_dir: Folder of compiled engines; None: the user's cache.
+        graphs: Replay captured CUDA graphs; off, every run enqueues its kernels one by one (for comparison in tests).
+
+    Raises:
+        BundleError: the bundle does not hold that precision.
+        EngineError: library, GPU or engine cannot be used.
     """
     library = load_library(backend)
     cuda = CudaDevice(device)
@@ -155,8 +197,7 @@ def _open_one(
         precision,
         library,
         cache,
-        gpu=cuda.name,
-        compute_capability=cuda.compute_capability,
+        Target.of(cuda),
     )
     compiled = compile_here()
     try:
@@ -164,7 +205,7 @@ def _open_one(
     except EngineError as error:
         if compiled.seconds > 0:
             raise  # fresh from the builder: another build would give the same
-        # The checksum held, yet the library refuses it: say, the driver has changed underneath.
+        # The checksum holds, yet the library refuses it: a driver update, for example.
         logger.warning("%s: %s; building it again", compiled.path, error)
     return TensorRTEngine(bundle, compile_here(rebuild=True), library, cuda, cache, graphs=graphs)
 
@@ -194,17 +235,22 @@ class DeviceArray:
 class _Lane:
     """An execution context of one optimisation profile, with its buffers for the profile's largest batch.
 
-    Addresses stay the same for the lane's whole life. On the lane for single images so do the shapes, and that is what
-    lets its captured graph be replayed.
+    Addresses stay the same as long as the lane exists. On the lane for single images the shapes do too, so that its
+    captured graph can be replayed.
     """
 
     context: Any
     most: int
+    """Largest batch of the profile."""
     device: dict[str, DeviceBuffer]
     pinned: dict[str, PinnedArray] = field(default_factory=dict)
-    batch: int = 0  # the one that the context's shapes are set to
+    batch: int = 0
+    """The batch that the context's shapes are set to; 0: none yet."""
     runs: int = 0
     graph: CudaGraph | None = None
+    captures_left: int = CAPTURE_ATTEMPTS
+    next_capture: int = 2
+    """The run after which the next capture is tried."""
 
 
 class TensorRTEngine:
@@ -228,6 +274,8 @@ class TensorRTEngine:
         self._use_graphs = graphs
         self._log = library.logger()
         self._runtime = library.module.Runtime(self._log)
+        if self._runtime is None:
+            raise EngineError(f"{library.backend} has no runtime here ({self._log.last_error}); is there a GPU?")
         self._engine = self._runtime.deserialize_cuda_engine(compiled.plan)
         if self._engine is None:
             raise EngineError(f"{compiled.path}: {library.backend} does not take this engine ({self._log.last_error})")
@@ -242,7 +290,9 @@ class TensorRTEngine:
         precision, onnx_path = compiled.key.precision, bundle.graph_path(self._graph, compiled.key.precision)
         check_interface(bundle.manifest, self._graph, precision, onnx_path, self._inputs, self._outputs)
         self._lanes: dict[int, _Lane] = {}
-        self._runtime_cache_key = dataclasses.replace(compiled.key, part="runtime", gpu=device.name)
+        self._runtime_cache_key = dataclasses.replace(
+            compiled.key, part="runtime", gpu=device.model, driver=device.driver_version
+        )
         self._runtime_config = self._make_runtime_config()
         self._stored_runtime_cache = b""
         self.description = (
@@ -317,7 +367,7 @@ class TensorRTEngine:
                 self._device.copy_on_device(kept[spec.name].buffer.pointer + offset, source, batch * spec.row_bytes)
             if spec.name in host:
                 self._device.copy_to_host(self._pinned(lane, spec)[:batch], source)
-        # The pinned arrays are free for the next run only now, also when nothing comes back to the host.
+        # Only now may the next run use the pinned arrays, also when nothing is copied to the host.
         self._device.synchronize()
         for spec in self._outputs:
             if spec.name in host:
@@ -353,9 +403,33 @@ class TensorRTEngine:
         if lane.runs == 1:
             self._device.synchronize()
             self._store_runtime_cache()
-        elif lane.runs == 2 and lane.most == 1 and self._use_graphs and not self._library.is_rtx:
+        elif lane.runs >= lane.next_capture and lane.captures_left > 0 and self._captures(lane):
             self._device.synchronize()
+            self._capture(lane)
+
+    def _captures(self, lane: _Lane) -> bool:
+        """Whether the lane's kernels are to be captured: of single images, where the library does not do it itself."""
+        return lane.most == 1 and self._use_graphs and not self._library.is_rtx
+
+    def _capture(self, lane: _Lane) -> None:
+        """Capture the lane's kernels as a CUDA graph for later runs.
+
+        The present run has been enqueued already, so a failure does not harm it: it is logged, and tried again later.
+        """
+        try:
             lane.graph = self._device.capture(lambda: self._enqueue(lane))
+        except EngineError as error:
+            lane.captures_left -= 1
+            lane.next_capture = lane.runs + RUNS_BETWEEN_CAPTURES
+            logger.warning(
+                "%s: its kernels cannot be captured as a CUDA graph (%s); %s",
+                self._graph,
+                error,
+                f"trying again after {RUNS_BETWEEN_CAPTURES} images"
+                if lane.captures_left
+                else "single images go on without one, a little slower",
+            )
+        else:
             logger.debug("%s: captured a CUDA graph", self._graph)
 
     def _enqueue(self, lane: _Lane) -> None:
@@ -370,8 +444,11 @@ class TensorRTEngine:
         return self._lanes[profile]
 
     def _make_lane(self, profile: int, most: int) -> _Lane:
+        # ON_PROFILE_CHANGE: activations for the lane's own batch sizes. The default is the largest of all profiles, for
+        # every context: hundreds of megabytes that single images never use.
         if self._runtime_config is None:
-            context = self._engine.create_execution_context()
+            strategies = self._library.module.ExecutionContextAllocationStrategy
+            context = self._engine.create_execution_context(strategies.ON_PROFILE_CHANGE)
         else:
             context = self._engine.create_execution_context(self._runtime_config)
         if context is None:
@@ -383,7 +460,11 @@ class TensorRTEngine:
         specs: Sequence[TensorSpec] = (*self._inputs, *self._outputs)
         device = {spec.name: self._device.allocate(most * spec.row_bytes) for spec in specs}
         for name, buffer in device.items():
-            context.set_tensor_address(name, buffer.pointer)
+            if not context.set_tensor_address(name, buffer.pointer):
+                raise EngineError(
+                    f"{self._graph}: TensorRT refuses the memory of {name} ({self._log.last_error}); run "
+                    "`unifygeo compile --rebuild`"
+                )
         return _Lane(context, most, device)
 
     def _pinned(self, lane: _Lane, spec: TensorSpec) -> npt.NDArray[Any]:
@@ -393,25 +474,35 @@ class TensorRTEngine:
         return lane.pinned[spec.name].array
 
     def _make_runtime_config(self) -> Any:
-        """tensorrt_rtx compiles its kernels on first use: keep them. It also captures graphs itself, when its
-        specialised kernels have taken the place of the general ones."""
+        """How tensorrt_rtx runs the engine; None with tensorrt.
+
+        It compiles its kernels on first use, so they are kept. It also captures graphs itself, once its specialised
+        kernels have replaced the general ones.
+        """
         if not self._library.is_rtx:
             return None
         config = self._engine.create_runtime_config()
-        runtime_cache = config.create_runtime_cache()
+        runtime_cache = None if config is None else config.create_runtime_cache()
+        if config is None or runtime_cache is None:
+            raise EngineError(f"{self._graph}: {self._library.backend} cannot run it ({self._log.last_error})")
         stored = self._cache.load(self._runtime_cache_key)
         if stored is not None and not runtime_cache.deserialize(stored):
-            logger.warning("%s: the cache of compiled kernels does not fit; it is started anew", self._graph)
-        config.set_runtime_cache(runtime_cache)
-        strategies = self._library.module.CudaGraphStrategy
+            logger.warning("%s: the cache of compiled kernels does not fit; they are compiled again", self._graph)
+        if not config.set_runtime_cache(runtime_cache):
+            logger.warning("%s: compiled kernels cannot be kept; every start compiles them again", self._graph)
+        module = self._library.module
+        strategies = module.CudaGraphStrategy
         config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if self._use_graphs else strategies.DISABLED
+        config.set_execution_context_allocation_strategy(module.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE)
         return config
 
     def _store_runtime_cache(self) -> None:
-        """Keep what tensorrt_rtx has compiled so far, if it is more than is stored."""
+        """Keep the kernels that tensorrt_rtx has compiled so far, if there are new ones."""
         if self._runtime_config is None:
             return
-        content = bytes(self._runtime_config.get_runtime_cache().serialize())
+        runtime_cache = self._runtime_config.get_runtime_cache()
+        serialized = None if runtime_cache is None else runtime_cache.serialize()
+        content = b"" if serialized is None else bytes(serialized)
         if content and content != self._stored_runtime_cache:
             try:
                 self._cache.store(self._runtime_cache_key, content)

@@ -1,4 +1,4 @@
-"""TensorRT's two libraries behind one set of names.
+"""TensorRT's two libraries under one set of names.
 
 * ``tensorrt``: on a Jetson the system's (10.3 in JetPack 6), elsewhere NVIDIA's package; up to TensorRT 11.
 * ``tensorrt_rtx``: TensorRT for RTX, which installs from PyPI. It builds without a GPU, for a compute capability.
@@ -10,7 +10,9 @@ itself.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.metadata
 import logging
 import platform
 from dataclasses import dataclass
@@ -40,11 +42,14 @@ MODULES = {
 
 @dataclass(frozen=True)
 class Library:
-    """One of the two libraries, imported. module: its Python module."""
+    """One of the two libraries, imported."""
 
     backend: str
     module: Any
+    """Its Python module."""
     version: str
+    cuda: str = "the system's"
+    """The CUDA runtime that it was built for: "13" of a package from PyPI, whose names state it."""
 
     @property
     def is_rtx(self) -> bool:
@@ -114,10 +119,19 @@ def load_library(backend: str) -> Library:
             raise BackendUnavailable(
                 f"tensorrt {version} is too old, {OLDEST[0]}.{OLDEST[1]} or newer is needed; {remedy}"
             )
-        return Library(backend, module, version)
+        return Library(backend, module, version, _cuda_of(backend))
     raise BackendUnavailable(
         f"{backend} cannot be imported on this {platform.machine()} ({'; '.join(reasons)}); {remedy}"
     )
+
+
+def _cuda_of(backend: str) -> str:
+    """The CUDA major version in the name of the installed package; TensorRT 10.13 exists for 12 and for 13."""
+    for major in range(20, 10, -1):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            importlib.metadata.version(f"{backend}_cu{major}_bindings")
+            return str(major)
+    return "the system's"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
