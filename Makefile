@@ -1,5 +1,7 @@
 # The first run needs only Python 3.11 or newer with venv; everything else comes into the virtual environment.
-VENV ?= .venv
+# ROS: the distribution whose rclpy comes from PyPI, jazzy or kilted (docs/how-to/ros_without_ros.md).
+ROS ?= jazzy
+VENV ?= $(if $(filter jazzy,$(ROS)),.venv,.venv-$(ROS))
 PYTHON ?= python3
 OUTPUT ?= out/demo
 BIN := $(VENV)/bin
@@ -7,30 +9,47 @@ BIN := $(VENV)/bin
 export AMENT_PREFIX_PATH := $(abspath $(VENV))$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: help docs demo demo-data demo-model test test-slow test-gpu lint bench clean
+.PHONY: help docs demo training demo-data demo-model test test-slow test-gpu test-ros test-lowest lint bench clean
 
 help:
 	@echo "make demo       see a vehicle being localized: index, node, drive, report (results in $(OUTPUT))"
+	@echo "make training   what unifygeo-train needs: PyTorch and more, several GB"
 	@echo "make test       lint and all tests that need neither a GPU nor long"
 	@echo "make test-slow  the tests that take longer than a minute each"
 	@echo "make test-gpu   the tests that need an NVIDIA GPU"
+	@echo "make test-ros ROS=kilted            the tests of the node with another distribution's rclpy"
+	@echo "make test-lowest PYTHON=python3.10  the tests with the oldest libraries that setup.py allows"
 	@echo "make docs       the documentation as a site (out/docs)"
 	@echo "make bench      the benchmarks, each with its limits"
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m unifygeo_ros.cli demo --output $(OUTPUT)
+	$(BIN)/unifygeo demo --output $(OUTPUT)
+	@echo "To type unifygeo and unifygeo-train anywhere: . $(abspath $(VENV))/bin/activate"
+
+training: $(VENV)/.training
 
 # Libraries with thread pools of their own slow each other down; a test needs one thread.
-test test-slow test-gpu: export OMP_NUM_THREADS := 1
+test test-slow test-gpu test-ros test-lowest: export OMP_NUM_THREADS := 1
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(VENV)/.test
 	$(BIN)/python -m pytest -m gpu
+
+# What depends on the ROS distribution: the node, its messages and its launch files. No PyTorch.
+test-ros: $(VENV)/.ros
+	$(BIN)/python -m pytest test/test_ros_*.py test/test_evaluation_live.py
+
+LOWEST := $(VENV)-lowest
+test-lowest: VENV := $(LOWEST)
+test-lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint requirements/lowest.txt -r requirements/ros-$(ROS).txt ".[cpu,tools,test]"
+	AMENT_PREFIX_PATH=$(abspath $(LOWEST)) $(LOWEST)/bin/python -m pytest test
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -79,10 +98,22 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/.demo: $(VENV)/bin/python requirements/runtime.txt requirements/ros.txt
-	$(BIN)/python -m pip install --quiet -r requirements/runtime.txt -r requirements/ros.txt
+# The two programs, as links into this checkout: no dependencies, which the pinned requirements bring.
+PROGRAMS := $(BIN)/python -m pip install --quiet --no-deps --editable . --editable training
+
+$(VENV)/.demo: $(VENV)/bin/python requirements/runtime.txt requirements/ros-$(ROS).txt setup.py training/pyproject.toml
+	$(BIN)/python -m pip install --quiet -r requirements/runtime.txt -r requirements/ros-$(ROS).txt
+	$(PROGRAMS)
 	touch $@
 
-$(VENV)/.test: $(VENV)/bin/python requirements/test.txt requirements/runtime.txt requirements/ros.txt requirements/training.txt
+$(VENV)/.training: $(VENV)/.demo requirements/training.txt
+	$(BIN)/python -m pip install --quiet -r requirements/training.txt
+	touch $@
+
+$(VENV)/.ros: $(VENV)/.demo requirements/ros-test.txt
+	$(BIN)/python -m pip install --quiet -r requirements/ros-test.txt
+	touch $@
+
+$(VENV)/.test: $(VENV)/.training $(VENV)/.ros requirements/test.txt
 	$(BIN)/python -m pip install --quiet -r requirements/test.txt
 	touch $@

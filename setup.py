@@ -1,8 +1,9 @@
 """The robot's package, for both colcon (ament_python) and pip.
 
-This file is the one home of the requirements. They are ranges: each lower bound is a version that the tests have run with
-(requirements/lowest.txt), and requirements/*.txt pin the newest versions that they have run with. rclpy and the messages come
-from a ROS installation or from requirements/ros-*.txt, so they are not listed. docs/how-to/installation.md says what to install where.
+This file is the one home of the requirements. They are ranges: each lower bound is a version that the tests have run
+with (requirements/lowest.txt), and requirements/*.txt pin the newest versions that they have run with. rclpy and the
+messages come from a ROS installation or from requirements/ros-*.txt, so they are not listed.
+docs/how-to/installation.md says what to install where.
 """
 
 import re

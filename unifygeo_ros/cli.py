@@ -38,15 +38,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; an error that the user can mend is one line on stderr and exit status 2."""
-    args = build_parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
     try:
+        args = build_parser().parse_args(argv)
+        logging.basicConfig(
+            level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+        )
         return int(args.run(args))
     except UnifyGeoError as error:
         print(f"unifygeo: {error}", file=sys.stderr)
-        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("unifygeo_"):
+            raise  # a fault of this package, not of its installation
+        print(
+            f"unifygeo: {error}; install what all commands need: in the root of the repository "
+            '`pip install ".[cpu,tools]"`, in a ROS workspace `rosdep install --from-paths src --ignore-src`',
+            file=sys.stderr,
+        )
+    return 2
 
 
 if __name__ == "__main__":

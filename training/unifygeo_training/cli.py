@@ -8,7 +8,10 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from unifygeo_ros.core.errors import UnifyGeoError
+try:
+    from unifygeo_ros.core.errors import UnifyGeoError
+except ModuleNotFoundError as error:
+    sys.exit(f'unifygeo-train: {error}; in the root of the repository: pip install ".[cpu,tools]" ./training')
 
 COMMAND_MODULES = (
     "unifygeo_training.towns.command",
@@ -31,13 +34,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand. An error that the user can mend is one line on stderr and exit status 2."""
-    options = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    program = "unifygeo-train"
     try:
+        options = build_parser().parse_args(arguments)
+        program += f" {options.command}"
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         return int(options.run(options))
     except UnifyGeoError as error:
-        print(f"unifygeo-train {options.command}: {error}", file=sys.stderr)
-        return 2
+        print(f"{program}: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("unifygeo_"):
+            raise
+        print(
+            f"{program}: {error}; `make training`, or in the root of the repository: "
+            'pip install ".[cpu,tools]" ./training',
+            file=sys.stderr,
+        )
+    return 2
 
 
 if __name__ == "__main__":

@@ -7,6 +7,14 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+INSTALLED_SHARE = Path(__file__).resolve().parents[5] / "share" / "unifygeo_ros"
+"""Of pip and of colcon: PREFIX/lib/python3.*/site-packages/unifygeo_ros/demo/command.py."""
+
+
+def shipped_folder(name: str) -> Path:
+    """A folder that ships with the package, `demo` or `models`: in the checkout, or below share/ of an installation."""
+    in_checkout = REPOSITORY / name
+    return in_checkout if in_checkout.is_dir() else INSTALLED_SHARE / name
 
 
 def add_command(subparsers: Any) -> None:
@@ -18,10 +26,10 @@ def add_command(subparsers: Any) -> None:
         "(docs/how-to/ros_without_ros.md).",
     )
     demo.add_argument(
-        "--data", type=Path, default=REPOSITORY / "demo", help="folder of town.tif, drive and localizer.yaml"
+        "--data", type=Path, default=shipped_folder("demo"), help="folder of town.tif, drive and localizer.yaml"
     )
     demo.add_argument(
-        "--model", type=Path, default=REPOSITORY / "models" / "towns-atto", help="folder of the model bundle"
+        "--model", type=Path, default=shipped_folder("models") / "towns-atto", help="folder of the model bundle"
     )
     demo.add_argument("--output", type=Path, default=Path("out/demo"), help="folder of the results (%(default)s)")
     demo.add_argument("--rate", type=float, default=3.0, help="seconds of the drive a second (%(default)s)")
