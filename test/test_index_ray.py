@@ -10,17 +10,20 @@ from bundles import random_bundle
 from imagery_files import town
 
 from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.aerial.cluster import RayOptions, build_index_on_ray
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.aerial.settings import BuildSettings
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.inference.select import open_engines
 
-ray = pytest.importorskip("ray")
-
-from unifygeo_ros.aerial.cluster import RayOptions, build_index_on_ray  # noqa: E402
-
 SETTINGS = BuildSettings(shard_tiles=30)
 OPTIONS = RayOptions("local", workers=2, backend="onnx_cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray():
+    """Skips each test, not the module: launch_testing's pytest plugin would skip the whole folder."""
+    return pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def imagery(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(ray):
     """One for the whole module, since a start takes seconds; the code under test uses a running one."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     for attempt in range(5):
@@ -77,7 +80,7 @@ def test_more_workers_than_the_cluster_has_are_refused(cluster, bundle, imagery,
         build_index_on_ray([imagery], bundle, tmp_path / "index", replace(OPTIONS, workers=64))
 
 
-def test_an_address_where_nothing_answers_is_an_error(bundle, imagery, tmp_path):
+def test_an_address_where_nothing_answers_is_an_error(ray, bundle, imagery, tmp_path):
     if ray.is_initialized():
         ray.shutdown()
     with pytest.raises(ConfigurationError, match=re.escape("--ray auto: no cluster answers there")):

@@ -34,9 +34,12 @@ def test_colcon_takes_it_for_an_ament_package(prefix):
     assert "ament_prefix_path" in (prefix / "share/unifygeo_ros/package.dsv").read_text()
 
 
-def test_ros2_run_finds_the_programs(prefix):
+def test_ros2_run_finds_the_programs_and_they_start_with_the_python_of_the_active_environment(prefix):
+    """colcon may be of another Python than the one that has the packages: the system's beside a virtual environment."""
     for program in ("unifygeo", "localizer_node"):
-        assert os.access(prefix / "lib/unifygeo_ros" / program, os.X_OK)
+        file = prefix / "lib/unifygeo_ros" / program
+        assert os.access(file, os.X_OK)
+        assert file.read_text().splitlines()[0] == "#!/usr/bin/env python3"
 
 
 def test_launch_and_config_files_are_installed(prefix):
@@ -44,6 +47,18 @@ def test_launch_and_config_files_are_installed(prefix):
         expected = sorted(path.name for path in (ROOT / folder).iterdir() if path.suffix in (".py", ".yaml"))
         installed = sorted(path.name for path in (prefix / "share/unifygeo_ros" / folder).iterdir())
         assert installed == expected
+
+
+def test_the_demo_and_its_model_are_installed_and_found(prefix):
+    (site,) = prefix.glob("lib/python3*/site-packages")
+    code = "from unifygeo_ros.demo.command import shipped_folder as f; print(f('demo'), f('models'), sep='\\n')"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=prefix, env=environment)
+    assert done.stdout.splitlines() == [str(prefix / "share/unifygeo_ros" / name) for name in ("demo", "models")]
+    for name in ("demo", "models"):
+        expected = {path.relative_to(ROOT / name) for path in (ROOT / name).rglob("*") if path.is_file()}
+        installed = prefix / "share/unifygeo_ros" / name
+        assert {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()} == expected
 
 
 def test_every_package_of_the_source_is_installed(prefix):

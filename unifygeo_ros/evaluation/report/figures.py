@@ -111,7 +111,7 @@ def error_over_time(drive: Drive, judged: Judged, criteria: Criteria) -> str:
             top.set_ylim(0, limit)
         top.axhline(criteria.alert_limit_m, color=RED, lw=1, ls="--", label="alert limit")
         top.set_ylabel("error, m")
-        top.legend(ncols=4, loc="lower right", bbox_to_anchor=(1, 1.0), borderaxespad=0.2)
+        top.legend(ncol=4, loc="lower right", bbox_to_anchor=(1, 1.0), borderaxespad=0.2)
         tracked = ~np.isnan(drive.track_yaw_rad[judged.place])
         along, cross = metrics.along_and_cross_track(
             judged.vectors_m[tracked], drive.track_yaw_rad[judged.place][tracked]
@@ -353,7 +353,7 @@ def latency(summary: Summary) -> str:
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
         axes.set_xlabel("milliseconds")
-        axes.legend(loc="lower right", ncols=3, bbox_to_anchor=(1, 1.0), borderaxespad=0.2)
+        axes.legend(loc="lower right", ncol=3, bbox_to_anchor=(1, 1.0), borderaxespad=0.2)
 
     return _svg(5.7, max(2.2, 0.9 + 0.27 * len(summary.latency_ms)), draw)
 
