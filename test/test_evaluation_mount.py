@@ -69,7 +69,7 @@ def test_a_hanging_camera_is_upside_down(tmp_path):
 @pytest.mark.parametrize(
     ("frame", "rotation", "words"),
     [("lidar", LEVEL, "does not connect lidar with base_link; frames there: base_link, camera"),
-     ("camera", (-0.5, 0.5, -0.5, 0.5), "camera leans")],
+     ("camera", (-0.5, 0.5, -0.5, 0.5), "not an optical frame")],
 )  # fmt: skip
 def test_what_cannot_be_a_mount_is_refused(tmp_path, frame, rotation, words):
     bag = bag_with(tmp_path / "bag", ("base_link", "camera", (0.0, 0.0, 1.0), rotation))

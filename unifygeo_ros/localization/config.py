@@ -26,7 +26,23 @@ class CameraMount:
         maximum=3.142,
         acts="camera_frame empty",
     )
-    upside_down: bool = setting(False, "the camera hangs with its top down", acts="camera_frame empty")
+    pitch_rad: float = setting(
+        0.0,
+        "pitch of the camera in base_link about its left axis, positive looks down (REP-103)",
+        minimum=-1.571,
+        maximum=1.571,
+        acts="camera_frame empty",
+    )
+    roll_rad: float = setting(
+        0.0,
+        "roll of the camera about its own forward axis, positive to the right (REP-103)",
+        minimum=-3.142,
+        maximum=3.142,
+        acts="camera_frame empty",
+    )
+    upside_down: bool = setting(
+        False, "the camera hangs with its top down: half a turn added to roll_rad", acts="camera_frame empty"
+    )
     elevation_top_rad: float = setting(
         math.pi / 2,
         "elevation of the image's upper edge (camera not upside down); π/2 for a full sphere",

@@ -9,21 +9,36 @@ from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.motion.samples import roll_pitch_yaw
 
-TILT_LIMIT_RAD = 0.05
-"""A camera frame that leans further than this cannot be described by `CameraMount`, which knows level and upside
-down only."""
+OPTICAL_TOLERANCE_RAD = 0.17
+"""A frame turned this nearly as an optical frame (z forward, x right) is taken for one."""
 
 
 def mount_from_transform(camera: CameraMount, transform: object, camera_frame: str) -> CameraMount:
-    """transform: geometry_msgs/Transform of the camera in base_link. Raises ConfigurationError for a leaning frame."""
+    """Take a camera's position and orientation from a transform: live TF's or a recorded one.
+
+    Args:
+        camera: Whose other settings stay.
+        transform: geometry_msgs/Transform of the camera in base_link.
+        camera_frame: Its name, for the message.
+
+    Raises:
+        ConfigurationError: The transform is not finite, or the frame is an optical one.
+    """
     q, t = transform.rotation, transform.translation  # type: ignore[attr-defined]
     roll, pitch, yaw = roll_pitch_yaw(q.x, q.y, q.z, q.w)
-    upside_down = abs(roll) > math.pi / 2
-    lean = max(abs(math.pi - abs(roll) if upside_down else roll), abs(pitch))
-    if not lean <= TILT_LIMIT_RAD:  # also for NaN
+    if not all(map(math.isfinite, (roll, pitch, yaw, t.x, t.y))):
         raise ConfigurationError(
-            f"{camera_frame} leans by {math.degrees(lean):.1f}° against the base frame, at most "
-            f"{math.degrees(TILT_LIMIT_RAD):.1f}° can be used; name a frame with x through the image's centre column "
-            "and z up (not an optical frame)"
+            f"the transform of {camera_frame} is not finite or its quaternion is zero; publish a valid one"
         )
-    return dataclasses.replace(camera, x_m=t.x, y_m=t.y, yaw_rad=yaw, upside_down=upside_down)
+    if max(abs(roll + math.pi / 2), abs(pitch)) < OPTICAL_TOLERANCE_RAD:
+        raise ConfigurationError(
+            f"{camera_frame} is turned as an optical frame is (roll {math.degrees(roll):.1f}°, pitch "
+            f"{math.degrees(pitch):.1f}°); name a frame with x through the image's centre column and z up, not an "
+            "optical frame, or set camera.roll_rad and the other camera parameters if the camera does lie on its side"
+        )
+    upside_down = abs(roll) > math.pi / 2
+    if upside_down:
+        roll -= math.copysign(math.pi, roll)
+    return dataclasses.replace(
+        camera, x_m=t.x, y_m=t.y, yaw_rad=yaw, pitch_rad=pitch, roll_rad=roll, upside_down=upside_down
+    )

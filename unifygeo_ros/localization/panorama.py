@@ -10,8 +10,9 @@ docs/explanation/panoramas.md draws it.
 
 Two ways lead from the one to the other, and both average over the area that an output pixel covers:
 
-* *level* (no tilt, and the model's elevations on whole rows of the image, the usual case): crop, roll the columns,
-  average. A roll by a fraction of a column first mixes neighbouring columns; else the areas are exact.
+* *level* (neither vehicle nor camera tilted, and the model's elevations on whole rows of the image, the usual case):
+  crop, roll the columns, average. A roll by a fraction of a column first mixes neighbouring columns; else the areas are
+  exact.
 * *general*: the image is averaged down to twice the panorama's resolution, sampled there bilinearly along the rotated
   directions, and averaged in twos.
 """
@@ -161,11 +162,13 @@ def _resample(
     whole = abs(first - round(first)) < _WHOLE_ROWS and abs(last - round(last)) < _WHOLE_ROWS
     inside = round(first) >= 0 and round(last) <= pixels.shape[0]
     enough = pixels.shape[1] >= ground.width and round(last) - round(first) >= ground.height
-    if roll_rad == pitch_rad == 0.0 and whole and inside and enough:
+    level = roll_rad == pitch_rad == 0.0 and math.hypot(mount.roll_rad, mount.pitch_rad) < MIN_TILT_RAD
+    if level and whole and inside and enough:
         turn_rad = mount.yaw_rad - vehicle_azimuth_rad
         return _resample_level(pixels[round(first) : round(last)], ground, turn_rad), None
+    base_from_camera = _rotation_z(mount.yaw_rad) @ _rotation_y(mount.pitch_rad) @ _rotation_x(mount.roll_rad)
     camera_from_panorama = (
-        _rotation_z(-mount.yaw_rad)
+        base_from_camera.T
         @ _rotation_x(roll_rad).T
         @ _rotation_y(pitch_rad).T
         @ _rotation_z(vehicle_azimuth_rad)  # azimuth is clockwise, z is up: minus twice

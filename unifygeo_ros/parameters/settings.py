@@ -45,7 +45,7 @@ class NodeConfig:
     camera_frame: str = setting(
         "",
         "TF frame of the camera (x through the centre column, z up), read once at configuration in place of "
-        "camera.x_m, y_m, yaw_rad and upside_down; empty: those parameters",
+        "camera.x_m, y_m, yaw_rad, pitch_rad, roll_rad and upside_down; empty: those parameters",
     )
     tf_timeout_s: float = setting(
         5.0, "how long to wait for the camera's transform", minimum=0.1, maximum=600.0, advanced=True

@@ -1,4 +1,4 @@
-"""The camera's place on the vehicle out of TF."""
+"""Look up the camera's mounting pose in TF."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ NODE_NAME = "unifygeo_camera_mount"
 
 
 def mount_from_tf(camera: CameraMount, config: NodeConfig, give_up: Callable[[], bool]) -> CameraMount:
-    """The mount with position, yaw and upside_down from TF's base_frame → camera_frame, once it is published.
+    """The mount with position and orientation from TF's base_frame → camera_frame, once it is published.
 
-    give_up: asked while waiting. Raises ConfigurationError where there is no tf2_ros, no transform in time, or a frame
-    that leans. Uses a node and an executor of its own for the time of the call, so it may be called from any thread.
+    give_up: asked while waiting. Raises ConfigurationError where there is no tf2_ros, no transform in time, or only an
+    optical frame. Uses a node and an executor of its own for the time of the call, so it may be called from any thread.
     """
     try:
         import tf2_ros
     except ImportError as error:
         raise ConfigurationError(
             f"camera_frame is {config.camera_frame!r} but tf2_ros cannot be imported ({error}); install "
-            "ros-*-tf2-ros-py or leave camera_frame empty and set camera.x_m, y_m and yaw_rad"
+            "ros-*-tf2-ros-py or leave camera_frame empty and set camera.x_m, y_m, yaw_rad, pitch_rad and roll_rad"
         ) from error
     # A launch file renames every node of the process. Two of one name share one publisher of /rosout, which goes with
     # the first of them: the localizer's log would be silent from here on.

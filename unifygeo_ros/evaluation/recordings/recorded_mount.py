@@ -34,8 +34,8 @@ class _Pose:
 
 
 def mount_from_bag(bag: Bag, camera: CameraMount, base_frame: str, camera_frame: str) -> CameraMount:
-    """`camera` with position, yaw and upside_down from the recorded base_frame → camera_frame, as the node takes them
-    from TF. Raises ConfigurationError where the bag does not connect the frames, or for a frame that leans."""
+    """`camera` with position and orientation from the recorded base_frame → camera_frame, as the node takes them
+    from TF. Raises ConfigurationError where the bag does not connect the frames, or for an optical frame."""
     links: dict[str, tuple[str, _Pose]] = {}
     if TOPIC in bag.topics:
         for message in bag.messages([TOPIC]):
