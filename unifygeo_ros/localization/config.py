@@ -163,6 +163,9 @@ class LocalizerConfig:
         maximum=1e6,
         advanced=True,
     )
+    check_projection: bool = setting(
+        True, "refuse images that are not equirectangular, by their poles and their seam (fisheye, pinhole)"
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

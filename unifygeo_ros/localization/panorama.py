@@ -32,6 +32,7 @@ from unifygeo_ros.core.geodesy import azimuth_from_yaw
 from unifygeo_ros.core.records import CameraImage, Float32, Heading, Panorama, Rejection, RejectionReason, UInt8
 from unifygeo_ros.images.files import read_image
 from unifygeo_ros.inference.bundle import GroundSpec
+from unifygeo_ros.localization.camera_checks import projection_problem
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 
 ASPECT_TOLERANCE = 0.01
@@ -51,7 +52,8 @@ _MASK_WIDTH = 1024
 
 
 def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig) -> Rejection | None:
-    """Why an image is of no use, or None: wrong type or aspect, a tilt that is not finite, black, blurred.
+    """Why an image is of no use, or None: wrong type or aspect, a tilt that is not finite, black, blurred, or no
+    equirectangular panorama (`camera_checks`).
 
     Brightness is the mean over every eighth pixel. Sharpness is the variance of the Laplacian of the grey image
     averaged down to 512 columns: there it hardly depends on the camera's resolution, and counts the detail that the
@@ -85,6 +87,16 @@ def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig)
                 RejectionReason.BLURRED_IMAGE,
                 f"sharpness {value:.2f} is under minimum_sharpness {config.minimum_sharpness:g}; "
                 "check focus, dirt on the lens and motion blur",
+            )
+    if config.check_projection:
+        body = _body_mask(mount) < 128 if mount.mask_path else None
+        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        top, bottom = mount.elevation_top_rad, mount.elevation_bottom_rad
+        if problem := projection_problem(np.asarray(grey, np.uint8), top, bottom, body):
+            return rejection(
+                RejectionReason.BAD_IMAGE,
+                f"not an equirectangular image: {problem}; stitch the camera's images first, or mask or crop what is "
+                "drawn over them (mask_path, elevation_top_rad, elevation_bottom_rad)",
             )
     return None
 

@@ -1,0 +1,157 @@
+"""Is an image of the right aspect really an equirectangular panorama?
+
+A dual-fisheye stream and a stretched pinhole image have the aspect of a full sphere too, and the network finds a
+place for them too. Two properties tell them apart, whatever the camera's orientation and whatever it sees:
+
+* **Poles.** A row at the angle θ from the top or bottom edge of a sphere is a circle of circumference 2π sin θ,
+  stretched over the whole width. What is θ wide for a camera is 1 / sin θ times as wide in the row, so near the poles
+  the image changes much less along the rows than across them: the share of the squared differences that lies along the
+  rows is about sin²θ, 0.003 in the mean between 1° and 6°. In any other image it is about a half.
+* **Seam.** The left and the right edge show the same direction.
+
+Both need something to be seen: a cloudless sky or an even floor decides nothing. Black pixels (beyond a fisheye's
+circle, a missing sector of a rig) and those of the body mask do not count.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.core.records import Float32, UInt8
+
+WIDTH = 512
+"""Columns of the grey image that the checks look at."""
+
+LEAST_WIDTH = 256
+"""Smaller images are not checked: a row of theirs is as wide as what is looked at near a pole."""
+
+POLE_FROM_RAD, POLE_TO_RAD = math.radians(1.0), math.radians(6.0)
+"""Rows this far from a pole are looked at. Nearer, a tripod or a hand fills the row."""
+
+POLE_SHARE_LIMIT = 0.15
+"""Largest share of squared differences along the rows near a pole. Measured: 0.01 to 0.03 on real panoramas, 0.24 and
+more on fisheye images."""
+
+POLE_LEAST_ENERGY, POLE_ENOUGH_ENERGY = 12.0, 40.0
+POLE_NOISE_RATIO = 4.0
+"""A pole decides if its mean squared difference (grey values²) is at least the first, and either the second or so many
+times that of the image's evenest tenth: less may be noise of the sensor or of the compression, which is the same along
+and across."""
+
+SECTORS = 8
+"""The pole's rows are judged sector by sector, and the median decides: a burnt-in time or logo spoils some of them."""
+
+SEAM_LEAST_STEP = 15.0
+SEAM_STEP_RATIO = 1.5
+SEAM_CORRELATION = 0.85
+"""A seam is torn if the two edges differ by so many grey values and so many times as much as any of 99% of neighbouring
+columns do, and correlate less than this: two lenses of different exposure make a step, but show the same."""
+
+_BLOCK = 16
+_FILL = 6
+_LEAST_SEEN = 0.2
+
+
+def projection_problem(
+    grey: UInt8, elevation_top_rad: float, elevation_bottom_rad: float, body: npt.NDArray[np.bool_] | None = None
+) -> str | None:
+    """What shows that an image is not equirectangular, with value and limit, or None.
+
+    Args:
+        grey: uint8 (H, W), rows of equal elevation steps from elevation_top_rad to elevation_bottom_rad.
+        elevation_top_rad: of the upper edge.
+        elevation_bottom_rad: of the lower edge.
+        body: bool of any size, True where the image shows the vehicle itself; None: nowhere.
+    """
+    if grey.shape[1] < LEAST_WIDTH:
+        return None
+    rows = max(2, round(grey.shape[0] * WIDTH / grey.shape[1]))
+    small = cv2.resize(grey, (WIDTH, rows), interpolation=cv2.INTER_AREA).astype(np.float32)
+    seen = small >= _FILL
+    if body is not None:
+        seen &= cv2.resize(body.astype(np.uint8), (WIDTH, rows), interpolation=cv2.INTER_NEAREST) == 0
+    edges = np.linspace(elevation_top_rad, elevation_bottom_rad, rows + 1)
+    elevation = (edges[:-1] + edges[1:]) / 2
+    least = min(max(POLE_LEAST_ENERGY, POLE_NOISE_RATIO * _noise_energy(small)), POLE_ENOUGH_ENERGY)
+    shares = {
+        "top": _share_along_rows(small, seen, np.flatnonzero(_near_pole(math.pi / 2 - elevation)), 1, least),
+        "bottom": _share_along_rows(small, seen, np.flatnonzero(_near_pole(math.pi / 2 + elevation)), -1, least),
+    }
+    judged = {name: share for name, share in shares.items() if share is not None}
+    worst = max(judged, key=lambda name: judged[name], default=None)
+    # One pole that is as it must be is proof: a patch over the tripod may spoil the other.
+    if worst is not None and min(judged.values()) > POLE_SHARE_LIMIT / 3 and judged[worst] > POLE_SHARE_LIMIT:
+        return (
+            f"near the {worst} edge, which is one point of the sphere, the image changes along the rows nearly as much "
+            f"as across them (share {judged[worst]:.2f}, limit {POLE_SHARE_LIMIT:g})"
+        )
+    return _seam_problem(small, seen)
+
+
+def _near_pole(distance_rad: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    return np.asarray((distance_rad >= POLE_FROM_RAD) & (distance_rad <= POLE_TO_RAD))
+
+
+def _noise_energy(image: Float32) -> float:
+    """Mean squared difference of neighbouring rows in the evenest tenth of the image's blocks that are not filled."""
+    across = np.diff(image, axis=0) ** 2
+    rows, columns = (length // _BLOCK * _BLOCK for length in across.shape)
+    blocks = across[:rows, :columns].reshape(rows // _BLOCK, _BLOCK, columns // _BLOCK, _BLOCK).mean(axis=(1, 3))
+    varied = blocks[blocks > 0]
+    return float(np.quantile(varied, 0.1)) if varied.size else 0.0
+
+
+def _share_along_rows(
+    image: Float32, seen: npt.NDArray[np.bool_], rows: npt.NDArray[np.intp], inwards: int, least_energy: float
+) -> float | None:
+    """The median over the sectors of the share of squared differences along the rows; None where little is to be seen.
+
+    inwards: 1 if the next row away from the pole lies below, −1 if above.
+    """
+    if not len(rows) or not rows.min() + min(inwards, 0) >= 0 or rows.max() + max(inwards, 0) >= len(image):
+        return None
+    band, next_band = image[rows], image[rows + inwards]
+    along = (np.roll(band, -1, axis=1) - band) ** 2
+    across = (next_band - band) ** 2
+    clear = seen[rows] & np.roll(seen[rows], -1, axis=1) & np.roll(seen[rows], 1, axis=1) & seen[rows + inwards]
+    shares, energies = [], []
+    for columns in np.array_split(np.arange(WIDTH), SECTORS):
+        usable = clear[:, columns]
+        if usable.mean() < _LEAST_SEEN:
+            continue
+        horizontal, vertical = float(along[:, columns][usable].mean()), float(across[:, columns][usable].mean())
+        shares.append(horizontal / max(horizontal + vertical, 1e-6))
+        energies.append(horizontal if shares[-1] > POLE_SHARE_LIMIT else vertical)
+    if not shares or float(np.median(energies)) < least_energy:
+        return None
+    return float(np.median(shares))
+
+
+def _seam_problem(image: Float32, seen: npt.NDArray[np.bool_]) -> str | None:
+    rows = len(image)
+    middle = np.arange(rows // 8, rows - rows // 8)
+    usable = middle[seen[middle][:, [0, -1]].all(axis=1)]
+    if len(usable) < rows / 4:
+        return None
+    left, right = image[usable, 0], image[usable, -1]
+    step = float(np.abs(left - right).mean())
+    usual = float(np.quantile(np.abs(np.diff(image[usable], axis=1)).mean(axis=0), 0.99))
+    limit = max(SEAM_LEAST_STEP, SEAM_STEP_RATIO * usual)
+    if step <= limit:
+        return None
+    # What all columns share (a bright sky above a dark ground) is no sign that these two belong together.
+    common = image[usable].mean(axis=1)
+    spread = float((left - common).std() * (right - common).std())
+    together = float(np.mean((left - common - (left - common).mean()) * (right - common - (right - common).mean())))
+    correlation = together / spread if spread > 0 else 0.0
+    if correlation >= SEAM_CORRELATION:
+        return None
+    return (
+        f"its left and right edges, which are one direction, differ by {step:.0f} grey values (limit "
+        f"{limit:.0f}) and correlate by {correlation:.2f} (limit "
+        f"{SEAM_CORRELATION:g})"
+    )
