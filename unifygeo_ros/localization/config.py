@@ -164,7 +164,9 @@ class LocalizerConfig:
         advanced=True,
     )
     check_projection: bool = setting(
-        True, "refuse images that are not equirectangular, by their poles and their seam (fisheye, pinhole)"
+        True,
+        "refuse images that are not equirectangular, by their poles and their seam (fisheye, pinhole)",
+        advanced=True,
     )
 
     def __post_init__(self) -> None:
