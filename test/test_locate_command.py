@@ -6,6 +6,7 @@ import math
 import cv2
 import pytest
 from bundles import random_bundle
+from panorama_files import jpeg, xmp
 from worlds import colour_world
 
 from unifygeo_ros.aerial.build import build_index
@@ -109,3 +110,76 @@ def test_the_help_shows_each_setting_with_its_default(capsys):
     assert "--no-heading-search" not in text  # advanced
     assert "Advanced ones are not listed here" in text
     assert "camera position in base_link, forward, metres (0.0)" in text
+
+
+def test_headings_of_the_files_themselves_are_used(files, capsys):
+    """As if each had been given by --heading-deg, with the camera turned on the vehicle."""
+    world, folder = files
+    for name, packet in (("north", xmp(PoseHeadingDegrees=0)), ("east", xmp(PoseHeadingDegrees=90))):
+        pixels = cv2.imread(str(folder / f"{name}.png"))[..., ::-1]
+        (folder / f"own_{name}.jpg").write_bytes(jpeg(pixels, packet))
+    paths = [folder / "own_north.jpg", folder / "own_east.jpg"]
+    _, (north, east), _ = run(capsys, folder, *paths, "--heading-deg", "exif", *OPEN)
+    truth = world.in_map(open_index(folder / "index").frame, *PLACE)
+    for record, heading in ((north, 0.0), (east, 90.0)):
+        assert math.dist((record["east_m"], record["north_m"]), truth) < 2.0
+        assert math.isclose((record["heading_deg"] - heading + 180) % 360, 180, abs_tol=1e-6)
+        assert record["input"]["heading_source"] == "exif"
+    # The camera looks to the vehicle's left: the vehicle faces east where the camera faces north.
+    turned = ["--heading-deg", "exif", "--yaw-rad", str(math.pi / 2)]
+    _, (record,), _ = run(capsys, folder, paths[0], *turned, *OPEN)
+    assert record["heading_deg"] == pytest.approx(90.0)
+    assert math.dist((record["east_m"], record["north_m"]), truth) < 2.0
+
+
+def test_a_heading_from_magnetic_north_takes_the_declination(files, capsys):
+    _, folder = files
+    pixels = cv2.imread(str(folder / "east.png"))[..., ::-1]
+    path = folder / "magnetic.jpg"
+    path.write_bytes(jpeg(pixels, gps={16: "M", 17: 87.5}))
+    status, (record,), _ = run(capsys, folder, path, "--heading-deg", "exif")
+    assert (status, record["status"]) == (1, "error")
+    assert "87.5° is from magnetic north; give the declination (--declination-deg)" in record["detail"]
+    arguments = [path, "--heading-deg", "exif", "--declination-deg", "2.5", *OPEN]
+    _, (record,), _ = run(capsys, folder, *arguments)
+    assert record["heading_deg"] == pytest.approx(90.0)
+    arguments[arguments.index("2.5")] = "-2.5"
+    assert run(capsys, folder, *arguments)[1][0]["input"]["heading_deg"] == pytest.approx(85.0)
+
+
+def test_a_heading_that_is_stated_and_not_used_is_mentioned(files, capsys, caplog):
+    _, folder = files
+    path = folder / "unused.jpg"
+    path.write_bytes(jpeg(cv2.imread(str(folder / "north.png"))[..., ::-1], xmp(PoseHeadingDegrees=0)))
+    _, (record, _), _ = run(capsys, folder, path, folder / "north.png")
+    assert record["input"] == {"heading_deg": None, "heading_source": None, "stated_heading_deg": 0.0, "roll_deg": None,
+                               "pitch_deg": None, "seen": 1.0}  # fmt: skip
+    assert "1 of 2 images state a heading that was not used; --heading-deg exif uses it" in caplog.text
+
+
+def test_tilt_is_given_or_read(files, capsys):
+    _, folder = files
+    path = folder / "tilted.jpg"
+    pixels = cv2.imread(str(folder / "north.png"))[..., ::-1]
+    path.write_bytes(jpeg(pixels, xmp(PoseHeadingDegrees=0, PosePitchDegrees=4, PoseRollDegrees=-3)))
+    _, (own,), _ = run(capsys, folder, path, "--tilt-deg", "exif", "--heading-deg", "0")
+    assert (own["input"]["roll_deg"], own["input"]["pitch_deg"]) == pytest.approx((-3.0, -4.0))
+    _, (given,), _ = run(capsys, folder, path, "--tilt-deg", "-3,-4", "--heading-deg", "0")
+    assert given["input"] == own["input"] | {"heading_source": "option"}
+    for record in (given, own):
+        record.pop("timings_ms")
+    assert given == own
+    status, _, err = run(capsys, folder, path, "--tilt-deg", "exif", "--upside-down")
+    assert status == 2
+    assert "--tilt-deg exif: not for a camera that hangs upside down" in err
+
+
+def test_rejections_and_hypotheses_have_latitude_longitude_and_the_datum(files, capsys):
+    _, folder = files
+    _, (record,), _ = run(capsys, folder, folder / "north.png", "--heading-deg", 0, "--gate-sigma-m", "0.1")
+    assert record["status"] == "rejection"
+    frame = open_index(folder / "index").frame
+    assert record["datum"]["latitude_deg"] == frame.datum.latitude_deg
+    (best, *_) = record["hypotheses"]
+    back = frame.map_from_geodetic(best["latitude_deg"], best["longitude_deg"])
+    assert back.tolist() == pytest.approx([best["east_m"], best["north_m"]], abs=1e-6)

@@ -10,9 +10,9 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any, Mapping
 
+from unifygeo_ros.core.arrays import Bool, Int64
 from unifygeo_ros.core.arrays import Float32 as Float32
 from unifygeo_ros.core.arrays import Float64 as Float64
-from unifygeo_ros.core.arrays import Int64
 from unifygeo_ros.core.arrays import UInt8 as UInt8
 
 
@@ -28,6 +28,8 @@ class CameraImage:
     """Rotation of the vehicle about base_link's x axis at exposure (REP-103); None: not known."""
     pitch_rad: float | None = None
     """Rotation of the vehicle about base_link's y axis at exposure (REP-103); None: not known."""
+    seen: Bool | None = None
+    """bool (H, W), False where the image shows nothing of the world: transparent or cropped. None: all of it does."""
 
 
 class HeadingSource(enum.Enum):

@@ -5,19 +5,25 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.core.options import add_settings, settings_of
+from unifygeo_ros.core.errors import ConfigurationError, InputError
+from unifygeo_ros.core.options import add_settings, numbers, settings_of
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 
 if TYPE_CHECKING:
-    from unifygeo_ros.core.records import Fix, Heading, Prior, Rejection
+    from unifygeo_ros.core.geodesy import LocalFrame
+    from unifygeo_ros.core.records import CameraImage, Fix, Heading, Hypothesis, Prior, Rejection
     from unifygeo_ros.localization.localizer import Localizer
 
+logger = logging.getLogger(__name__)
+
 FIX, REJECTED, UNREADABLE = "fix", "rejection", "error"
+EXIF = "exif"
+"""The value of --heading-deg and --tilt-deg for "as each file states it"."""
 
 
 def add_command(subparsers: Any) -> None:
@@ -33,9 +39,23 @@ def add_command(subparsers: Any) -> None:
     locate.add_argument("--model", required=True, type=Path, help="folder of the model bundle that made the index")
     locate.add_argument(
         "--heading-deg",
+        type=_heading_option,
+        metavar="DEGREES|exif",
+        help="compass heading of the vehicle: where its x axis points, clockwise from true north; exif: each image's "
+        "own (GPano PoseHeadingDegrees, else EXIF GPSImgDirection); searched if not given",
+    )
+    locate.add_argument(
+        "--declination-deg",
         type=_finite,
         metavar="DEGREES",
-        help="compass heading of the vehicle: where its x axis points, clockwise from north; searched if not given",
+        help="magnetic declination, east positive: added to headings that a file states from magnetic north",
+    )
+    locate.add_argument(
+        "--tilt-deg",
+        type=_tilt_option,
+        metavar="ROLL,PITCH|exif",
+        help="rotation of the vehicle about its x and y axes (REP-103: roll right, nose down); exif: each image's own "
+        "(GPano PoseRollDegrees, PosePitchDegrees); level if not given",
     )
     locate.add_argument(
         "--prior", type=_prior, metavar="LAT,LON,SIGMA", help="where the vehicle is believed to be, sigma in metres"
@@ -68,27 +88,79 @@ def _locate(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.model)
     check_calibrated(bundle, args.accept_uncalibrated)
     index = open_index(args.index, bundle=bundle)
-    heading, prior = _heading(args, config), _prior_in_map(args, index.frame)
-    unreadable = 0
+    if args.tilt_deg == EXIF and mount.upside_down:
+        raise ConfigurationError("--tilt-deg exif: not for a camera that hangs upside down; give --tilt-deg ROLL,PITCH")
+    prior = _prior_in_map(args, index.frame)
+    unreadable = unused_headings = 0
     with open_engines(bundle, backend=args.backend, precision=args.precision) as engines:
         localizer = Localizer(index, bundle, engines, config, mount)
         for path in args.images:
             try:
-                record = _locate_file(localizer, path, prior, heading, _plot_path(args.plot, path, len(args.images)))
+                image, heading, stated = _read(args, path, config, mount)
+                plot = _plot_path(args.plot, path, len(args.images))
+                record = {**_locate_image(localizer, image, prior, heading, plot), "input": stated}
+                unused_headings += stated["heading_source"] is None and stated["stated_heading_deg"] is not None
             except InputError as error:
                 record = {"status": UNREADABLE, "detail": str(error)}
                 unreadable += 1
             print(json.dumps({"image": str(path), **record}, allow_nan=False), flush=True)
+    if unused_headings:
+        logger.warning(
+            "%d of %d images state a heading that was not used; --heading-deg exif uses it",
+            unused_headings,
+            len(args.images),
+        )
     return 1 if unreadable else 0
 
 
-def _locate_file(
-    localizer: Localizer, path: Path, prior: Prior | None, heading: Heading | None, plot: Path | None
-) -> dict[str, Any]:
-    from unifygeo_ros.core.records import CameraImage, Query, Rejection
-    from unifygeo_ros.images.files import read_image
+def _read(
+    args: argparse.Namespace, path: Path, config: LocalizerConfig, mount: CameraMount
+) -> tuple[CameraImage, Heading | None, dict[str, Any]]:
+    """An image with its tilt, its heading if it has one, and what was given about it, for the JSON record."""
+    from unifygeo_ros.core.geodesy import azimuth_from_yaw, yaw_from_azimuth
+    from unifygeo_ros.core.records import Heading, HeadingSource
+    from unifygeo_ros.images.metadata import PanoramaMetadata
+    from unifygeo_ros.localization.panorama_file import read_panorama, vehicle_attitude
 
-    image = CameraImage(read_image(path), stamp_ns=0)
+    file = read_panorama(path, mount)
+    metadata, image = file.metadata, file.image
+    stated_rad = None
+    if metadata.heading_deg is not None:
+        if args.heading_deg == EXIF and metadata.heading_is_magnetic and args.declination_deg is None:
+            raise InputError(
+                f"{path}: its heading of {metadata.heading_deg:g}° is from magnetic north; give the declination "
+                "(--declination-deg), or the heading from true north"
+            )
+        declination_deg = (args.declination_deg or 0.0) if metadata.heading_is_magnetic else 0.0
+        stated_rad = math.radians(metadata.heading_deg + declination_deg)
+    attitude = vehicle_attitude(metadata if args.tilt_deg == EXIF else PanoramaMetadata(), stated_rad or 0.0, mount)
+    yaw_rad, source = None, None
+    if args.heading_deg == EXIF and stated_rad is not None:
+        yaw_rad, source = attitude.yaw_rad, EXIF
+    elif args.heading_deg is not None and args.heading_deg != EXIF:
+        yaw_rad, source = float(yaw_from_azimuth(math.radians(args.heading_deg))), "option"
+    roll_rad = pitch_rad = None
+    if args.tilt_deg == EXIF and (metadata.roll_deg is not None or metadata.pitch_deg is not None):
+        roll_rad, pitch_rad = attitude.roll_rad, attitude.pitch_rad
+    elif args.tilt_deg is not None and args.tilt_deg != EXIF:
+        roll_rad, pitch_rad = (math.radians(angle) for angle in args.tilt_deg)
+    heading = None if yaw_rad is None else Heading(yaw_rad, config.heading_sigma_rad**2, HeadingSource.CONSTANT)
+    record = {
+        "heading_deg": None if yaw_rad is None else math.degrees(azimuth_from_yaw(yaw_rad)) % 360.0,
+        "heading_source": source,
+        "stated_heading_deg": metadata.heading_deg,
+        "roll_deg": None if roll_rad is None else math.degrees(roll_rad),
+        "pitch_deg": None if pitch_rad is None else math.degrees(pitch_rad),
+        "seen": 1.0 if image.seen is None else round(float(image.seen.mean()), 4),
+    }
+    return dataclasses.replace(image, roll_rad=roll_rad, pitch_rad=pitch_rad), heading, record
+
+
+def _locate_image(
+    localizer: Localizer, image: CameraImage, prior: Prior | None, heading: Heading | None, plot: Path | None
+) -> dict[str, Any]:
+    from unifygeo_ros.core.records import Query, Rejection
+
     query = Query(prior, heading)
     observation = localizer.observe(image, query)
     result = observation if isinstance(observation, Rejection) else localizer.decide(observation, query)
@@ -96,16 +168,26 @@ def _locate_file(
         from unifygeo_ros.localization.plot import draw
 
         draw(plot, localizer, image, observation, result)
-    return json_record(result)
+    return json_record(result, localizer.index.frame)
 
 
-def json_record(result: Fix | Rejection) -> dict[str, Any]:
-    """A result as JSON values. Angles in degrees: heading_deg clockwise from north, yaw_deg from east."""
+def json_record(result: Fix | Rejection, frame: LocalFrame) -> dict[str, Any]:
+    """A result as JSON values.
+
+    Args:
+        result: what was found.
+        frame: the index's map frame, for the datum and the hypotheses' latitudes and longitudes.
+
+    Returns:
+        Angles in degrees: heading_deg clockwise from north, yaw_deg counter-clockwise from east. Hypotheses are
+        positions of the camera, the fix is base_link's.
+    """
     from unifygeo_ros.core.geodesy import azimuth_from_yaw
     from unifygeo_ros.core.records import Fix
 
     common: dict[str, Any] = {
-        "hypotheses": [dataclasses.asdict(hypothesis) for hypothesis in result.hypotheses],
+        "hypotheses": [_hypothesis(hypothesis, frame) for hypothesis in result.hypotheses],
+        "datum": dataclasses.asdict(frame.datum),
         "timings_ms": {stage: round(value, 3) for stage, value in result.timings_ms.items()},
     }
     if not isinstance(result, Fix):
@@ -127,15 +209,9 @@ def json_record(result: Fix | Rejection) -> dict[str, Any]:
     }
 
 
-def _heading(args: argparse.Namespace, config: LocalizerConfig) -> Heading | None:
-    from unifygeo_ros.core.geodesy import yaw_from_azimuth
-    from unifygeo_ros.core.records import Heading, HeadingSource
-
-    if args.heading_deg is None:
-        return None
-    return Heading(
-        float(yaw_from_azimuth(math.radians(args.heading_deg))), config.heading_sigma_rad**2, HeadingSource.CONSTANT
-    )
+def _hypothesis(hypothesis: Hypothesis, frame: LocalFrame) -> dict[str, Any]:
+    latitude_deg, longitude_deg = frame.geodetic_from_map(hypothesis.east_m, hypothesis.north_m).tolist()
+    return {**dataclasses.asdict(hypothesis), "latitude_deg": latitude_deg, "longitude_deg": longitude_deg}
 
 
 def _prior_in_map(args: argparse.Namespace, frame: Any) -> Prior | None:
@@ -155,17 +231,19 @@ def _plot_path(plot: Path | None, image: Path, images: int) -> Path | None:
 
 
 def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is not finite")
-    return value
+    return numbers(text, (1,), "a finite number")[0]
+
+
+def _heading_option(text: str) -> float | str:
+    return EXIF if text == EXIF else numbers(text, (1,), "a number of degrees or exif")[0]
+
+
+def _tilt_option(text: str) -> list[float] | str:
+    return EXIF if text == EXIF else numbers(text, (2,), "ROLL,PITCH in degrees or exif")
 
 
 def _prior(text: str) -> tuple[float, float, float]:
-    try:
-        latitude_deg, longitude_deg, sigma_m = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not LAT,LON,SIGMA") from error
-    if not (abs(latitude_deg) <= 90 and abs(longitude_deg) <= 180 and 0 < sigma_m < math.inf):
+    latitude_deg, longitude_deg, sigma_m = numbers(text, (3,), "LAT,LON,SIGMA")
+    if not (abs(latitude_deg) <= 90 and abs(longitude_deg) <= 180 and sigma_m > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a latitude, a longitude and metres above 0")
     return latitude_deg, longitude_deg, sigma_m

@@ -133,9 +133,12 @@ def prepare_panorama(image: CameraImage, ground: GroundSpec, mount: CameraMount,
         roll_rad = pitch_rad = 0.0
     geometry = mount, ground, vehicle_azimuth_rad, roll_rad, pitch_rad
     pixels, seen = _resample(image.pixels, *geometry)
-    if mount.mask_path:
-        world, _ = _resample(_body_mask(mount), *geometry)
-        seen = (world > 250) if seen is None else seen & (world > 250)  # up to 2% of a pixel may be vehicle
+    masks = [_body_mask(mount)] if mount.mask_path else []
+    if image.seen is not None:
+        masks.append(np.where(image.seen, 255, 0).astype(np.uint8))
+    for mask in masks:
+        world, _ = _resample(mask, *geometry)
+        seen = (world > 250) if seen is None else seen & (world > 250)  # up to 2% of a pixel may be hidden
     if seen is not None:
         pixels[~seen] = FILL_RGB
     return Panorama(pixels, image.stamp_ns, None if heading is None else 0.0)
