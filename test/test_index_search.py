@@ -18,8 +18,8 @@ from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.aerial.manifest import FileRecord, IndexManifest
 from unifygeo_ros.aerial.partial import PartialIndex, Shard
-from unifygeo_ros.aerial.search import choose_search, open_search
-from unifygeo_ros.core.errors import ConfigurationError, IndexFormatError, InputError, UnifyGeoError
+from unifygeo_ros.aerial.search import choose_search
+from unifygeo_ros.core.errors import IndexFormatError, InputError, UnifyGeoError
 from unifygeo_ros.core.geodesy import Datum
 from unifygeo_ros.core.records import Prior
 
@@ -216,13 +216,9 @@ def test_the_inverted_file_is_the_same_in_every_build(large, tmp_path, few_are_e
     assert again.manifest == large.manifest
 
 
-def test_the_rule_and_the_device_of_the_search(large, index):
+def test_the_rule_of_the_search():
     assert choose_search(1_000_000) == "exact"
     assert choose_search(1_000_001) == "ivfpq"
-    with pytest.raises(ConfigurationError, match=r"faiss-gpu|IVF-PQ index is searched"):
-        open_search("ivfpq", large.descriptors.verify(), large.path / "search.faiss", "gpu")
-    with pytest.raises(ConfigurationError, match="must be auto, cpu or gpu"):
-        open_search("exact", index.descriptors.verify(), index.path, "tpu")
 
 
 def use_everything(folder):

@@ -33,7 +33,7 @@ from unifygeo_ros.aerial.manifest import (
     cell_keys,
     read_manifest,
 )
-from unifygeo_ros.aerial.search import DescriptorSearch, nearest_among, open_search
+from unifygeo_ros.aerial.search import DescriptorSearch, nearest_among, open_search, wants_gpu
 from unifygeo_ros.core.errors import IndexFormatError, InputError
 from unifygeo_ros.core.geodesy import LocalFrame
 from unifygeo_ros.core.records import Candidates, Float32, Float64, UInt8
@@ -81,7 +81,7 @@ class TileIndex:
     last axis. Both are taken by tile ids and verified when they are.
     """
 
-    def __init__(self, path: Path, manifest: IndexManifest, search_device: str = "auto") -> None:
+    def __init__(self, path: Path, manifest: IndexManifest, search_device: str = "auto", gpu: int = 0) -> None:
         self.path = path
         self.manifest = manifest
         self.frame = LocalFrame(manifest.datum)
@@ -104,6 +104,7 @@ class TileIndex:
         )
         self._pixels = np.memmap(path / PIXELS, np.uint8, mode="r")
         self._search_device = search_device
+        self._gpu = gpu
         self._search: DescriptorSearch | None = None
 
     def __len__(self) -> int:
@@ -169,6 +170,28 @@ class TileIndex:
         for name in self.manifest.files:
             _verify_file(self.path, self.manifest, name)
 
+    @property
+    def search_description(self) -> str:
+        """How the whole index is searched."""
+        return f"{self.manifest.search}, CPU" if self._search is None else self._search.description
+
+    def open_gpu_search(self) -> None:
+        """Open and try the search of the whole index now, if it is to be on a GPU.
+
+        One on the CPU is opened when it is first used: a session with a position prior never uses it, and opening it
+        reads all descriptors.
+
+        Raises:
+            ConfigurationError: the search was to be on a GPU and cannot be.
+            IndexFormatError: a file of the index is damaged.
+        """
+        if self._search is None and wants_gpu(self.manifest.search, self._search_device, self._gpu):
+            self._search = self._open_search()
+
+    def close_search(self) -> None:
+        """Free what the search of the whole index holds, such as a GPU's memory. A later search opens it again."""
+        self._search = None
+
     def _open_search(self) -> DescriptorSearch:
         """The search of the whole index, its files verified: all descriptors for an exact one, which reads them all
         anyway; the inverted lists for IVF-PQ."""
@@ -177,7 +200,7 @@ class TileIndex:
             descriptors = self._verified_descriptors(np.empty(0, np.int64))
         else:
             descriptors = self._verified_descriptors(None)
-        return open_search(self.manifest.search, descriptors, self.path / SEARCH, self._search_device)
+        return open_search(self.manifest.search, descriptors, self.path / SEARCH, self._search_device, self._gpu)
 
     def _verified_descriptors(self, tile_ids: Ids | None) -> Float32:
         return self.descriptors.verify(tile_ids).view(np.float32)
@@ -204,12 +227,24 @@ class TileIndex:
 
 
 def open_index(
-    path: Path | str, *, bundle: ModelBundle | None = None, verify: bool = False, search_device: str = "auto"
+    path: Path | str,
+    *,
+    bundle: ModelBundle | None = None,
+    verify: bool = False,
+    search_device: str = "auto",
+    gpu: int = 0,
 ) -> TileIndex:
-    """Open an index folder. Raises IndexFormatError where it is damaged or was made with other weights than bundle's.
+    """Open an index folder.
 
-    verify: read and check every file now, not at first use. search_device: "auto", "cpu" or "gpu", for an ungated
-    search.
+    Args:
+        path: The folder.
+        bundle: The bundle that it must have been made with; None: any.
+        verify: Read and check every file now, not when it is first used.
+        search_device: "auto", "cpu" or "gpu": where the whole index is searched (`open_search`).
+        gpu: Number of the GPU.
+
+    Raises:
+        IndexFormatError: the index is damaged, or was made with other weights than the bundle's.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
@@ -227,7 +262,7 @@ def open_index(
         if size != record.bytes:
             raise IndexFormatError(f"{folder / name}: {size} bytes, the manifest says {record.bytes}; {_REMEDY}")
     _verify_file(folder, manifest, TILES)
-    index = TileIndex(folder, manifest, search_device)
+    index = TileIndex(folder, manifest, search_device, gpu)
     if verify:
         index.verify()
     return index

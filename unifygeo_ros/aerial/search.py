@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from unifygeo_ros.aerial.settings import SEARCH_DEVICES
 from unifygeo_ros.core.errors import ConfigurationError, IndexFormatError
 from unifygeo_ros.core.records import Candidates, Float32
 
@@ -27,6 +28,13 @@ EXACT_LIMIT = 1_000_000
 MINIMUM_TRAINING = 10_000
 """Fewest tiles from which the product quantiser (256 centroids, 39 points each) can be trained."""
 
+GPU_SCRATCH_BYTES = 64 << 20
+"""Scratch memory of a search on a GPU: on the device, and pinned on the host."""
+
+GPU_MOST_CANDIDATES = 2048
+"""FAISS selects no more than these on a GPU; for more, the CPU searches."""
+
+_PROBED = 10  # candidates compared with the CPU's when a GPU search is opened
 _TRAINING_POINTS = 262_144
 _PROBES = 64  # inverted lists visited
 _REFINED = 32  # times k: codes whose descriptors are compared exactly, at least _REFINED_AT_LEAST
@@ -79,17 +87,52 @@ class ExactSearch:
 class GpuExactSearch:
     """The same on a GPU: descriptors are copied to its memory once. Needs a FAISS built with CUDA."""
 
-    description = "exact, GPU"
+    def __init__(self, descriptors: Float32, gpu: int) -> None:
+        """Copy the descriptors and try a search.
 
-    def __init__(self, descriptors: Float32) -> None:
-        self._resources = faiss.StandardGpuResources()
-        self._index = faiss.GpuIndexFlatIP(self._resources, descriptors.shape[1])
-        for start in range(0, len(descriptors), _ADD_BLOCK):
-            self._index.add(np.ascontiguousarray(descriptors[start : start + _ADD_BLOCK]))
+        Args:
+            descriptors: float32 (n, C), unit length, mapped.
+            gpu: Number of the GPU.
+
+        Raises:
+            ConfigurationError: FAISS cannot use the GPU, the descriptors do not fit its memory, or its answers differ
+                from the CPU's.
+        """
+        self.description = f"exact, GPU {gpu}"
+        self._descriptors = descriptors
+        size = f"{len(descriptors)} descriptors of {descriptors.nbytes / 1e6:.0f} MB"
+        try:
+            self._resources = faiss.StandardGpuResources()
+            # By default FAISS takes up to 1.5 GB of the GPU and 256 MB of pinned memory for scratch; a Jetson shares
+            # both with everything else.
+            self._resources.setTempMemory(GPU_SCRATCH_BYTES)
+            self._resources.setPinnedMemory(GPU_SCRATCH_BYTES)
+            config = faiss.GpuIndexFlatConfig()
+            config.device = gpu
+            self._index = faiss.GpuIndexFlatIP(self._resources, descriptors.shape[1], config)
+            for start in range(0, len(descriptors), _ADD_BLOCK):
+                self._index.add(np.ascontiguousarray(descriptors[start : start + _ADD_BLOCK]))
+            self._probe()
+        except RuntimeError as error:  # how FAISS reports CUDA's errors, full memory among them
+            raise ConfigurationError(
+                f"GPU {gpu} cannot search the index, {size} ({_first_line(error)}); choose index_search cpu, or auto, "
+                "which falls back to it"
+            ) from error
 
     def nearest(self, descriptor: Float32, k: int) -> Candidates:
+        if k > GPU_MOST_CANDIDATES:
+            return ExactSearch(self._descriptors).nearest(descriptor, k)
         similarities, tile_ids = self._index.search(descriptor[None], k)
         return Candidates(tile_ids[0], similarities[0])
+
+    def _probe(self) -> None:
+        """Compare one search with the CPU's. Raises RuntimeError."""
+        k = min(_PROBED, len(self._descriptors))
+        found = self.nearest(self._descriptors[0], k).similarities
+        expected, _ = _inner_products(self._descriptors, self._descriptors[0], k)
+        difference = float(np.max(np.abs(found - expected)))
+        if self._index.metric_type != faiss.METRIC_INNER_PRODUCT or not difference < 1e-3:
+            raise RuntimeError(f"a similarity differs from the CPU's by {difference:.3g}")
 
 
 class InvertedFileSearch:
@@ -120,27 +163,58 @@ class InvertedFileSearch:
         return nearest_among(self._descriptors, tile_ids, descriptor, k)
 
 
-def open_search(kind: str, descriptors: Float32, path: Path, device: str) -> DescriptorSearch:
-    """The search of an index. kind: "exact" or "ivfpq". device: "auto" takes a GPU if this FAISS sees one; "cpu";
-    "gpu", an error where there is none. The choice is logged."""
-    gpu_there = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
-    if device not in ("auto", "cpu", "gpu"):
-        raise ConfigurationError(f"search device {device!r}, must be auto, cpu or gpu")
-    if device == "gpu" and not gpu_there:
+def wants_gpu(kind: str, device: str, gpu: int) -> bool:
+    """Whether the search is to be on a GPU.
+
+    Args:
+        kind: "exact" or "ivfpq".
+        device: "auto": if the installed FAISS sees the GPU and the search is exact; "cpu"; "gpu".
+        gpu: Number of the GPU.
+
+    Raises:
+        ConfigurationError: `device` is not known, or is "gpu" where that cannot be.
+    """
+    if device not in SEARCH_DEVICES:
+        raise ConfigurationError(f"index_search is {device!r}, must be one of {', '.join(SEARCH_DEVICES)}")
+    gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+    if device != "gpu":
+        return device == "auto" and kind == "exact" and gpu < gpus
+    if gpu >= gpus:
         raise ConfigurationError(
-            "search device gpu: this FAISS sees no GPU; install faiss-gpu on a machine with one, or choose cpu"
+            f"index_search gpu: the installed FAISS sees {gpus} GPUs, GPU {gpu} is not among them; install a FAISS "
+            "with CUDA (docs/how-to/engines.md), choose another device, or index_search cpu"
         )
-    if device == "gpu" and kind == "ivfpq":
-        raise ConfigurationError(
-            "search device gpu: an IVF-PQ index is searched where its lists are mapped, on the CPU; choose auto or cpu"
-        )
-    chosen: DescriptorSearch
     if kind == "ivfpq":
-        chosen = InvertedFileSearch(path, descriptors)
-    elif gpu_there and device != "cpu":
-        chosen = GpuExactSearch(descriptors)
-    else:
-        chosen = ExactSearch(descriptors)
+        raise ConfigurationError(
+            "index_search gpu: an IVF-PQ index is searched on the CPU, where its lists are mapped; choose auto or cpu"
+        )
+    return True
+
+
+def open_search(kind: str, descriptors: Float32, path: Path, device: str, gpu: int = 0) -> DescriptorSearch:
+    """The search of an index. The choice is logged.
+
+    Args:
+        kind: "exact" or "ivfpq".
+        descriptors: float32 (n, C), mapped.
+        path: File of the IVF-PQ index.
+        device: As for `wants_gpu`; with "auto", the CPU searches where the GPU cannot, and the log says why.
+        gpu: Number of the GPU.
+
+    Raises:
+        ConfigurationError: `device` is "gpu" and the GPU cannot search.
+        IndexFormatError: the IVF-PQ index is damaged.
+    """
+    chosen: DescriptorSearch | None = None
+    if wants_gpu(kind, device, gpu):
+        try:
+            chosen = GpuExactSearch(descriptors, gpu)
+        except ConfigurationError as error:
+            if device == "gpu":
+                raise
+            logger.warning("descriptor search on the CPU: %s", error)
+    if chosen is None:
+        chosen = InvertedFileSearch(path, descriptors) if kind == "ivfpq" else ExactSearch(descriptors)
     logger.info("descriptor search: %s, %d tiles", chosen.description, len(descriptors))
     return chosen
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from unifygeo_ros.core.errors import ConfigurationError
 
+SEARCH_DEVICES = ("auto", "cpu", "gpu")
+"""Where the whole index can be searched, see `unifygeo_ros.aerial.search.wants_gpu`."""
+
 
 @dataclass(frozen=True)
 class BuildSettings:

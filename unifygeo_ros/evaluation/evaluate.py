@@ -75,7 +75,9 @@ def evaluate(request: ReplayRequest) -> Summary:
     check_output_path(request.output)
     bundle = load_bundle(request.model)
     check_calibrated(bundle, request.settings.node.accept_uncalibrated)
-    index = open_index(request.index, bundle=bundle)
+    node = request.settings.node
+    index = open_index(request.index, bundle=bundle, search_device=node.index_search, gpu=node.device)
+    index.open_gpu_search()
     bag = Bag(request.bag)
     topics = choose_topics(
         bag,

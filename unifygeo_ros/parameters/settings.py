@@ -11,6 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Iterator, Mapping
 
+from unifygeo_ros.aerial.settings import SEARCH_DEVICES
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.settings import check_settings, setting
 from unifygeo_ros.inference.bundle import PRECISIONS
@@ -34,6 +35,13 @@ class NodeConfig:
     backend: str = setting("auto", "inference backend; auto: the first that runs here", choices=("auto", *BACKENDS))
     precision: str = setting("auto", "auto: fp32 on the CPU, fp16 on a GPU", choices=("auto", *PRECISIONS))
     device: int = setting(0, "number of the GPU", minimum=0, maximum=63, advanced=True)
+    index_search: str = setting(
+        "auto",
+        "where the whole index is searched; auto: on the GPU if the installed FAISS has one and the index fits, else "
+        "on the CPU; gpu: an error where that fails",
+        choices=SEARCH_DEVICES,
+        advanced=True,
+    )
     threads: int = setting(
         0, "threads of the CPU backend; 0: one for each core", minimum=0, maximum=1024, advanced=True
     )

@@ -47,7 +47,12 @@ def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) ->
         bundle = load_bundle(Path(node.bundle).expanduser())
         check_calibrated(bundle, node.accept_uncalibrated)
         step("index")
-        index = open_index(Path(node.index).expanduser(), bundle=bundle)
+        index = open_index(
+            Path(node.index).expanduser(), bundle=bundle, search_device=node.index_search, gpu=node.device
+        )
+        step("search of the index")
+        index.open_gpu_search()
+        resources.callback(index.close_search)
         step("engines")
         engines = resources.enter_context(
             open_engines(
@@ -71,6 +76,7 @@ def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) ->
             "calibration": bundle.manifest.calibration_text,
             "engines": engines.description,
             "index": f"{len(index)} tiles ({index.path})",
+            "search": index.search_description,
             "datum": f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, {datum.height_m:g} m",
         }
         return Loaded(session, localizer, index, identity, resources.pop_all())

@@ -12,6 +12,7 @@ single-threaded one 7%.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import traceback
@@ -37,6 +38,7 @@ from unifygeo_ros.ros.inputs import Inputs
 from unifygeo_ros.ros.loading import Loaded, load
 from unifygeo_ros.ros.outputs import Outputs
 from unifygeo_ros.ros.parameters import changed_settings, declare_parameters, read_settings, refused
+from unifygeo_ros.ros.python_logging import logged_by
 from unifygeo_ros.ros.worker import Worker
 
 NODE_NAME = "unifygeo_localizer"
@@ -87,6 +89,8 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         self._loaded: Loaded | None = None
         self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
+        self._python_log = contextlib.ExitStack()
+        """Holds the handler that writes Python's log messages to the node's log."""
         self._worker: Worker | None = None
         self._jump_handle: JumpHandle | None = None
         self._enabled = False
@@ -111,6 +115,8 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
     @_reported(TransitionCallbackReturn.FAILURE)
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and check everything; on FAILURE the reason is in the log and the diagnostics."""
+        self._python_log.close()  # of an earlier configuration that failed
+        self._python_log.enter_context(logged_by(self.get_logger()))
         try:
             self._settings = read_settings(self)
             self._diagnostics_timer.timer_period_ns = ns_from_s(self._settings.node.diagnostics_period_s)
@@ -286,6 +292,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         if self._loaded is not None:
             self._loaded.close()
         self._loaded = None
+        self._python_log.close()
 
     def _shutting_down(self) -> bool:
         return not self.context.ok()
