@@ -1,4 +1,4 @@
-"""The documentation against the code: every command parses, every link leads somewhere.
+"""The documentation against the code: every command parses, every link leads somewhere, every name exists.
 
 A command in a ```bash block is one of: `unifygeo …` or `unifygeo-train …` (the real parser takes it), `make TARGET`
 (the target exists), `ros2 launch unifygeo_ros FILE …` (the file exists and declares the arguments), `python FILE …`
@@ -6,11 +6,14 @@ A command in a ```bash block is one of: `unifygeo …` or `unifygeo-train …` (
 it is for another machine.
 """
 
+import functools
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+
+from unifygeo_ros.parameters.settings import PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")])
@@ -60,3 +63,63 @@ def test_every_link_between_pages_leads_somewhere(page):
     for target in LINK.findall(page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"`([^`\n]+)`")
+MADE_UP = {"heading_rad", "tilemapresource.xml"}
+"""Names in the docs that are examples, or those of other programs' files."""
+
+
+@functools.cache
+def tracked_files() -> tuple[str, ...]:
+    found = (path for path in ROOT.rglob("*") if path.is_file() and not set(path.parts) & {".venv", ".git", "out"})
+    return tuple(path.relative_to(ROOT).as_posix() for path in found)
+
+
+@functools.cache
+def source_text() -> str:
+    endings = (".py", ".yaml", ".xml", ".toml", ".cfg", ".j2")
+    names = (name for name in tracked_files() if name.endswith(endings) and name != "test/test_docs.py")
+    return "\n".join((ROOT / name).read_text() for name in names)
+
+
+@functools.cache
+def source_words() -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", source_text()))
+
+
+def missing_name(token: str) -> str | None:
+    """What the code does not have that a token in backquotes names, by the form of the token."""
+    if token in MADE_UP:
+        return None
+    if re.fullmatch(r"[\w./-]+\.(py|yaml|md|xml|toml|cfg|j2)", token):
+        suffix = "/" + token.removeprefix("./")
+        return None if any(f"/{name}".endswith(suffix) for name in tracked_files()) else "file"
+    if re.fullmatch(r"(camera|localizer|session|tracker)\.\w+", token):
+        return None if token in PARAMETERS else "parameter"
+    if re.fullmatch(r"~/[\w/]+", token):
+        return None if f'"{token}"' in source_text() else "topic or service"
+    if re.fullmatch(r"[\w.]+\(.*\)", token):
+        return None if token.split("(")[0].split(".")[-1] in source_words() else "function"
+    if re.fullmatch(r"[A-Z][a-z]+\w*[A-Z]\w*|[a-z]+(_[a-z0-9]+)+", token):
+        return None if token in source_words() else "class or name"
+    return None
+
+
+NAMING_PAGES = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which also names what is gone
+
+
+@pytest.mark.parametrize("page", NAMING_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_name_in_backquotes_exists_in_the_code(page):
+    tokens = CODE.findall(FENCE.sub("", page.read_text()))
+    missing = {token: kind for token in tokens if (kind := missing_name(token))}
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["unifygeo_ros/no_such_file.py", "session.no_such_setting", "~/no_such_topic", "no_such_function()", "NoSuchClass"],
+)
+def test_missing_name_finds_what_does_not_exist(token):
+    assert missing_name(token)
