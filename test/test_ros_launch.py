@@ -274,7 +274,15 @@ def test_an_interrupt_of_the_launch_ends_the_node_cleanly(installed, tmp_path):
     command += [f"bundle:={folder}/bundle", f"index:={folder}/index"]
     log = tmp_path / "log"
     with log.open("w") as stream:
-        process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, cwd="/")
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            # A shell ignores SIGINT for what it runs in the background, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     deadline = time.monotonic() + 60
     while "datum:" not in log.read_text():
         assert process.poll() is None, log.read_text()

@@ -234,6 +234,27 @@ def test_an_interrupt_while_it_still_imports(start):
     assert "Traceback" not in node.output()
 
 
+@pytest.mark.parametrize("delay_s", [0.2, 0.5, 0.9, 1.4, 2.2])
+def test_two_signals_at_any_moment_of_the_start_end_it_cleanly(start, delay_s):
+    """As launch and systemd send them: one to the group, and one to the process."""
+    node, _ = start({"autostart": True})
+    status = Path(f"/proc/{node.pid}/status")
+    catches_sigterm = 1 << (signal.SIGTERM - 1)
+    while not int(re.search(r"SigCgt:\s*(\w+)", status.read_text()).group(1), 16) & catches_sigterm:
+        time.sleep(0.005)
+    time.sleep(delay_s)
+    os.kill(node.pid, signal.SIGINT)
+    time.sleep(0.05)
+    assert node.stop(signal.SIGTERM, END_TIMEOUT_S) == 0, node.output()
+    assert "Traceback" not in node.output()
+
+
+def test_a_parameter_of_another_node_is_named_in_the_log_and_ignored(start):
+    node, vehicle = start({"frequency": 30.0})
+    assert vehicle.state() == "unconfigured"
+    assert "The parameter frequency is none of this node's; it is ignored" in node.output()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_a_load_that_never_ends(start, region, tmp_path, number):
     """The manifest is a pipe into which nobody writes: the loader hangs in open(), as it could in a driver."""
@@ -272,6 +293,9 @@ def test_killed_and_restarted_it_localizes_again(start, region):
         ({"camera.x_m": 1}, "camera.x_m"),
         ({"localizer.candidates": 0}, "localizer.candidates"),
         ({"backend": "abacus"}, "abacus"),
+        ({"session.heading_sorce": "imu"}, "did you mean session.heading_source?"),
+        ({"camera.x": 0.2}, "did you mean camera.x_m?"),
+        ({"bundel": "/x"}, "did you mean bundle?"),
     ],
 )
 def test_a_parameter_file_that_cannot_be_used_ends_it_with_the_reason(start, change, why):

@@ -17,7 +17,7 @@ RETIRED = {"camera.z_m": "the camera's height never had an effect; remove the li
 
 _GROUPS = frozenset(name.partition(".")[0] for name in PARAMETERS if "." in name)
 _ALIKE = 0.6  # difflib's ratio from which a name is suggested
-_MEANT = 0.85  # ... and from which an unknown name in a section for several nodes is taken for a slip
+_MEANT = 0.8  # ... and from which an unknown name in a section for several nodes is taken for a slip
 
 
 def nearest_name(name: str) -> str | None:

@@ -22,37 +22,42 @@ def main(args: list[str] | None = None) -> int:
     # KeyboardInterrupt somewhere in the middle of a callback.
     _on_signals(lambda *_: None)
     rclpy.init(args=args)
+    node: LocalizerNode | None = None
+    executor = SingleThreadedExecutor()
+    status = 0
     try:
         node = LocalizerNode()
-    except ConfigurationError as error:
-        print(f"localizer_node: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
+        executor.add_node(node)
         node.autostart()
         executor.spin()
+    except ConfigurationError as error:
+        print(f"localizer_node: {error}", file=sys.stderr)
+        status = 2
     except Exception:
-        # ExternalShutdownException, or an RCLError where the signal came between the executor's look at the context and
-        # its use of it. With the context alive, it is neither.
+        # ExternalShutdownException, or an RCLError where the signal came between rclpy's look at the context and its
+        # use of it. With the context alive, it is neither.
         if rclpy.ok():
             raise
     finally:
-        node.close()
-        stuck = node.stuck
+        # From here on there is nothing that another signal could hurry. Those that launch or systemd send to a group
+        # and then to each process must not end the interpreter while it finalizes.
+        _on_signals(signal.SIG_IGN)
+        if node is not None:
+            node.close()
         executor.shutdown()
-        node.destroy_node()
+        if node is not None:
+            node.destroy_node()
         rclpy.try_shutdown()
-    if stuck:
+        _on_signals(signal.SIG_IGN)  # rclpy has put back what was there before its own handlers
+    if node is not None and node.stuck:
         # A library call that cannot be interrupted is still at work in another thread. Ending the interpreter under it
         # would crash; there is nothing left to save.
         sys.stderr.flush()
         os._exit(0)
-    return 0
+    return status
 
 
-def _on_signals(handler: Callable[..., object]) -> None:
+def _on_signals(handler: Callable[..., object] | signal.Handlers) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
 

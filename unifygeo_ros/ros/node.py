@@ -31,6 +31,7 @@ from std_srvs.srv import SetBool, Trigger
 from unifygeo_ros.conversions.from_messages import stamp_ns
 from unifygeo_ros.core.errors import ConfigurationError, UnifyGeoError
 from unifygeo_ros.core.time import NS_PER_S, ns_from_s
+from unifygeo_ros.parameters.settings import NODE_NAME
 from unifygeo_ros.ros.camera_mount import mount_from_tf
 from unifygeo_ros.ros.health import Health
 from unifygeo_ros.ros.inbox import Frame
@@ -41,7 +42,6 @@ from unifygeo_ros.ros.parameters import changed_settings, declare_parameters, re
 from unifygeo_ros.ros.python_logging import logged_by
 from unifygeo_ros.ros.worker import Worker
 
-NODE_NAME = "unifygeo_localizer"
 STOP_TIMEOUT_S = 5.0
 """How long the node waits for the end of an image, or of a step of loading, when it has to stop."""
 

@@ -10,11 +10,24 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.parameters.names import RCLPY_GROUPS, RCLPY_PARAMETERS, check_names
 from unifygeo_ros.parameters.settings import PARAMETERS, ParameterSpec, Settings, check_live, with_values
 
 
 def declare_parameters(node: Node) -> None:
-    """Declare every setting. Raises ConfigurationError for an override of the wrong type or out of range."""
+    """Declare every setting.
+
+    Raises:
+        ConfigurationError: An override (of a parameter file, or given with -p) is of the wrong type or out of range, or
+            its name is unknown and nearly that of a parameter. Other unknown names may be another node's, from a
+            section for all nodes; the log names them.
+    """
+    # rclpy keeps the overrides that reached the node here, and passes over those that nobody declares.
+    overrides = getattr(node, "_parameter_overrides", {})
+    check_names(overrides, only_ours=False)
+    for name in overrides:
+        if name not in PARAMETERS and name not in RCLPY_PARAMETERS and name.partition(".")[0] not in RCLPY_GROUPS:
+            node.get_logger().warning(f"The parameter {name} is none of this node's; it is ignored")
     for spec in PARAMETERS.values():
         try:
             node.declare_parameter(spec.name, spec.default, _descriptor(spec))
