@@ -4,13 +4,16 @@ import math
 
 import numpy as np
 import pytest
-from drives import STORE, TYPES, header, vector
+from drives import IMAGE, STORE, TYPES, header, image, vector
+from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Writer
 
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.recordings.recorded_mount import mount_from_bag
+from unifygeo_ros.evaluation.setup_notes import mount_note
 from unifygeo_ros.localization.config import CameraMount
+from unifygeo_ros.parameters.settings import NodeConfig, Settings
 
 TF = "tf2_msgs/msg/TFMessage"
 LEVEL = (0.0, 0.0, 0.0, 1.0)
@@ -75,3 +78,39 @@ def test_what_cannot_be_a_mount_is_refused(tmp_path, frame, rotation, words):
     bag = bag_with(tmp_path / "bag", ("base_link", "camera", (0.0, 0.0, 1.0), rotation))
     with pytest.raises(ConfigurationError, match=words):
         mount_from_bag(bag, CameraMount(), "base_link", frame)
+
+
+def bag_with_image(path, frame_id, *links):
+    bag_with(path / "tf", *links)
+    with Writer(path / "bag", version=9) as writer:
+        with AnyReader([path / "tf"]) as reader:
+            for connection, time_ns, data in reader.messages():
+                topic = writer.add_connection(connection.topic, TF, typestore=STORE)
+                writer.write(topic, time_ns, data)
+        message = image(0.0, np.zeros((4, 8, 3), np.uint8))
+        message.header.frame_id = frame_id
+        topic = writer.add_connection("/image", IMAGE, typestore=STORE)
+        writer.write(topic, 2, STORE.serialize_cdr(message, IMAGE))
+    return Bag(path / "bag")
+
+
+def test_a_recorded_mount_that_differs_from_the_parameters_is_reported(tmp_path):
+    link = ("base_link", "insta360_link", (0.4, 0.0, 1.5), about_z(math.pi / 2))
+    bag = bag_with_image(tmp_path, "/insta360_link", link)
+    note = mount_note(bag, "/image", Settings())
+    assert "insta360_link at x 0.40 m, y 0.00 m, yaw 90.0° on base_link" in note
+    assert "--set camera_frame=insta360_link" in note
+    same = Settings(camera=CameraMount(x_m=0.4, yaw_rad=math.pi / 2))
+    assert mount_note(bag, "/image", same) is None
+    used = Settings(node=NodeConfig(camera_frame="insta360_link"))
+    assert mount_note(bag, "/image", used) is None
+
+
+def test_a_recorded_mount_that_cannot_be_used_is_reported_too(tmp_path):
+    bag = bag_with_image(tmp_path, "optical", ("base_link", "optical", (0.0, 0.0, 1.0), (-0.5, 0.5, -0.5, 0.5)))
+    assert "cannot serve as the camera's mount" in mount_note(bag, "/image", Settings())
+
+
+def test_a_frame_that_is_not_recorded_needs_no_note(tmp_path):
+    bag = bag_with_image(tmp_path, "camera", ("base_link", "lidar", (0.0, 0.0, 1.0), about_z(1.0)))
+    assert mount_note(bag, "/image", Settings()) is None

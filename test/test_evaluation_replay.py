@@ -1,5 +1,6 @@
 """Whole replays of a real bag with a real index and real engines."""
 
+import errno
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import pytest
 from bundles import random_bundle
 from drives import START_NS, Circle, write_drive
 from rosbags.highlevel import AnyReader
-from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import StoragePlugin, Writer
 from worlds import World, colour_world
 
 from unifygeo_ros import cli
@@ -256,6 +257,71 @@ def test_ten_thousand_images_in_bounded_memory(place, tmp_path):
         tracemalloc.stop()
         assert len(frames(tmp_path, str(count))) == count
     assert (peaks[10_000] - peaks[1000]) / 9000 < 3000  # bytes an image; 1000 were measured
+
+
+def test_a_drive_without_ground_truth_is_replayed_and_reported(place, done, tmp_path, capsys):
+    options = ("--truth-topic", "none", "--odometry-topic", "/odom", "--report", tmp_path / "r.html")
+    assert run(place, tmp_path / "out.mcap", *options, truth=None) == 0
+    assert [type(f.outcome) for f in frames(tmp_path)] == [type(f.outcome) for f in frames(done)]
+    numbers = json.loads((tmp_path / "r.json").read_text())
+    fixes = numbers["counts"]["fixes"]
+    assert (numbers["counts"]["with_truth"], numbers["counts"]["judged"]) == (0, 0)
+    assert numbers["availability"]["fix"]["value"] == fixes / 25
+    assert numbers["availability"]["declared"]["count"] == 25
+    with AnyReader([tmp_path / "out.mcap"]) as reader:
+        counts = {connection.topic: connection.msgcount for connection in reader.connections}
+    assert counts == {"/unifygeo/fix": fixes, "/unifygeo/navsat": fixes, "/diagnostics": 25}
+    page = (tmp_path / "r.html").read_text()
+    assert "declared 95% radius of a fix" in page
+    assert "Integrity" not in page
+    assert "None of them has ground truth" in capsys.readouterr().out
+
+
+def test_a_bag_without_any_truth_topic_needs_no_option(place, tmp_path):
+    """Only /odom is left as Odometry, and that is the session's."""
+    with AnyReader([place / "drive"]) as reader, Writer(tmp_path / "bare", version=9) as writer:
+        kept = [c for c in reader.connections if "truth" not in c.topic]
+        out = {c.id: writer.add_connection(c.topic, c.msgtype, typestore=reader.typestore) for c in kept}
+        for connection, time_ns, data in reader.messages(kept):
+            writer.write(out[connection.id], time_ns, data)
+    assert run(place, tmp_path / "out.mcap", bag=tmp_path / "bare", truth=None) == 0
+    assert {frame.truth for frame in frames(tmp_path)} == {None}
+
+
+def test_output_and_report_name_the_set_up(done, place, capsys):
+    assert run(place, place / "out.mcap", "--report", place / "report.html") == 0
+    text = "Mode single; heading: imu /imu/data; odometry: /odom; mount: x 0.00 m, y 0.00 m, yaw 0.0° (parameters)."
+    assert text in capsys.readouterr().out
+    assert text in (done / "report.html").read_text()
+
+
+def test_without_fixes_the_output_says_what_to_check(place, tmp_path, capsys):
+    options = ("--set", "session.heading_source=none", "--set", "localizer.gate_ambiguity=0.0")
+    assert run(place, tmp_path / "out.mcap", "--max-frames", 3, *options) == 0
+    text = capsys.readouterr().out
+    for words in ("What to check:", "session.heading_source is none", "camera.yaw_rad", "session.mode is single",
+                  "session.stamp_offset_s is 0"):  # fmt: skip
+        assert words in text
+
+
+def test_without_imu_samples_the_output_names_the_heading_source(place, tmp_path, capsys):
+    options = ("--imu-topic", "none", "--set", "localizer.gate_ambiguity=0.0", "--max-frames", 3)
+    assert run(place, tmp_path / "out.mcap", *options) == 0
+    assert "session.heading_source is imu, but 3 of 3 images had no heading from it" in capsys.readouterr().out
+
+
+def test_a_read_only_folder_ends_in_one_line_with_the_remedy(place, done, tmp_path, capsys, monkeypatch):
+    def fail(self, *_args, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr("unifygeo_ros.evaluation.evaluate.write_whole", fail)
+    shutil.copy(done / "out.frames.jsonl", tmp_path / "out.frames.jsonl")
+    (tmp_path / "out.timings.jsonl").write_text("")
+    assert run(done, tmp_path / "out.mcap", "--report", tmp_path / "r.html") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "r.json: cannot be written (No space left on device); free some space" in error
+    assert len(frames(tmp_path)) == 25
 
 
 def settings(*arguments):

@@ -1,8 +1,10 @@
 """Numbers, comparison and report of made-up drives whose answers are known."""
 
 import dataclasses
+import errno
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +17,16 @@ from unifygeo_ros.evaluation.metrics.results import FrameResult, RecordedQuery, 
 from unifygeo_ros.evaluation.metrics.results import to_json as frame_to_json
 from unifygeo_ros.evaluation.metrics.summary import judge, read_summary, summarise
 from unifygeo_ros.evaluation.recordings.truth import TruthPose
-from unifygeo_ros.evaluation.report.page import verdict, write_report
+from unifygeo_ros.evaluation.report.drive_map import DriveMap, Extent
+from unifygeo_ros.evaluation.report.figures import error_over_time
+from unifygeo_ros.evaluation.report.page import cards, verdict, write_report
+from unifygeo_ros.evaluation.report.whole_files import write_whole
 from unifygeo_ros.evaluation.settings import Criteria
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.sessions.session import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
+EMPTY_MAP = DriveMap(Extent(0.0, 0.0, 10, 10, 1.0), "", (), 1.0, 1.0)
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
 IDENTITY = {
@@ -97,7 +103,7 @@ def test_a_drive_worked_by_hand():
     ]
     summary = summary_of(frames)
     counts, accuracy = summary.counts, summary.accuracy
-    assert (counts.images, counts.known, counts.fixes, counts.judged) == (7, 6, 5, 4)
+    assert (counts.images, counts.with_truth, counts.fixes, counts.judged) == (7, 6, 5, 4)
     assert counts.rejections == {"ambiguous": 1, "uncertain": 1}
     assert accuracy.error_m.mean == pytest.approx((1 + 2 + 30 + 0) / 4)
     assert accuracy.error_m.median == pytest.approx(1.5)
@@ -209,7 +215,11 @@ def random_drive(seed, count=400, *, error=1.0, sigma=1.0, missing=0.2):
 
 @pytest.mark.parametrize(
     ("sigma", "words"),
-    [(1.0, "are honest"), (0.5, "too small by a factor of 2.0"), (2.0, "too large by a factor of 2.0")],
+    [
+        (1.0, "are consistent with the errors"),
+        (0.5, "too small by a factor of 2.0"),
+        (2.0, "too large by a factor of 2.0"),
+    ],
 )
 def test_verdict_says_whether_to_believe(sigma, words):
     text = verdict(summary_of(random_drive(8, 2000, sigma=sigma)))
@@ -274,3 +284,60 @@ def test_report_of_ten_thousand_images_stays_readable(tmp_path):
     summary = summarise(drive, Criteria(), identity=IDENTITY, latency_ms={"total": [5.0, 7.0]}, problems=("a chunk",))
     write_report(tmp_path / "r.html", summary, drive, judge(drive, Criteria()), None, ())
     assert (tmp_path / "r.html").stat().st_size < 5_000_000
+
+
+def test_the_statistics_of_one_fix_judge_nothing():
+    summary = summary_of([frame(0, fix_at(0, 0.5, 0.0)), *(frame(n, rejection(n)) for n in range(1, 93))])
+    text = verdict(summary)
+    assert "1 of 93 images got a fix" in text
+    assert "too few to judge the declared covariances" in text
+    assert "consistent" not in text
+    tones = {card.title: card.tone for card in cards(summary)}
+    assert tones["ANEES"] == tones["in the 95% ellipse"] == tones["false fixes"] == "plain"
+
+
+def test_cards_take_correlated_images_into_account_and_agree_with_each_other():
+    # Errors that repeat 20 times each: 400 images are worth about 20, and all truths are inside their ellipses.
+    frames = [frame(n, fix_at(n, 0.9 * math.sin(n // 20), float(n), sigma=1.0)) for n in range(400)]
+    summary = summary_of(frames)
+    tones = {card.title: (card.value, card.tone) for card in cards(summary)}
+    assert tones["in the 95% ellipse"] == ("100%", tones["ANEES"][1])
+    assert tones["ANEES"][1] != "bad"
+    assert tones["false fixes"] == ("0%", "good")
+
+
+def test_overconfident_fixes_are_bad_and_conservative_ones_fair():
+    for sigma, tone in ((0.5, "bad"), (2.0, "fair"), (1.0, "good")):
+        found = {card.title: card.tone for card in cards(summary_of(random_drive(8, 2000, sigma=sigma)))}
+        assert found["ANEES"] == found["in the 95% ellipse"] == tone
+
+
+def test_error_plot_ends_near_the_errors_and_says_where_the_alert_limit_is():
+    drive = gather([frame(n, fix_at(n, 0.2, float(n), sigma=0.1)) for n in range(50)], CameraMount())
+    svg = error_over_time(drive, judge(drive, Criteria()), Criteria(alert_limit_m=10.0))
+    assert "alert limit 10 m is above this axis" in svg
+    svg = error_over_time(drive, judge(drive, Criteria()), Criteria(alert_limit_m=1.0))
+    assert "above this axis" not in svg
+
+
+def test_fixes_without_truth_stand_in_the_maps_legend(tmp_path):
+    frames = [frame(n, fix_at(n, 0.2, float(n)), truth="north" if n < 5 else None) for n in range(8)]
+    summary, drive = summary_of(frames), gather(frames, CameraMount())
+    write_report(tmp_path / "r.html", summary, drive, judge(drive, Criteria()), EMPTY_MAP, ())
+    assert "no ground truth 3" in (tmp_path / "r.html").read_text()
+
+
+def test_report_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "r.html"
+    write_whole(path, "old")
+
+    def full(self, text, encoding):
+        with self.open("w") as stream:
+            stream.write(text[:3])
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, "a new report")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

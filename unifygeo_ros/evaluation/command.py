@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.options import add_settings, settings_of
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
 from unifygeo_ros.parameters.options import add_parameter_options, settings_of_options
@@ -75,27 +75,37 @@ def _replay(args: argparse.Namespace) -> int:
     from unifygeo_ros.evaluation.report.page import verdict
 
     settings = settings_of_options(args)
-    summary = evaluate(
-        ReplayRequest(
-            bag=args.bag,
-            index=_folder(args.index, settings.node.index, "--index", "index"),
-            model=_folder(args.model, settings.node.bundle, "--model", "bundle"),
-            output=args.output,
-            report=args.report,
-            image_topic=args.image_topic,
-            truth_topic=args.truth_topic,
-            odometry_topic=args.odometry_topic,
-            imu_topic=args.imu_topic,
-            truth_file=args.truth_file,
-            truth=settings_of(args, TruthSettings),
-            settings=settings,
-            criteria=settings_of(args, Criteria),
-            max_frames=args.max_frames,
-            restart=args.restart,
-            quiet=args.quiet,
-        )
+    request = ReplayRequest(
+        bag=args.bag,
+        index=_folder(args.index, settings.node.index, "--index", "index"),
+        model=_folder(args.model, settings.node.bundle, "--model", "bundle"),
+        output=args.output,
+        report=args.report,
+        image_topic=args.image_topic,
+        truth_topic=args.truth_topic,
+        odometry_topic=args.odometry_topic,
+        imu_topic=args.imu_topic,
+        truth_file=args.truth_file,
+        truth=settings_of(args, TruthSettings),
+        settings=settings,
+        criteria=settings_of(args, Criteria),
+        max_frames=args.max_frames,
+        restart=args.restart,
+        quiet=args.quiet,
     )
+    try:
+        summary = evaluate(request)
+    except OSError as error:  # what is read has errors of its own: this is a full or read-only disk
+        raise InputError(
+            f"{error.filename or args.output}: cannot be written ({error.strerror or error}); free some space or "
+            "choose another --output and --report. What is done is kept: the same command goes on from there"
+        ) from error
     print(verdict(summary))
+    print(summary.setup)
+    if summary.advice:
+        print("What to check:")
+    for line in summary.advice:
+        print(f"- {line}")
     for problem in summary.problems[:5]:
         print(f"not read: {problem}")
     for path in (args.output, args.report, args.report and args.report.with_suffix(".json")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,16 +25,20 @@ from unifygeo_ros.evaluation.recordings.recorded_mount import mount_from_bag
 from unifygeo_ros.evaluation.recordings.truth import Truth
 from unifygeo_ros.evaluation.recordings.truth_sources import read_truth_file
 from unifygeo_ros.evaluation.replay import Topics, choose_topics, read_truth, replay
-from unifygeo_ros.evaluation.report.close_look import look_closer, worst_places
 from unifygeo_ros.evaluation.report.drive_map import draw_map
+from unifygeo_ros.evaluation.report.frame_details import render_frame_details, worst_frames
 from unifygeo_ros.evaluation.report.page import write_report
+from unifygeo_ros.evaluation.report.whole_files import write_whole
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
+from unifygeo_ros.evaluation.setup_notes import advice, mount_note, setup_text
 from unifygeo_ros.inference.bundle import ModelBundle, check_calibrated, load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.parameters.settings import Settings
 
 _FINGERPRINT_BYTES = 1 << 20
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,16 +112,22 @@ def evaluate(request: ReplayRequest) -> Summary:
         frames_path = request.output.with_name(f"{request.output.stem}.frames.jsonl")
         if request.restart:
             frames_path.unlink(missing_ok=True)
+        note = mount_note(bag, topics.image.name, settings)
+        if note is not None:
+            _logger.warning(note)
         with ResultFile(frames_path, identity) as results:
             _replay_with_progress(request, bag, topics, localizer, truth, results)
-            write_output_bag(request.output, results.frames(), index.frame)
-            drive = gather(results.frames(), request.settings.camera)
+            write_output_bag(request.output, results.frames(), index.frame, with_truth=truth is not None)
+            drive = gather(results.frames(), settings.camera)
+            hints = advice(results.frames(), settings, topics)
             summary = summarise(
                 drive,
                 request.criteria,
                 identity=identity,
                 latency_ms=read_timings(results.timings_path),
                 problems=results.problems,
+                setup=setup_text(settings, topics),
+                advice=(note, *hints) if note is not None else hints,
             )
             if request.report is not None:
                 _write_report(request, summary, drive, bag, topics, localizer, results)
@@ -133,21 +144,21 @@ def _write_report(
     results: ResultFile,
 ) -> None:
     assert request.report is not None
-    request.report.parent.mkdir(parents=True, exist_ok=True)
-    request.report.with_suffix(".json").write_text(summary.to_json(), encoding="utf-8")
+    write_whole(request.report.with_suffix(".json"), summary.to_json())
     judged = judge(drive, request.criteria)
-    worst = worst_places(drive, judged).tolist()
+    worst = worst_frames(drive, judged).tolist()
     frames = {frame.number: frame for frame in results.frames() if frame.number in worst}
-    looks = look_closer(bag, topics.image, localizer, drive, judged, [frames[number] for number in worst])
+    looks = render_frame_details(bag, topics.image, localizer, drive, judged, [frames[number] for number in worst])
     write_report(request.report, summary, drive, judged, draw_map(drive, judged, localizer.index), looks)
 
 
-def _open_truth(request: ReplayRequest, bag: Bag, topics: Topics, index: TileIndex) -> Truth:
+def _open_truth(request: ReplayRequest, bag: Bag, topics: Topics, index: TileIndex) -> Truth | None:
     if request.truth_file is not None:
         recording = read_truth_file(request.truth_file)
-    else:
-        assert topics.truth is not None  # required without a file
+    elif topics.truth is not None:
         recording = read_truth(bag, topics.truth)
+    else:
+        return None
     settings = request.truth
     return Truth(
         recording,
@@ -164,7 +175,7 @@ def _replay_with_progress(
     bag: Bag,
     topics: Topics,
     localizer: Localizer,
-    truth: Truth,
+    truth: Truth | None,
     results: ResultFile,
 ) -> None:
     images = min(topics.image.count, request.max_frames or topics.image.count)
@@ -196,7 +207,7 @@ def _identity(
     request: ReplayRequest,
     bag: Bag,
     topics: Topics,
-    truth: Truth,
+    truth: Truth | None,
     bundle: ModelBundle,
     index: TileIndex,
     engines: str,
@@ -213,7 +224,7 @@ def _identity(
         "bag": {"name": request.bag.name, "fingerprint": _fingerprint(bag.files)},
         "topics": {purpose: topic.name if topic else None for purpose, topic in names.items()},
         "truth": {
-            "source": topics.truth.name if topics.truth else Path(truth.source).name,
+            "source": topics.truth.name if topics.truth else Path(truth.source).name if truth else None,
             "fingerprint": _fingerprint([request.truth_file]) if request.truth_file else None,
             **dataclasses.asdict(request.truth),
         },

@@ -66,7 +66,7 @@ def choose_topics(
             tuple(TRUTH_TYPES),
             purpose="ground truth",
             option="--truth-topic",
-            required=True,
+            required=False,
             taken=[motion.name] if motion else [],
         )
     inertial = choose_topic(bag, imu, IMU_TYPES, purpose="IMU", option="--imu-topic", required=False)
@@ -96,7 +96,7 @@ def replay(
     localizer: Localizer,
     session_config: SessionConfig,
     tracker_config: TrackerConfig,
-    truth: Truth,
+    truth: Truth | None,
     results: ResultFile,
     *,
     max_frames: int | None = None,
@@ -174,7 +174,7 @@ def _localize(
     localizer: Localizer,
     session: LocalizationSession,
     odometry: MotionBuffer[OdometrySample],
-    truth: Truth,
+    truth: Truth | None,
 ) -> tuple[FrameResult, dict[str, float]]:
     """One image's result and its milliseconds by stage."""
     start = time.perf_counter()
@@ -190,7 +190,7 @@ def _localize(
         if outcome.query is not None:
             tilt = outcome.image.roll_rad, outcome.image.pitch_rad
             query = RecordedQuery(outcome.query.prior, outcome.query.heading, *tilt)
-    true_pose = truth.at(result.stamp_ns)
+    true_pose = None if truth is None else truth.at(result.stamp_ns)
     motion = odometry.at(result.stamp_ns)
     ranks = None
     if seen is not None and query is not None and true_pose is not None:

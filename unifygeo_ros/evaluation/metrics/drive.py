@@ -24,26 +24,24 @@ _NO_MATRIX = ((math.nan, math.nan), (math.nan, math.nan))
 
 @dataclass(frozen=True)
 class Drive:
-    """n images in the order of the bag. Positions are base_link's: float64 (n, 2), map east and north in metres; NaN
-    (for ranks 0) where there is nothing.
+    """n images in the order of the bag.
 
-    time_s: since the first image, by the recorder's clock. outcomes: "fix" or the rejection's reason. fixed: whether
-    there is a fix. known: whether there is ground truth. track_yaw_rad: direction of travel, or the orientation while
-    standing. answer_m: best hypothesis, whether it passed the gates or not. tile_m, retrieved_m: where base_link is if
-    the camera is at the centre of the best tile after and before re-ranking. odometry: float64 (n, 3), x, y, yaw of the
-    odometry's own frame. ranks_*: int64 (n,), from 1; 0 where the right tile is beyond the depth; ranked: whether
-    the ranks are known at all.
+    Positions are base_link's: float64 (n, 2), map east and north in metres. NaN stands where there is nothing.
     """
 
     stamps_ns: Int
     time_s: Float
+    """Since the first image, by the recorder's clock."""
     outcomes: tuple[str, ...]
+    """The word "fix", or the rejection's reason."""
     fixed: Bool
-    known: Bool
+    """Whether there is a fix."""
+    has_truth: Bool
     truth_m: Float
     truth_covariance_m2: Float
     truth_yaw_rad: Float
     track_yaw_rad: Float
+    """Direction of travel; the orientation while standing."""
     fix_m: Float
     covariance_m2: Float
     yaw_rad: Float
@@ -51,13 +49,19 @@ class Drive:
     score: Float
     ambiguity: Float
     answer_m: Float
+    """The best hypothesis, whether it passed the gates or not."""
     tile_m: Float
+    """Where base_link is if the camera is at the centre of the best tile after re-ranking."""
     retrieved_m: Float
+    """The same for the best tile before re-ranking."""
     odometry: Float
+    """float64 (n, 3): x, y, yaw in the odometry's own frame."""
     ranked: Bool
+    """Whether the ranks of the right tile were determined."""
     rank_depth: int
     candidates: int
     ranks_covering_retrieved: Int
+    """Ranks: int64 (n,), from 1; 0 where the right tile is beyond the depth."""
     ranks_covering_reranked: Int
     ranks_nearest_retrieved: Int
     ranks_nearest_reranked: Int
@@ -68,7 +72,7 @@ class Drive:
     @property
     def judged(self) -> Bool:
         """Images with a fix and ground truth."""
-        return self.fixed & self.known
+        return self.fixed & self.has_truth
 
 
 def gather(results: Iterable[FrameResult], mount: CameraMount) -> Drive:
@@ -76,7 +80,7 @@ def gather(results: Iterable[FrameResult], mount: CameraMount) -> Drive:
     rows = [_row(result, mount) for result in results]
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in (rows[0] if rows else _EMPTY)}
     log_times = np.array(columns.pop("log_time_ns"), np.int64)
-    # What was salvaged of a damaged bag may be out of order by a little.
+    # What was recovered from a damaged bag may be out of order by a little.
     log_times = np.maximum.accumulate(log_times) if len(log_times) else log_times
     shapes = {name: (len(rows), *shape) for name, shape in _SHAPES.items()}
     arrays: dict[str, Any] = {
@@ -88,7 +92,7 @@ def gather(results: Iterable[FrameResult], mount: CameraMount) -> Drive:
         time_s=(log_times - log_times[0]) / 1e9 if len(rows) else np.zeros(0),
         outcomes=tuple(columns["outcomes"]),
         fixed=np.array([outcome == "fix" for outcome in columns["outcomes"]], np.bool_),
-        known=np.asarray(~np.isnan(arrays["truth_m"]).any(axis=1)),
+        has_truth=np.asarray(~np.isnan(arrays["truth_m"]).any(axis=1)),
         ranked=np.array(columns["ranked"], np.bool_),
         rank_depth=max(columns["rank_depth"], default=0),
         candidates=max(columns["candidates"], default=0),
@@ -170,7 +174,7 @@ def dead_reckoning(drive: Drive) -> Float:
     NaN before that pose, without odometry, and where the ground truth has no direction to start with.
     """
     reckoned = np.full((len(drive), 2), np.nan)
-    usable = drive.known & ~np.isnan(drive.track_yaw_rad) & ~np.isnan(drive.odometry).any(axis=1)
+    usable = drive.has_truth & ~np.isnan(drive.track_yaw_rad) & ~np.isnan(drive.odometry).any(axis=1)
     if not usable.any():
         return reckoned
     start = int(np.argmax(usable))

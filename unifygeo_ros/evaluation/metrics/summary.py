@@ -20,7 +20,7 @@ from unifygeo_ros.evaluation.metrics.drive import Drive, dead_reckoning
 from unifygeo_ros.evaluation.settings import Criteria
 
 FORMAT = "unifygeo-evaluation"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 DISTANCES_M = (1.0, 3.0, 5.0, 10.0, 25.0)
 ELLIPSES = (0.5, 0.68, 0.9, 0.95, 0.99)
@@ -32,14 +32,15 @@ Bool = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Counts:
-    """images: all of the drive. known: with ground truth. fixes; judged: fixes with ground truth. rejections: by
-    reason, the most frequent first."""
+    """How many images of the drive there are of each kind."""
 
     images: int
-    known: int
+    with_truth: int
     fixes: int
     judged: int
+    """Fixes with ground truth."""
     rejections: Mapping[str, int]
+    """By reason, the most frequent first."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class PerImage:
 
 @dataclass(frozen=True)
 class Summary:
-    """All numbers of one replay. latency_ms: by stage. problems: what of the bag could not be read."""
+    """All numbers of one replay."""
 
     identity: Mapping[str, Any]
     criteria: Criteria
@@ -154,7 +155,13 @@ class Summary:
     retrieval: Retrieval
     methods: tuple[Method, ...]
     latency_ms: Mapping[str, metrics.ErrorStatistics]
+    """By stage."""
     problems: tuple[str, ...]
+    """What of the bag could not be read."""
+    setup: str
+    """Mount, heading source and mode in one sentence."""
+    advice: tuple[str, ...]
+    """What to check: differences of the set-up from the bag, and, where there are hardly any fixes, likely causes."""
     per_image: PerImage
 
     def to_json(self) -> str:
@@ -164,10 +171,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Judged:
-    """Arrays over the judged fixes only, for metrics and figures. vectors_m: fix − truth, float64 (m, 2)."""
+    """Arrays over the m judged fixes only, for metrics and figures: float64 (m,) unless said otherwise."""
 
-    place: npt.NDArray[np.int64]
+    frame_index: npt.NDArray[np.int64]
+    """int64 (m,): which image of the drive each is, from 0."""
     vectors_m: Float
+    """float64 (m, 2): fix − truth, east and north."""
     errors_m: Float
     nees: Float
     sigma_major_m: Float
@@ -178,17 +187,17 @@ class Judged:
 
 def judge(drive: Drive, criteria: Criteria) -> Judged:
     """Compare the fixes with the ground truth."""
-    place = np.flatnonzero(drive.judged)
-    vectors = drive.fix_m[place] - drive.truth_m[place]
-    errors = metrics.horizontal_errors(drive.fix_m[place], drive.truth_m[place])
-    nees = metrics.normalised_squared_errors(vectors, drive.covariance_m2[place] + drive.truth_covariance_m2[place])
+    index = np.flatnonzero(drive.judged)
+    vectors = drive.fix_m[index] - drive.truth_m[index]
+    errors = metrics.horizontal_errors(drive.fix_m[index], drive.truth_m[index])
+    nees = metrics.normalised_squared_errors(vectors, drive.covariance_m2[index] + drive.truth_covariance_m2[index])
     return Judged(
-        place,
+        index,
         vectors,
         errors,
         nees,
-        metrics.major_sigmas(drive.covariance_m2[place]),
-        metrics.protection_levels(drive.covariance_m2[place]),
+        metrics.major_sigmas(drive.covariance_m2[index]),
+        metrics.protection_levels(drive.covariance_m2[index]),
         metrics.false_fixes(errors, nees, criteria.alert_limit_m),
         metrics.gross_errors(errors, criteria.alert_limit_m),
     )
@@ -201,10 +210,12 @@ def summarise(
     identity: Mapping[str, Any],
     latency_ms: Mapping[str, Sequence[float]],
     problems: tuple[str, ...],
+    setup: str = "",
+    advice: tuple[str, ...] = (),
 ) -> Summary:
     """All numbers of a drive."""
     judged = judge(drive, criteria)
-    count, known = len(judged.place), int(np.count_nonzero(drive.known))
+    count, with_truth = len(judged.frame_index), int(np.count_nonzero(drive.has_truth))
     # Latencies are statistics of positive numbers like errors are.
     latency = {stage: metrics.error_statistics(values) for stage, values in latency_ms.items()}
     risk = metrics.risk_coverage(judged.sigma_major_m, judged.false, len(drive))
@@ -213,12 +224,12 @@ def summarise(
         criteria=criteria,
         counts=Counts(
             images=len(drive),
-            known=known,
+            with_truth=with_truth,
             fixes=int(np.count_nonzero(drive.fixed)),
             judged=count,
             rejections=dict(Counter(outcome for outcome in drive.outcomes if outcome != "fix").most_common()),
         ),
-        accuracy=_accuracy(drive, judged, known),
+        accuracy=_accuracy(drive, judged, with_truth),
         availability=_availability(drive, judged, criteria),
         integrity=Integrity(
             metrics.share(int(judged.false.sum()), count),
@@ -233,18 +244,22 @@ def summarise(
             metrics.ellipse_coverage(judged.nees, ELLIPSES),
         ),
         retrieval=_retrieval(drive),
-        methods=_methods(drive, known),
+        methods=_methods(drive, with_truth),
         latency_ms={stage: statistics for stage, statistics in latency.items() if statistics is not None},
         problems=problems,
+        setup=setup,
+        advice=advice,
         per_image=_per_image(drive, judged),
     )
 
 
-def _accuracy(drive: Drive, judged: Judged, known: int) -> Accuracy:
-    tracked = ~np.isnan(drive.track_yaw_rad[judged.place])
-    along, cross = metrics.along_and_cross_track(judged.vectors_m[tracked], drive.track_yaw_rad[judged.place][tracked])
-    yaw_errors = drive.yaw_rad[judged.place] - drive.truth_yaw_rad[judged.place]
-    sigmas = metrics.major_sigmas(drive.truth_covariance_m2[drive.known])
+def _accuracy(drive: Drive, judged: Judged, with_truth: int) -> Accuracy:
+    tracked = ~np.isnan(drive.track_yaw_rad[judged.frame_index])
+    along, cross = metrics.along_and_cross_track(
+        judged.vectors_m[tracked], drive.track_yaw_rad[judged.frame_index][tracked]
+    )
+    yaw_errors = drive.yaw_rad[judged.frame_index] - drive.truth_yaw_rad[judged.frame_index]
+    sigmas = metrics.major_sigmas(drive.truth_covariance_m2[drive.has_truth])
     return Accuracy(
         metrics.error_statistics(judged.errors_m),
         metrics.signed_statistics(along),
@@ -252,7 +267,7 @@ def _accuracy(drive: Drive, judged: Judged, known: int) -> Accuracy:
         metrics.signed_statistics(np.degrees(wrap_angle(yaw_errors[~np.isnan(yaw_errors)]))),
         DISTANCES_M,
         metrics.shares_within(judged.errors_m, DISTANCES_M, len(judged.errors_m)),
-        metrics.shares_within(judged.errors_m, DISTANCES_M, known),
+        metrics.shares_within(judged.errors_m, DISTANCES_M, with_truth),
         float(np.median(sigmas)) if len(sigmas) else None,
     )
 
@@ -261,7 +276,7 @@ def _availability(drive: Drive, judged: Judged, criteria: Criteria) -> Availabil
     # 95% of a Gaussian with the ellipse's long axis in every direction lies within this radius.
     radius = math.sqrt(metrics.chi2_quantile(0.95)) * metrics.major_sigmas(drive.covariance_m2[drive.fixed])
     good = np.zeros(len(drive), np.bool_)
-    good[judged.place[~judged.gross]] = True
+    good[judged.frame_index[~judged.gross]] = True
     return Availability(
         metrics.share(int(drive.fixed.sum()), len(drive)),
         metrics.share(int(np.count_nonzero(radius <= criteria.alert_limit_m)), len(drive)),
@@ -294,7 +309,7 @@ def _retrieval(drive: Drive) -> Retrieval:
     )
 
 
-def _methods(drive: Drive, known: int) -> tuple[Method, ...]:
+def _methods(drive: Drive, with_truth: int) -> tuple[Method, ...]:
     positions = {
         "fixes": np.where(drive.fixed[:, None], drive.fix_m, np.nan),
         "best answer of every image, no gates": drive.answer_m,
@@ -303,14 +318,14 @@ def _methods(drive: Drive, known: int) -> tuple[Method, ...]:
         "odometry alone, from the true start": dead_reckoning(drive),
     }
     methods = []
-    for name, places in positions.items():
-        answered = drive.known & ~np.isnan(places).any(axis=1)
-        errors = metrics.horizontal_errors(places[answered], drive.truth_m[answered])
+    for name, points in positions.items():
+        answered = drive.has_truth & ~np.isnan(points).any(axis=1)
+        errors = metrics.horizontal_errors(points[answered], drive.truth_m[answered])
         methods.append(
             Method(
                 name,
                 len(errors),
-                metrics.shares_within(errors, DISTANCES_M, known),
+                metrics.shares_within(errors, DISTANCES_M, with_truth),
                 metrics.error_statistics(errors),
             )
         )
@@ -318,30 +333,30 @@ def _methods(drive: Drive, known: int) -> tuple[Method, ...]:
 
 
 def _per_image(drive: Drive, judged: Judged) -> PerImage:
-    along, cross = np.full(len(judged.place), np.nan), np.full(len(judged.place), np.nan)
-    tracked = ~np.isnan(drive.track_yaw_rad[judged.place])
+    along, cross = np.full(len(judged.frame_index), np.nan), np.full(len(judged.frame_index), np.nan)
+    tracked = ~np.isnan(drive.track_yaw_rad[judged.frame_index])
     along[tracked], cross[tracked] = metrics.along_and_cross_track(
-        judged.vectors_m[tracked], drive.track_yaw_rad[judged.place][tracked]
+        judged.vectors_m[tracked], drive.track_yaw_rad[judged.frame_index][tracked]
     )
     sigmas = np.full(len(drive), np.nan)
     sigmas[drive.fixed] = metrics.major_sigmas(drive.covariance_m2[drive.fixed])
 
-    def column(values: Float, place: npt.NDArray[np.int64] | None = None) -> tuple[float | None, ...]:
+    def column(values: Float, index: npt.NDArray[np.int64] | None = None) -> tuple[float | None, ...]:
         spread = values
-        if place is not None:
+        if index is not None:
             spread = np.full(len(drive), np.nan)
-            spread[place] = values
+            spread[index] = values
         return tuple(None if math.isnan(value) else value for value in spread.tolist())
 
     return PerImage(
         stamp_ns=tuple(drive.stamps_ns.tolist()),
         time_s=tuple(drive.time_s.tolist()),
         outcome=drive.outcomes,
-        has_truth=tuple(drive.known.tolist()),
-        error_m=column(judged.errors_m, judged.place),
-        along_m=column(along, judged.place),
-        cross_m=column(cross, judged.place),
-        nees=column(judged.nees, judged.place),
+        has_truth=tuple(drive.has_truth.tolist()),
+        error_m=column(judged.errors_m, judged.frame_index),
+        along_m=column(along, judged.frame_index),
+        cross_m=column(cross, judged.frame_index),
+        nees=column(judged.nees, judged.frame_index),
         sigma_major_m=column(sigmas),
     )
 

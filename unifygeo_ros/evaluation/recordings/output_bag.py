@@ -98,8 +98,10 @@ def check_output_path(path: Path) -> None:
         raise InputError(f"{path}: the output's name must end in .mcap (one file) or have no ending (a rosbag2 folder)")
 
 
-def write_output_bag(path: Path, results: Iterable[FrameResult], frame: LocalFrame) -> None:
+def write_output_bag(path: Path, results: Iterable[FrameResult], frame: LocalFrame, *, with_truth: bool = True) -> None:
     """Write a bag: one file where the path ends in .mcap, else a rosbag2 folder. Replaces what is there.
+
+    with_truth: whether the replay had ground truth, and so the bag has its topic.
 
     The same results give the same bytes. Messages carry the exposure's stamp and the log time of the image. The ground
     truth is the one interpolated at each image, so that evo pairs it with the fix exactly.
@@ -114,7 +116,7 @@ def write_output_bag(path: Path, results: Iterable[FrameResult], frame: LocalFra
             POSE_TOPIC: _POSE,
             NAVSATFIX_TOPIC: _NAVSATFIX,
             DIAGNOSTICS_TOPIC: _DIAGNOSTICS,
-            TRUTH_TOPIC: _POSE,
+            **({TRUTH_TOPIC: _POSE} if with_truth else {}),
         }
         connections = {
             topic: writer.add_connection(topic, name, typestore=messages.store) for topic, name in types.items()

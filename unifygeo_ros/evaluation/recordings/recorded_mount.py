@@ -34,20 +34,18 @@ class _Pose:
 
 
 def mount_from_bag(bag: Bag, camera: CameraMount, base_frame: str, camera_frame: str) -> CameraMount:
-    """`camera` with position and orientation from the recorded base_frame → camera_frame, as the node takes them
-    from TF. Raises ConfigurationError where the bag does not connect the frames, or for an optical frame."""
-    links: dict[str, tuple[str, _Pose]] = {}
-    if TOPIC in bag.topics:
-        for message in bag.messages([TOPIC]):
-            try:
-                transforms = bag.deserialize(message).transforms
-            except InputError as error:
-                bag.note(str(error))
-                continue
-            for link in transforms:
-                t, q = link.transform.translation, link.transform.rotation
-                pose = _Pose(np.array([t.x, t.y, t.z]), Rotation.from_quat([q.x, q.y, q.z, q.w]))
-                links[link.child_frame_id.lstrip("/")] = (link.header.frame_id.lstrip("/"), pose)
+    """Take the mount from the recorded base_frame → camera_frame, as the node takes it from TF.
+
+    Args:
+        bag: The recorded drive.
+        camera: What TF does not know stays as it is here.
+        base_frame: Frame of the vehicle.
+        camera_frame: Frame of the camera, x through the image's centre column and z up.
+
+    Raises:
+        ConfigurationError: The bag does not connect the frames, or the camera's frame cannot be a mount.
+    """
+    links = _links(bag)
     # Both frames may hang below a third one, so that the way leads up from each to the first frame in common.
     above_base, above_camera = _ancestors(links, base_frame), _ancestors(links, camera_frame)
     common = next((frame for frame in above_camera if frame in above_base), None)
@@ -64,6 +62,28 @@ def mount_from_bag(bag: Bag, camera: CameraMount, base_frame: str, camera_frame:
         rotation=SimpleNamespace(**dict(zip("xyzw", camera_in_base.turn.as_quat().tolist(), strict=True))),
     )
     return mount_from_transform(camera, transform, camera_frame)
+
+
+def recorded_frames(bag: Bag) -> set[str]:
+    """All frames of the bag's static transforms."""
+    links = _links(bag)
+    return {*links, *(parent for parent, _ in links.values())}
+
+
+def _links(bag: Bag) -> dict[str, tuple[str, _Pose]]:
+    """Parent and pose in it, by frame. Of several transforms of a frame the last one counts."""
+    links: dict[str, tuple[str, _Pose]] = {}
+    for message in bag.messages([TOPIC]) if TOPIC in bag.topics else ():
+        try:
+            transforms = bag.deserialize(message).transforms
+        except InputError as error:
+            bag.note(str(error))
+            continue
+        for link in transforms:
+            t, q = link.transform.translation, link.transform.rotation
+            pose = _Pose(np.array([t.x, t.y, t.z]), Rotation.from_quat([q.x, q.y, q.z, q.w]))
+            links[link.child_frame_id.lstrip("/")] = (link.header.frame_id.lstrip("/"), pose)
+    return links
 
 
 def _ancestors(links: dict[str, tuple[str, _Pose]], frame: str) -> dict[str, _Pose]:

@@ -63,7 +63,7 @@ class DriveMap:
 
 def draw_map(drive: Drive, judged: Judged, index: TileIndex) -> DriveMap | None:
     """None where there is no position to show."""
-    points = np.concatenate([drive.truth_m[drive.known], drive.fix_m[judged.place[~judged.gross]]])
+    points = np.concatenate([drive.truth_m[drive.has_truth], drive.fix_m[judged.frame_index[~judged.gross]]])
     if not len(points):
         points = drive.fix_m[drive.fixed]
     if not len(points):
@@ -84,6 +84,10 @@ def draw_map(drive: Drive, judged: Judged, index: TileIndex) -> DriveMap | None:
         float(bar),
         bar / extent.metres_per_pixel,
     )
+
+
+UNJUDGED_COLOUR = "#8a8f98"
+"""Of fixes without ground truth in a drive that has some."""
 
 
 def error_legend() -> tuple[tuple[str, str], ...]:
@@ -142,7 +146,7 @@ def _mosaic(extent: Extent, index: TileIndex) -> UInt8:
 
 def _path(drive: Drive, extent: Extent) -> str:
     """The true path, broken in the gaps."""
-    places = np.flatnonzero(drive.known)
+    places = np.flatnonzero(drive.has_truth)
     if not len(places):
         return ""
     runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
@@ -155,7 +159,7 @@ def _path(drive: Drive, extent: Extent) -> str:
 
 def _ellipses(drive: Drive, judged: Judged, extent: Extent) -> Iterator[str]:
     """95% ellipses of the fixes: of all false ones, and of the others at most MAX_ELLIPSES."""
-    false = set(judged.place[judged.false].tolist())
+    false = set(judged.frame_index[judged.false].tolist())
     fixes = np.flatnonzero(drive.fixed)
     step = max(1, math.ceil(len(fixes) / MAX_ELLIPSES))
     scale = math.sqrt(metrics.chi2_quantile(0.95)) / extent.metres_per_pixel
@@ -176,7 +180,7 @@ def _ellipses(drive: Drive, judged: Judged, extent: Extent) -> Iterator[str]:
 
 def _rejections(drive: Drive, extent: Extent) -> Iterator[str]:
     """A mark at the true place of each image without a fix, coloured by its reason."""
-    for place in np.flatnonzero(drive.known & ~drive.fixed).tolist():
+    for place in np.flatnonzero(drive.has_truth & ~drive.fixed).tolist():
         x, y = extent.pixels(drive.truth_m[place])[0]
         reason = drive.outcomes[place]
         title = f"<title>image {place}, {drive.time_s[place]:.1f} s: {reason.replace('_', ' ')}</title>"
@@ -192,21 +196,31 @@ def _fixes(drive: Drive, judged: Judged, extent: Extent) -> Iterator[str]:
     """A dot at each fix, coloured by its error, and a line to the truth."""
     order = np.argsort(judged.errors_m, kind="stable")  # the worst on top
     for entry in order.tolist():
-        place, error = int(judged.place[entry]), float(judged.errors_m[entry])
-        x, y = extent.pixels(drive.fix_m[place])[0]
-        true_x, true_y = extent.pixels(drive.truth_m[place])[0]
-        colour = next(colour for limit, colour in _ERROR_COLOURS if error <= limit)
+        index, error = int(judged.frame_index[entry]), float(judged.errors_m[entry])
+        x, y = extent.pixels(drive.fix_m[index])[0]
+        true_x, true_y = extent.pixels(drive.truth_m[index])[0]
+        colour = _colour(error)
         kind = "false" if judged.false[entry] else "true"
         sigma = judged.sigma_major_m[entry]
         note = ", false fix" if judged.false[entry] else ""
-        title = f"<title>image {place}, {drive.time_s[place]:.1f} s: {error:.2f} m off, σ {sigma:.2f} m{note}</title>"
+        title = f"<title>image {index}, {drive.time_s[index]:.1f} s: {error:.2f} m off, σ {sigma:.2f} m{note}</title>"
         yield (
             f'<path class="error {kind}" d="M{x:.1f} {y:.1f}L{true_x:.1f} {true_y:.1f}"/>'
             f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{extent.mark:.2f}" fill="{colour}">'
             f"{title}</circle>"
         )
-    unknown = np.flatnonzero(drive.fixed & ~drive.known)
-    for place in unknown.tolist():
-        x, y = extent.pixels(drive.fix_m[place])[0]
-        title = f"<title>image {place}, {drive.time_s[place]:.1f} s: no ground truth</title>"
-        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{extent.mark:.2f}" fill="#8a8f98">{title}</circle>'
+    unjudged = np.flatnonzero(drive.fixed & ~drive.has_truth)
+    radii = math.sqrt(metrics.chi2_quantile(0.95)) * metrics.major_sigmas(drive.covariance_m2[unjudged])
+    for index, radius in zip(unjudged.tolist(), radii.tolist(), strict=True):
+        x, y = extent.pixels(drive.fix_m[index])[0]
+        # Where nothing has ground truth, the colour tells the accuracy that the fix declares.
+        colour = UNJUDGED_COLOUR if drive.has_truth.any() else _colour(radius)
+        title = (
+            f"<title>image {index}, {drive.time_s[index]:.1f} s: declared 95% radius {radius:.2f} m, "
+            "no ground truth</title>"
+        )
+        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{extent.mark:.2f}" fill="{colour}">{title}</circle>'
+
+
+def _colour(distance_m: float) -> str:
+    return next(colour for limit, colour in _ERROR_COLOURS if distance_m <= limit)

@@ -20,7 +20,7 @@ from unifygeo_ros.evaluation.settings import Criteria
 
 Float = npt.NDArray[np.float64]
 
-# Okabe and Ito: told apart by every eye.
+# The palette of Okabe and Ito, which colour-blind people can distinguish, too.
 BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 PURPLE, SKY, YELLOW, GREY = "#cc79a7", "#56b4e9", "#f0e442", "#8a8f98"
 INK, FAINT = "#1f2933", "#d9dee4"
@@ -87,12 +87,14 @@ def _nothing(axes: Axes, why: str) -> None:
 
 def error_over_time(drive: Drive, judged: Judged, criteria: Criteria) -> str:
     """Error and declared accuracy over time, along and across the track; rejections as ticks by reason."""
+    if not drive.has_truth.any():
+        return _declared_over_time(drive, criteria)
 
     def draw(figure: Figure) -> None:
         top, along_axes, cross_axes, strip = figure.subplots(
             4, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1.6, 1.6, 0.55]}
         )
-        time = drive.time_s[judged.place]
+        time = drive.time_s[judged.frame_index]
         dense = len(time) > _MANY_POINTS
         top.set_title("Error of the fixes over the drive")
         if len(time):
@@ -103,18 +105,18 @@ def error_over_time(drive: Drive, judged: Judged, criteria: Criteria) -> str:
             if judged.false.any():
                 top.plot(time[judged.false], judged.errors_m[judged.false], "X", ms=6, color=RED, label="false fix")
             # One far outlier would flatten everything else; it is named at the edge instead.
-            limit = max(criteria.alert_limit_m * 1.25, 1.15 * float(np.percentile(judged.errors_m, 98)), radius.max())
-            limit = min(limit, max(criteria.alert_limit_m * 3, 1.3 * float(np.percentile(judged.errors_m, 95))))
+            reach = float(max(np.percentile(judged.errors_m, 95), np.percentile(radius, 98)))
+            limit = max(1.0, 1.25 * reach)
             for moment, error in zip(time, judged.errors_m, strict=True):
                 if error > limit:
                     top.text(moment, limit, f"{error:.0f} m", ha="center", va="top", fontsize=7.5, color=RED)
-            top.set_ylim(0, limit)
-        top.axhline(criteria.alert_limit_m, color=RED, lw=1, ls="--", label="alert limit")
+            _alert_limit(top, criteria.alert_limit_m, limit)
         top.set_ylabel("error, m")
-        top.legend(ncol=4, loc="lower right", bbox_to_anchor=(1, 1.0), borderaxespad=0.2)
-        tracked = ~np.isnan(drive.track_yaw_rad[judged.place])
+        if top.get_legend_handles_labels()[0]:
+            top.legend(ncol=4, loc="lower right", bbox_to_anchor=(1, 1.0), borderaxespad=0.2)
+        tracked = ~np.isnan(drive.track_yaw_rad[judged.frame_index])
         along, cross = metrics.along_and_cross_track(
-            judged.vectors_m[tracked], drive.track_yaw_rad[judged.place][tracked]
+            judged.vectors_m[tracked], drive.track_yaw_rad[judged.frame_index][tracked]
         )
         for axes, values, name in ((along_axes, along, "along track, m"), (cross_axes, cross, "to the left, m")):
             axes.axhline(0, color="#9aa5b1", lw=0.8)
@@ -128,6 +130,35 @@ def error_over_time(drive: Drive, judged: Judged, criteria: Criteria) -> str:
         strip.set_xlabel("time since the first image, s")
 
     return _svg(11.6, 6.6, draw)
+
+
+def _alert_limit(axes: Axes, alert_limit_m: float, limit: float) -> None:
+    """Set the upper end of an axis of errors. The alert limit is drawn where it is near, and named where it is not."""
+    if alert_limit_m <= 1.6 * limit:
+        limit = max(limit, 1.1 * alert_limit_m)
+        axes.axhline(alert_limit_m, color=RED, lw=1, ls="--", label="alert limit")
+    else:
+        axes.text(0.995, 0.97, f"alert limit {alert_limit_m:g} m is above this axis", transform=axes.transAxes,
+                  ha="right", va="top", fontsize=8, color="#52606d")  # fmt: skip
+    axes.set_ylim(0, limit)
+
+
+def _declared_over_time(drive: Drive, criteria: Criteria) -> str:
+    """Declared accuracy over time, for a drive without ground truth."""
+
+    def draw(figure: Figure) -> None:
+        top, strip = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 0.55]})
+        top.set_title("Declared accuracy of the fixes over the drive")
+        time = drive.time_s[drive.fixed]
+        if len(time):
+            radius = math.sqrt(metrics.chi2_quantile(0.95)) * metrics.major_sigmas(drive.covariance_m2[drive.fixed])
+            top.plot(time, radius, ".", ms=4, color=BLUE, rasterized=len(time) > _MANY_POINTS)
+            _alert_limit(top, criteria.alert_limit_m, max(1.0, 1.25 * float(np.percentile(radius, 98))))
+        top.set_ylabel("declared 95% radius, m")
+        _outcome_strip(strip, drive)
+        strip.set_xlabel("time since the first image, s")
+
+    return _svg(11.6, 4.0, draw)
 
 
 def _outcome_strip(axes: Axes, drive: Drive) -> None:
@@ -156,7 +187,7 @@ def error_distribution(drive: Drive, judged: Judged) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.set_title("How far off, and how far off it said it might be")
-        known = int(drive.known.sum())
+        known = int(drive.has_truth.sum())
         errors, of_fixes = metrics.error_distribution(judged.errors_m)
         if len(errors):
             axes.step(errors, of_fixes, where="post", color=BLUE, label="of the fixes")
@@ -231,7 +262,7 @@ def risk_coverage(drive: Drive, judged: Judged) -> str:
             (judged.gross, "beyond the alert limit", ORANGE),
             (judged.false, "false fix", RED),
         ):
-            curve = metrics.risk_coverage(judged.sigma_major_m, failed, max(int(drive.known.sum()), 1))
+            curve = metrics.risk_coverage(judged.sigma_major_m, failed, max(int(drive.has_truth.sum()), 1))
             if curve is None:
                 _nothing(axes, "no fix with ground truth")
                 return
@@ -265,7 +296,7 @@ def coverage(summary: Summary, judged: Judged) -> str:
                 assert share is not None  # there are fixes
                 below, above = share.value - share.lower, share.upper - share.value
                 axes.errorbar(content, share.value, [[below], [above]], fmt="o", ms=4, color=BLUE, capsize=3, lw=1.2)
-        axes.text(0.03, 0.93, "too careful", color="#52606d", fontsize=8.5)
+        axes.text(0.03, 0.93, "conservative", color="#52606d", fontsize=8.5)
         axes.text(0.97, 0.05, "over-confident", color="#52606d", fontsize=8.5, ha="right")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
@@ -292,7 +323,9 @@ def nees_distribution(judged: Judged) -> str:
             clipped, edges.tolist(), density=True, color=SKY, alpha=0.8, label="fixes; the last bar holds all beyond"
         )
         grid = np.linspace(0, 16, 300)
-        axes.plot(grid, stats.chi2.pdf(grid, metrics.DIMENSIONS), color=INK, lw=1.3, label="honest covariances: χ²(2)")
+        axes.plot(
+            grid, stats.chi2.pdf(grid, metrics.DIMENSIONS), color=INK, lw=1.3, label="consistent covariances: χ²(2)"
+        )
         axes.axvline(metrics.chi2_quantile(0.95), color=GREY, lw=1, ls="--")
         axes.text(metrics.chi2_quantile(0.95) + 0.15, axes.get_ylim()[1] * 0.62, "95%", fontsize=8.5, color="#52606d")
         axes.set_xlim(0, 16)
@@ -365,15 +398,17 @@ def drift(drive: Drive, judged: Judged) -> str:
         axes = figure.subplots()
         axes.set_title("Beside odometry alone")
         reckoned = dead_reckoning(drive)
-        usable = drive.known & ~np.isnan(reckoned).any(axis=1)
+        usable = drive.has_truth & ~np.isnan(reckoned).any(axis=1)
         if not usable.any():
             _nothing(axes, "no odometry in the bag, or no direction to start it with")
             return
         travelled = _travelled(drive)
         errors = metrics.horizontal_errors(reckoned[usable], drive.truth_m[usable])
         axes.plot(travelled[usable], errors, color=GREY, label="odometry alone, from the true start")
-        dense = len(judged.place) > _MANY_POINTS
-        axes.plot(travelled[judged.place], judged.errors_m, ".", ms=4, color=BLUE, rasterized=dense, label="fixes")
+        dense = len(judged.frame_index) > _MANY_POINTS
+        axes.plot(
+            travelled[judged.frame_index], judged.errors_m, ".", ms=4, color=BLUE, rasterized=dense, label="fixes"
+        )
         limit = max(1.0, 1.2 * float(errors.max()))
         if (~judged.false).any():
             limit = max(limit, 1.3 * float(np.percentile(judged.errors_m[~judged.false], 99)))
@@ -388,7 +423,7 @@ def drift(drive: Drive, judged: Judged) -> str:
 def _travelled(drive: Drive) -> Float:
     """Metres since the first image with ground truth, gaps bridged straight: float64 (n,)."""
     distance = np.zeros(len(drive))
-    places = np.flatnonzero(drive.known)
+    places = np.flatnonzero(drive.has_truth)
     if len(places):
         steps = np.hypot(*np.diff(drive.truth_m[places], axis=0).T)
         distance[places[1:]] = np.cumsum(steps)

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
-from unifygeo_ros.evaluation.metrics.definitions import Consistency, Share
+from unifygeo_ros.evaluation.metrics.definitions import Consistency, Share, chi2_quantile
 from unifygeo_ros.evaluation.metrics.drive import Drive
 from unifygeo_ros.evaluation.metrics.summary import Judged, Summary
 from unifygeo_ros.evaluation.report import figures
-from unifygeo_ros.evaluation.report.close_look import CloseLook
-from unifygeo_ros.evaluation.report.drive_map import DriveMap, error_legend
+from unifygeo_ros.evaluation.report.drive_map import UNJUDGED_COLOUR, DriveMap, error_legend
+from unifygeo_ros.evaluation.report.frame_details import FrameDetails
+from unifygeo_ros.evaluation.report.whole_files import write_whole
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.sessions.session import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
 GOOD, FAIR, BAD, PLAIN = "good", "fair", "bad", "plain"
+
+LEAST_FIXES = 10.0
+"""Independent fixes that a judgement of covariances needs. With 10, any ANEES from 0.48 to 1.71 is consistent."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,12 @@ class Card:
 
 
 def write_report(
-    path: Path, summary: Summary, drive: Drive, judged: Judged, drive_map: DriveMap | None, looks: tuple[CloseLook, ...]
+    path: Path,
+    summary: Summary,
+    drive: Drive,
+    judged: Judged,
+    drive_map: DriveMap | None,
+    looks: tuple[FrameDetails, ...],
 ) -> None:
     """Write the page; the same summary gives the same page."""
     environment = jinja2.Environment(
@@ -52,23 +62,30 @@ def write_report(
         cards=cards(summary),
         drive_map=drive_map,
         error_legend=error_legend(),
+        unjudged_colour=UNJUDGED_COLOUR,
         reasons=[(reason, figures.reason_colour(reason), count) for reason, count in summary.counts.rejections.items()],
         looks=looks,
         changed=changed_settings(summary),
+        unjudged=int((drive.fixed & ~drive.has_truth).sum()),
         figures={
             "time": figures.error_over_time(drive, judged, summary.criteria),
-            "distribution": figures.error_distribution(drive, judged),
-            "drift": figures.drift(drive, judged),
-            "stanford": figures.stanford(judged, summary.criteria),
-            "risk": figures.risk_coverage(drive, judged),
-            "coverage": figures.coverage(summary, judged),
-            "nees": figures.nees_distribution(judged),
-            "ranks": figures.retrieval_ranks(drive),
             "latency": figures.latency(summary),
-        },
+        }
+        | (
+            {}
+            if not summary.counts.with_truth
+            else {
+                "distribution": figures.error_distribution(drive, judged),
+                "drift": figures.drift(drive, judged),
+                "stanford": figures.stanford(judged, summary.criteria),
+                "risk": figures.risk_coverage(drive, judged),
+                "coverage": figures.coverage(summary, judged),
+                "nees": figures.nees_distribution(judged),
+                "ranks": figures.retrieval_ranks(drive),
+            }
+        ),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
 
 
 def verdict(summary: Summary) -> str:
@@ -81,7 +98,7 @@ def verdict(summary: Summary) -> str:
         return f"None of the {counts.images} images got a fix ({reasons})."
     text = f"{counts.fixes} of {counts.images} images got a fix ({percent(counts.fixes / counts.images)})."
     if error is None:
-        return f"{text} None of them has ground truth, so how good they are is not known."
+        return f"{text} None of them has ground truth, so how good they are is not known.{_declared(summary)}"
     text += f" Half of the {counts.judged} fixes with ground truth lie within {metres(error.median)} of it, "
     text += f"95% within {metres(error.p95)}."
     false, position = summary.integrity.false_fix, summary.covariance.position
@@ -92,7 +109,7 @@ def verdict(summary: Summary) -> str:
         text += f" {wrong} {'is' if wrong == 1 else 'are'} false: beyond {summary.criteria.alert_limit_m:g} m and "
         text += f"outside {'its' if wrong == 1 else 'their'} own 99.9% ellipse."
     else:
-        text += f" None is false; with 95% confidence fewer than {percent(false.upper)} are."
+        text += f" None is false; the 95% interval of their share reaches to {percent(false.upper)}."
     honest = summary.covariance.without_false_fixes
     if wrong and honest is not None:
         return f"{text} Apart from {'it' if wrong == 1 else 'them'}: {consistency_text(honest)}"
@@ -100,15 +117,28 @@ def verdict(summary: Summary) -> str:
     return f"{text} {sentence[0].upper()}{sentence[1:]}"
 
 
+def _declared(summary: Summary) -> str:
+    """The accuracy that the fixes claim, where there is nothing to compare it with."""
+    sigmas = [sigma for sigma in summary.per_image.sigma_major_m if sigma is not None]
+    if not sigmas:
+        return ""
+    radius = math.sqrt(chi2_quantile(0.95)) * statistics.median(sigmas)
+    return f" Half of them declare to be within {metres(radius)} (95% radius)."
+
+
 def consistency_text(consistency: Consistency) -> str:
     """Whether the covariances can be believed."""
+    if consistency.effective_count < LEAST_FIXES:
+        fixes = "fix is" if consistency.count == 1 else "fixes are"
+        return f"{consistency.count} {fixes} too few to judge the declared covariances."
     if consistency.within_bounds:
-        return "the declared covariances are honest."
+        return "the declared covariances are consistent with the errors."
     over = consistency.anees > consistency.upper
     if consistency.within_effective_bounds:
-        kind = "over-confident" if over else "too careful"
+        kind = "over-confident" if over else "conservative"
         return (
-            f"The declared covariances look a little {kind}, but no more than neighbouring images' likeness explains."
+            f"the declared covariances look {kind} (ANEES {consistency.anees:.2f}), but neighbouring images err alike: "
+            f"as few as {consistency.effective_count:.0f} independent fixes would allow it."
         )
     factor = math.sqrt(consistency.anees) if over else 1 / math.sqrt(consistency.anees)
     return (
@@ -130,19 +160,20 @@ def cards(summary: Summary) -> list[Card]:
             Card("median error", metres(accuracy.error_m.median), f"RMSE {metres(accuracy.error_m.rmse)}"),
             Card("95% within", metres(accuracy.error_m.p95), f"99% within {metres(accuracy.error_m.p99)}"),
         ]
-    within = accuracy.within_of_images[accuracy.distances_m.index(5.0)]
-    made.append(Card("R@5 m", percent(within), f"of {summary.counts.known} images with ground truth"))
+    if summary.counts.with_truth:
+        within = accuracy.within_of_images[accuracy.distances_m.index(5.0)]
+        made.append(Card("R@5 m", percent(within), f"of {summary.counts.with_truth} images with ground truth"))
     if integrity.false_fix is not None:
         false = integrity.false_fix
-        tone = GOOD if false.upper < 0.01 else FAIR if false.value < 0.01 else BAD
-        made.append(Card("false fixes", percent(false.value), share_text(false), tone))
+        made.append(Card("false fixes", percent(false.value), share_text(false), false_fix_tone(false)))
     position = summary.covariance.position
     if position is not None:
-        tone = GOOD if position.within_bounds else FAIR if position.within_effective_bounds else BAD
-        made.append(Card("ANEES", number(position.anees), f"honest: {position.lower:.2f} – {position.upper:.2f}", tone))
         inside = summary.covariance.coverage[summary.covariance.ellipses.index(0.95)]
         assert inside is not None
-        tone = GOOD if 0.90 <= inside.value <= 0.99 else BAD
+        tone = consistency_tone(position)
+        bounds = f"consistent: {position.effective_lower:.2f} – {position.effective_upper:.2f}"
+        made.append(Card("ANEES", number(position.anees), bounds, tone))
+        # The same fixes and the same question, so the same colour.
         made.append(Card("in the 95% ellipse", percent(inside.value), share_text(inside), tone))
     first, outage = availability.time_to_first_fix_s, availability.longest_outage
     made.append(Card("first fix after", "never" if first is None else seconds(first), _good_fix_note(summary)))
@@ -154,7 +185,25 @@ def cards(summary: Summary) -> list[Card]:
     return made
 
 
+def false_fix_tone(false: Share) -> str:
+    """Good where the interval excludes 1%, bad from 1% on; no false fix among few fixes is neither."""
+    if false.upper < 0.01:
+        return GOOD
+    return PLAIN if false.value == 0 else FAIR if false.value < 0.01 else BAD
+
+
+def consistency_tone(consistency: Consistency) -> str:
+    """Bad is over-confidence that correlated images do not explain; few fixes say nothing."""
+    if consistency.effective_count < LEAST_FIXES:
+        return PLAIN
+    if consistency.within_effective_bounds:
+        return GOOD
+    return BAD if consistency.anees > consistency.effective_upper else FAIR
+
+
 def _good_fix_note(summary: Summary) -> str:
+    if not summary.counts.with_truth:
+        return ""
     good = summary.availability.time_to_first_good_fix_s
     if good is None:
         return "none within the alert limit"

@@ -28,7 +28,7 @@ _TRUTH_BGR, _FIX_BGR = (60, 230, 60), (40, 60, 235)
 
 
 @dataclass(frozen=True)
-class CloseLook:
+class FrameDetails:
     """One image in detail. Pictures are base64 JPEG. candidates: (caption, picture), best first."""
 
     number: int
@@ -45,16 +45,16 @@ class CloseLook:
     candidates: tuple[tuple[str, str], ...]
 
 
-def worst_places(drive: Drive, judged: Judged, count: int = 10) -> npt.NDArray[np.int64]:
+def worst_frames(drive: Drive, judged: Judged, count: int = 10) -> npt.NDArray[np.int64]:
     """Places in the drive of the fixes with the largest errors, the worst first."""
-    return judged.place[np.argsort(-judged.errors_m, kind="stable")[:count]]
+    return judged.frame_index[np.argsort(-judged.errors_m, kind="stable")[:count]]
 
 
-def look_closer(
+def render_frame_details(
     bag: Bag, topic: BagTopic, localizer: Localizer, drive: Drive, judged: Judged, frames: list[FrameResult]
-) -> tuple[CloseLook, ...]:
+) -> tuple[FrameDetails, ...]:
     """Localize some images again, as they were localized in the drive, and draw what came of it."""
-    entries = {int(place): entry for entry, place in enumerate(judged.place)}
+    entries = {int(place): entry for entry, place in enumerate(judged.frame_index)}
     looks = []
     for frame in frames:
         image = next(bag.messages([topic.name], start_ns=frame.log_time_ns, stop_ns=frame.log_time_ns + 1), None)
@@ -71,7 +71,7 @@ def look_closer(
         truth = (frame.truth.east_m, frame.truth.north_m)
         fix = (frame.outcome.east_m, frame.outcome.north_m)
         looks.append(
-            CloseLook(
+            FrameDetails(
                 number=frame.number,
                 time_s=float(drive.time_s[frame.number]),
                 error_m=float(judged.errors_m[entry]),

@@ -1,0 +1,144 @@
+"""What a replay was set up with, in words, and what to check where it hardly gives fixes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Iterable
+
+from unifygeo_ros.core.errors import ConfigurationError, InputError
+from unifygeo_ros.core.geodesy import wrap_angle
+from unifygeo_ros.core.records import Fix, Rejection
+from unifygeo_ros.evaluation.metrics.results import FrameResult
+from unifygeo_ros.evaluation.recordings.bags import Bag
+from unifygeo_ros.evaluation.recordings.recorded_mount import mount_from_bag, recorded_frames
+from unifygeo_ros.evaluation.replay import Topics
+from unifygeo_ros.localization.config import CameraMount
+from unifygeo_ros.parameters.settings import Settings
+
+SCARCE = 0.1
+"""With fixes for a smaller share of the images than this, the report says what to check."""
+
+_SAME_PLACE_M = 0.05
+_SAME_ANGLE_RAD = math.radians(1.0)
+
+
+def setup_text(settings: Settings, topics: Topics) -> str:
+    """Mount, heading source and mode, with where each comes from."""
+    session, node = settings.session, settings.node
+    origin = f"/tf_static, frame {node.camera_frame}" if node.camera_frame else "parameters"
+    sources = {"imu": topics.imu, "odometry": topics.odometry}
+    heading = {"none": "searched for", "constant": f"constant, {math.degrees(session.heading_constant_rad):.1f}°"}.get(
+        session.heading_source, session.heading_source
+    )
+    if session.heading_source in sources:
+        source = sources[session.heading_source]
+        heading += f" {source.name}" if source else ", but the replay has no such topic"
+    odometry = topics.odometry.name if topics.odometry else "none"
+    text = f"Mode {session.mode}; heading: {heading}; odometry: {odometry}; mount: {_mount(settings.camera)} ({origin})"
+    if session.stamp_offset_s:
+        text += f"; stamps {session.stamp_offset_s:+g} s"
+    return text + "."
+
+
+def mount_note(bag: Bag, image_topic: str, settings: Settings) -> str | None:
+    """Compare the mount with the one that the bag's static transforms give for the images' frame.
+
+    Returns:
+        What differs and how to use the recorded mount; None where nothing differs or nothing is recorded.
+    """
+    if settings.node.camera_frame:
+        return None
+    frame, base = _frame_id(bag, image_topic), settings.node.base_frame
+    if not frame or not {frame, base} <= recorded_frames(bag):
+        return None
+    try:
+        recorded = mount_from_bag(bag, settings.camera, base, frame)
+    except ConfigurationError as error:
+        return f"The images' frame {frame} is in /tf_static, but cannot serve as the camera's mount: {error}."
+    used = settings.camera
+    same = (
+        math.hypot(recorded.x_m - used.x_m, recorded.y_m - used.y_m) <= _SAME_PLACE_M
+        and all(
+            abs(wrap_angle(a - b)) <= _SAME_ANGLE_RAD for a, b in zip(_angles(recorded), _angles(used), strict=True)
+        )
+        and recorded.upside_down == used.upside_down
+    )
+    if same:
+        return None
+    return (
+        f"The bag's /tf_static has the images' frame {frame} at {_mount(recorded)} on {base}, the replay uses "
+        f"{_mount(used)}. To take the recorded mount: --set camera_frame={frame}"
+    )
+
+
+def advice(results: Iterable[FrameResult], settings: Settings, topics: Topics) -> tuple[str, ...]:
+    """What to check in the set-up, the likeliest cause first; empty where enough images got a fix."""
+    images = fixes = searched = without_heading = outside = 0
+    reasons: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for result in results:
+        images += 1
+        if isinstance(result.outcome, Rejection):
+            reason = result.outcome.reason.value
+            reasons[reason] += 1
+            examples.setdefault(reason, result.outcome.detail)
+        fixes += isinstance(result.outcome, Fix)
+        if result.query is not None:
+            searched += 1
+            without_heading += result.query.heading is None
+            outside += result.truth is not None and result.ranks is None and result.tiles is not None
+    if not images or fixes >= SCARCE * images:
+        return ()
+    session = settings.session
+    made = [f"Most images were rejected as {reason.replace('_', ' ')}: {examples[reason]}." for reason, _ in
+            reasons.most_common(1)]  # fmt: skip
+    if outside > images / 2:
+        made.append(f"The ground truth of {outside} images is outside the index: give the index of the place.")
+    if session.heading_source == "none":
+        made.append(
+            "session.heading_source is none, so that every heading is searched for; in mode single that hardly ever "
+            "gives a fix. Set it to imu or odometry where there is one."
+        )
+    elif without_heading > searched / 2:
+        made.append(
+            f"session.heading_source is {session.heading_source}, but {without_heading} of {searched} images had no "
+            "heading from it: check its topic, and that its stamps reach those of the images (session.extrapolation_s)."
+        )
+    else:
+        made.append(
+            "A heading that is off by more than about 10° prevents fixes: check session.imu_yaw_offset_rad (yaw is "
+            "counter-clockwise from east) and camera.yaw_rad."
+        )
+    made.append(
+        f"The mount is {_mount(settings.camera)}: camera.yaw_rad is where the middle column of the image looks, "
+        "counter-clockwise from base_link's x axis."
+    )
+    if session.mode == "single" and topics.odometry is not None:
+        made.append("session.mode is single; sequence also uses the odometry and gives far more fixes.")
+    if session.mode == "sequence" and topics.odometry is None:
+        made.append("session.mode is sequence without odometry: name its topic by --odometry-topic.")
+    if not session.stamp_offset_s:
+        made.append("session.stamp_offset_s is 0: a camera driver that stamps late needs its delay there, negative.")
+    return tuple(made)
+
+
+def _mount(camera: CameraMount) -> str:
+    text = f"x {camera.x_m:.2f} m, y {camera.y_m:.2f} m, yaw {math.degrees(camera.yaw_rad):.1f}°"
+    if camera.pitch_rad or camera.roll_rad:
+        text += f", pitch {math.degrees(camera.pitch_rad):.1f}°, roll {math.degrees(camera.roll_rad):.1f}°"
+    return text + (", upside down" if camera.upside_down else "")
+
+
+def _angles(camera: CameraMount) -> tuple[float, float, float]:
+    return camera.yaw_rad, camera.pitch_rad, camera.roll_rad
+
+
+def _frame_id(bag: Bag, topic: str) -> str:
+    """The frame of a topic's first readable message, without a leading slash."""
+    for message in bag.messages([topic]):
+        try:
+            return str(bag.deserialize(message).header.frame_id).lstrip("/")
+        except InputError:
+            continue
+    return ""
