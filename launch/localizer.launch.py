@@ -16,7 +16,7 @@ OVERRIDES = {
     "bundle": "folder of the model bundle",
     "index": "folder of the index of the region",
     "image_transport": "raw or compressed",
-    "backend": "auto, tensorrt, tensorrt_rtx, onnx_cuda or onnx_cpu",
+    "backend": "auto, tensorrt, tensorrt_rtx, onnx_cuda, onnx_cpu, onnx_tensorrt or onnx_tensorrt_rtx",
 }
 TOPICS = {
     "image": ("/camera/image", "360° image; with image_transport compressed, /compressed is appended"),

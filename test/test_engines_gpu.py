@@ -15,10 +15,12 @@ from bundles import random_bundle
 from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.bundle import GROUND_FEATURES, PRECISIONS, PYRAMID, ModelBundle
 from unifygeo_ros.inference.engine import BackendUnavailable, EngineSet
-from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.inference.select import BACKENDS, CPU_BACKENDS, open_engines
 from unifygeo_ros.inference.tensorrt_engine import open_tensorrt
 
 pytestmark = pytest.mark.gpu
+
+GPU_BACKENDS = [backend for backend in BACKENDS if backend not in CPU_BACKENDS]
 
 # Largest difference to ONNX Runtime in fp32; unit-length outputs have elements of about 0.1, logits go to 30.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
@@ -62,7 +64,7 @@ def decoder_inputs(engines: EngineSet, batch: int, seed: int = 0) -> dict[str, n
 
 @pytest.mark.parametrize("batch", [1, 2, 40])
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx", "onnx_cuda"])
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
 def test_outputs_equal_the_cpus(
     bundle: ModelBundle, reference: EngineSet, cache: Path, backend: str, precision: str, batch: int
 ) -> None:
@@ -95,7 +97,7 @@ def test_captured_graphs_change_nothing(bundle: ModelBundle, cache: Path, backen
                 np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
 
 
-@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx", "onnx_cuda"])
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
 def test_chaining_on_the_device_equals_the_way_through_the_host(bundle: ModelBundle, cache: Path, backend: str) -> None:
     with opened(bundle, backend, "fp16", cache) as engines:
         pyramids = [engines.aerial_encoder.run_resident(aerial(1, tile), PYRAMID, ())[1] for tile in range(3)]
@@ -116,7 +118,7 @@ def test_the_second_start_builds_nothing(bundle: ModelBundle, cache: Path, backe
     assert {path: path.stat().st_mtime_ns for path in cache.glob("*.engine")} == before
 
 
-@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx", "onnx_cuda"])
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
 def test_a_gpu_that_is_not_there_is_refused(bundle: ModelBundle, cache: Path, backend: str) -> None:
     opened(bundle, backend, "fp16", cache).close()
     with pytest.raises(EngineError):

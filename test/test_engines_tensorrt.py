@@ -670,7 +670,7 @@ def test_a_gpu_that_is_not_there(driver: FakeDriver, bundle: ModelBundle, backen
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/nvhost-gpu"), reason="has a GPU")
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx", "onnx_cuda"])
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx", "onnx_cuda", "onnx_tensorrt", "onnx_tensorrt_rtx"])
 def test_a_backend_asked_for_by_name_does_not_fall_back(bundle: ModelBundle, name: str) -> None:
     with pytest.raises(EngineError, match="pip install"):
         open_engines(bundle, backend=name)

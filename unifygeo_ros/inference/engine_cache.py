@@ -126,7 +126,7 @@ class EngineCache:
         """Write under a temporary name and rename, so that a reader sees all of it or nothing."""
         path = self.path(key)
         try:
-            self._make_folder()
+            make_trusted_folder(self.folder)
             handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{path.name}.")
             try:
                 with os.fdopen(handle, "wb") as stream:
@@ -178,7 +178,7 @@ class EngineCache:
         """Held while building. One lock for the folder: two builds on one GPU would disturb each other's timing."""
         path = self.folder / "build.lock"
         try:
-            self._make_folder()
+            make_trusted_folder(self.folder)
             stream = path.open("a")
         except OSError as error:
             raise EngineError(f"{path}: cannot be opened ({error}); give another cache") from error
@@ -193,12 +193,6 @@ class EngineCache:
                     leftover.unlink(missing_ok=True)
             yield  # closing the file releases the lock, also when the process is killed
 
-    def _make_folder(self) -> None:
-        """Make the folder for the user alone, whatever the umask, or check the one that is there."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        self._check_folder()
-
     def _check_folder(self) -> None:
         try:
             status = self.folder.stat()
@@ -212,6 +206,27 @@ class EngineCache:
     def _header(key: EngineKey, content: bytes) -> dict[str, object]:
         digest = hashlib.sha256(content).hexdigest()
         return {"format": FORMAT, "sha256": digest, "bytes": len(content), **dataclasses.asdict(key)}
+
+
+def make_trusted_folder(folder: Path, *, private: bool = False) -> None:
+    """Make a folder of compiled engines for the user alone, whatever the umask, or check the one that is there.
+
+    Args:
+        folder: The folder.
+        private: Close one that is there to everybody else, because its files are written with the umask's mode.
+
+    Raises:
+        EngineError: it cannot be made, or others than the user can write it.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.stat()
+        _check_trust(folder, status)
+        if private and status.st_uid == os.geteuid():
+            folder.chmod(0o700)
+    except OSError as error:
+        raise EngineError(f"{folder}: cannot be used ({error}); give another cache") from error
 
 
 def _check_trust(path: Path, status: os.stat_result) -> None:

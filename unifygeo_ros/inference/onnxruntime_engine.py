@@ -1,7 +1,8 @@
-"""Engines of ONNX Runtime, on the CPU and on CUDA."""
+"""Engines of ONNX Runtime: on the CPU, on CUDA, and through its TensorRT providers."""
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.inference.engine import Float32, Input, ResidentArray, TensorSpec, check_inputs, check_outputs
 from unifygeo_ros.inference.interface import check_interface
+from unifygeo_ros.inference.onnx_providers import Provider, provider_options
+
+logger = logging.getLogger(__name__)
 
 # ONNX Runtime's names of element types. Only these three cross the borders of a bundle's graphs.
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -54,36 +58,57 @@ class OnnxRuntimeEngine:
     """One graph in an ONNX Runtime session. Not safe for use from two threads at once."""
 
     def __init__(
-        self, bundle: ModelBundle, graph: str, *, precision: str, provider: str, device: int = 0, threads: int = 0
+        self,
+        bundle: ModelBundle,
+        graph: str,
+        *,
+        precision: str,
+        provider: Provider,
+        cache_dir: Path | None = None,
+        threads: int = 0,
     ) -> None:
-        """provider: an execution provider's name; it must load, there is no other one behind it.
+        """Open the session, with no other provider to fall back to.
 
-        threads: as in `session_options`. Raises EngineError, and BundleError when the graph is not what the manifest
-        says.
+        Args:
+            bundle: The bundle of the graph.
+            graph: One of GRAPHS.
+            precision: One of PRECISIONS.
+            provider: The execution provider.
+            cache_dir: Folder of the engines that a TensorRT provider compiles; None: the user's cache.
+            threads: As in `session_options`.
+
+        Raises:
+            BundleError: the graph is not what the manifest says.
+            EngineError: the provider does not load, or cannot run the graph.
         """
         self._graph = graph
         path = bundle.graph_path(graph, precision)
         options = session_options(threads)
-        provider_options: list[dict[str, Any]] = (
-            [{"device_id": device}] if provider == "CUDAExecutionProvider" else [{}]
-        )
+        chosen = provider_options(provider, bundle, graph, precision, cache_dir)
+        logger.info("Opening %s %s with %s", graph, precision, provider.name)
         try:
-            self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
-                str(path), options, providers=[provider], provider_options=provider_options
-            )
+            if provider.plugin_devices:
+                options.add_provider_for_devices(list(provider.plugin_devices), chosen)
+                session = onnxruntime.InferenceSession(str(path), options)
+            else:
+                session = onnxruntime.InferenceSession(
+                    str(path), options, providers=[provider.name], provider_options=[chosen]
+                )
         except Exception as error:  # ONNX Runtime raises a dozen unrelated types
-            raise EngineError(f"{path}: ONNX Runtime cannot load it with {provider}: {error}") from error
+            raise EngineError(f"{path}: ONNX Runtime cannot load it with {provider.name}: {error}") from error
         # ONNX Runtime falls back to its CPU provider with no more than a log line.
-        if provider not in self._session.get_providers():
+        if provider.name not in session.get_providers():
             raise EngineError(
-                f"{path}: ONNX Runtime did not load {provider}, only {self._session.get_providers()}; "
-                "mend its libraries (docs/how-to/engines.md) or choose another backend"
+                f"{path}: ONNX Runtime did not load {provider.name}, only {session.get_providers()}; "
+                "repair its libraries (docs/how-to/engines.md) or choose another backend"
             )
+        self._session: onnxruntime.InferenceSession | None = session
+        self._most = provider.largest_batch(graph)
         self._inputs = [_spec(path, node) for node in self._session.get_inputs()]
         self._outputs = [_spec(path, node) for node in self._session.get_outputs()]
-        self._place = ("cuda", device) if provider == "CUDAExecutionProvider" else ("cpu", 0)
+        self._place = provider.place
         check_interface(bundle.manifest, graph, precision, path, self._inputs, self._outputs)
-        where = "CPU" if provider == "CPUExecutionProvider" else f"{provider} device {device}"
+        where = "CPU" if provider.backend == "onnx_cpu" else f"{provider.name} device {provider.device}"
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, {precision}"
 
     def run(self, inputs: Mapping[str, Input], outputs: Collection[str] | None = None) -> Mapping[str, Float32]:
@@ -94,8 +119,10 @@ class OnnxRuntimeEngine:
     ) -> tuple[Mapping[str, Float32], Mapping[str, ResidentArray]]:
         if self._session is None:
             raise EngineError(f"{self._graph}: the engine is closed; open the engines again")
-        check_inputs(self._graph, self._inputs, inputs)
+        batch = check_inputs(self._graph, self._inputs, inputs)
         wanted = check_outputs(self._graph, self._outputs, resident, outputs)
+        if self._most is not None and batch > self._most:
+            return self._in_pieces(batch, self._most, inputs, resident, wanted), {}
         binding = self._session.io_binding()
         held = []  # the binding points at the arrays, it does not hold them
         for spec in self._inputs:
@@ -117,6 +144,22 @@ class OnnxRuntimeEngine:
         values = dict(zip(names, binding.get_outputs(), strict=True))
         host = {name: np.asarray(values[name].numpy(), np.float32) for name in wanted}
         return host, {name: OrtArray(values[name]) for name in resident}
+
+    def _in_pieces(
+        self, batch: int, most: int, inputs: Mapping[str, Input], resident: Collection[str], wanted: Collection[str]
+    ) -> Mapping[str, Float32]:
+        """Run a batch that is longer than the provider's profile piece by piece, through the host."""
+        if resident:
+            raise EngineError(f"{self._graph}: residents of at most {most} images at once, not {batch}; give fewer")
+        arrays = {
+            name: value.value.numpy() if isinstance(value, OrtArray) else np.asarray(value)
+            for name, value in inputs.items()
+        }
+        pieces = [
+            self.run({name: array[start : start + most] for name, array in arrays.items()}, wanted)
+            for start in range(0, batch, most)
+        ]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in wanted}
 
     def _in_own_type(self, spec: TensorSpec, value: OrtArray) -> Any:
         actual = DTYPES[value.value.data_type()]

@@ -11,7 +11,12 @@ from unifygeo_ros.inference.engine import BackendUnavailable, EngineSet
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("tensorrt", "tensorrt_rtx", "onnx_cuda", "onnx_cpu")  # the order in which "auto" tries them
+AUTOMATIC = ("tensorrt", "tensorrt_rtx", "onnx_cuda", "onnx_cpu")
+"""The backends that "auto" tries, in this order."""
+
+BACKENDS = (*AUTOMATIC, "onnx_tensorrt", "onnx_tensorrt_rtx")
+"""All of them. The last two are ONNX Runtime's ways to TensorRT, to be compared with the first two on a real GPU."""
+
 CPU_BACKENDS = ("onnx_cpu",)
 
 
@@ -26,10 +31,18 @@ def open_engines(
 ) -> EngineSet:
     """Open the three engines of a bundle on one device.
 
-    backend: one of BACKENDS, or "auto": the first of them that can run here; each skip is logged with its reason. A
-    backend that was asked for by name and cannot run raises EngineError. precision: "fp32", "fp16", or "auto": fp32 on
-    the CPU, fp16 on a GPU. device: number of the GPU. cache_dir: of compiled engines. threads: of the CPU backend, 0:
-    one for each physical core.
+    Args:
+        bundle: The bundle.
+        backend: One of BACKENDS, or "auto": the first of AUTOMATIC that can run here; each skip is logged with its
+            reason.
+        precision: "fp32", "fp16", or "auto": fp32 on the CPU, fp16 on a GPU.
+        device: Number of the GPU.
+        cache_dir: Folder of compiled engines; None: the user's cache.
+        threads: Of the CPU backend; 0: one for each physical core.
+
+    Raises:
+        EngineError: the backend that was asked for by name cannot run here, or, with "auto", none can.
+        BundleError: the bundle does not hold that precision, or its graphs are not what it says.
     """
     if backend not in ("auto", *BACKENDS):
         raise EngineError(f"backend {backend!r} is not known; choose one of {', '.join(('auto', *BACKENDS))}")
@@ -38,11 +51,11 @@ def open_engines(
     if backend != "auto":
         return _open(bundle, backend, precision, device, cache_dir, threads)
     reasons = []
-    for name in BACKENDS:
+    for name in AUTOMATIC:
         try:
             return _open(bundle, name, precision, device, cache_dir, threads)
         except EngineError as error:
-            # What is merely not there is no news; what is there and fails is.
+            # A missing package is normal; a backend that is installed and fails is not.
             level = logging.INFO if isinstance(error, BackendUnavailable) else logging.WARNING
             logger.log(level, "Backend %s skipped: %s", name, error)
             reasons.append(f"{name}: {error}")
@@ -69,33 +82,22 @@ def _open(
 
         engines = open_tensorrt(bundle, backend, precision, device, cache_dir)
     else:
-        engines = _open_onnxruntime(bundle, backend, precision, device, threads)
+        engines = _open_onnxruntime(bundle, backend, precision, device, cache_dir, threads)
     logger.info("Engines of %s: %s", bundle.manifest.name, engines.description)
     return engines
 
 
-def _open_onnxruntime(bundle: ModelBundle, backend: str, precision: str, device: int, threads: int) -> EngineSet:
+def _open_onnxruntime(
+    bundle: ModelBundle, backend: str, precision: str, device: int, cache_dir: Path | None, threads: int
+) -> EngineSet:
     try:
-        import onnxruntime
-
+        from unifygeo_ros.inference.onnx_providers import find_provider
         from unifygeo_ros.inference.onnxruntime_engine import OnnxRuntimeEngine
     except ImportError as error:
         raise BackendUnavailable(f"onnxruntime cannot be imported ({error}); pip install onnxruntime") from error
-    provider = "CPUExecutionProvider" if backend == "onnx_cpu" else "CUDAExecutionProvider"
-    if provider not in onnxruntime.get_available_providers():
-        raise BackendUnavailable(
-            f"this onnxruntime has no {provider}, only {onnxruntime.get_available_providers()}; "
-            "pip install onnxruntime-gpu in its place"
-        )
+    provider = find_provider(backend, device)
     ground_encoder, aerial_encoder, decoder = (
-        OnnxRuntimeEngine(
-            bundle,
-            graph,
-            precision=precision,
-            provider=provider,
-            device=device,
-            threads=threads,
-        )
+        OnnxRuntimeEngine(bundle, graph, precision=precision, provider=provider, cache_dir=cache_dir, threads=threads)
         for graph in GRAPHS
     )
     return EngineSet(ground_encoder, aerial_encoder, decoder, ground_encoder.description)
