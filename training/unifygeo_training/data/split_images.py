@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +14,18 @@ from unifygeo_training.data.split import CrossViewSplit
 from unifygeo_training.model.config import NetworkConfig
 
 UInt8 = npt.NDArray[np.uint8]
+Resize = Literal["area", "bilinear"]
+INTERPOLATIONS = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR_EXACT}
 
 
 class SplitImages:
     """Images are read when they are asked for."""
 
-    def __init__(self, split: CrossViewSplit, config: NetworkConfig) -> None:
-        """Raises InputError where the panoramas do not reach the elevations that the network sees."""
+    def __init__(self, split: CrossViewSplit, config: NetworkConfig, *, resize: Resize = "area") -> None:
+        """resize: "area" averages over each pixel's area, as the robot does; "bilinear" takes the four nearest pixels,
+        without averaging: the published weights were trained and judged so.
+
+        Raises InputError where the panoramas do not reach the elevations that the network sees."""
         ground = config.ground
         tolerance = 1e-6
         if (
@@ -33,7 +40,7 @@ class SplitImages:
                 f"{split.name}: its panoramas show elevations {have[0]:.1f}° to {have[1]:.1f}°, the network wants "
                 f"{want[0]:.1f}° to {want[1]:.1f}°; use a network config for this data set"
             )
-        self.split = split
+        self.split, self._interpolation = split, INTERPOLATIONS[resize]
         self.config = config
 
     def ground_image(self, query: int) -> UInt8:
@@ -45,9 +52,9 @@ class SplitImages:
             round((self.split.ground_top_rad - elevation) / field * len(image))
             for elevation in (ground.elevation_top_rad, ground.elevation_bottom_rad)
         )
-        return cv2.resize(image[top:bottom], (ground.width, ground.height), interpolation=cv2.INTER_AREA)
+        return cv2.resize(image[top:bottom], (ground.width, ground.height), interpolation=self._interpolation)
 
     def aerial_image(self, tile: int) -> UInt8:
         """uint8 (L, L, 3) RGB of the network's aerial size."""
         size = self.config.aerial_size
-        return cv2.resize(read_image(self.split.gallery[tile]), (size, size), interpolation=cv2.INTER_AREA)
+        return cv2.resize(read_image(self.split.gallery[tile]), (size, size), interpolation=self._interpolation)
