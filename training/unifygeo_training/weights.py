@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
-from unifygeo_ros.inference.bundle import MANIFEST_NAME, ModelBundle, load_bundle
+from unifygeo_ros.inference.bundle import GROUND_FEATURES, MANIFEST_NAME, PYRAMID, ModelBundle, load_bundle
 from unifygeo_training.checkpoint import load_network, load_published, read_tensors
 from unifygeo_training.configuration import check_settings, read_network_config
-from unifygeo_training.export import F_NAMES, PYRAMID_NAMES
 from unifygeo_training.judging.tables import Ablation
 from unifygeo_training.model.config import NetworkConfig
 from unifygeo_training.model.decoder import Decoded
@@ -93,7 +92,7 @@ class BundleNetwork(nn.Module):
         return Aerial(found if descriptor else None, tuple(pyramid), match_map.permute(0, 3, 1, 2))  # NHWC → NCHW
 
     def decode(self, levels: tuple[Tensor, ...], pyramid: tuple[Tensor, ...]) -> Decoded:
-        inputs = dict(zip((*F_NAMES, *PYRAMID_NAMES), (*levels, *pyramid), strict=True))
+        inputs = dict(zip((*GROUND_FEATURES, *PYRAMID), (*levels, *pyramid), strict=True))
         (logits,) = self._run("decoder", {name: value.to(self._float) for name, value in inputs.items()})
         return Decoded(logits, ())
 
