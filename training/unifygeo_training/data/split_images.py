@@ -9,7 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.records import CameraImage
 from unifygeo_ros.images.files import read_image
+from unifygeo_ros.localization.config import CameraMount
+from unifygeo_ros.localization.panorama import prepare_panorama
 from unifygeo_training.data.split import CrossViewSplit
 from unifygeo_training.model.config import NetworkConfig
 
@@ -42,11 +45,15 @@ class SplitImages:
             )
         self.split, self._interpolation = split, INTERPOLATIONS[resize]
         self.config = config
+        self._mount = CameraMount(elevation_top_rad=split.ground_top_rad, elevation_bottom_rad=split.ground_bottom_rad)
 
     def ground_image(self, query: int) -> UInt8:
         """uint8 (H, W, 3) RGB of the network's ground size, centre column facing north."""
         ground = self.config.ground
         image = read_image(self.split.ground[query])
+        if self._interpolation == cv2.INTER_AREA:
+            # The robot's own preprocessing, for a camera that looks north.
+            return prepare_panorama(CameraImage(image, 0), ground, self._mount, None).pixels
         field = self.split.ground_top_rad - self.split.ground_bottom_rad
         top, bottom = (
             round((self.split.ground_top_rad - elevation) / field * len(image))
