@@ -75,7 +75,7 @@ setup(
         ],
         # Building a large index on several machines.
         "ray": ["ray>=2.9"],
-        "test": ["hypothesis>=6.80", "onnx>=1.17", "pytest>=6.2.5", "pytest-timeout>=2.1"],
+        "test": ["hypothesis>=6.80", "onnx>=1.17", "pytest>=7", "pytest-timeout>=2.1"],
     },
     zip_safe=False,
     entry_points={

@@ -1,0 +1,98 @@
+"""The examples, run as the README says, on an image of the demo's drive."""
+
+import math
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+from rasterio.windows import Window, from_bounds
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+from test_requirements import TOOLS, without
+
+from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.inference.bundle import load_bundle
+from unifygeo_ros.inference.select import open_engines
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples/localize_image.py"
+MODEL = ROOT / "models/towns-atto"
+AROUND_M = 75.0
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """An image of the drive as a file, an index of the town around it, and the camera's true pose."""
+    folder = tmp_path_factory.mktemp("example")
+    topics = ("/camera/image/compressed", "/ground_truth/navsat", "/ground_truth/odometry")
+    with AnyReader([ROOT / "demo/drive/bag"], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as bag:
+        connections = [connection for connection in bag.connections if connection.topic in topics]
+        messages = [(c.topic, bag.deserialize(raw, c.msgtype)) for c, _, raw in bag.messages(connections)]
+    of = {topic: [message for name, message in messages if name == topic] for topic in topics}
+
+    def stamp_s(message):
+        return message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+
+    image = of[topics[0]][60]
+    navsat, odometry = (min(of[t], key=lambda m: abs(stamp_s(m) - stamp_s(image))) for t in topics[1:])
+    assert abs(stamp_s(navsat) - stamp_s(image)) < 0.05
+    (folder / "image.jpg").write_bytes(bytes(image.data))
+    q = odometry.pose.pose.orientation
+    heading_deg = 90.0 - math.degrees(2 * math.atan2(q.z, q.w))
+    with rasterio.open(ROOT / "demo/drive/town.tif") as town:
+        x, y = pyproj.Transformer.from_crs(4326, town.crs, always_xy=True).transform(navsat.longitude, navsat.latitude)
+        window = from_bounds(x - AROUND_M, y - AROUND_M, x + AROUND_M, y + AROUND_M, town.transform)
+        window = Window(*(round(value) for value in (window.col_off, window.row_off, window.width, window.height)))
+        profile = {**town.profile, "transform": town.window_transform(window), "driver": "GTiff", "compress": None}
+        profile |= {"width": window.width, "height": window.height, "tiled": False, "photometric": None}
+        for key in ("blockxsize", "blockysize", "compress", "photometric"):
+            profile.pop(key, None)
+        pixels = town.read(window=window)
+    with rasterio.open(folder / "town.tif", "w", **profile) as file:
+        file.write(pixels)
+    bundle = load_bundle(MODEL)
+    with open_engines(bundle, backend="onnx_cpu") as engines:
+        build_index([folder / "town.tif"], bundle, engines, folder / "index")
+    return folder, navsat, heading_deg
+
+
+def distance_m(line, navsat):
+    latitude, longitude = (float(number) for number in re.match(r"(\S+) (\S+), wrong", line).groups())
+    _, _, metres = pyproj.Geod(ellps="WGS84").inv(longitude, latitude, navsat.longitude, navsat.latitude)
+    return metres
+
+
+def run_example(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, arguments)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    return capsys.readouterr().out.strip()
+
+
+def test_an_image_of_the_demo_is_localized_with_its_heading(shown, monkeypatch, capsys):
+    folder, navsat, heading_deg = shown
+    line = run_example(monkeypatch, capsys, folder / "index", MODEL, folder / "image.jpg", heading_deg)
+    assert distance_m(line, navsat) < 2.0, line
+
+
+def test_a_black_image_is_rejected_with_its_reason(shown, monkeypatch, capsys, tmp_path):
+    folder, _, _ = shown
+    cv2.imwrite(str(tmp_path / "black.png"), np.zeros((256, 512, 3), np.uint8))
+    line = run_example(monkeypatch, capsys, folder / "index", MODEL, tmp_path / "black.png")
+    assert line.startswith("no fix: black_image: ")
+
+
+def test_the_library_needs_none_of_the_tools(shown):
+    """What `pip install ".[cpu]"` installs, and package.xml for a robot, is enough to localize."""
+    folder, navsat, heading_deg = shown
+    arguments = [str(EXAMPLE), str(folder / "index"), str(MODEL), str(folder / "image.jpg"), str(heading_deg)]
+    program = f"import runpy; sys.argv = {arguments!r}; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
+    done: subprocess.CompletedProcess = without(TOOLS, program)
+    assert done.returncode == 0, done.stderr
+    assert distance_m(done.stdout, navsat) < 2.0
