@@ -17,9 +17,16 @@ tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
 ROOT = Path(__file__).parent.parent
 FACTS = yaml.safe_load((ROOT / "test/rosdep_facts.yaml").read_text())
 
-DISTRIBUTION_OF = {"cv2": "opencv-python", "faiss": "faiss-cpu", "yaml": "PyYAML", "backports": "backports.zstd"}
+DISTRIBUTION_OF = {
+    "cv2": "opencv-python",
+    "faiss": "faiss-cpu",
+    "yaml": "PyYAML",
+    "backports": "backports.zstd",
+    "PIL": "pillow",
+}
 """Names on PyPI of modules that are called otherwise."""
 ROSDEP_KEY_OF = {
+    "PIL": "python3-pil",
     "cv2": "python3-opencv",
     "onnxruntime": "python3-onnxruntime-pip",
     "rosbags": "python3-rosbags-pip",
@@ -207,7 +214,7 @@ def without(missing: set[str], program: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
 
 
-TOOLS = {"backports", "compression", "jinja2", "lz4", "matplotlib", "rasterio", "rosbags", "tqdm"}
+TOOLS = {"PIL", "backports", "compression", "jinja2", "lz4", "matplotlib", "rasterio", "rosbags", "tqdm"}
 
 
 def test_the_node_imports_nothing_of_the_tools():
