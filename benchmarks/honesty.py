@@ -54,7 +54,9 @@ from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.motion.samples import ImuSample, OdometrySample
-from unifygeo_ros.sessions.session import LocalizationSession, SessionConfig
+from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.factory import make_session
+from unifygeo_ros.sessions.session import LocalizationSession
 
 CAMERA = CameraMount(x_m=0.2, z_m=2.0)
 """As `unifygeo-train towns drive` mounts it."""
@@ -314,7 +316,7 @@ def crop(source: Path, target: Path, *, west: bool) -> None:
 def play(recording: Recording, localizer: Localizer, situation: Situation, *, foreign: bool) -> list[dict[str, Any]]:
     """A record for each image: on_map, outcome, and of fixes error_m, nees, yaw_nees, ambiguity. foreign: the index is
     of another town, and the truth is nowhere on it."""
-    session = LocalizationSession(localizer, situation.session)
+    session = make_session(localizer, situation.session)
     late_ns = round(situation.late_s * 1e9)
     records: list[dict[str, Any]] = []
     for item in recording.arrivals:

@@ -53,7 +53,9 @@ from unifygeo_ros.inference.engine import Engine, EngineSet
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.sessions.session import ImuSample, LocalizationSession, OdometrySample, SessionConfig
+from unifygeo_ros.motion.samples import ImuSample, OdometrySample
+from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.factory import make_session
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_training.towns.sensors import ImuNoise, OdometryNoise
 
@@ -353,7 +355,7 @@ def redrawn(recording: Recording, seed: int) -> Recording:
 
 
 def play(recording: Recording, localizer: Localizer, row: Row, decoded: dict[int, CameraImage]) -> list[FrameResult]:
-    session = LocalizationSession(row.localizer(localizer), row.session, row.tracker)
+    session = make_session(row.localizer(localizer), row.session, row.tracker)
     results: list[FrameResult] = []
     for item in recording.arrivals:
         if isinstance(item, OdometrySample):

@@ -30,14 +30,19 @@ from measuring import describe_machine, verdict
 from scipy import ndimage
 
 from unifygeo_ros.core.geodesy import Datum, LocalFrame
-from unifygeo_ros.core.records import Heading, HeadingSource, Matches, Observation, TileDistribution
+from unifygeo_ros.core.records import Heading, HeadingSource, Matches, Observation, Query, TileDistribution
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.motion.increments import Motion, MotionNoise
-from unifygeo_ros.tracking import belief as beliefs
+from unifygeo_ros.tracking import filter
+from unifygeo_ros.tracking.belief import uniform
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence
-from unifygeo_ros.tracking.tracker import Region, Tracker, TrackState
+from unifygeo_ros.tracking.filter import predict, restart
+from unifygeo_ros.tracking.reduction import reduce
+from unifygeo_ros.tracking.region import Region
+from unifygeo_ros.tracking.track import TrackState
+from unifygeo_ros.tracking.tracker import Tracker
 
 SIDE_M, STRIDE_M, PIXELS = 70.0, 35.0, 96
 STEP_M = 4.0
@@ -65,18 +70,19 @@ class Camera:
         # base_link keeps facing east; it drives backwards on the way back.
         return Motion(self.direction * STEP_M, 0.0, 0.0, STEP_M, np.diag([spread, spread, 1e-5]))
 
-    def observe(self, stamp_ns: int, gate: object, candidates: int, distributions: int) -> Observation:
+    def observe(self, stamp_ns: int, query: Query) -> Observation:
+        assert query.candidates is not None
         rng = self._rng
         columns = round(self._extent / STRIDE_M)
         near = np.floor(self.position / STRIDE_M).astype(int)
         own = [int((near[1] + dy) * columns + near[0] + dx) for dy in (0, -1) for dx in (0, -1)]
         count = len(self.region.centres_m)
-        others = [int(i) for i in rng.integers(0, count, candidates)] if gate is None else []
-        tiles = np.array(list(dict.fromkeys(own + others)))[:candidates]
+        others = [int(i) for i in rng.integers(0, count, query.candidates)] if query.prior is None else []
+        tiles = np.array(list(dict.fromkeys(own + others)))[: query.candidates]
         scores = np.where(np.isin(tiles, own), 1.3, 0.9) + 0.05 * rng.standard_normal(len(tiles))
         order = np.argsort(-scores, kind="stable")
         tiles, scores = tiles[order], scores[order].astype(np.float32)
-        decoded = tuple(self._decode(int(tile)) for tile in tiles[:distributions])
+        decoded = tuple(self._decode(int(tile)) for tile in tiles[: query.distributions])
         maps = np.zeros((len(tiles), 6, 6), np.float32)
         matches = Matches(tiles, scores, scores, maps, np.arange(len(tiles)))
         return Observation(stamp_ns, matches, decoded, Heading(0.0, 0.01, HeadingSource.IMU), np.zeros(1, np.float32))
@@ -92,19 +98,18 @@ class Camera:
 
 def play(camera: Camera, images: int, lost: bool = False) -> tuple[Tracker, list[float]]:
     """CPU milliseconds of the tracker for each image. lost: it forgets all before each, so that it always searches."""
-    tracker = Tracker(camera.region, Calibration(tile_temperature=0.1), LocalizerConfig(), TrackerConfig())
+    tracker = Tracker(camera.region, Calibration(tile_temperature=0.1), TrackerConfig())
     times = []
     for image in range(images):
         motion = camera.drive()
         start = time.thread_time()
         if lost:
             tracker.reset()
-        tracker.predict(motion, 0.5)
-        wanted = tracker.request(Heading(0.0, 0.01, HeadingSource.IMU))
+        plan = tracker.plan(motion, Heading(0.0, 0.01, HeadingSource.IMU), LocalizerConfig())
         spent = time.thread_time() - start
-        observation = camera.observe(image + 1, wanted.prior, wanted.candidates, wanted.distributions)
+        observation = camera.observe(image + 1, plan.query)
         start = time.thread_time()
-        tracker.update(observation)
+        tracker.update(plan, observation)
         times.append(1e3 * (spent + time.thread_time() - start))
     return tracker, times
 
@@ -131,14 +136,13 @@ def cost_by_region() -> bool:
 
 def memory_over_hours(images: int) -> bool:
     camera = Camera(10.0, seed=3)
-    tracker = Tracker(camera.region, Calibration(tile_temperature=0.1), LocalizerConfig(), TrackerConfig())
+    tracker = Tracker(camera.region, Calibration(tile_temperature=0.1), TrackerConfig())
     print("\n| images | hypotheses | allocated, KiB |\n|---|---|---|")
     allocated, most = [], 0
     tracemalloc.start()
     for image in range(images):
-        tracker.predict(camera.drive(), 0.5)
-        wanted = tracker.request(Heading(0.0, 0.01, HeadingSource.IMU))
-        tracker.update(camera.observe(image + 1, wanted.prior, wanted.candidates, wanted.distributions))
+        plan = tracker.plan(camera.drive(), Heading(0.0, 0.01, HeadingSource.IMU), LocalizerConfig())
+        tracker.update(plan, camera.observe(image + 1, plan.query))
         most = max(most, tracker.status.hypotheses)
         if (image + 1) % (images // 4) == 0:
             gc.collect()  # of what is left, nothing waits for the collector
@@ -228,13 +232,13 @@ class Mixture:
 
     def __init__(self, side_m: int) -> None:
         self.area = float(side_m) ** 2
-        self.belief = beliefs.unknown()
+        self.belief = uniform()
         self._normal = np.random.default_rng(0).standard_normal((400, 2))
 
     def step(self, move: tuple[int, int], evidence: Evidence) -> None:
         motion = Motion(move[0], move[1], 0.0, 4.0, np.diag([NOISE_M**2, NOISE_M**2, 1e-9]))
-        belief = beliefs.restart(beliefs.predict(self.belief, motion, EXACT), RESTART)
-        belief, _ = beliefs.observe(
+        belief = restart(predict(self.belief, motion, EXACT), RESTART)
+        belief, _ = filter.observe(
             belief,
             evidence,
             area_m2=self.area,
@@ -245,7 +249,7 @@ class Mixture:
             prune=1e-9,
             limit=128,
         )
-        self.belief = beliefs.reduce(belief, merge_distance2=0.5, limit=64)
+        self.belief = reduce(belief, merge_distance2=0.5, limit=64)
 
     def near(self, truth: np.ndarray) -> float:
         factors = np.linalg.cholesky(self.belief.covariances[:, :2, :2])

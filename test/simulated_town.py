@@ -29,7 +29,10 @@ from unifygeo_ros.core.records import (
 )
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
-from unifygeo_ros.sessions.session import ODOM_FRAME, ImuSample, LocalizationSession, OdometrySample, SessionConfig
+from unifygeo_ros.motion.samples import ODOM_FRAME, ImuSample, OdometrySample
+from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.factory import make_session
+from unifygeo_ros.sessions.sequence import SequenceSession
 from unifygeo_ros.tracking.config import TrackerConfig
 
 SECOND = 1_000_000_000
@@ -283,12 +286,12 @@ def run_drive(
     black: tuple[float, float] = (0.0, 0.0),
     odometry_gap: tuple[float, float] = (0.0, 0.0),
     prepare: object = None,
-) -> tuple[Run, LocalizationSession, SimulatedLocalizer]:
+) -> tuple[Run, SequenceSession, SimulatedLocalizer]:
     """Play a drive through a real session in mode sequence. black, odometry_gap: seconds from and to without images or
     odometry. prepare: called with the session and the time before each image."""
     stamps = drive.stamps()
     localizer = SimulatedLocalizer(dict(zip(stamps, drive.pose, strict=True)), model, seed, extent_m)
-    session = LocalizationSession(localizer, SessionConfig(mode="sequence", heading_source=heading), config)
+    session = make_session(localizer, SessionConfig(mode="sequence", heading_source=heading), config)
     rng = np.random.default_rng([seed, 3])
     bias = math.radians(1.0) * rng.standard_normal()
     run = Run()

@@ -17,7 +17,7 @@ from unifygeo_ros.demo.player import BagPlayer
 from unifygeo_ros.evaluation.evaluate import ReplayRequest, evaluate
 from unifygeo_ros.evaluation.metrics.results import read_frames
 from unifygeo_ros.parameters.settings import NodeConfig, Settings
-from unifygeo_ros.sessions.session import SessionConfig
+from unifygeo_ros.sessions.config import SessionConfig
 
 IMAGE_TOPIC = "/camera/image/compressed"
 IMAGES = 10

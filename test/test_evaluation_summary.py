@@ -23,7 +23,7 @@ from unifygeo_ros.evaluation.report.page import cards, verdict, write_report
 from unifygeo_ros.evaluation.report.whole_files import write_whole
 from unifygeo_ros.evaluation.settings import Criteria
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
-from unifygeo_ros.sessions.session import SessionConfig
+from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
 EMPTY_MAP = DriveMap(Extent(0.0, 0.0, 10, 10, 1.0), "", (), 1.0, 1.0)

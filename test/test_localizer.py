@@ -257,7 +257,7 @@ REJECTED = {
         "no tile",
     ),
     "nan prior": (lambda w: w, {"prior": Prior(math.nan, 0.0, np.eye(2))}, RejectionReason.BAD_PRIOR, "nan"),
-    "flat prior": (lambda w: w, {"prior": Prior(0, 0, np.zeros((2, 2)))}, RejectionReason.BAD_PRIOR, "definite"),
+    "flat prior": (lambda w: w, {"prior": Prior(0, 0, np.zeros((2, 2)))}, RejectionReason.BAD_PRIOR, "eigenvalue 0"),
     "crooked prior": (
         lambda w: w,
         {"prior": Prior(0, 0, np.array([[1.0, 0.5], [0.0, 1.0]]))},

@@ -10,7 +10,7 @@ from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.parameters.settings import PARAMETERS, NodeConfig, Settings, check_live, with_values
 from unifygeo_ros.parameters.table import with_tables
-from unifygeo_ros.sessions.session import SessionConfig
+from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
 

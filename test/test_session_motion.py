@@ -94,6 +94,12 @@ def test_nothing_is_made_up_before_the_first_sample_or_across_a_gap() -> None:
         {"covariance": -np.eye(3)},
         {"covariance": np.array([[1.0, 5, 0], [0, 1, 0], [0, 0, 1]])},
         {"covariance": np.eye(2)},
+        {"x_m": 1e200},
+        {"y_m": -1.001e8},
+        {"forward_m_s": 2e4},
+        {"left_m_s": -1e155},
+        {"yaw_rad": 1e300},
+        {"yaw_rate_rad_s": -1e9},
         {"frame": "base_link"},
         {"stamp_ns": 0},
         {"stamp_ns": -5},
@@ -133,6 +139,17 @@ def test_imu_and_initial_pose_checks() -> None:
     assert InitialPose(0, 1.0, 2.0, 0.5, np.eye(3)).fault() is None
     assert InitialPose(0, 1.0, math.nan, 0.5, np.eye(3)).fault() == "not finite"
     assert InitialPose(0, 1.0, 2.0, 0.5, np.zeros((3, 3))).fault() == "bad covariance"
+    assert ImuSample(SECOND, 0.1, 0.0, 1e7).fault() == "angle beyond 1e+06 rad"
+    assert InitialPose(0, 1.0, -1e9, 0.5, np.eye(3)).fault() == "position beyond 1e+08 m"
+    assert InitialPose(0, 1.0, 2.0, 1e9, np.eye(3)).fault() == "yaw beyond 1e+06 rad"
+
+
+def test_the_reason_for_an_absurd_sample_names_the_limit() -> None:
+    assert odometry(1.0, x=1e160).fault() == "position beyond 1e+08 m"
+    assert odometry(1.0, forward_m_s=1e5).fault() == "speed above 10000 m/s"
+    assert odometry(1.0, yaw=-1e7).fault() == "yaw or yaw rate beyond 1e+06 rad"
+    # What real drivers send is let pass: UTM coordinates, turns that are not wrapped, "unknown" as a large covariance.
+    assert odometry(1.0, 5e5, 5.4e6, 400.0, covariance=1e10 * np.eye(3)).fault() is None
 
 
 @given(st.floats(-3.1, 3.1), st.floats(-1.5, 1.5), st.floats(-3.1, 3.1), st.floats(0.1, 10.0))

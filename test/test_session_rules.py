@@ -15,16 +15,12 @@ import pytest
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.records import CameraImage, Fix, Heading, HeadingSource, Prior, Query, Rejection, RejectionReason
 from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.motion.samples import MAP_FRAME, ODOM_FRAME, ImuSample, InitialPose, OdometrySample
+from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.factory import make_session, settings_without_effect
 from unifygeo_ros.sessions.outcome import Outcome
-from unifygeo_ros.sessions.session import (
-    MAP_FRAME,
-    ODOM_FRAME,
-    ImuSample,
-    InitialPose,
-    LocalizationSession,
-    OdometrySample,
-    SessionConfig,
-)
+from unifygeo_ros.sessions.single import SingleImageSession
+from unifygeo_ros.tracking.config import TrackerConfig
 
 SECOND = 1_000_000_000
 
@@ -76,7 +72,7 @@ def imu(time_s: float, roll: float = 0.0, pitch: float = 0.0, yaw: float = 0.0) 
 
 def make(answer: Callable[[CameraImage], Fix | Rejection] | None = None, **settings: object):  # type: ignore[no-untyped-def]
     localizer = StandInLocalizer(answer)
-    return localizer, LocalizationSession(localizer, SessionConfig(**settings))  # type: ignore[arg-type]
+    return localizer, SingleImageSession(localizer, SessionConfig(**settings))  # type: ignore[arg-type]
 
 
 def reason(outcome: Outcome) -> RejectionReason:
@@ -288,6 +284,51 @@ def test_bad_samples_are_counted_and_poison_nothing() -> None:
     assert session.status().outcomes == {"fix": 1}
 
 
+def test_outcome_holds_what_was_asked_and_seen() -> None:
+    _, session = make(heading_source="imu", stamp_offset_s=0.25, minimum_interval_s=0.5)
+    session.add_imu(imu(1.0, roll=0.01, pitch=0.02, yaw=0.5))
+    session.add_imu(imu(1.25, roll=0.01, pitch=0.02, yaw=0.5))
+    outcome = session.locate(image(1.0))
+    assert outcome.image.stamp_ns == outcome.result.stamp_ns == round(1.25 * SECOND)
+    assert (outcome.image.roll_rad, outcome.image.pitch_rad) == pytest.approx((0.01, 0.02))
+    assert outcome.query == Query(None, Heading(0.5, LocalizerConfig().heading_sigma_rad ** 2, HeadingSource.IMU))
+    assert outcome.observation is outcome.result  # of the stand-in
+    assert outcome.track is None
+    refused = session.locate(image(1.1))
+    assert reason(refused) is RejectionReason.RATE_LIMIT
+    assert (refused.query, refused.observation) == (None, None)
+
+
+def test_recall_leaves_the_session_as_locate_would_and_localizes_nothing() -> None:
+    first, session = make(prior_source="last_fix")
+    second, again = make(prior_source="last_fix")
+    known = session.locate(image(1.0)).result
+    assert again.recall(image(1.0), known).result is known
+    assert second.calls == []
+    for one in (session, again):
+        one.locate(image(2.0))
+    np.testing.assert_array_equal(first.prior.covariance_m2, second.prior.covariance_m2)
+    assert session.status().outcomes == again.status().outcomes == {"fix": 2}
+
+
+def test_settings_without_effect_names_those_of_the_other_mode() -> None:
+    changed = SessionConfig(mode="sequence", odometry_growth=0.1, time_jump_s=2.0)
+    assert settings_without_effect(changed, TrackerConfig(outlier=0.2)) == (
+        "session.odometry_growth is set, but acts in mode single only; session.mode is sequence",
+    )
+    assert settings_without_effect(SessionConfig(odometry_growth=0.1), TrackerConfig(outlier=0.2)) == (
+        "tracker.outlier is set, but acts in mode sequence only; session.mode is single",
+    )
+    assert settings_without_effect(SessionConfig(), TrackerConfig()) == ()
+
+
+def test_make_session_warns_of_settings_without_effect(caplog: pytest.LogCaptureFixture) -> None:
+    assert isinstance(make_session(StandInLocalizer(), SessionConfig(), TrackerConfig(outlier=0.2)), SingleImageSession)
+    assert [record.getMessage() for record in caplog.records] == [
+        "tracker.outlier is set, but acts in mode sequence only; session.mode is single"
+    ]
+
+
 def test_reset_forgets_and_drops_the_result_in_flight() -> None:
     started, finish = threading.Event(), threading.Event()
 
@@ -305,6 +346,7 @@ def test_reset_forgets_and_drops_the_result_in_flight() -> None:
     finish.set()
     worker.join(10)
     assert reason(results[0]) is RejectionReason.RESET
+    assert (results[0].query, results[0].observation, results[0].track) == (None, None, None)
     session.locate(image(1.1))
     assert localizer.prior is None
 

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from unifygeo_ros.core.covariance import mahalanobis2
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import TileDistribution
 from unifygeo_ros.motion.increments import Motion, MotionNoise
-from unifygeo_ros.tracking import belief as beliefs
-from unifygeo_ros.tracking.belief import Belief
+from unifygeo_ros.tracking import filter
+from unifygeo_ros.tracking.belief import Belief, uniform, with_scale
 from unifygeo_ros.tracking.evidence import (
     Evidence,
-    EvidenceSettings,
     log_evidence_of_all,
     modes_of,
     tile_weights,
 )
+from unifygeo_ros.tracking.filter import observe_yaw, predict, restart
+from unifygeo_ros.tracking.reduction import reduce
 
 SIDE = 160  # metres and cells of the grid
 AREA = float(SIDE * SIDE)
@@ -34,12 +36,12 @@ def hypotheses(
     covariances: np.ndarray,
     support: np.ndarray,
     tile_ids: np.ndarray,
-    elsewhere: float,
+    uniform_weight: float,
     scale_sigma: float = 0.0,
 ) -> Belief:
     """A belief of poses (N, 3)."""
-    means, whole = beliefs.with_scale(poses, covariances, scale_sigma)
-    return Belief(weights, means, whole, support, tile_ids, elsewhere)
+    means, whole = with_scale(poses, covariances, scale_sigma)
+    return Belief(weights, means, whole, support, tile_ids, uniform_weight)
 
 
 def evidence(parts: list[tuple[float, float, float, float]], open_share: float, yaw: float = 0.0) -> Evidence:
@@ -90,7 +92,7 @@ def observe(
     belief: Belief, e: Evidence, exponent: float = 1.0, lever_m: tuple[float, float] = (0.0, 0.0), limit: int = 400
 ) -> tuple[Belief, np.ndarray]:
     near = np.ones(len(belief), bool)
-    return beliefs.observe(
+    return filter.observe(
         belief,
         e,
         area_m2=AREA,
@@ -104,14 +106,16 @@ def observe(
 
 
 def as_grid(belief: Belief) -> np.ndarray:
-    return grid_density(belief.means[:, :2], belief.covariances[:, :2, :2], belief.weights) + belief.elsewhere / AREA
+    return (
+        grid_density(belief.means[:, :2], belief.covariances[:, :2, :2], belief.weights) + belief.uniform_weight / AREA
+    )
 
 
 def drive_both(seed: int) -> tuple[list[float], list[float], np.ndarray]:
     """Both filters over twelve images of an aliased drive. Returns, image by image, the total variation between them
     and the difference of the belief within 6 m of the truth; and the grid's last density."""
     rng = np.random.default_rng(seed)
-    grid, belief = GridFilter(), beliefs.unknown()
+    grid, belief = GridFilter(), uniform()
     truth = np.array([40.0, 50.0])
     alias = np.array([45.0, 20.0])
     variations, differences = [], []
@@ -121,7 +125,7 @@ def drive_both(seed: int) -> tuple[list[float], list[float], np.ndarray]:
             truth = truth + np.array([east, north])
             grid.predict(east, north, 0.7, 0.001)
             motion = Motion(east, north, 0.0, 4.0, np.diag([0.49, 0.49, 1e-9]))
-            belief = beliefs.restart(beliefs.predict(belief, motion, EXACT), 0.001)
+            belief = restart(predict(belief, motion, EXACT), 0.001)
         at = truth + 1.5 * rng.standard_normal(2)
         other = truth + alias + 1.5 * rng.standard_normal(2)
         weight = 0.8 * rng.dirichlet([2.0, 2.0 if image < 7 else 0.2, 1.0, 1.0])
@@ -137,7 +141,7 @@ def drive_both(seed: int) -> tuple[list[float], list[float], np.ndarray]:
         )
         grid.observe(e)
         belief, _ = observe(belief, e)
-        belief = beliefs.reduce(belief, merge_distance2=0.5, limit=200)
+        belief = reduce(belief, merge_distance2=0.5, limit=200)
         mine = as_grid(belief)
         variations.append(0.5 * float(np.abs(mine - grid.density).sum()))
         cells = np.arange(SIDE) + 0.5
@@ -180,19 +184,19 @@ def test_a_hypothesis_is_worth_its_whole_likelihood_to_the_power_of_what_is_new(
         grid_density(belief.means[i : i + 1, :2], belief.covariances[i : i + 1, :2, :2], np.ones(1)) for i in range(3)
     ]
     whole = np.array([float((density * likelihood).sum()) for density in densities])
-    worth = np.append(belief.weights, belief.elsewhere) * np.append(whole, 1.0) ** exponent
+    worth = np.append(belief.weights, belief.uniform_weight) * np.append(whole, 1.0) ** exponent
     worth /= worth.sum()
 
     after, likelihoods = observe(belief, e, exponent)
     np.testing.assert_allclose(likelihoods, whole, rtol=1e-3)
     label = np.floor(after.support / 100).astype(int)  # 0: new
     shares = [after.weights[label == i].sum() for i in (1, 2, 3)]
-    shares.append(after.weights[label == 0].sum() + after.elsewhere)
+    shares.append(after.weights[label == 0].sum() + after.uniform_weight)
     np.testing.assert_allclose(shares, worth, rtol=1e-3)
     if exponent == 1.0:
         for i in range(3):
             mine = after.select(label == i + 1)
-            exact = belief.weights[i] * densities[i] * likelihood / (belief.weights @ whole + belief.elsewhere)
+            exact = belief.weights[i] * densities[i] * likelihood / (belief.weights @ whole + belief.uniform_weight)
             density = grid_density(mine.means[:, :2], mine.covariances[:, :2, :2], mine.weights)
             assert 0.5 * float(np.abs(density - exact).sum()) < 1e-3
 
@@ -215,9 +219,9 @@ def test_what_is_forgotten_goes_elsewhere_and_not_back_to_what_is_kept() -> None
     little, _ = observe(belief, e, 0.4, limit=3)
     assert (len(everything), len(little)) == (31, 3)
     assert little.weights[0] == pytest.approx(everything.weights[0])
-    assert little.elsewhere > everything.elsewhere
-    assert little.weights.sum() + little.elsewhere == pytest.approx(1.0)
-    reduced = beliefs.reduce(everything, merge_distance2=0.5, limit=10)
+    assert little.uniform_weight > everything.uniform_weight
+    assert little.weights.sum() + little.uniform_weight == pytest.approx(1.0)
+    reduced = reduce(everything, merge_distance2=0.5, limit=10)
     assert reduced.weights[0] == pytest.approx(everything.weights[0])
 
 
@@ -228,11 +232,11 @@ def test_a_light_hypothesis_is_not_crowded_out_by_variants_of_a_heavy_one() -> N
     weights = np.append(rng.dirichlet(np.ones(count)) * 0.9, 1e-5)
     covariances = np.tile(np.diag([0.1, 0.1, 1e-3]), (count + 1, 1, 1))
     belief = hypotheses(weights, means, covariances, np.zeros(count + 1), np.zeros(count + 1, int), 0.1 - 1e-5)
-    reduced = beliefs.reduce(belief, merge_distance2=0.5, limit=20)
+    reduced = reduce(belief, merge_distance2=0.5, limit=20)
     assert len(reduced) <= 20
     far = reduced.means[:, 0] > 400
     assert reduced.weights[far].sum() == pytest.approx(1e-5)
-    assert reduced.elsewhere == pytest.approx(belief.elsewhere)  # nothing had to be forgotten
+    assert reduced.uniform_weight == pytest.approx(belief.uniform_weight)  # nothing had to be forgotten
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -241,7 +245,7 @@ def test_written_out_mahalanobis_lengths_are_those_of_the_inverse(dimensions: in
     roots = rng.standard_normal((40, dimensions, dimensions)) * np.array([20.0, 3.0, 0.01])[:dimensions, None]
     covariances = roots @ roots.transpose(0, 2, 1) + 1e-6 * np.eye(dimensions)
     apart = rng.standard_normal((25, 40, dimensions)) * np.array([30.0, 5.0, 0.1])[:dimensions]
-    distance2, determinant = beliefs.mahalanobis2(apart, covariances)
+    distance2, determinant = mahalanobis2(apart, covariances)
     expected = np.einsum("nmd,mde,nme->nm", apart, np.linalg.inv(covariances), apart)
     np.testing.assert_allclose(distance2, expected, rtol=1e-7)
     np.testing.assert_allclose(determinant, np.linalg.det(covariances), rtol=1e-7)
@@ -257,7 +261,7 @@ def test_prediction_agrees_with_monte_carlo() -> None:
     spread = np.diag([0.5, 0.2, 0.003])
     noise = MotionNoise(scale=0.03, scale_persistence_m=20.0)
     motion = Motion(8.0, 1.0, 0.4, 8.1, spread)
-    after = beliefs.predict(start, motion, noise)
+    after = predict(start, motion, noise)
     states = rng.multivariate_normal(mean, covariance, 200_000)
     steps = rng.multivariate_normal([0.0, 0.0, 0.4], spread, len(states))
     steps[:, :2] += (1 + states[:, 3, None]) * [8.0, 1.0]
@@ -270,7 +274,7 @@ def test_prediction_agrees_with_monte_carlo() -> None:
     np.testing.assert_allclose(after.means[0], states.mean(0), atol=0.06)  # first order: 8 m · ½ · 0.01 rad²
     np.testing.assert_allclose(after.covariances[0], np.cov(states.T), atol=0.06)
     np.testing.assert_allclose(after.covariances[0, 3], np.cov(states.T)[3], atol=2e-4)
-    assert (after.weights[0], after.elsewhere) == (0.9, 0.1)
+    assert (after.weights[0], after.uniform_weight) == (0.9, 0.1)
 
 
 def test_the_scale_of_the_odometry_is_learnt_on_the_way() -> None:
@@ -292,8 +296,8 @@ def test_the_scale_of_the_odometry_is_learnt_on_the_way() -> None:
             5.0 / 1.05 * math.cos(turn), 5.0 / 1.05 * math.sin(turn), turn, 5.0, np.diag([0.01, 0.01, 1e-6])
         )
         place = evidence([(1.0, *(at + rng.standard_normal(2)), 1.0)], open_share=0.0, yaw=yaw)
-        learning, _ = observe(beliefs.predict(learning, motion, noise), place)
-        taken_as_is, _ = observe(beliefs.predict(taken_as_is, motion, EXACT), place)
+        learning, _ = observe(predict(learning, motion, noise), place)
+        taken_as_is, _ = observe(predict(taken_as_is, motion, EXACT), place)
         worst = max(worst, float(np.hypot(*(learning.means[0, :2] - at))))
     sigma = math.sqrt(learning.covariances[0, 3, 3])
     assert sigma < 0.01
@@ -302,12 +306,43 @@ def test_the_scale_of_the_odometry_is_learnt_on_the_way() -> None:
     assert worst < 3.0
 
 
+@pytest.mark.parametrize("distance", [1e6, 1e11, 1e160, 1e200])
+@pytest.mark.parametrize("scale", [0.0, 0.02])
+def test_predict_moves_hypotheses_that_overflow_to_the_uniform_component(distance: float, scale: float) -> None:
+    """A motion no vehicle makes: whatever remains is finite and positive definite, and no weight is lost."""
+    belief = hypotheses(
+        np.array([0.5, 0.3]),
+        np.array([[10.0, 20.0, 0.3], [40.0, 10.0, 2.0]]),
+        np.tile(np.diag([1.0, 1.0, 0.01]), (2, 1, 1)),
+        np.zeros(2),
+        np.zeros(2, int),
+        0.2,
+        scale,
+    )
+    with np.errstate(all="ignore"):
+        after = predict(
+            belief, Motion(distance, 0.0, 0.1, distance, np.diag([1.0, 1.0, 1e-4])), MotionNoise(scale=scale)
+        )
+        seen, ratios = observe(after, evidence([(0.8, 50.0, 50.0, 1.0)], open_share=0.2))
+        reduced = reduce(seen, merge_distance2=0.5, limit=10)
+    assert after.weights.sum() + after.uniform_weight == pytest.approx(1.0)
+    for result in (after, seen, reduced):
+        assert np.isfinite(result.means).all()
+        assert np.isfinite(result.covariances).all()
+        assert (np.linalg.det(result.covariances[:, :3, :3]) > 0).all()
+        assert np.isfinite(result.weights).all()
+        assert result.weights.sum() + result.uniform_weight == pytest.approx(1.0)
+    assert np.isfinite(ratios).all()
+    near = np.hypot(*(reduced.means[:, :2] - 50.0).T) < 1e-6
+    assert reduced.weights[near].sum() > 0.1  # the image's place is a hypothesis: the filter goes on
+
+
 def test_a_hypothesis_of_unknown_yaw_stays_a_distribution_however_far_it_moves() -> None:
     covariance = np.diag([0.3, 0.3, math.pi**2 / 3])
     belief = hypotheses(np.ones(1), np.zeros((1, 3)), covariance[None], np.zeros(1), np.zeros(1, int), 0.0)
     motion = Motion(5.0, 0.0, 0.1, 5.0, np.diag([0.05, 0.05, 0.5]))
     for _ in range(50):
-        belief = beliefs.predict(belief, motion, MotionNoise())
+        belief = predict(belief, motion, MotionNoise())
         eigenvalues = np.linalg.eigvalsh(belief.covariances[0])
         assert eigenvalues[0] > 0
         assert belief.covariances[0, 2, 2] == pytest.approx(math.pi**2 / 3)
@@ -326,8 +361,8 @@ def test_motions_compose_like_poses() -> None:
         np.ones(1), np.array([[1.0, 2.0, 0.7]]), 0.1 * np.eye(3)[None], np.zeros(1), np.zeros(1, int), 0.0, 0.02
     )
     lasting = MotionNoise(scale_persistence_m=math.inf)
-    stepwise = beliefs.predict(beliefs.predict(start, first, lasting), second, lasting)
-    at_once = beliefs.predict(start, first.then(second), lasting)
+    stepwise = predict(predict(start, first, lasting), second, lasting)
+    at_once = predict(start, first.then(second), lasting)
     np.testing.assert_allclose(stepwise.means, at_once.means)
     np.testing.assert_allclose(stepwise.covariances, at_once.covariances)
 
@@ -342,7 +377,7 @@ def test_merging_keeps_weight_mean_and_covariance_across_the_wrap() -> None:
     wrapped = means.copy()
     wrapped[:, 2] = wrap_angle(wrapped[:, 2])
     belief = hypotheses(weights, wrapped, np.tile(0.2 * np.eye(3), (6, 1, 1)), np.arange(6.0), np.arange(6), 0.2)
-    merged = beliefs.reduce(belief, merge_distance2=9.0, limit=10)
+    merged = reduce(belief, merge_distance2=9.0, limit=10)
     assert len(merged) == 1
     assert merged.weights[0] == pytest.approx(0.8)
     np.testing.assert_allclose(merged.means[0, :2], mean[:2] + 0.0)
@@ -353,7 +388,7 @@ def test_merging_keeps_weight_mean_and_covariance_across_the_wrap() -> None:
 def test_a_wide_hypothesis_is_not_merged_into_a_narrow_one() -> None:
     covariances = np.stack([np.eye(3), 100 * np.eye(3)])
     belief = hypotheses(np.array([0.9, 0.1]), np.zeros((2, 3)), covariances, np.zeros(2), np.zeros(2, int), 0.0)
-    assert len(beliefs.reduce(belief, merge_distance2=1.0, limit=10)) == 2
+    assert len(reduce(belief, merge_distance2=1.0, limit=10)) == 2
 
 
 def one(yaw: float, variance: float) -> Belief:
@@ -366,14 +401,14 @@ def one(yaw: float, variance: float) -> Belief:
 def test_a_given_heading_orients_but_never_beyond_its_own_certainty() -> None:
     belief = one(0.0, 3.0)
     for _ in range(50):
-        belief = beliefs.observe_yaw(belief, 0.4, 0.01, 0.01, 1.0)
+        belief = observe_yaw(belief, 0.4, 0.01, 0.01, 1.0)
     assert belief.means[0, 2] == pytest.approx(0.4, abs=0.01)
     assert belief.covariances[0, 2, 2] == pytest.approx(0.01, rel=0.05)
     assert belief.weights[0] == pytest.approx(0.5, abs=0.01)  # agreeing is no merit
 
 
 def test_a_heading_that_contradicts_costs_at_most_its_outlier_share() -> None:
-    belief = beliefs.observe_yaw(one(0.0, 0.01), 2.5, 0.01, 0.02, 1.0)
+    belief = observe_yaw(one(0.0, 0.01), 2.5, 0.01, 0.02, 1.0)
     assert belief.weights[0] == pytest.approx(0.02 / 1.02, rel=1e-3)
     assert belief.means[0, 2] == pytest.approx(0.0, abs=1e-3)
 
@@ -391,8 +426,8 @@ def test_an_image_under_an_assumed_heading_tells_of_poses_that_face_there_alone(
     assert likelihoods[1] == pytest.approx(1.0, abs=1e-6)
     assert 0.85 < likelihoods[2] < 0.95
     # Elsewhere is as likely as before, and only what faces as assumed may be where the image says.
-    assert after.weights[1] / (after.elsewhere + after.weights[3]) == pytest.approx(0.3 / 0.1)
-    assert 0.02 < after.weights[3] / after.elsewhere < 0.15
+    assert after.weights[1] / (after.uniform_weight + after.weights[3]) == pytest.approx(0.3 / 0.1)
+    assert 0.02 < after.weights[3] / after.uniform_weight < 0.15
 
 
 def test_searched_headings_choose_between_hypotheses() -> None:
@@ -428,7 +463,7 @@ def test_searched_headings_choose_between_hypotheses() -> None:
 def test_the_lever_arm_is_applied_with_each_hypothesis_own_yaw() -> None:
     """Camera 2 m ahead of base_link, which faces north: an image at (50, 52) is base_link at (50, 50)."""
     e = evidence([(0.8, 50.0, 52.0, 1.0)], open_share=0.2, yaw=math.pi / 2)
-    after, _ = observe(beliefs.unknown(), e, lever_m=(2.0, 0.0))
+    after, _ = observe(uniform(), e, lever_m=(2.0, 0.0))
     np.testing.assert_allclose(after.means[0, :2], [50.0, 50.0], atol=1e-9)
     moved, _ = observe(after, e, lever_m=(2.0, 0.0))
     np.testing.assert_allclose(moved.means[np.argmax(moved.weights), :2], [50.0, 50.0], atol=1e-6)
@@ -446,7 +481,7 @@ def test_modes_keep_the_moments_of_d() -> None:
     rng = np.random.default_rng(3)
     probability = ndimage.gaussian_filter(rng.random((64, 64)) ** 30, 2.0)
     d = distribution(probability)
-    weights, means, covariances = modes_of(d, EvidenceSettings())
+    weights, means, covariances = modes_of(d)
     p = d.probability.astype(float)
     along = (np.arange(64) - 31.5) * 0.5
     east, north = 100 + along[None, :] + 0 * along[:, None], 200 - along[:, None] + 0 * along[None, :]
@@ -468,7 +503,7 @@ def test_two_peaks_become_two_modes() -> None:
         return np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * sigma**2)) / sigma**2
 
     d = distribution(0.7 * peak(20, 30, 2.0) + 0.3 * peak(70, 80, 3.0))
-    weights, means, covariances = modes_of(d, EvidenceSettings())
+    weights, means, covariances = modes_of(d)
     np.testing.assert_allclose(weights[:2], [0.7, 0.3], atol=0.01)
     # Row 20 is north of the middle (47.5) by 27.5 px, column 30 west of it by 17.5 px, half a metre each.
     np.testing.assert_allclose(means[0], [100 - 8.75, 200 + 13.75], atol=0.02)
@@ -479,7 +514,7 @@ def test_two_peaks_become_two_modes() -> None:
 def test_a_single_pixel_is_a_mode_of_its_own_size() -> None:
     probability = np.zeros((32, 32))
     probability[5, 6] = 1.0
-    weights, means, covariances = modes_of(distribution(probability), EvidenceSettings())
+    weights, means, covariances = modes_of(distribution(probability))
     np.testing.assert_allclose(weights, [1.0])
     np.testing.assert_allclose(means[0], [100 + (6 - 15.5) * 0.5, 200 - (5 - 15.5) * 0.5])
     np.testing.assert_allclose(covariances[0], 0.25 / 12 * np.eye(2), atol=1e-9)

@@ -14,16 +14,14 @@ from simulated_town import SECOND, Drive, ObservationModel, Run, make_drive, run
 
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.geodesy import wrap_angle
-from unifygeo_ros.core.records import Fix, Rejection, RejectionReason
-from unifygeo_ros.sessions.session import (
-    ODOM_FRAME,
-    ImuSample,
-    InitialPose,
-    LocalizationSession,
-    OdometrySample,
-    SessionConfig,
-)
+from unifygeo_ros.core.records import CameraImage, Fix, Observation, Query, Rejection, RejectionReason
+from unifygeo_ros.motion.samples import ODOM_FRAME, ImuSample, InitialPose, OdometrySample
+from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.factory import make_session
+from unifygeo_ros.sessions.sequence import SequenceSession
 from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.tracking.track import TrackState
+from unifygeo_ros.tracking.tracker import Plan, Tracker
 
 PLAIN = ObservationModel()
 HONEST = TrackerConfig(accuracy_correlation_m=PLAIN.error_m)
@@ -97,7 +95,7 @@ def test_a_vehicle_carried_elsewhere_is_found_again(heading: str) -> None:
 def test_one_image_from_elsewhere_gives_no_fix_and_does_not_end_the_track() -> None:
     drive = make_drive(0, 30)
 
-    def prepare(session: LocalizationSession, time_s: float) -> None:
+    def prepare(session: SequenceSession, time_s: float) -> None:
         if time_s == 20.0:
             truth = session._localizer._truth
             stamp = round(time_s * SECOND)
@@ -118,7 +116,7 @@ def test_a_wrong_initial_pose_is_overcome_and_gives_no_fix() -> None:
     east, north, yaw = drive.pose[0]
     wrong = InitialPose(0, east + 250.0, north - 150.0, yaw, np.diag([4.0, 4.0, 0.01]))
 
-    def prepare(session: LocalizationSession, time_s: float) -> None:
+    def prepare(session: SequenceSession, time_s: float) -> None:
         if time_s == 1.0:
             assert session.set_initial_pose(wrong) is None
 
@@ -131,7 +129,7 @@ def test_a_right_initial_pose_speeds_the_first_fix_up() -> None:
     drive = make_drive(1, 25)
     east, north, yaw = drive.pose[0]
 
-    def prepare(session: LocalizationSession, time_s: float) -> None:
+    def prepare(session: SequenceSession, time_s: float) -> None:
         if time_s == 1.0:
             session.set_initial_pose(InitialPose(0, east + 2.0, north, yaw, np.diag([9.0, 9.0, 0.02])))
 
@@ -180,7 +178,7 @@ def test_a_camera_that_stays_away_for_longer_than_the_buffers_reach_loses_no_mot
     from simulated_town import SimulatedLocalizer
 
     localizer = SimulatedLocalizer(dict(zip(stamps, drive.pose, strict=True)), PLAIN, 1)
-    session = LocalizationSession(localizer, SessionConfig(mode="sequence", heading_source="imu", buffer_age_s=10.0))
+    session = make_session(localizer, SessionConfig(mode="sequence", heading_source="imu", buffer_age_s=10.0))
     rng = np.random.default_rng(0)
     from unifygeo_ros.core.records import CameraImage
 
@@ -193,7 +191,7 @@ def test_a_camera_that_stays_away_for_longer_than_the_buffers_reach_loses_no_mot
             result = session.locate(CameraImage(rng.integers(0, 255, (16, 32, 3), np.uint8), stamp)).result
             if time_s == 65.0:
                 break
-    place = session._tracker._best_place()
+    place = session.tracker.cluster
     assert place is not None
     error = place.mean[:2] - drive.pose[step, :2]
     assert np.hypot(*error) < 15.0  # 320 m with 2% drift
@@ -225,10 +223,12 @@ def test_nothing_that_comes_in_poisons_the_belief() -> None:
     drive = make_drive(0, 30)
     nan = math.nan
 
-    def prepare(session: LocalizationSession, time_s: float) -> None:
+    def prepare(session: SequenceSession, time_s: float) -> None:
         stamp = round(time_s * SECOND) + 1000
         assert session.add_odometry(OdometrySample(stamp, ODOM_FRAME, nan, 0.0, 0.0))
         assert session.add_odometry(OdometrySample(stamp, ODOM_FRAME, 0.0, math.inf, 0.0))
+        assert session.add_odometry(OdometrySample(stamp, ODOM_FRAME, 1e200, 0.0, 0.0))
+        assert session.add_odometry(OdometrySample(stamp, ODOM_FRAME, 0.0, -1e160, 0.0))
         assert session.add_odometry(OdometrySample(stamp, ODOM_FRAME, 0, 0, 0, covariance=np.full((3, 3), nan)))
         assert session.add_imu(ImuSample(stamp, nan, 0.0, 0.0))
         assert session.set_initial_pose(InitialPose(0, nan, 0.0, 0.0, np.eye(3)))
@@ -237,7 +237,7 @@ def test_nothing_that_comes_in_poisons_the_belief() -> None:
     disturbed, session, _ = run_drive(drive, PLAIN, 0, prepare=prepare)
     quiet, _, _ = run_drive(drive, PLAIN, 0)
     np.testing.assert_array_equal(disturbed.error_m, quiet.error_m)
-    belief = session._tracker.belief
+    belief = session.tracker.belief
     assert np.isfinite(belief.means).all()
     assert np.linalg.eigvalsh(belief.covariances).min() > 0
     assert belief.weights.sum() + belief.elsewhere == pytest.approx(1.0)
@@ -305,3 +305,54 @@ def test_image_only_fixes_do_not_borrow_the_odometrys_certainty() -> None:
 def test_a_sequence_carries_its_own_prior() -> None:
     with pytest.raises(ConfigurationError, match="prior_source"):
         SessionConfig(mode="sequence", prior_source="odometry")
+
+
+def test_reset_clears_the_published_track_even_while_an_image_is_localized() -> None:
+    drive = make_drive(0, 20)
+    tracks = []
+
+    def prepare(session: SequenceSession, time_s: float) -> None:
+        if time_s == 15.0:
+            assert session.status().track.state is TrackState.TRACKING
+            session.reset()
+            tracks.append(session.status().track)
+        elif time_s == 18.0:
+            observe = session._localizer.observe
+
+            def reset_meanwhile(image: CameraImage, query: Query) -> Observation | Rejection:
+                session.reset()
+                return observe(image, query)
+
+            session._localizer.observe = reset_meanwhile
+        elif time_s == 18.5:
+            tracks.append(session.status().track)
+            del session._localizer.observe
+
+    run, session, _ = run_drive(drive, PLAIN, 0, prepare=prepare)
+    assert tracks == [None, None]
+    assert session.status().track is not None  # of the images after
+    reset = run.results[run.time_s.index(18.0)]
+    assert isinstance(reset, Rejection)
+    assert reset.reason is RejectionReason.RESET
+
+
+def test_plan_remembers_nothing() -> None:
+    """Plans that are not followed by an update change nothing: the same fixes with three plans for each image."""
+    drive = make_drive(1, 15)
+
+    def played(plans: int) -> list[Fix | Rejection]:
+        plan = Tracker.plan
+
+        def repeated(tracker: Tracker, *args: object) -> Plan:
+            for _ in range(plans - 1):
+                plan(tracker, *args)  # type: ignore[arg-type]
+            return plan(tracker, *args)  # type: ignore[arg-type]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tracker, "plan", repeated)
+            return run_drive(drive, PLAIN, 1)[0].results
+
+    for one, other in zip(played(1), played(3), strict=True):
+        assert type(one) is type(other)
+        if isinstance(one, Fix) and isinstance(other, Fix):
+            assert (one.east_m, one.north_m, one.integrity) == (other.east_m, other.north_m, other.integrity)

@@ -17,13 +17,10 @@ from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.sessions.session import (
-    ODOM_FRAME,
-    ImuSample,
-    LocalizationSession,
-    OdometrySample,
-    SessionConfig,
-)
+from unifygeo_ros.motion.samples import ODOM_FRAME, ImuSample, OdometrySample
+from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.factory import make_session
+from unifygeo_ros.sessions.sequence import SequenceSession
 from unifygeo_ros.tracking.config import TrackerConfig
 
 SECOND = 1_000_000_000
@@ -39,12 +36,12 @@ def setting(tmp_path_factory):
         yield world, bundle, engines, open_index(folder / "index", bundle=bundle)
 
 
-def drive(setting, heading_source: str) -> tuple[list[tuple[object, np.ndarray]], LocalizationSession]:
+def drive(setting, heading_source: str) -> tuple[list[tuple[object, np.ndarray]], SequenceSession]:
     """Eighteen images along a bend, 4 m apart, odometry 2% too long, camera 1 m ahead of base_link."""
     world, bundle, engines, index = setting
     mount = CameraMount(x_m=1.0)
     localizer = Localizer(index, bundle, engines, LocalizerConfig(), mount)
-    session = LocalizationSession(
+    session = make_session(
         localizer, SessionConfig(mode="sequence", heading_source=heading_source), TrackerConfig(check_distance_m=20.0)
     )
     x, y, yaw, odometry, results = -35.0, -25.0, 0.3, np.zeros(2), []

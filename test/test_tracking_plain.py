@@ -13,9 +13,11 @@ from scipy import ndimage
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import TileDistribution
 from unifygeo_ros.motion.increments import Motion, MotionNoise
-from unifygeo_ros.tracking import belief as beliefs
+from unifygeo_ros.tracking import filter
 from unifygeo_ros.tracking.belief import Belief
-from unifygeo_ros.tracking.evidence import Evidence, EvidenceSettings, modes_of
+from unifygeo_ros.tracking.evidence import Evidence, modes_of
+from unifygeo_ros.tracking.filter import predict
+from unifygeo_ros.tracking.reduction import reduce
 
 AREA = 4.0e5
 LEVER = (1.5, -0.4)
@@ -70,7 +72,7 @@ def test_prediction() -> None:
     roots = rng.standard_normal((3, 3))
     motion = Motion(4.0, 0.3, 0.2, 4.1, 0.01 * roots @ roots.T)
     noise = MotionNoise(scale=0.03, scale_persistence_m=50.0)
-    after = beliefs.predict(belief, motion, noise)
+    after = predict(belief, motion, noise)
     for i in range(len(belief)):
         mean, covariance = plain_prediction(belief.means[i], belief.covariances[i], motion, noise)
         np.testing.assert_allclose(after.means[i], mean, **CLOSE)
@@ -84,7 +86,7 @@ def test_bayes_rule(measures_yaw: bool, exponent: float) -> None:
     rng = np.random.default_rng(1)
     belief, e = random_belief(rng, 6), random_evidence(rng, 5, measures_yaw)
     near = np.arange(6) % 2 == 0
-    after, likelihoods = beliefs.observe(
+    after, likelihoods = filter.observe(
         belief, e, area_m2=AREA, exponent=exponent, near=near, lever_m=LEVER, scale_sigma=0.03, prune=0.0, limit=1000
     )
     dimensions = 3 if measures_yaw else 2
@@ -112,13 +114,13 @@ def test_bayes_rule(measures_yaw: bool, exponent: float) -> None:
         went_on.append(weight * floor**exponent)
         rise = weight * (whole**exponent - floor**exponent)
         pairs += [(rise * worth / (whole - floor), mean, covariance) for worth, mean, covariance in found]
-    remains = belief.elsewhere * e.open_share**exponent
-    newborn = (belief.elsewhere - remains) * e.weights / e.weights.sum()
+    remains = belief.uniform_weight * e.open_share**exponent
+    newborn = (belief.uniform_weight - remains) * e.weights / e.weights.sum()
     weights = np.array([*went_on, *(pair[0] for pair in pairs), *newborn])
     kept = weights > 0  # an agreement may be too far for any float
     norm = weights.sum() + remains
     np.testing.assert_allclose(after.weights, weights[kept] / norm, **CLOSE)
-    np.testing.assert_allclose(after.elsewhere, remains / norm, **CLOSE)
+    np.testing.assert_allclose(after.uniform_weight, remains / norm, **CLOSE)
     moved = [pair for pair, keep in zip(pairs, kept[6:36], strict=True) if keep]
     np.testing.assert_allclose(after.means[6 : 6 + len(moved)], [pair[1] for pair in moved], **CLOSE)
     np.testing.assert_allclose(after.covariances[6 : 6 + len(moved)], [p[2] for p in moved], rtol=1e-8, atol=1e-10)
@@ -132,7 +134,7 @@ def test_merging() -> None:
     rng = np.random.default_rng(2)
     belief = random_belief(rng, 40)
     belief = replace(belief, means=belief.means * np.array([0.1, 0.1, 0.05, 1.0]))
-    merged = beliefs.reduce(belief, merge_distance2=3.0, limit=40)
+    merged = reduce(belief, merge_distance2=3.0, limit=40)
 
     order = np.argsort(-belief.weights, kind="stable")
     groups: list[list[int]] = []
@@ -150,7 +152,7 @@ def test_merging() -> None:
             groups.append([i])
     assert 5 < len(groups) < 40
     weights = np.array([belief.weights[group].sum() for group in groups])
-    expected = np.sort(weights)[::-1] / (weights.sum() + belief.elsewhere)
+    expected = np.sort(weights)[::-1] / (weights.sum() + belief.uniform_weight)
     np.testing.assert_allclose(merged.weights, expected, **CLOSE)
 
 
@@ -159,7 +161,7 @@ def test_modes_of_d() -> None:
     size, scale, radius = 48, 0.7, 4.0
     density = ndimage.gaussian_filter(rng.random((size, size)) ** 40, 2.0)
     d = TileDistribution(1, 30.0, -20.0, scale, (density / density.sum()).astype(np.float32))
-    shares, means, covariances = modes_of(d, EvidenceSettings(mode_radius_m=radius))
+    shares, means, covariances = modes_of(d, radius)
 
     left = d.probability.astype(np.float64)
     rows, columns = np.indices(left.shape)

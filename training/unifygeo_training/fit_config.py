@@ -117,12 +117,10 @@ class FitConfig(_Settings):
         return value
 
     def ablation(self) -> dict[str, bool]:
-        """What this config trains (`unifygeo_training.judging.tables.Ablation`)."""
+        """The switches of Tables V–VII that this config amounts to (`unifygeo_training.judging.tables.Ablation`)."""
         losses = self.losses
         return {
-            "retrieval": losses.retrieval > 0,
-            "localization": losses.distribution > 0,
-            "matching": losses.matching > 0,
+            "unified_learning": losses.retrieval > 0 and losses.distribution > 0 and losses.matching > 0,
             "feature_aggregator": self.network.aggregator == "attention",
             "reranking_loss": losses.reranking > 0,
         }

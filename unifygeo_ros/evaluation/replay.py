@@ -18,7 +18,9 @@ from unifygeo_ros.evaluation.recordings.truth_sources import GEODETIC_TYPE, TRUT
 from unifygeo_ros.evaluation.tile_ranks import seen_tiles, tile_ranks
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.motion.samples import MotionBuffer, OdometrySample
-from unifygeo_ros.sessions.session import LocalizationSession, SessionConfig
+from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.factory import make_session
+from unifygeo_ros.sessions.session import LocalizationSession
 from unifygeo_ros.tracking.config import TrackerConfig
 
 IMAGE_TYPES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
@@ -110,7 +112,7 @@ def replay(
     """
     if results.complete:
         return
-    session = LocalizationSession(localizer, session_config, tracker_config)
+    session = make_session(localizer, session_config, tracker_config)
     odometry: MotionBuffer[OdometrySample] = MotionBuffer(session_config.buffer_limits)
     names = [topic.name for topic in (topics.image, topics.odometry, topics.imu) if topic is not None]
     # Read lazily: at most one known result is in memory.

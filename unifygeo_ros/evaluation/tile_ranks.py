@@ -9,7 +9,7 @@ from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.core.records import Observation, Prior
 from unifygeo_ros.evaluation.metrics.results import SeenTiles, TileRanks
 from unifygeo_ros.evaluation.recordings.truth import TruthPose
-from unifygeo_ros.localization.lever_arm import camera_offset_m
+from unifygeo_ros.localization.camera_mount import camera_offset_m
 from unifygeo_ros.localization.localizer import Localizer
 
 RANK_DEPTH = 1000

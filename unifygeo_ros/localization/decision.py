@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from unifygeo_ros.core.covariance import symmetric
 from unifygeo_ros.core.geodesy import LocalFrame, map_from_tile
 from unifygeo_ros.core.records import (
     Fix,
@@ -28,8 +29,9 @@ from unifygeo_ros.core.records import (
     TileDistribution,
 )
 from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.localization.camera_mount import camera_offset_covariance_m2, camera_offset_m
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
-from unifygeo_ros.localization.lever_arm import camera_offset_covariance_m2, camera_offset_m
+from unifygeo_ros.localization.fixes import PoseEstimate, build_fix
 
 MAX_HYPOTHESES = 8
 _LEAST_WEIGHT = 0.01  # of a hypothesis
@@ -171,12 +173,12 @@ def decide(
     heading: Heading = observation.distributions[0].heading or observation.heading
     offset = camera_offset_m(mount, heading.yaw_rad)
     covariance = found.covariance_m2 + camera_offset_covariance_m2(mount, heading.yaw_rad, heading.variance_rad2)
-    covariance = (covariance + covariance.T) / 2
+    covariance = symmetric(covariance)
     east_m, north_m = found.east_m - float(offset[0]), found.north_m - float(offset[1])
     score = float(observation.matches.scores[0])
 
     def rejection(reason: RejectionReason, detail: str) -> Rejection:
-        return Rejection(observation.stamp_ns, reason, detail, found.hypotheses, observation.timings_ms)
+        return Rejection(observation.stamp_ns, reason, detail, found.hypotheses)
 
     minimum_score = calibration.minimum_score + config.gate_score
     if score < minimum_score:
@@ -194,13 +196,19 @@ def decide(
             f"{found.ambiguity:.0%} of the belief is more than {config.answer_radius_m:g} m from the answer, above "
             f"gate_ambiguity {config.gate_ambiguity:.0%}",
         )
-    sigma_m = math.sqrt(float(np.linalg.eigvalsh(covariance)[-1]))
-    if sigma_m > config.gate_sigma_m:
-        return rejection(
-            RejectionReason.UNCERTAIN,
-            f"standard deviation {sigma_m:.1f} m along the long axis, above gate_sigma_m {config.gate_sigma_m:g}",
-        )
-    if prior is not None:
+    estimate = PoseEstimate(
+        east_m=east_m,
+        north_m=north_m,
+        covariance_m2=covariance,
+        yaw_rad=heading.yaw_rad,
+        yaw_variance_rad2=heading.variance_rad2,
+        tile_id=observation.distributions[0].tile_id,
+        score=score,
+        ambiguity=found.ambiguity,
+        hypotheses=found.hypotheses,
+    )
+    result = build_fix(observation.stamp_ns, estimate, frame, config.gate_sigma_m)
+    if isinstance(result, Fix) and prior is not None:
         away = np.array([east_m - prior.east_m, north_m - prior.north_m])
         distance = math.sqrt(float(away @ np.linalg.solve(covariance + prior.covariance_m2, away)))
         if distance > config.gate_prior_sigma:
@@ -209,22 +217,7 @@ def decide(
                 f"{float(np.hypot(*away)):.1f} m from the prior, Mahalanobis distance {distance:.1f}, above "
                 f"gate_prior_sigma {config.gate_prior_sigma:g}",
             )
-    latitude_deg, longitude_deg = frame.geodetic_from_map(east_m, north_m)
-    return Fix(
-        stamp_ns=observation.stamp_ns,
-        east_m=east_m,
-        north_m=north_m,
-        latitude_deg=float(latitude_deg),
-        longitude_deg=float(longitude_deg),
-        covariance_m2=covariance,
-        yaw_rad=heading.yaw_rad,
-        yaw_variance_rad2=heading.variance_rad2,
-        tile_id=observation.distributions[0].tile_id,
-        score=score,
-        ambiguity=found.ambiguity,
-        hypotheses=found.hypotheses,
-        timings_ms=observation.timings_ms,
-    )
+    return result
 
 
 def _position(distribution: TileDistribution, row: float, column: float) -> Float64:

@@ -15,12 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float32, Float64, Int64
 from unifygeo_ros.core.geodesy import wrap_angle, yaw_from_azimuth
-from unifygeo_ros.core.records import Float32, Float64, Heading, HeadingSource
-
-Ids = npt.NDArray[np.int64]
+from unifygeo_ros.core.records import Heading, HeadingSource
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class HeadingSearch:
     rolls of one encoding are evenly spaced over the whole circle. scores: float32 (m, E, R), similarity + max M⁰.
     """
 
-    tile_ids: Ids
+    tile_ids: Int64
     azimuths_rad: Float64
     scores: Float32
 
@@ -61,7 +59,7 @@ def encoding_azimuths(encodings: int, columns: int) -> Float64:
     return (np.round(encoding * columns / encodings) + encoding / encodings) * (2 * np.pi / columns)
 
 
-def heading_search(tile_ids: Ids, azimuths_rad: Float64, similarities: Float32, peaks: Float32) -> HeadingSearch:
+def heading_search(tile_ids: Int64, azimuths_rad: Float64, similarities: Float32, peaks: Float32) -> HeadingSearch:
     """Scores of all tiles under all rolls: max M⁰ of the roll + similarity.
 
     A roll turns f_g⁰ but not the global descriptor, so the similarity is that of the encoding whose own heading, its

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.geodesy import wrap_angle
-from unifygeo_ros.motion.samples import NS_PER_S, MotionBuffer, OdometrySample
-
-Float64 = npt.NDArray[np.float64]
+from unifygeo_ros.core.se2 import Pose2
+from unifygeo_ros.core.time import s_from_ns
+from unifygeo_ros.motion.samples import MotionBuffer, OdometrySample
 
 UNIFORM_YAW_VARIANCE = math.pi**2 / 3
 """Variance of an angle of which nothing is known."""
@@ -21,53 +21,61 @@ UNIFORM_YAW_VARIANCE = math.pi**2 / 3
 
 @dataclass(frozen=True)
 class MotionNoise:
-    """How wrong the odometry is.
+    """How wrong the odometry is. All are standard deviations, except the persistence.
 
-    Its scale is wrong by `scale` (metres per metre), much the same for `scale_persistence_m`: a coordinate of the
-    belief. Beside that the position drifts as `walk` (m per √m), so that variances add up however a path is cut into
-    steps. Yaw drifts as `yaw_walk` (rad per √m) and by `turn_scale` of each turn. Without odometry base_link moves at
-    `speed_m_s` and turns at `turn_rad_s` in directions not known. All are standard deviations.
+    The error of scale is a coordinate of the belief. Beside it position and yaw drift as random walks along the way, so
+    that variances add up however a path is cut into steps.
     """
 
     scale: float = 0.02
+    """Error of scale, metres per metre."""
     scale_persistence_m: float = 1000.0
+    """Distance over which the error of scale stays much the same."""
     walk: float = 0.01
+    """Drift of the position, m per √m."""
     yaw_walk: float = 0.002
+    """Drift of the yaw, rad per √m."""
     turn_scale: float = 0.02
+    """Error of each turn, rad per rad."""
     speed_m_s: float = 10.0
+    """Without odometry base_link moves this fast, in a direction that is not known."""
     turn_rad_s: float = 0.3
+    """Without odometry it turns this fast."""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """From one pose of base_link to another, in the axes of the first.
-
-    forward_m, left_m, turn_rad: the second pose. distance_m: length of the path. covariance: float64 (3, 3) of
-    forward, left (m), turn (rad), without the error of scale. measured: False where odometry missed some of it.
-    """
+    """From one pose of base_link to another, in the axes of the first."""
 
     forward_m: float
     left_m: float
     turn_rad: float
     distance_m: float
+    """Length of the path."""
     covariance: Float64
+    """float64 (3, 3) of forward, left (m), turn (rad), without the error of scale."""
     measured: bool = True
+    """False where odometry missed some of it."""
+    duration_s: float = 0.0
+
+    @property
+    def pose(self) -> Pose2:
+        """The second pose in the axes of the first."""
+        return Pose2(self.forward_m, self.left_m, self.turn_rad)
 
     def then(self, later: Motion) -> Motion:
         """This motion and another one after it."""
-        cos, sin = math.cos(self.turn_rad), math.sin(self.turn_rad)
-        forward = cos * later.forward_m - sin * later.left_m
-        left = sin * later.forward_m + cos * later.left_m
-        by_first = np.array([[1.0, 0.0, -left], [0.0, 1.0, forward], [0.0, 0.0, 1.0]])
-        by_second = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+        pose = self.pose.compose(later.pose)
+        by_first, by_second = self.pose.compose_jacobians(later.pose)
         covariance = by_first @ self.covariance @ by_first.T + by_second @ later.covariance @ by_second.T
         return Motion(
-            self.forward_m + forward,
-            self.left_m + left,
-            wrap_angle(self.turn_rad + later.turn_rad),
+            pose.x_m,
+            pose.y_m,
+            pose.yaw_rad,
             self.distance_m + later.distance_m,
             covariance,
             self.measured and later.measured,
+            self.duration_s + later.duration_s,
         )
 
 
@@ -76,9 +84,7 @@ NO_MOTION = Motion(0.0, 0.0, 0.0, 0.0, np.zeros((3, 3)))
 
 def motion_of(samples: Sequence[OdometrySample], noise: MotionNoise) -> Motion:
     """The motion from the first sample to the last (drifting odometry, one frame, at least one sample)."""
-    first, last = samples[0], samples[-1]
-    cos, sin = math.cos(first.yaw_rad), math.sin(first.yaw_rad)
-    dx, dy = last.x_m - first.x_m, last.y_m - first.y_m
+    pose = samples[0].pose.between(samples[-1].pose)
     distance = turned = 0.0
     for a, b in itertools.pairwise(samples):
         distance += math.hypot(b.x_m - a.x_m, b.y_m - a.y_m)
@@ -86,9 +92,9 @@ def motion_of(samples: Sequence[OdometrySample], noise: MotionNoise) -> Motion:
     position = noise.walk**2 * distance
     turn = noise.yaw_walk**2 * distance + (noise.turn_scale * turned) ** 2
     return Motion(
-        cos * dx + sin * dy,
-        -sin * dx + cos * dy,
-        wrap_angle(last.yaw_rad - first.yaw_rad),
+        pose.x_m,
+        pose.y_m,
+        pose.yaw_rad,
         distance,
         np.diag([position, position, turn]),
     )
@@ -106,9 +112,9 @@ def motion_between(odometry: MotionBuffer[OdometrySample], first_ns: int, last_n
     motion, reached_ns = NO_MOTION, first_ns
     for run in odometry.runs(first_ns, last_ns):
         if run[0].stamp_ns > reached_ns:
-            motion = motion.then(unmeasured_motion((run[0].stamp_ns - reached_ns) / NS_PER_S, noise))
+            motion = motion.then(unmeasured_motion(s_from_ns(run[0].stamp_ns - reached_ns), noise))
         motion = motion.then(motion_of(run, noise))
         reached_ns = run[-1].stamp_ns
     if last_ns > reached_ns:
-        motion = motion.then(unmeasured_motion((last_ns - reached_ns) / NS_PER_S, noise))
-    return motion
+        motion = motion.then(unmeasured_motion(s_from_ns(last_ns - reached_ns), noise))
+    return replace(motion, duration_s=s_from_ns(last_ns - first_ns))

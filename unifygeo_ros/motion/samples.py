@@ -10,16 +10,24 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float64
+from unifygeo_ros.core.covariance import covariance_problem
 from unifygeo_ros.core.geodesy import wrap_angle
-
-Float64 = npt.NDArray[np.float64]
-
-NS_PER_S = 1_000_000_000
+from unifygeo_ros.core.se2 import Pose2
+from unifygeo_ros.core.time import s_from_ns
 
 MAP_FRAME = "map"
 ODOM_FRAME = "odom"
+
+POSITION_LIMIT_M = 1e8
+"""Two and a half times round the Earth: no frame of a vehicle reaches further. Far beyond it squares overflow."""
+
+SPEED_LIMIT_M_S = 1e4
+"""No vehicle is faster."""
+
+ANGLE_LIMIT_RAD = 1e6
+"""Angles count turns and are wrapped; beyond this they have lost the digits that matter."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +58,21 @@ class OdometrySample:
         """Why the sample must not be used, in a few words that stay the same from sample to sample, or None."""
         if self.frame not in (MAP_FRAME, ODOM_FRAME):
             return "unknown frame"
-        values = (self.x_m, self.y_m, self.yaw_rad, self.forward_m_s, self.left_m_s, self.yaw_rate_rad_s)
-        if not all(map(math.isfinite, values)):
+        velocity = self.forward_m_s, self.left_m_s
+        if not all(map(math.isfinite, (self.x_m, self.y_m, self.yaw_rad, *velocity, self.yaw_rate_rad_s))):
             return "not finite"
-        return _covariance_fault(self.covariance, 3)
+        if max(abs(self.x_m), abs(self.y_m)) > POSITION_LIMIT_M:
+            return f"position beyond {POSITION_LIMIT_M:g} m"
+        if max(map(abs, velocity)) > SPEED_LIMIT_M_S:
+            return f"speed above {SPEED_LIMIT_M_S:g} m/s"
+        if max(abs(self.yaw_rad), abs(self.yaw_rate_rad_s)) > ANGLE_LIMIT_RAD:
+            return f"yaw or yaw rate beyond {ANGLE_LIMIT_RAD:g} rad"
+        return None if covariance_problem(self.covariance, 3, definite=False) is None else "bad covariance"
+
+    @property
+    def pose(self) -> Pose2:
+        """In the sample's frame."""
+        return Pose2(self.x_m, self.y_m, self.yaw_rad)
 
     def between(self, later: OdometrySample, stamp_ns: int) -> OdometrySample:
         """The sample at a stamp between this one and a later one: linear, yaw along the shorter arc, and the larger of
@@ -74,14 +93,14 @@ class OdometrySample:
 
     def continued(self, stamp_ns: int) -> OdometrySample:
         """The sample at a later stamp if the velocity stays as it is, to first order in the turn."""
-        time_s = (stamp_ns - self.stamp_ns) / NS_PER_S
-        middle = self.yaw_rad + 0.5 * self.yaw_rate_rad_s * time_s
-        cos, sin = math.cos(middle), math.sin(middle)
+        time_s = s_from_ns(stamp_ns - self.stamp_ns)
+        middle_yaw_rad = self.yaw_rad + 0.5 * self.yaw_rate_rad_s * time_s
+        x_m_s, y_m_s = Pose2(0.0, 0.0, middle_yaw_rad).apply(self.forward_m_s, self.left_m_s)
         return dataclasses.replace(
             self,
             stamp_ns=stamp_ns,
-            x_m=self.x_m + (cos * self.forward_m_s - sin * self.left_m_s) * time_s,
-            y_m=self.y_m + (sin * self.forward_m_s + cos * self.left_m_s) * time_s,
+            x_m=self.x_m + x_m_s * time_s,
+            y_m=self.y_m + y_m_s * time_s,
             yaw_rad=wrap_angle(self.yaw_rad + self.yaw_rate_rad_s * time_s),
         )
 
@@ -108,6 +127,8 @@ class ImuSample:
             return "no orientation"
         if not all(map(math.isfinite, angles)):
             return "not finite"
+        if max(map(abs, angles)) > ANGLE_LIMIT_RAD:
+            return f"angle beyond {ANGLE_LIMIT_RAD:g} rad"
         if not (math.isfinite(self.yaw_variance_rad2) and self.yaw_variance_rad2 >= 0):
             return "bad covariance"
         return None
@@ -146,10 +167,11 @@ class InitialPose:
         """As `OdometrySample.fault`."""
         if not all(map(math.isfinite, (self.east_m, self.north_m, self.yaw_rad))):
             return "not finite"
-        fault = _covariance_fault(self.covariance, 3)
-        if fault is None and float(np.linalg.eigvalsh(self.covariance)[0]) <= 0:
-            return "bad covariance"
-        return fault
+        if max(abs(self.east_m), abs(self.north_m)) > POSITION_LIMIT_M:
+            return f"position beyond {POSITION_LIMIT_M:g} m"
+        if abs(self.yaw_rad) > ANGLE_LIMIT_RAD:
+            return f"yaw beyond {ANGLE_LIMIT_RAD:g} rad"
+        return None if covariance_problem(self.covariance, 3) is None else "bad covariance"
 
 
 def roll_pitch_yaw(x: float, y: float, z: float, w: float) -> tuple[float, float, float]:
@@ -175,24 +197,13 @@ def _turn(first_rad: float, second_rad: float, share: float) -> float:
     return wrap_angle(first_rad + share * wrap_angle(second_rad - first_rad))
 
 
-def _covariance_fault(covariance: Float64, size: int) -> str | None:
-    """Whether a matrix is finite, symmetric and free of negative eigenvalues, each to rounding error."""
-    matrix = np.asarray(covariance, np.float64)
-    if matrix.shape != (size, size) or not np.isfinite(matrix).all():
-        return "bad covariance"
-    slack = 1e-9 * max(1.0, float(np.abs(matrix).max()))
-    if np.abs(matrix - matrix.T).max() > slack or np.linalg.eigvalsh(matrix)[0] < -slack:
-        return "bad covariance"
-    return None
-
-
 @dataclass(frozen=True)
 class BufferLimits:
     """How far a buffer reaches. All in nanoseconds.
 
     age: samples older than this before the newest are dropped. gap: two samples further apart are not interpolated
     between. extrapolation: how far beyond the newest sample its velocity is followed. time_jump: a stamp that lies
-    further back than this starts the buffer anew (the clock or the driver was restarted).
+    further back than this clears the buffer (the clock or the driver was restarted).
     """
 
     age: int

@@ -17,7 +17,7 @@ from unifygeo_ros.core.settings import check_settings, setting
 from unifygeo_ros.inference.bundle import PRECISIONS
 from unifygeo_ros.inference.select import BACKENDS
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
-from unifygeo_ros.sessions.session import SessionConfig
+from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
 NODE_NAME = "unifygeo_localizer"

@@ -10,8 +10,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.time import Time
 
 from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.localization.camera_mount import mount_from_transform
 from unifygeo_ros.localization.config import CameraMount
-from unifygeo_ros.localization.mounting import mount_from_transform
 from unifygeo_ros.parameters.settings import NodeConfig
 
 NODE_NAME = "unifygeo_camera_mount"

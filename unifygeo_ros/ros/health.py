@@ -23,7 +23,7 @@ from unifygeo_ros.conversions.message_values import outcome_diagnostic
 from unifygeo_ros.core.records import Fix, Rejection, RejectionReason
 from unifygeo_ros.ros.sources import RATE_WINDOW_S, SourceReport
 from unifygeo_ros.sessions.outcome import Outcome
-from unifygeo_ros.tracking.tracker import TrackStatus
+from unifygeo_ros.tracking.track import TrackStatus
 
 REFUSAL_SHOWN_S = 5.0
 """How long a refused odometry, IMU or pose message is shown as a warning."""
@@ -285,7 +285,7 @@ class Health:
                 "track": self._track.state.value,
                 "track.reason": self._track.reason,
                 "track.hypotheses": self._track.hypotheses,
-                "track.belief_elsewhere": f"{self._track.elsewhere:.2e}",
+                "track.belief_elsewhere": f"{self._track.uniform_weight:.2e}",
                 "track.whole_searches": f"{self._track.whole_searches} of {self._track.images} images",
             }
             if self._track.odometry_scale is not None:

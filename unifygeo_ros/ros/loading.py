@@ -14,6 +14,7 @@ from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.parameters.settings import NodeConfig, Settings
+from unifygeo_ros.sessions.factory import make_session
 from unifygeo_ros.sessions.session import LocalizationSession
 
 
@@ -68,7 +69,7 @@ def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) ->
         engines.warm_up(bundle.manifest)
         step("localizer")
         localizer = Localizer(index, bundle, engines, settings.localizer, mount)
-        session = LocalizationSession(localizer, settings.session, settings.tracker)
+        session = make_session(localizer, settings.session, settings.tracker)
         datum = index.manifest.datum
         identity = {
             "model": f"{bundle.manifest.name} ({bundle.path})",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Mapping
 
 from unifygeo_ros.core.records import CameraImage, Fix, Observation, Query, Rejection
-from unifygeo_ros.tracking.tracker import TrackStatus
+from unifygeo_ros.tracking.track import TrackStatus
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from unifygeo_ros.core.settings import check_settings, setting
 from unifygeo_ros.motion.increments import MotionNoise
-from unifygeo_ros.tracking.evidence import EvidenceSettings
 
 
 @dataclass(frozen=True)
@@ -21,14 +20,14 @@ class TrackerConfig:
         acts="mode sequence",
     )
     outlier: float = setting(
-        EvidenceSettings.outlier,
+        0.15,
         "belief that the true tile is not among an image's candidates",
         minimum=0.001,
         maximum=0.9,
         advanced=True,
     )
     searched_outlier: float = setting(
-        EvidenceSettings.searched_outlier,
+        0.5,
         "the same for an image whose heading had to be searched for",
         minimum=0.001,
         maximum=0.99,
@@ -56,7 +55,7 @@ class TrackerConfig:
         advanced=True,
     )
     image_sigma_scale: float = setting(
-        EvidenceSettings.sigma_scale,
+        1.0,
         "factor on the standard deviations of the image's distribution",
         minimum=0.1,
         maximum=10.0,
@@ -205,10 +204,4 @@ class TrackerConfig:
             turn_scale=self.odometry_turn_scale,
             speed_m_s=self.speed_m_s,
             turn_rad_s=self.turn_rad_s,
-        )
-
-    @property
-    def evidence(self) -> EvidenceSettings:
-        return EvidenceSettings(
-            outlier=self.outlier, searched_outlier=self.searched_outlier, sigma_scale=self.image_sigma_scale
         )

@@ -1,20 +1,20 @@
-"""What one image says of where the camera is, as a mixture of Gaussians over the whole region.
+"""What one image says about where the camera is, as a mixture of Gaussians over the whole region.
 
 The network gives D_t(x), a distribution of the camera inside tile t, for a few tiles, and a re-ranking score s_t for
 the candidates. With w_t = softmax(s_t / tile temperature) over the candidates and the *open share* b (below),
 
-    p(x | image) = b / A + (1 − b) · Σ_t w_t D_t(x),        A: area of the index.                                   (1)
+    p(x | image) = b / A + (1 − b) · Σ_t w_t D_t(x),        A: area of the index.                                  (E1)
 
 **Overlapping tiles** do not count twice. "The tile the image belongs to" is a latent variable, uniform among the tiles
-that cover the camera, of which there are equally many everywhere inside the region (four at half overlap). Then (1) is
+that cover the camera, of which there are equally many everywhere inside the region (four at half overlap). Then (E1) is
 the law of total probability: two tiles that see the same place with half the belief each add up to one place with all
-of it. Adding is right; multiplying would be counting twice.
+of it. Adding is right; multiplying would count the same evidence twice.
 
-**The open share** b is the belief that no candidate is the right tile: the outlier share everywhere, and, when the
-search was limited to a gate, outside the gate also the share of the tiles there. Their scores are not known, but how
-much Σ exp(s/T) all wrong tiles together usually reach is, from the searches of the whole region made along the way: the
-*rival evidence* R, which takes its place in the softmax's denominator. So a vehicle that is carried away while it
-searches only its gate sees its gate's tiles drown in R, and the belief leave the gate.
+**The open share** b is the probability that no candidate is the right tile: the outlier share everywhere and, when the
+search was limited to a gate, outside the gate also the share of the tiles there. Their scores are not known. What is
+known is how much Σ exp(s/T) all wrong tiles together usually reach, from the searches of the whole region made along
+the way: the *rival evidence* R, which takes its place in the softmax's denominator. So when a vehicle is carried away
+while it searches only its gate, the gated tiles become insignificant relative to R, and the belief leaves the gate.
 
 **D becomes Gaussians** by taking out its modes one after another, with the moments of each neighbourhood; what is left
 becomes one broad component. The mixture keeps D's mass, mean and covariance exactly. The covariances are then
@@ -31,12 +31,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.core.records import Observation, TileDistribution
+from unifygeo_ros.core.arrays import Float64, Int64
+from unifygeo_ros.core.records import HeadingSource, Observation, TileDistribution
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.decision import position_covariance_m2
 from unifygeo_ros.motion.increments import UNIFORM_YAW_VARIANCE
-
-Float64 = npt.NDArray[np.float64]
+from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.tracking.region import Region
 
 MIN_YAW_VARIANCE = 1e-6
 """0.06°: no heading is better than that."""
@@ -48,53 +49,59 @@ variance has beyond that is the belief in other peaks."""
 LEAST_HEADING_SHARE = 0.05
 """Least belief in the peak of a search that found nothing."""
 
+LOW_SCORE_OUTLIER = 0.8
+"""Probability that the true tile is not among the candidates when the best score is below the bundle's minimum."""
 
-@dataclass(frozen=True)
-class EvidenceSettings:
-    """outlier: belief that the true tile is not among the candidates. searched_outlier: the same when the heading was
-    searched. low_score_outlier: the same when the best score is below the bundle's minimum. sigma_scale: factor on the
-    standard deviations of D's modes. mode_radius_m: pixels within this distance of a peak of D belong to its mode.
-    modes: modes taken out of one D. mode_share: smallest share of a D that is made a mode of its own."""
+MODE_RADIUS_M = 5.0
+"""Pixels within this distance of a peak of D belong to its mode."""
 
-    outlier: float = 0.15
-    searched_outlier: float = 0.5
-    low_score_outlier: float = 0.8
-    sigma_scale: float = 1.0
-    mode_radius_m: float = 5.0
-    modes: int = 4
-    mode_share: float = 0.02
+MODES = 4
+"""Modes taken out of one D."""
+
+MODE_SHARE = 0.02
+"""Smallest share of a D that becomes a mode of its own."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """p(camera at x | image) = open_share / A + Σ_j weights[j] · N(x; means[j], covariances[j]), in the map frame.
-
-    weights: float64 (M,); open_share + their sum = 1, where the gate is small against the region. near_share: takes the
-    open share's place inside the gate; without a gate it is the same. means_m: float64 (M, 2). covariances_m2: float64
-    (M, 2, 2). yaw_rad, yaw_variance_rad2: float64 (M,), yaw of base_link. measures_yaw: it was found in the image, and
-    the components are densities of the yaw, too; else it was given. tile_ids: int64 (M,). assumed_yaw_rad: where the
-    heading was but a guess of the tracker's, that: the image tells of poses that face about there, and of no others.
-    """
+    """p(camera at x | image) = open_share / A + Σ_j weights[j] · N(x; means[j], covariances[j]), in the map frame."""
 
     weights: Float64
+    """float64 (M,). Their sum and open_share add up to 1 where the gate is small against the region."""
     means_m: Float64
+    """float64 (M, 2)."""
     covariances_m2: Float64
+    """float64 (M, 2, 2)."""
     yaw_rad: Float64
+    """float64 (M,), yaw of base_link."""
     yaw_variance_rad2: Float64
+    """float64 (M,)."""
     measures_yaw: bool
-    tile_ids: npt.NDArray[np.int64]
+    """Whether the yaw was found in the image, so that the components are densities of the yaw, too; else it was
+    given."""
+    tile_ids: Int64
+    """int64 (M,)."""
     open_share: float
+    """Probability that no component holds."""
     near_share: float
+    """The same inside the gate; without a gate it is open_share."""
     assumed_yaw_rad: float | None = None
+    """Yaw assumed by the tracker, if any. The evidence then applies only to poses with a similar yaw."""
 
     def __len__(self) -> int:
         return len(self.weights)
 
 
 def tile_weights(scores: npt.ArrayLike, temperature: float, log_rivals: float = -math.inf) -> tuple[Float64, float]:
-    """Softmax of scores / temperature in which everything not looked at takes part with exp(log_rivals).
+    """Softmax of scores / temperature in which all tiles that were not searched take part with exp(log_rivals).
 
-    scores: (k,). Returns float64 (k,) and the share of what was not looked at; together they sum to 1.
+    Args:
+        scores: (k,).
+        temperature: of the calibration.
+        log_rivals: logarithm of the rival evidence; −∞ where the whole region was searched.
+
+    Returns:
+        float64 (k,) and the share of the tiles that were not searched; together they sum to 1.
     """
     logits = np.asarray(scores, np.float64) / temperature
     top = max(float(logits.max(initial=-math.inf)), log_rivals)
@@ -124,17 +131,21 @@ def log_evidence_of_all(logits: Float64, tiles: int) -> float:
     return best if integral <= 0 else float(np.logaddexp(best, smallest + math.log(k * integral)))
 
 
-def modes_of(distribution: TileDistribution, settings: EvidenceSettings) -> tuple[Float64, Float64, Float64]:
-    """The Gaussians of one D: weights float64 (m,) with sum 1, means float64 (m, 2), covariances float64 (m, 2, 2), map
-    frame. Covariances hold the pixel's own extent (size² / 12)."""
+def modes_of(distribution: TileDistribution, mode_radius_m: float = MODE_RADIUS_M) -> tuple[Float64, Float64, Float64]:
+    """The Gaussians of one D.
+
+    Returns:
+        Weights float64 (m,) with sum 1, means float64 (m, 2) and covariances float64 (m, 2, 2) in the map frame. The
+        covariances hold the pixel's own extent (size² / 12).
+    """
     probability = distribution.probability.astype(np.float64)
     size, scale = probability.shape[0], distribution.metres_per_pixel
-    powers, disc = _pixel_powers(size, scale), _disc(settings.mode_radius_m, scale)
+    powers, disc = _pixel_powers(size, scale), _disc(mode_radius_m, scale)
     reach = len(disc) // 2
     whole = powers.T @ probability @ powers
     left = 1.0
     parts: list[Float64] = []
-    for _ in range(settings.modes):
+    for _ in range(MODES):
         row, column = divmod(int(probability.argmax()), size)
         top, low = max(row - reach, 0), min(row + reach + 1, size)
         west, east = max(column - reach, 0), min(column + reach + 1, size)
@@ -142,12 +153,12 @@ def modes_of(distribution: TileDistribution, settings: EvidenceSettings) -> tupl
         mode = window * disc[top - row + reach : low - row + reach, west - column + reach : east - column + reach]
         moments = powers[top:low].T @ mode @ powers[west:east]
         share = float(moments[0, 0])
-        if share < settings.mode_share:
+        if share < MODE_SHARE:
             break
         window -= mode
         parts.append(moments)
         left -= share
-        if left < settings.mode_share:
+        if left < MODE_SHARE:
             break
     rest = whole - np.sum(parts, axis=0)
     if rest[0, 0] > 1e-6:
@@ -197,23 +208,26 @@ def _gaussians(moments: Float64) -> tuple[Float64, Float64, Float64]:
 def evidence_of(
     observation: Observation,
     calibration: Calibration,
-    settings: EvidenceSettings,
+    config: TrackerConfig,
+    region: Region,
     *,
-    tile_side_m: float,
-    tile_centres_m: Float64,
     log_rivals: float = -math.inf,
-    searched_heading: bool = False,
-    assumed_heading: bool = False,
     new_share: float = 1.0,
 ) -> Evidence:
-    """Eq. 1 for one observation.
+    """Equation E1 for one observation.
 
-    tile_centres_m: float64 (n, 2), all tiles of the index. log_rivals: logarithm of R where the search was limited to a
-    gate, −inf where it was not. searched_heading: the headings in the observation were found in the image and measure
-    yaw; otherwise they were given, and the image says nothing of yaw. assumed_heading: given by the tracker itself.
-    new_share: how much of D's error is new.
+    A heading found by the search measures the yaw; any other was given, and the image says nothing about the yaw.
+
+    Args:
+        observation: with at least one distribution.
+        calibration: of the bundle.
+        config: outlier shares and image_sigma_scale are used.
+        region: that the index covers.
+        log_rivals: logarithm of R where the search was limited to a gate, −∞ where it was not.
+        new_share: how much of D's error is new.
     """
     matches = observation.matches
+    searched = observation.heading.source is HeadingSource.SEARCH
     tile_ids = np.asarray(matches.tile_ids, np.int64)
     weights, outside = tile_weights(matches.scores, calibration.tile_temperature, log_rivals)
     decoded = {d.tile_id: d for d in observation.distributions}
@@ -221,44 +235,45 @@ def evidence_of(
     whole_weights = weights.copy()
     parts: list[tuple[Float64, Float64, Float64]] = []
     labels: list[tuple[float, float, int]] = []  # of each component: yaw, its variance, tile
-    for place, tile_id in enumerate(tile_ids.tolist()):
+    for rank, tile_id in enumerate(tile_ids.tolist()):
         if tile_id not in decoded:
             continue
-        shares, means, covariances = modes_of(decoded[tile_id], settings)
+        shares, means, covariances = modes_of(decoded[tile_id])
         heading = decoded[tile_id].heading or observation.heading
         variance = heading.variance_rad2
-        whole_weights[place] = 0.0
-        if searched_heading:
+        whole_weights[rank] = 0.0
+        if searched:
             # The heading that D was decoded with is right or it is not, and then D says nothing but the tile.
             right = min(max(1 - variance / UNIFORM_YAW_VARIANCE, LEAST_HEADING_SHARE), 1.0)
             shares = right * shares
-            whole_weights[place] = (1 - right) * weights[place]
+            whole_weights[rank] = (1 - right) * weights[rank]
             variance = min(variance, SEARCHED_YAW_VARIANCE)
         covariances = position_covariance_m2(covariances, variance, calibration)
-        parts.append((weights[place] * shares, means, settings.sigma_scale**2 / new_share * covariances))
+        parts.append((weights[rank] * shares, means, config.image_sigma_scale**2 / new_share * covariances))
         labels += [(heading.yaw_rad, variance, tile_id)] * len(shares)
     whole = np.flatnonzero(whole_weights)
     if len(whole):
-        square = (tile_side_m**2 / 12 + calibration.position_floor_m**2) * np.eye(2)
-        centres = np.asarray(tile_centres_m[tile_ids[whole]], np.float64)
+        square = (region.tile_side_m**2 / 12 + calibration.position_floor_m**2) * np.eye(2)
+        centres = np.asarray(region.centres_m[tile_ids[whole]], np.float64)
         parts.append((whole_weights[whole], centres, np.broadcast_to(square, (len(whole), 2, 2))))
         given = observation.heading
-        variance = UNIFORM_YAW_VARIANCE if searched_heading else given.variance_rad2
+        variance = UNIFORM_YAW_VARIANCE if searched else given.variance_rad2
         labels += [(given.yaw_rad, variance, tile_id) for tile_id in tile_ids[whole].tolist()]
     yaws, variances, tiles = zip(*labels, strict=True)
     confident = float(np.max(matches.scores)) >= calibration.minimum_score
-    outlier = settings.searched_outlier if searched_heading else settings.outlier
-    outlier = outlier if confident else max(outlier, settings.low_score_outlier)
+    outlier = config.searched_outlier if searched else config.outlier
+    outlier = outlier if confident else max(outlier, LOW_SCORE_OUTLIER)
     inside = 1 - outlier
+    assumed = observation.heading.source is HeadingSource.TRACK
     return Evidence(
         weights=inside * np.concatenate([p[0] for p in parts]),
         means_m=np.concatenate([p[1] for p in parts]),
         covariances_m2=np.concatenate([p[2] for p in parts]),
         yaw_rad=np.array(yaws, np.float64),
         yaw_variance_rad2=np.clip(variances, MIN_YAW_VARIANCE, UNIFORM_YAW_VARIANCE),
-        measures_yaw=searched_heading,
+        measures_yaw=searched,
         tile_ids=np.array(tiles, np.int64),
         open_share=outlier + inside * outside,
         near_share=outlier,
-        assumed_yaw_rad=observation.heading.yaw_rad if assumed_heading else None,
+        assumed_yaw_rad=observation.heading.yaw_rad if assumed else None,
     )

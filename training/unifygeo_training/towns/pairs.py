@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
-from unifygeo_training.files import locked, new_folder
 from unifygeo_training.towns.light import draw_appearance
 from unifygeo_training.towns.orthophoto import crop_tile, render_orthophoto
 from unifygeo_training.towns.panorama import TRAINING_VIEW, light_stage, render_panorama, set_stage
@@ -26,6 +25,7 @@ from unifygeo_training.towns.scene import Town, clearance
 from unifygeo_training.towns.town import (
     DEFAULT_METRES_PER_PIXEL,
     DEFAULT_SIZE_M,
+    FIRST_HELD_OUT_SEED,
     GENERATOR_VERSION,
     build_town,
 )
@@ -114,66 +114,39 @@ def render_pairs(
     orthophotos: int = 2,
     metres_per_pixel: float = DEFAULT_METRES_PER_PIXEL,
 ) -> Path:
-    """Render a town and `count` panoramas into its folder under `output`; a complete one is left alone.
+    """Renders a town and `count` panoramas into its folder under `output`; a complete one is left alone.
 
-    The folder appears under its name only when all of it is written. Several processes may render into the same
-    `output`: a town that another one is working on is waited for. What killed processes left behind is removed.
-
-    Raises ConfigurationError for a town of the same seed but other settings, and for a town too small for `count`.
+    The folder appears under its name only when all of it is written.
     """
     folder = folder_of(output, seed)
-    wanted = {
-        "pairs": count,
-        "size_m": size_m,
-        "orthophotos": orthophotos,
-        "metres_per_pixel": metres_per_pixel,
-        "generator_version": GENERATOR_VERSION,
-    }
-    with locked(folder):
-        if folder.exists() and _is_complete(folder):
-            found = asdict(load_record(folder))
-            other = [f"{name} {found[name]:g}, not {value:g}" for name, value in wanted.items() if found[name] != value]
-            if other:
-                raise ConfigurationError(f"{folder} has {', '.join(other)}; give another --output or remove it")
+    if folder.exists():
+        record = load_record(folder)
+        if (record.pairs, record.generator_version) == (count, GENERATOR_VERSION):
             return folder
-        with new_folder(folder) as part:
-            _render(part, seed, count, size_m, orthophotos, metres_per_pixel)
-            shutil.rmtree(folder, ignore_errors=True)  # one that the first release left without its arrays
-    return folder
-
-
-def _is_complete(folder: Path) -> bool:
-    """Whether all arrays are there and as long as the record says."""
-    try:
-        town = load_town(folder)
-    except InputError:
-        return False
-    record = town.record
-    return (len(town.orthophotos), len(town.panoramas), len(town.positions)) == (
-        record.orthophotos,
-        record.pairs,
-        record.pairs,
-    )
-
-
-def _render(folder: Path, seed: int, count: int, size_m: float, orthophotos: int, metres_per_pixel: float) -> None:
+        raise ConfigurationError(
+            f"{folder} holds {record.pairs} pairs of generator version {record.generator_version}, not {count} of "
+            f"version {GENERATOR_VERSION}; give another --output or remove it"
+        )
+    temporary = output / f".town_{seed:05d}.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     rng = np.random.default_rng([GENERATOR_VERSION, seed, 1])
     town = build_town(seed, size_m, metres_per_pixel)
     pixels = town.ground.shape[0]
-    aerial = np.lib.format.open_memmap(folder / "orthophotos.npy", "w+", np.uint8, (orthophotos, pixels, pixels, 3))
+    aerial = np.lib.format.open_memmap(temporary / "orthophotos.npy", "w+", np.uint8, (orthophotos, pixels, pixels, 3))
     for view in range(orthophotos):
         aerial[view] = render_orthophoto(town, draw_appearance(rng))
     aerial.flush()
     stage = set_stage(town)
     positions = street_positions(rng, town, count)
     shape = (count, TRAINING_VIEW.height, TRAINING_VIEW.width, 3)
-    panoramas = np.lib.format.open_memmap(folder / "panoramas.npy", "w+", np.uint8, shape)
+    panoramas = np.lib.format.open_memmap(temporary / "panoramas.npy", "w+", np.uint8, shape)
     for k, (x, y) in enumerate(positions):
         if k % PAIRS_A_LIGHT == 0:
             lit = light_stage(stage, draw_appearance(rng))
         panoramas[k] = render_panorama(lit, x, y, height_m=CAMERA_HEIGHT_M, noise_seed=seed * 100_003 + k)
     panoramas.flush()
-    np.save(folder / "positions.npy", positions)
+    np.save(temporary / "positions.npy", positions)
     record = TownRecord(
         seed,
         size_m,
@@ -186,7 +159,9 @@ def _render(folder: Path, seed: int, count: int, size_m: float, orthophotos: int
         TRAINING_VIEW.bottom_rad,
         GENERATOR_VERSION,
     )
-    (folder / "town.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
+    (temporary / "town.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
+    temporary.replace(folder)
+    return folder
 
 
 def load_record(folder: Path) -> TownRecord:
@@ -198,14 +173,25 @@ def load_record(folder: Path) -> TownRecord:
 
 
 def load_town(folder: Path) -> CachedTown:
-    """Open a cached town without reading its pixels. Raises InputError."""
+    """Opens a cached town without reading its pixels."""
     record = load_record(folder)
-    try:
-        return CachedTown(
-            record,
-            np.load(folder / "orthophotos.npy", mmap_mode="r"),
-            np.load(folder / "panoramas.npy", mmap_mode="r"),
-            np.load(folder / "positions.npy"),
+    return CachedTown(
+        record,
+        np.load(folder / "orthophotos.npy", mmap_mode="r"),
+        np.load(folder / "panoramas.npy", mmap_mode="r"),
+        np.load(folder / "positions.npy"),
+    )
+
+
+def load_training_towns(output: Path) -> list[CachedTown]:
+    """All cached towns of a folder, by seed; a held-out one among them is an error."""
+    towns = [load_town(folder) for folder in sorted(output.glob("town_*"))]
+    if not towns:
+        raise InputError(f"{output} holds no cached town; make some with `unifygeo-train towns render`")
+    held_out = [t.record.seed for t in towns if t.record.seed >= FIRST_HELD_OUT_SEED]
+    if held_out:
+        raise InputError(
+            f"{output} holds towns {held_out}, which are kept for testing (seeds from {FIRST_HELD_OUT_SEED}); "
+            "train on a folder without them"
         )
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} is not complete ({error}); render it again") from error
+    return towns

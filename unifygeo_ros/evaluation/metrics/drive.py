@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from unifygeo_ros.core.records import Fix
 from unifygeo_ros.evaluation.metrics.results import FrameResult, SeenTiles
+from unifygeo_ros.localization.camera_mount import camera_offset_m
 from unifygeo_ros.localization.config import CameraMount
-from unifygeo_ros.localization.lever_arm import camera_offset_m
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]

@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.records import Float64
 from unifygeo_ros.evaluation.recordings.bags import Bag
+from unifygeo_ros.localization.camera_mount import mount_from_transform
 from unifygeo_ros.localization.config import CameraMount
-from unifygeo_ros.localization.mounting import mount_from_transform
 
 TOPIC = "/tf_static"
 

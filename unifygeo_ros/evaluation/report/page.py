@@ -18,7 +18,7 @@ from unifygeo_ros.evaluation.report.drive_map import UNJUDGED_COLOUR, DriveMap, 
 from unifygeo_ros.evaluation.report.frame_details import FrameDetails
 from unifygeo_ros.evaluation.report.whole_files import write_whole
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
-from unifygeo_ros.sessions.session import SessionConfig
+from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
 GOOD, FAIR, BAD, PLAIN = "good", "fair", "bad", "plain"

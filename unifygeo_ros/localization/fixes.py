@@ -1,0 +1,54 @@
+"""From an estimate of the pose to a fix: what single images and sequences have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unifygeo_ros.core.arrays import Float64
+from unifygeo_ros.core.covariance import semi_major_sigma
+from unifygeo_ros.core.geodesy import LocalFrame
+from unifygeo_ros.core.records import Fix, Hypothesis, Rejection, RejectionReason
+
+
+@dataclass(frozen=True)
+class PoseEstimate:
+    """Where base_link is, before the gate on its accuracy. Fields as in `Fix`."""
+
+    east_m: float
+    north_m: float
+    covariance_m2: Float64
+    yaw_rad: float
+    yaw_variance_rad2: float
+    tile_id: int
+    score: float
+    ambiguity: float
+    hypotheses: tuple[Hypothesis, ...]
+    integrity: float | None = None
+
+
+def build_fix(stamp_ns: int, estimate: PoseEstimate, frame: LocalFrame, gate_sigma_m: float) -> Fix | Rejection:
+    """A fix of the estimate, or UNCERTAIN where its standard deviation along the long axis is above the gate."""
+    sigma_m = semi_major_sigma(estimate.covariance_m2)
+    if sigma_m > gate_sigma_m:
+        return Rejection(
+            stamp_ns,
+            RejectionReason.UNCERTAIN,
+            f"standard deviation {sigma_m:.1f} m along the long axis, above gate_sigma_m {gate_sigma_m:g}",
+            estimate.hypotheses,
+        )
+    latitude_deg, longitude_deg = frame.geodetic_from_map(estimate.east_m, estimate.north_m)
+    return Fix(
+        stamp_ns=stamp_ns,
+        east_m=estimate.east_m,
+        north_m=estimate.north_m,
+        latitude_deg=float(latitude_deg),
+        longitude_deg=float(longitude_deg),
+        covariance_m2=estimate.covariance_m2,
+        yaw_rad=estimate.yaw_rad,
+        yaw_variance_rad2=estimate.yaw_variance_rad2,
+        tile_id=estimate.tile_id,
+        score=estimate.score,
+        ambiguity=estimate.ambiguity,
+        hypotheses=estimate.hypotheses,
+        integrity=estimate.integrity,
+    )

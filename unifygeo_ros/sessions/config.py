@@ -1,0 +1,146 @@
+"""Settings of a session."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.settings import check_settings, setting
+from unifygeo_ros.core.time import ns_from_s
+from unifygeo_ros.motion.samples import BufferLimits
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """Settings of a session: where prior and heading come from, and the rules about time."""
+
+    mode: str = setting(
+        "single",
+        "single: each image for itself; sequence: a filter over the whole drive",
+        choices=("single", "sequence"),
+    )
+    prior_source: str = setting(
+        "none",
+        "what limits the search: none (the whole index), odometry (its pose in the map frame), "
+        "last_fix (the last fix, or an initial pose, carried on by odometry where there is some)",
+        choices=("none", "odometry", "last_fix"),
+        acts="mode single",
+    )
+    heading_source: str = setting(
+        "none",
+        "what orients the panorama: none (searched for), odometry (its yaw in the map frame), imu, constant",
+        choices=("none", "odometry", "imu", "constant"),
+    )
+    heading_constant_rad: float = setting(
+        0.0,
+        "yaw of base_link in the map frame for heading_source constant, counter-clockwise from east",
+        minimum=-math.pi,
+        maximum=math.pi,
+        acts="heading_source constant",
+    )
+    imu_yaw_offset_rad: float = setting(
+        0.0,
+        "added to the IMU's yaw to make it counter-clockwise from true east (declination, mounting)",
+        minimum=-math.pi,
+        maximum=math.pi,
+        acts="heading_source imu",
+    )
+    use_tilt: bool = setting(
+        True, "level the panorama by the IMU's roll and pitch where there is an IMU", acts="with an IMU"
+    )
+    prior_sigma_m: float = setting(
+        5.0,
+        "standard deviation added in quadrature to each axis of the odometry's position, since a filter's own "
+        "covariance is optimistic",
+        minimum=0.1,
+        maximum=10_000.0,
+        acts="prior_source odometry",
+    )
+    odometry_growth: float = setting(
+        0.05,
+        "error of the odometry per distance, standard deviation in metres per metre",
+        minimum=0.0,
+        maximum=1.0,
+        acts="prior_source last_fix",
+    )
+    speed_sigma_m_s: float = setting(
+        10.0,
+        "speed assumed for a vehicle without usable odometry, standard deviation",
+        minimum=0.1,
+        maximum=100.0,
+        advanced=True,
+    )
+    last_fix_age_s: float = setting(
+        30.0, "age at which the last fix is no longer a prior", minimum=0.1, maximum=3600.0, advanced=True
+    )
+    last_fix_failures: int = setting(
+        3,
+        "images rejected in a row after which the last fix is no longer a prior",
+        minimum=1,
+        maximum=1000,
+        advanced=True,
+    )
+    stamp_offset_s: float = setting(
+        0.0,
+        "added to the images' stamps to get the time of exposure; a driver that stamps late needs a negative one",
+        minimum=-10.0,
+        maximum=10.0,
+    )
+    minimum_interval_s: float = setting(
+        0.0, "images closer than this to the last one localized are skipped", minimum=0.0, maximum=3600.0, live=True
+    )
+    time_jump_s: float = setting(
+        1.0,
+        "an image whose stamp lies back by more than this restarts the session",
+        minimum=0.01,
+        maximum=60.0,
+        advanced=True,
+    )
+    buffer_age_s: float = setting(
+        30.0, "odometry and IMU samples are kept this long", minimum=1.0, maximum=600.0, advanced=True
+    )
+    sample_gap_s: float = setting(
+        0.5,
+        "samples further apart are a gap: nothing is interpolated across it",
+        minimum=0.01,
+        maximum=10.0,
+        advanced=True,
+    )
+    extrapolation_s: float = setting(
+        0.2,
+        "how far an image may be ahead of the newest sample for it still to be used",
+        minimum=0.0,
+        maximum=10.0,
+        acts="with odometry or IMU",
+    )
+    frozen_distance_m: float = setting(
+        0.5,
+        "an image repeated pixel by pixel while the odometry moved this far is frozen",
+        minimum=0.01,
+        maximum=100.0,
+        advanced=True,
+    )
+    frozen_repeats: int = setting(
+        3,
+        "without odometry, repetitions of an image after which it is frozen",
+        minimum=1,
+        maximum=10_000,
+        advanced=True,
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.mode == "sequence" and self.prior_source != "none":
+            raise ConfigurationError(
+                f"prior_source is {self.prior_source} in mode sequence, which carries its own prior; set it to none"
+            )
+
+    @property
+    def buffer_limits(self) -> BufferLimits:
+        return BufferLimits(
+            age=ns_from_s(self.buffer_age_s),
+            gap=ns_from_s(self.sample_gap_s),
+            extrapolation=ns_from_s(self.extrapolation_s),
+            time_jump=ns_from_s(self.time_jump_s),
+        )

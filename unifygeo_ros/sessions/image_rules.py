@@ -1,0 +1,72 @@
+"""Which images of a drive are looked at: rules about their stamps, and about images that repeat."""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+from unifygeo_ros.core.records import CameraImage, Rejection, RejectionReason
+from unifygeo_ros.core.time import s_from_ns
+from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.inputs import SessionInputs
+
+CHECKSUM_STEP = 8
+"""Every eighth row and column is compared: the noise of a live sensor changes some of their pixels."""
+
+
+class ImageRules:
+    """Remembers the last image. For one thread."""
+
+    def __init__(self) -> None:
+        self._last_ns: int | None = None
+        self._last_located_ns: int | None = None
+        self._checksum: int | None = None
+        self._first_shown_ns = 0  # of the image with that checksum
+        self._repeats = 0
+
+    def jumped_back(self, stamp_ns: int, config: SessionConfig) -> bool:
+        """Whether a stamp lies so far before the last image's that the clock must have been set back."""
+        return stamp_ns > 0 and self._last_ns is not None and s_from_ns(self._last_ns - stamp_ns) > config.time_jump_s
+
+    def refusal(self, image: CameraImage, inputs: SessionInputs, config: SessionConfig) -> Rejection | None:
+        """Why an image is not to be looked at, or None."""
+        return self._by_stamp(image.stamp_ns, config) or self._by_repetition(image, inputs, config)
+
+    def _by_stamp(self, stamp: int, config: SessionConfig) -> Rejection | None:
+        def rejection(reason: RejectionReason, detail: str) -> Rejection:
+            return Rejection(stamp, reason, detail)
+
+        if stamp <= 0:
+            return rejection(RejectionReason.BAD_STAMP, f"stamp {stamp} ns is not after 0; stamp the images")
+        if self._last_ns is not None and stamp <= self._last_ns:
+            back_s = s_from_ns(self._last_ns - stamp)
+            return rejection(RejectionReason.BAD_STAMP, f"stamp {back_s:.3f} s before the last image's; it is dropped")
+        self._last_ns = stamp
+        if self._last_located_ns is not None:
+            interval_s = s_from_ns(stamp - self._last_located_ns)
+            if interval_s < config.minimum_interval_s:
+                return rejection(
+                    RejectionReason.RATE_LIMIT,
+                    f"{interval_s:.3f} s after the last image, minimum_interval_s is {config.minimum_interval_s:g}",
+                )
+        self._last_located_ns = stamp
+        return None
+
+    def _by_repetition(self, image: CameraImage, inputs: SessionInputs, config: SessionConfig) -> Rejection | None:
+        """An image whose pixels are those of the one before, while the vehicle moved or too often in a row."""
+        checksum = zlib.crc32(image.pixels[::CHECKSUM_STEP, ::CHECKSUM_STEP].tobytes())
+        if self._checksum != checksum:
+            self._checksum, self._first_shown_ns, self._repeats = checksum, image.stamp_ns, 0
+            return None
+        self._repeats += 1
+        motion = inputs.span(self._first_shown_ns, image.stamp_ns)
+        if motion:
+            moved_m = math.hypot(motion[-1].x_m - motion[0].x_m, motion[-1].y_m - motion[0].y_m)
+            if moved_m < config.frozen_distance_m:
+                return None
+            detail = f"same pixels after {moved_m:.1f} m of odometry, frozen_distance_m is {config.frozen_distance_m:g}"
+        elif self._repeats < config.frozen_repeats:
+            return None
+        else:
+            detail = f"same pixels {self._repeats + 1} times in a row, frozen_repeats is {config.frozen_repeats}"
+        return Rejection(image.stamp_ns, RejectionReason.FROZEN_IMAGE, detail)

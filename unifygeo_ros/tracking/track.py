@@ -1,0 +1,96 @@
+"""The state of a track: when a place is found, doubted and lost. See docs/explanation/sequences.md."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, replace
+
+from unifygeo_ros.tracking.clusters import Cluster
+from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.tracking.filter import CONFIRMING, SUPPORT
+
+LEAST_NEW = 0.05
+"""Images of which less is new do not count against a track: images taken while parked count as a single observation."""
+
+
+class TrackState(enum.Enum):
+    """The value is the text of the diagnostics."""
+
+    SEARCHING = "searching"  # no place has most of the belief
+    AMBIGUOUS = "ambiguous"  # a few places have it together
+    TRACKING = "tracking"
+    LOST = "lost"  # was tracking; searching again
+
+
+@dataclass(frozen=True)
+class TrackStatus:
+    """For the diagnostics."""
+
+    state: TrackState
+    reason: str
+    hypotheses: int
+    """How many the belief has."""
+    uniform_weight: float
+    """Belief in none of the hypotheses."""
+    images: int
+    """How many so far."""
+    whole_searches: int
+    """How many of them were searched for in the whole region."""
+    odometry_scale: tuple[float, float] | None
+    """True distance per metre of odometry, and its standard deviation; None while there is no track."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """The state machine's memory; each method returns the next one."""
+
+    state: TrackState = TrackState.SEARCHING
+    reason: str = "no image yet"
+    likelihood_ratio: float = math.inf
+    """How much likelier the last image was from the tracked cluster than from anywhere."""
+    unsupported: int = 0
+    """Images that did not support the cluster since the last one that confirmed it."""
+
+    @property
+    def tracking(self) -> bool:
+        return self.state is TrackState.TRACKING
+
+    def after_image(self, likelihood_ratio: float, novelty: float) -> Track:
+        """The cluster that was dominant before the image explains it so well; `novelty` of the image is new."""
+        unsupported = self.unsupported
+        if likelihood_ratio >= CONFIRMING:
+            unsupported = 0
+        elif likelihood_ratio < SUPPORT and novelty > LEAST_NEW:
+            unsupported += 1
+        return replace(self, likelihood_ratio=likelihood_ratio, unsupported=unsupported)
+
+    def after_belief(
+        self, cluster: Cluster | None, uniform_weight: float, config: TrackerConfig, *, moved: bool = False
+    ) -> Track:
+        """The belief has this dominant cluster now. moved: it is another one than before."""
+        against = 1.0 if cluster is None else 1.0 - cluster.weight
+        support = 0.0 if cluster is None else cluster.support
+        if self.tracking:
+            if against < config.lost_ambiguity and not moved:
+                return replace(self, reason=f"{1 - against:.1%} of the belief is in one place")
+            reason = f"{against:.0%} of the belief left the track"
+            if moved:
+                reason = "most of the belief left the track for another place"
+            return replace(self, state=TrackState.LOST, reason=reason)
+        if against <= config.confirm_ambiguity and support >= config.confirm_images:
+            return replace(
+                self,
+                state=TrackState.TRACKING,
+                reason=f"{1 - against:.1%} of the belief is in one place, {support:.1f} independent images confirm it",
+            )
+        state = self.state
+        if state is not TrackState.LOST:
+            state = TrackState.AMBIGUOUS if 1.0 - uniform_weight >= 0.5 else TrackState.SEARCHING
+        if against > config.confirm_ambiguity:
+            reason = (
+                f"{against:.1%} of the belief is in other places, confirm_ambiguity is {config.confirm_ambiguity:.1%}"
+            )
+        else:
+            reason = f"{support:.1f} independent images confirm the place, confirm_images is {config.confirm_images:g}"
+        return replace(self, state=state, reason=reason)
