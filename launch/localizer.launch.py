@@ -12,23 +12,45 @@ from launch_ros.parameter_descriptions import ParameterValue
 SHARE = Path(get_package_share_directory("unifygeo_ros"))
 
 # Given, they win over the parameter file; empty, the file's value or the node's default stands.
+# Launch argument → parameter, choices, description.
 OVERRIDES = {
-    "bundle": "folder of the model bundle",
-    "index": "folder of the index of the region",
-    "image_transport": "raw or compressed",
-    "backend": "auto, tensorrt, tensorrt_rtx, onnx_cuda, onnx_cpu, onnx_tensorrt or onnx_tensorrt_rtx",
+    "bundle": ("bundle", None, "folder of the model bundle"),
+    "index": ("index", None, "folder of the index of the region"),
+    "mode": (
+        "session.mode",
+        ("single", "sequence"),
+        "single: each image for itself; sequence: a filter over the whole drive, which wants odometry",
+    ),
+    "fix_from": (
+        "tracker.fix_from",
+        ("posterior", "image"),
+        "mode sequence: what fixes are made from; image for a filter",
+    ),
+    "image_transport": ("image_transport", ("raw", "compressed"), "kind of the image messages"),
+    "backend": (
+        "backend",
+        ("auto", "tensorrt", "tensorrt_rtx", "onnx_cuda", "onnx_cpu", "onnx_tensorrt", "onnx_tensorrt_rtx"),
+        "inference backend; auto: the first that runs here",
+    ),
 }
+# Relative, so that the robots of several namespaces have topics of their own.
 TOPICS = {
-    "image": ("/camera/image", "360° image; with image_transport compressed, /compressed is appended"),
-    "odometry": ("/odom", "odometry: absolute in the map frame, relative in any other"),
-    "imu": ("/imu/data", "IMU whose axes are base_link's"),
-    "initial_pose": ("/initialpose", "where an operator says the vehicle is (RViz)"),
+    "image": ("camera/image", "360° image; with image_transport compressed, /compressed is appended"),
+    "odometry": ("odom", "odometry: absolute in the map frame, relative in any other"),
+    "imu": ("imu/data", "IMU"),
+    "initial_pose": ("initialpose", "where an operator says the vehicle is (RViz)"),
 }
 
 
 def start_node(context: LaunchContext) -> list[LifecycleNode]:
-    given = {name: LaunchConfiguration(name).perform(context) for name in OVERRIDES}
-    parameters = {name: ParameterValue(value, value_type=str) for name, value in given.items() if value}
+    params_file = LaunchConfiguration("params_file").perform(context)
+    if not Path(params_file).is_file():
+        raise RuntimeError(f"params_file {params_file} does not exist; copy {SHARE / 'config' / 'localizer.yaml'}")
+    given = {parameter: LaunchConfiguration(name).perform(context) for name, (parameter, _, _) in OVERRIDES.items()}
+    parameters = {parameter: ParameterValue(value, value_type=str) for parameter, value in given.items() if value}
+    prefix = LaunchConfiguration("frame_prefix").perform(context)
+    if prefix:
+        parameters["base_frame"] = ParameterValue(f"{prefix}base_link", value_type=str)
     image = LaunchConfiguration("image_topic").perform(context)
     remappings = [(name, LaunchConfiguration(f"{name}_topic")) for name in TOPICS]
     remappings.append(("image/compressed", f"{image}/compressed"))
@@ -40,7 +62,7 @@ def start_node(context: LaunchContext) -> list[LifecycleNode]:
             namespace=LaunchConfiguration("namespace"),
             output="screen",
             parameters=[
-                LaunchConfiguration("params_file"),
+                params_file,
                 parameters,
                 {
                     "autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool),
@@ -54,7 +76,10 @@ def start_node(context: LaunchContext) -> list[LifecycleNode]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    arguments = [DeclareLaunchArgument(name, default_value="", description=text) for name, text in OVERRIDES.items()]
+    arguments = [
+        DeclareLaunchArgument(name, default_value="", description=text, choices=["", *choices] if choices else None)
+        for name, (_, choices, text) in OVERRIDES.items()
+    ]
     arguments += [
         DeclareLaunchArgument(f"{name}_topic", default_value=topic, description=text)
         for name, (topic, text) in TOPICS.items()
@@ -72,9 +97,19 @@ def generate_launch_description() -> LaunchDescription:
             description="configure and activate at once; false: leave it to a lifecycle manager",
         ),
         DeclareLaunchArgument(
-            "use_sim_time", default_value="false", choices=["true", "false"], description="live by /clock"
+            "use_sim_time", default_value="false", choices=["true", "false"], description="take the time from /clock"
         ),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of the node"),
-        DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn or error"),
+        DeclareLaunchArgument(
+            "frame_prefix",
+            default_value="",
+            description="put before the frames odom and base_link, for several robots on one /tf: robot1/",
+        ),
+        DeclareLaunchArgument(
+            "log_level",
+            default_value="info",
+            choices=["debug", "info", "warn", "error", "fatal"],
+            description="least severity that is logged",
+        ),
     ]
     return LaunchDescription([*arguments, OpaqueFunction(function=start_node)])

@@ -1,4 +1,4 @@
-"""A recorded drive through the localizer and the EKFs, by the clock of the bag, and a recording of what they say.
+"""A recorded drive through the localizer and the EKFs, by the clock of the bag, and a recording of their topics.
 
 The bag starts to play when the localizer is active; when it ends, everything ends. `unifygeo replay` gives the same
 fixes without ROS, as fast as the machine can.
@@ -63,7 +63,7 @@ def generate_launch_description() -> LaunchDescription:
         # A regular expression, since the way to list topics differs between the distributions.
         cmd=[
             *("ros2", "bag", "record", "--use-sim-time", "-o", LaunchConfiguration("output")),
-            *("-e", f"^({'|'.join(RECORDED)})$"),
+            *("-e", f"^(/.*)?({'|'.join(RECORDED)})$"),  # in any namespace
         ],
         output="screen",
         condition=IfCondition(LaunchConfiguration("record")),
@@ -77,7 +77,7 @@ def generate_launch_description() -> LaunchDescription:
                 "ekf", default_value="true", choices=["true", "false"], description="run the EKFs, too"
             ),
             DeclareLaunchArgument(
-                "record", default_value="true", choices=["true", "false"], description="record what they say"
+                "record", default_value="true", choices=["true", "false"], description="record their topics"
             ),
             DeclareLaunchArgument("output", default_value="replay_bag", description="folder of the recording"),
             SetLaunchConfiguration("use_sim_time", "true"),

@@ -140,6 +140,7 @@ class Vehicle:
 
     domain: int
     use_clock: bool = False
+    node_name: str = NODE
     received: dict[str, list[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -159,7 +160,7 @@ class Vehicle:
             ("~/debug_image/compressed", CompressedImage),
             ("/diagnostics", DiagnosticArray),
         ):
-            name = topic.replace("~", NODE)
+            name = topic.replace("~", self.node_name)
             self.received[topic] = []
             self.node.create_subscription(kind, name, self.received[topic].append, 50)
         self.stamp_ns = 1_000_000_000_000
@@ -191,7 +192,7 @@ class Vehicle:
     # -- services ---------------------------------------------------------------------------------------------------
 
     def call(self, kind: type, name: str, request: Any, timeout_s: float = 30.0) -> Any:
-        name = name.replace("~", NODE)
+        name = name.replace("~", self.node_name)
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, name)
         client = self._clients[name]
@@ -272,7 +273,7 @@ class Vehicle:
         """The newest diagnostic of a part: node, camera, localization, inputs."""
         for message in reversed(self.received["/diagnostics"]):
             for status in message.status:
-                if status.name == f"{NODE[1:]}: {part}":
+                if status.name == f"{self.node_name[1:]}: {part}":
                     return status
         return None
 

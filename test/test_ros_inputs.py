@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from geometry_msgs.msg import TransformStamped
 from ros_drive import make_region, odometry_message, running, values
 from sensor_msgs.msg import Imu
 
@@ -85,6 +86,28 @@ def test_an_imu_in_a_frame_that_nobody_knows_is_refused_and_taken_if_the_user_sa
         stamp = vehicle.next_stamp()
         vehicle.publish("/imu", imu_message(math.pi / 2), stamp, "imu_link")
         vehicle.spin(0.2)
+        vehicle.show(region.panorama(PLACE), stamp)
+        orientation = vehicle.fix_for(stamp).pose.pose.orientation
+        assert 2 * math.atan2(orientation.z, orientation.w) == pytest.approx(math.pi / 2)
+
+
+def test_an_imu_that_hangs_upside_down_is_right_if_tf_says_so(region, tmp_path):
+    """Real tf2_ros: the transform is published after the node became active, and the messages before it are refused."""
+    tf2_ros = pytest.importorskip("tf2_ros", reason="tf2_ros comes with ROS")
+    with running(region, tmp_path, {"session.heading_source": "imu"}) as vehicle:
+        imu = imu_message(math.pi / 2, roll_rad=math.pi)
+        drive_until(vehicle, region, lambda s: "TF has no transform" in s.message, imu=imu, imu_frame="imu_link")
+        hanging = TransformStamped(child_frame_id="imu_link")
+        hanging.header.frame_id = "base_link"
+        hanging.transform.rotation.w, hanging.transform.rotation.x = 0.0, 1.0
+        broadcaster = tf2_ros.StaticTransformBroadcaster(vehicle.node)
+        broadcaster.sendTransform([hanging])
+        status = drive_until(vehicle, region, lambda s: s.level == b"\x00", imu=imu, imu_frame="imu_link")
+        assert "roll 180.0°" in values(status)["frame.imu_link"] or "roll -180.0°" in values(status)["frame.imu_link"]
+        vehicle.clear()
+        stamp = vehicle.next_stamp()
+        vehicle.publish("/imu", imu, stamp, "imu_link")
+        vehicle.spin(0.3)
         vehicle.show(region.panorama(PLACE), stamp)
         orientation = vehicle.fix_for(stamp).pose.pose.orientation
         assert 2 * math.atan2(orientation.z, orientation.w) == pytest.approx(math.pi / 2)
