@@ -240,7 +240,7 @@ def test_nothing_that_comes_in_poisons_the_belief() -> None:
     belief = session.tracker.belief
     assert np.isfinite(belief.means).all()
     assert np.linalg.eigvalsh(belief.covariances).min() > 0
-    assert belief.weights.sum() + belief.elsewhere == pytest.approx(1.0)
+    assert belief.weights.sum() + belief.uniform_weight == pytest.approx(1.0)
 
 
 def test_the_same_drive_gives_the_same_track() -> None:
