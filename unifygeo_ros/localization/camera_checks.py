@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.core.records import Float32, UInt8
+from unifygeo_ros.core.arrays import Float32, UInt8
 
 WIDTH = 512
 """Columns of the grey image that the checks look at."""

@@ -12,13 +12,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Bool, Float64
 from unifygeo_ros.core.covariance import symmetric
 from unifygeo_ros.core.geodesy import LocalFrame, map_from_tile
 from unifygeo_ros.core.records import (
     Fix,
-    Float64,
     Heading,
     Hypothesis,
     Matches,
@@ -28,6 +27,7 @@ from unifygeo_ros.core.records import (
     RejectionReason,
     TileDistribution,
 )
+from unifygeo_ros.core.softmax import softmax
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.camera_mount import camera_offset_covariance_m2, camera_offset_m
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
@@ -99,8 +99,7 @@ def mass_within(distribution: TileDistribution, east_m: float, north_m: float, r
 
 def tile_beliefs(matches: Matches, temperature: float) -> Float64:
     """Belief in each candidate, in their order: softmax of the scores; float64 (k,)."""
-    weights = np.exp((matches.scores.astype(np.float64) - float(matches.scores.max())) / temperature)
-    return np.asarray(weights / weights.sum())
+    return softmax(matches.scores, temperature)
 
 
 def match_peaks_m(matches: Matches, centres_m: Float64, side_m: float) -> Float64:
@@ -232,7 +231,7 @@ def _offsets(distribution: TileDistribution, east_m: float, north_m: float) -> t
     return positions[:, 0] - east_m, positions[:, 1] - north_m
 
 
-def _within(east: Float64, north: Float64, radius_m: float) -> npt.NDArray[np.bool_]:
+def _within(east: Float64, north: Float64, radius_m: float) -> Bool:
     """Pixels at most radius_m from the point that `_offsets` measured from: bool (P, P)."""
     return np.asarray(east[None, :] ** 2 + north[:, None] ** 2 <= radius_m**2)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from unifygeo_ros.core.records import Float32
+from unifygeo_ros.core.arrays import Float32
+from unifygeo_ros.core.softmax import softmax
 
 
 def probabilities(logits: Float32, temperature: float) -> Float32:
     """D = softmax over all pixels of logits / temperature. logits: float32 (P, P), finite. Returns float32 (P, P)."""
-    weights = np.exp((logits.astype(np.float64) - float(logits.max())) / temperature)
-    return np.asarray(weights / weights.sum(), np.float32)
+    return softmax(logits, temperature).astype(np.float32)

@@ -19,6 +19,7 @@ import numpy as np
 from unifygeo_ros.core.arrays import Float32, Float64, Int64
 from unifygeo_ros.core.geodesy import wrap_angle, yaw_from_azimuth
 from unifygeo_ros.core.records import Heading, HeadingSource
+from unifygeo_ros.core.softmax import softmax
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,7 @@ def estimate_heading(search: HeadingSearch, temperature: float, tile_id: int | N
     curvature = left - 2 * peak + right
     shift = 0.0 if curvature >= 0 or rolls < 3 else float(np.clip(0.5 * (left - right) / curvature, -0.5, 0.5))
     azimuth_rad = float(search.azimuths_rad[encoding, roll]) + shift * sector_rad
-    belief = np.exp((best - peak) / temperature)
-    belief /= belief.sum()
+    belief = softmax(best, temperature)
     away_rad = wrap_angle(search.azimuths_rad - azimuth_rad)
     # Belief within half a sector is the peak's own and not a spread.
     away_rad = np.sign(away_rad) * np.maximum(np.abs(away_rad) - sector_rad / 2, 0.0)

@@ -11,17 +11,16 @@ from contextlib import contextmanager
 from typing import Iterator, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.core.arrays import Float32, Int64
 from unifygeo_ros.core.errors import BundleError, EngineError, IndexFormatError
 from unifygeo_ros.core.geodesy import wrap_angle, yaw_from_azimuth
 from unifygeo_ros.core.records import (
     CameraImage,
     Candidates,
     Fix,
-    Float32,
     GroundFeatures,
     Heading,
     HeadingSource,
@@ -189,7 +188,7 @@ class Localizer:
             )
         return features
 
-    def _match(self, f0s: Float32, tile_ids: npt.NDArray[np.int64]) -> Float32:
+    def _match(self, f0s: Float32, tile_ids: Int64) -> Float32:
         return match(f0s, np.asarray(self.index.match_maps[tile_ids], np.float16))
 
     def _search_heading(
@@ -213,7 +212,7 @@ class Localizer:
             sectors = np.arange(ground.columns) * (2 * np.pi / ground.columns)
             return heading_search(tile_ids, azimuths[:, None] + sectors, similarities, peaks)
 
-    def _similarities(self, tile_ids: npt.NDArray[np.int64], *queries: GroundFeatures) -> Float32:
+    def _similarities(self, tile_ids: Int64, *queries: GroundFeatures) -> Float32:
         """Cosines of the descriptors: float32 (tiles, queries)."""
         descriptors = np.stack([features.descriptor for features in queries])
         return np.asarray(np.asarray(self.index.descriptors[tile_ids], np.float32) @ descriptors.T, np.float32)

@@ -25,11 +25,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Bool, Float32, Float64, UInt8
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import azimuth_from_yaw
-from unifygeo_ros.core.records import CameraImage, Float32, Heading, Panorama, Rejection, RejectionReason, UInt8
+from unifygeo_ros.core.records import CameraImage, Heading, Panorama, Rejection, RejectionReason
 from unifygeo_ros.images.files import read_image
 from unifygeo_ros.inference.bundle import GroundSpec
 from unifygeo_ros.localization.camera_checks import projection_problem
@@ -165,7 +165,7 @@ def _resample(
     vehicle_azimuth_rad: float,
     roll_rad: float,
     pitch_rad: float,
-) -> tuple[UInt8, npt.NDArray[np.bool_] | None]:
+) -> tuple[UInt8, Bool | None]:
     """Image → panorama. pixels: uint8 (H, W) or (H, W, 3). Returns uint8 (ground.height, ground.width[, 3]), and where
     it shows something of the image, None for everywhere."""
     top, bottom = mount.elevation_top_rad, mount.elevation_bottom_rad
@@ -209,8 +209,8 @@ def _resample_level(pixels: UInt8, ground: GroundSpec, turn_rad: float) -> UInt8
 
 
 def _resample_general(
-    pixels: UInt8, top_rad: float, bottom_rad: float, ground: GroundSpec, camera_from_panorama: npt.NDArray[np.float64]
-) -> tuple[UInt8, npt.NDArray[np.bool_] | None]:
+    pixels: UInt8, top_rad: float, bottom_rad: float, ground: GroundSpec, camera_from_panorama: Float64
+) -> tuple[UInt8, Bool | None]:
     """Any rotation. pixels: the whole image, whose rows cover top_rad … bottom_rad."""
     height, width = pixels.shape[:2]
     rows_per_rad = height / (top_rad - bottom_rad)
@@ -276,16 +276,16 @@ def _body_mask(mount: CameraMount) -> UInt8:
     return mask
 
 
-def _rotation_x(angle_rad: float) -> npt.NDArray[np.float64]:
+def _rotation_x(angle_rad: float) -> Float64:
     c, s = math.cos(angle_rad), math.sin(angle_rad)
     return np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
 
 
-def _rotation_y(angle_rad: float) -> npt.NDArray[np.float64]:
+def _rotation_y(angle_rad: float) -> Float64:
     c, s = math.cos(angle_rad), math.sin(angle_rad)
     return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
 
 
-def _rotation_z(angle_rad: float) -> npt.NDArray[np.float64]:
+def _rotation_z(angle_rad: float) -> Float64:
     c, s = math.cos(angle_rad), math.sin(angle_rad)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])

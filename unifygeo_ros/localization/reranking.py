@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.core.records import Candidates, Float32, Matches
+from unifygeo_ros.core.arrays import Float32
+from unifygeo_ros.core.records import Candidates, Matches
 
 
 def match(f0s: Float32, match_maps: npt.NDArray[np.float16]) -> Float32:
