@@ -1,8 +1,11 @@
 """Imagery → index → search, with a real encoder; and what a build does when it is interrupted or fed badly."""
 
+import json
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,8 @@ import numpy as np
 import pytest
 import rasterio
 from bundles import random_bundle
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from imagery_files import textured, town, write_geotiff
 from rasterio.transform import from_origin
 
@@ -19,7 +24,7 @@ from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.aerial.partial import PartialIndex
 from unifygeo_ros.aerial.settings import BuildSettings
 from unifygeo_ros.cli import main
-from unifygeo_ros.core.errors import ConfigurationError, EngineError, IndexFormatError, InputError
+from unifygeo_ros.core.errors import ConfigurationError, EngineError, IndexFormatError, InputError, UnifyGeoError
 from unifygeo_ros.core.geodesy import Datum
 from unifygeo_ros.inference.select import open_engines
 
@@ -244,6 +249,52 @@ def test_an_interrupted_build_goes_on_only_with_the_same_plan(bundle, engines, i
     report = build_index([imagery], bundle, engines, output, settings=shards)
     assert 0 < report.encoded < report.tiles
     open_index(output, bundle=bundle, verify=True)
+
+
+@pytest.fixture(scope="module")
+def interrupted(bundle, engines, imagery, tmp_path_factory):
+    """A build that stopped after some shards."""
+    output = tmp_path_factory.mktemp("interrupted") / "index"
+    spoilt = replace(engines, aerial_encoder=Spoilt(engines.aerial_encoder, set_first("descriptor", np.nan), run=12))
+    with pytest.raises(EngineError):
+        build_index([imagery], bundle, spoilt, output, settings=BuildSettings(shard_tiles=20))
+    return output.with_name("index.partial")
+
+
+@pytest.mark.parametrize("name", ["shards", "tiles", "skipped", "bytes", "sha256", "crc32"])
+@pytest.mark.parametrize("change", ["other", "missing"])
+def test_a_changed_journal_is_refused(interrupted, bundle, engines, imagery, tmp_path, name, change):
+    shutil.copytree(interrupted, tmp_path / "index.partial")
+    journal = tmp_path / "index.partial" / "journal.jsonl"
+    *lines, last = journal.read_text().splitlines()
+    entries = json.loads(last)
+    value = entries.pop(name)
+    if change == "other":
+        entries[name] = value + 1 if isinstance(value, int) else {**value, "pixels.bin": value["tiles.bin"]}
+    journal.write_text("\n".join([*lines, json.dumps(entries)]) + "\n")
+    with pytest.raises(IndexFormatError, match=r"journal\.jsonl: damaged .*checksum.*remove .*build again"):
+        build_index([imagery], bundle, engines, tmp_path / "index", settings=BuildSettings(shard_tiles=20))
+    assert not (tmp_path / "index").exists()
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_flipped_bits_of_a_journal_or_plan_are_refused_or_do_not_matter(interrupted, built, data):
+    """Opened only: a PartialIndex goes back to the last line, or raises an error of the project."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(shutil.copytree(interrupted, Path(name) / "index.partial"))
+        whole = (folder / "plan.json").read_text()
+        victim = folder / data.draw(st.sampled_from(["plan.json", "journal.jsonl"]))
+        content = bytearray(victim.read_bytes())
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        victim.write_bytes(content)
+        expected = json.loads((interrupted / "journal.jsonl").read_text().splitlines()[-1])
+        try:
+            with PartialIndex(Path(name) / "index", json.loads(whole)) as partial:
+                # A flipped line end joins two lines or cuts one off; the state is then that of a whole line.
+                assert (partial.shards, partial.tiles) <= (expected["shards"], expected["tiles"])
+        except UnifyGeoError:
+            pass
 
 
 def test_outputs_that_are_taken_are_refused(built, bundle, engines, imagery, tmp_path):

@@ -1,9 +1,9 @@
 """The index while it is being written: OUTPUT.partial, renamed to OUTPUT when complete.
 
 Each shard of tiles is appended to the four tile files, flushed to the disk, and then recorded as one line of a journal
-with the files' lengths and running SHA-256. Whatever happens, the state on disk is that of the last whole line: a
-resumed build cuts the files back to it, checks them against its checksums, and goes on. The finished bytes do not
-depend on where a build was interrupted.
+with the files' lengths and running SHA-256 and a checksum of the line itself. The state on disk is always that of the
+last whole line: a resumed build cuts the files back to it, compares them with its checksums, and continues. The
+finished bytes do not depend on where a build was interrupted.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class PartialIndex:
                 "sha256": {name: digest.hexdigest() for name, digest in self._hashes.items()},
             }
             with (self._folder / JOURNAL).open("ab") as journal:
-                journal.write((json.dumps(line) + "\n").encode())
+                journal.write((json.dumps({**line, "crc32": _line_checksum(line)}) + "\n").encode())
                 journal.flush()
                 os.fsync(journal.fileno())
             self._state = state
@@ -197,12 +197,12 @@ class PartialIndex:
     def _check_plan(self, text: str) -> None:
         path = self._folder / PLAN
         if path.exists():
-            if path.read_text(encoding="utf-8") == text:
+            if path.read_bytes() == text.encode():
                 return
             if (self._folder / JOURNAL).exists():
                 raise ConfigurationError(
                     f"{self._folder}: an interrupted build with other imagery, model or settings; finish it with those "
-                    "(plan.json), or remove the folder to start anew"
+                    "(plan.json), or remove the folder to start again"
                 )
         known = {PLAN, PLAN + ".new", *TILE_FILES}
         strangers = sorted(item.name for item in self._folder.iterdir() if item.name not in known)
@@ -270,10 +270,18 @@ def _last_line(path: Path) -> tuple[dict[str, Any] | None, int | None]:
     if not newline:
         return None, 0
     try:
-        line = json.loads(whole.rpartition(b"\n")[2])
-        return dict(line), len(whole) + 1
-    except (ValueError, TypeError) as error:
+        line = dict(json.loads(whole.rpartition(b"\n")[2]))
+        stated = line.pop("crc32", None)
+        if stated != _line_checksum(line):
+            raise ValueError("its last line does not match its checksum")
+    except (ValueError, TypeError, RecursionError) as error:
         raise IndexFormatError(f"{path}: damaged ({error}); remove {path.parent} and build again") from error
+    return line, len(whole) + 1
+
+
+def _line_checksum(line: Mapping[str, Any]) -> int:
+    """CRC-32 of the entries of a line of the journal, in canonical JSON."""
+    return zlib.crc32(json.dumps(line, sort_keys=True).encode())
 
 
 def _sync(path: Path) -> None:
