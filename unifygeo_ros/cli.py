@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
+import signal
 import sys
 from typing import Sequence
 
@@ -37,15 +39,26 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; an error that the user can mend is one line on stderr and exit status 2."""
+    """Run a subcommand.
+
+    Returns:
+        The subcommand's exit status. 2 after one line on stderr for an error that the user can correct, a library
+        that is not installed among them. 141 where the reader of the output went away (`unifygeo … | head`).
+    """
     try:
         args = build_parser().parse_args(argv)
         logging.basicConfig(
             level=logging.INFO if args.verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
         )
-        return int(args.run(args))
+        status = int(args.run(args))
+        sys.stdout.flush()
+        return status
     except UnifyGeoError as error:
         print(f"unifygeo: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        # Python flushes stdout again when it ends; the pipe must not be there any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("unifygeo_"):
             raise  # a fault of this package, not of its installation

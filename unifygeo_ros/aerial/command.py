@@ -154,10 +154,19 @@ def _rows(index: TileIndex) -> dict[str, str]:
             else f"{files} files"
         )
         details = ", ".join(
-            f"{key} {value}" for key, value in source.items() if key not in ("kind", "files") and value is not None
+            f"{key} {_crs_name(value) if key == 'crs' else value}"
+            for key, value in source.items()
+            if key not in ("kind", "files") and value is not None
         )
         rows[f"imagery {number}"] = f"{source.get('kind')}: {named} ({details})"
     return rows
+
+
+def _crs_name(crs: str) -> str:
+    """A CRS in few words: its authority's code as it is, the name of one that is only defined by its WKT."""
+    import pyproj
+
+    return crs if len(crs) <= 20 else str(pyproj.CRS.from_user_input(crs).name)
 
 
 def _datum(text: str) -> Datum:
