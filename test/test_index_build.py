@@ -352,8 +352,8 @@ def test_a_truncated_source_stops_the_build_with_its_name(bundle, engines, image
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"stride": 0.0}, "stride 0.0"), ({"stride": float("nan")}, "stride nan"), ({"search": "hnsw"}, "hnsw"),
-        ({"minimum_coverage": 0.0}, "coverage 0.0"), ({"batch_size": 0}, "batch size 0"),
+        ({"stride": 0.0}, "stride is 0.0"), ({"stride": float("nan")}, "stride is nan"), ({"search": "hnsw"}, "hnsw"),
+        ({"minimum_coverage": 0.0}, "coverage is 0.0"), ({"batch_size": 0}, "batch_size is 0"),
         ({"search": "ivfpq"}, "takes 10000 tiles to train"),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Panorama files: metadata, transparency, and areas cut out of the sphere."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from unifygeo_ros.core.geodesy import yaw_from_azimuth
 from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource
 from unifygeo_ros.images.metadata import Crop, PanoramaMetadata, read_metadata
 from unifygeo_ros.inference.bundle import GroundSpec
-from unifygeo_ros.localization.config import CameraMount
-from unifygeo_ros.localization.panorama import FILL_RGB, prepare_panorama
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.localization.panorama import FILL_RGB, check_image, prepare_panorama
 from unifygeo_ros.localization.panorama_file import read_panorama, vehicle_attitude
 
 PANORAMAS = Path(__file__).resolve().parents[2] / "shared" / "data" / "panoramas"
@@ -220,3 +221,16 @@ def test_sixteen_bit_alpha_is_used(tmp_path):
     assert not image.seen[:, :64].any()
     assert image.seen[:, 64:].all()
     np.testing.assert_array_equal(image.pixels[:, 64:], SPHERE[:, 64:])
+
+
+def test_areas_that_are_not_seen_do_not_count_against_the_projection(tmp_path):
+    """Cut off on the right alone, the seam shows texture beside the fill; the poles show none."""
+    path = tmp_path / "a.jpg"
+    sphere = cv2.resize(SPHERE, (1024, 512), interpolation=cv2.INTER_NEAREST)
+    tags = crop_tags(1024, 512, left=0, top=128, width=700, height=256)
+    path.write_bytes(jpeg(sphere[128:384, :700], xmp(**tags)))
+    image = read_panorama(path, CameraMount()).image
+    assert check_image(image, CameraMount(), LocalizerConfig()) is None
+    alone = check_image(dataclasses.replace(image, seen=None), CameraMount(), LocalizerConfig())
+    assert alone is not None
+    assert "not an equirectangular image" in alone.detail

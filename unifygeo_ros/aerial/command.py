@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unifygeo_ros.aerial.settings import BuildSettings
-from unifygeo_ros.core.options import checked, numbers
+from unifygeo_ros.core.options import add_settings, checked, numbers, settings_of
 
 if TYPE_CHECKING:
     from unifygeo_ros.aerial.index import TileIndex
@@ -29,7 +29,8 @@ def add_command(subparsers: Any) -> None:
         "imagery",
         nargs="+",
         type=Path,
-        help="GeoTIFF files or folders of them, folders of XYZ tiles (z/x/y.png), MBTiles files; or one VIGOR city",
+        help="GeoTIFF files or folders of them, folders of XYZ or TMS tiles (z/x/y.png), MBTiles files; or one VIGOR "
+        "city",
     )
     build.add_argument("--model", required=True, type=Path, help="folder of the model bundle")
     build.add_argument("--output", required=True, type=Path, help="folder of the index, made by this command")
@@ -40,18 +41,8 @@ def add_command(subparsers: Any) -> None:
         help="origin of the map frame (middle of the imagery)",
     )
     build.add_argument(
-        "--stride",
-        type=float,
-        default=BuildSettings.stride,
-        help="distance of tile centres, of a tile's side (%(default)s)",
+        "--bands", type=_bands, metavar="R,G,B", help="bands for red, green, blue, from 1 (as the file declares)"
     )
-    build.add_argument(
-        "--minimum-coverage",
-        type=float,
-        default=BuildSettings.minimum_coverage,
-        help="share of a tile that must be known (%(default)s)",
-    )
-    build.add_argument("--bands", type=_bands, metavar="R,G,B", help="bands to take as red, green, blue, from 1")
     build.add_argument(
         "--scale",
         type=_scale,
@@ -59,22 +50,14 @@ def add_command(subparsers: Any) -> None:
         help="values that become black and white (8 bit: as they are; else the 0.5th and 99.5th percentile)",
     )
     build.add_argument("--nodata", type=float, help="value of unknown pixels, for files that do not say it")
-    build.add_argument(
-        "--search",
-        choices=("auto", "exact", "ivfpq"),
-        default=BuildSettings.search,
-        help="auto: exact up to a million tiles",
-    )
     build.add_argument("--backend", default="auto", help="inference backend (%(default)s)")
     build.add_argument("--precision", default="auto", help="fp32, fp16 or auto")
-    build.add_argument(
-        "--batch-size", type=int, default=BuildSettings.batch_size, help="tiles in one run of the encoder (%(default)s)"
-    )
     build.add_argument("--readers", type=int, default=0, help="threads that cut tiles (0: one for each core)")
     build.add_argument("--ray", metavar="ADDRESS", help="encode on this Ray cluster: auto, ray://HOST:PORT, or local")
     build.add_argument(
         "--ray-workers", type=int, default=0, help="workers on the cluster (one a GPU, or one a machine)"
     )
+    add_settings(build, BuildSettings)
     build.set_defaults(run=_build)
 
     info = commands.add_parser("info", help="show what an index holds")
@@ -93,8 +76,7 @@ def _build(args: argparse.Namespace) -> int:
 
     bundle = load_bundle(args.model)
     options = ImageryOptions(args.bands, args.scale, args.nodata)
-    settings = BuildSettings(args.stride, args.minimum_coverage, args.batch_size, args.search)
-    common = {"datum": args.datum, "settings": settings, "options": options, "progress": True}
+    common = {"datum": args.datum, "settings": settings_of(args, BuildSettings), "options": options, "progress": True}
     if args.ray is not None:
         cluster = RayOptions(args.ray, args.ray_workers, args.backend, args.precision, args.readers)
         report = build_index_on_ray(args.imagery, bundle, args.output, cluster, **common)

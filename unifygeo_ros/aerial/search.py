@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -42,6 +41,14 @@ _REFINED_AT_LEAST = 512
 _ADD_BLOCK = 65_536
 
 Ids = npt.NDArray[np.int64]
+
+
+def _faiss() -> Any:
+    """FAISS, imported when a search needs it: commands that do not search need not have it."""
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it reports each instruction set that it tries
+    import faiss
+
+    return faiss
 
 
 class DescriptorSearch(Protocol):
@@ -102,6 +109,7 @@ class GpuExactSearch:
         self._descriptors = descriptors
         size = f"{len(descriptors)} descriptors of {descriptors.nbytes / 1e6:.0f} MB"
         try:
+            faiss = _faiss()
             self._resources = faiss.StandardGpuResources()
             # By default FAISS takes up to 1.5 GB of the GPU and 256 MB of pinned memory for scratch; a Jetson shares
             # both with everything else.
@@ -131,7 +139,7 @@ class GpuExactSearch:
         found = self.nearest(self._descriptors[0], k).similarities
         expected, _ = _inner_products(self._descriptors, self._descriptors[0], k)
         difference = float(np.max(np.abs(found - expected)))
-        if self._index.metric_type != faiss.METRIC_INNER_PRODUCT or not difference < 1e-3:
+        if self._index.metric_type != _faiss().METRIC_INNER_PRODUCT or not difference < 1e-3:
             raise RuntimeError(f"a similarity differs from the CPU's by {difference:.3g}")
 
 
@@ -143,7 +151,7 @@ class InvertedFileSearch:
     def __init__(self, path: Path, descriptors: Float32) -> None:
         self._descriptors = descriptors
         try:
-            self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+            self._index = _faiss().read_index(str(path), _faiss().IO_FLAG_MMAP | _faiss().IO_FLAG_READ_ONLY)
         except RuntimeError as error:
             raise IndexFormatError(
                 f"{path}: FAISS cannot read it ({_first_line(error)}); build the index again"
@@ -153,7 +161,7 @@ class InvertedFileSearch:
                 f"{path}: holds {self._index.ntotal} vectors of width {self._index.d} instead of {len(descriptors)} of "
                 f"width {descriptors.shape[1]}; build the index again"
             )
-        faiss.extract_index_ivf(self._index).nprobe = _PROBES
+        _faiss().extract_index_ivf(self._index).nprobe = _PROBES
 
     def nearest(self, descriptor: Float32, k: int) -> Candidates:
         count = min(max(_REFINED * k, _REFINED_AT_LEAST), len(self._descriptors))
@@ -176,7 +184,7 @@ def wants_gpu(kind: str, device: str, gpu: int) -> bool:
     """
     if device not in SEARCH_DEVICES:
         raise ConfigurationError(f"index_search is {device!r}, must be one of {', '.join(SEARCH_DEVICES)}")
-    gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+    gpus = _faiss().get_num_gpus() if hasattr(_faiss(), "StandardGpuResources") else 0
     if device != "gpu":
         return device == "auto" and kind == "exact" and gpu < gpus
     if gpu >= gpus:
@@ -229,17 +237,17 @@ def write_inverted_file(descriptors: Float32, path: Path) -> None:
         )
     lists = max(1, min(round(4 * math.sqrt(tiles)), tiles // 39))
     subquantisers = max(m for m in range(1, max(width // 8, 1) + 1) if width % m == 0)
-    index = faiss.index_factory(width, f"IVF{lists},PQ{subquantisers}", faiss.METRIC_INNER_PRODUCT)
+    index = _faiss().index_factory(width, f"IVF{lists},PQ{subquantisers}", _faiss().METRIC_INNER_PRODUCT)
     # Every so many tiles: a sample of the whole region, the same in every build.
     step = max(1, tiles // _TRAINING_POINTS)
     index.train(np.ascontiguousarray(descriptors[::step][:_TRAINING_POINTS]))
     for start in range(0, tiles, _ADD_BLOCK):
         index.add(np.ascontiguousarray(descriptors[start : start + _ADD_BLOCK]))
-    faiss.write_index(index, str(path))
+    _faiss().write_index(index, str(path))
 
 
 def _inner_products(descriptors: Float32, descriptor: Float32, k: int) -> tuple[Float32, Ids]:
-    similarities, places = faiss.knn(descriptor[None], descriptors, k, metric=faiss.METRIC_INNER_PRODUCT)
+    similarities, places = _faiss().knn(descriptor[None], descriptors, k, metric=_faiss().METRIC_INNER_PRODUCT)
     return similarities[0], places[0]
 
 

@@ -90,6 +90,10 @@ def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig)
             )
     if config.check_projection:
         body = _body_mask(mount) < 128 if mount.mask_path else None
+        if image.seen is not None:
+            rows, columns = image.seen.shape
+            hidden = None if body is None else cv2.resize(body.astype(np.uint8), (columns, rows)) > 0
+            body = ~image.seen if hidden is None else hidden | ~image.seen
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
         top, bottom = mount.elevation_top_rad, mount.elevation_bottom_rad
         if problem := projection_problem(np.asarray(grey, np.uint8), top, bottom, body):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from unifygeo_ros.core.errors import ConfigurationError
-from unifygeo_ros.parameters.files import parameter_value, read_parameter_file
 from unifygeo_ros.parameters.names import check_names
 from unifygeo_ros.parameters.settings import PARAMETERS, Settings, with_values
 
@@ -38,6 +37,8 @@ def settings_of_options(args: argparse.Namespace) -> Settings:
         InputError: A file cannot be read.
         ConfigurationError: A name is unknown, or a value does not fit.
     """
+    from unifygeo_ros.parameters.files import read_parameter_file  # needs PyYAML
+
     values: dict[str, Any] = {}
     for path in args.params:
         values.update(read_parameter_file(path, args.node))
@@ -55,6 +56,8 @@ def settings_of_options(args: argparse.Namespace) -> Settings:
 
 def _value(name: str, text: str) -> Any:
     """The value of a parameter. Unlike a file, where ROS refuses them, whole numbers serve as floats."""
+    from unifygeo_ros.parameters.files import parameter_value
+
     kind = type(PARAMETERS[name].default)
     if kind is str:
         return text
