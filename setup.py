@@ -67,6 +67,7 @@ setup(
             "jinja2>=3.0.3",
             "lz4>=3.1.10",
             "matplotlib>=3.5.1",
+            "mcap>=1.1",
             "pillow>=9.0.1",
             "PyYAML>=6.0",
             "rasterio>=1.3",

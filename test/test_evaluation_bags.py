@@ -2,6 +2,7 @@
 
 import sqlite3
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -90,8 +91,8 @@ def test_whole_bags(tmp_path, kind):
     assert bag.problems == []
 
 
-@pytest.mark.parametrize("kind", MAKERS)
-def test_a_bag_that_was_cut_off_gives_all_before_the_cut(tmp_path, kind):
+@pytest.mark.parametrize("kind", [kind for kind in MAKERS if "rosbag1" not in kind])
+def test_a_bag_that_was_cut_off_gives_the_whole_chunks_or_rows_before_the_cut(tmp_path, kind):
     path = MAKERS[kind](tmp_path)
     file = storage_file(path)
     size = file.stat().st_size
@@ -100,10 +101,28 @@ def test_a_bag_that_was_cut_off_gives_all_before_the_cut(tmp_path, kind):
     bag = Bag(path)
     found = stamps(bag)
     assert found == list(range(len(found)))
-    # Compressed chunks lose the rest of the one that was cut.
+    # A chunk of the rosbags writer is 1 MiB, 52 of these messages; the one that was cut is lost.
     assert 0.5 * COUNT <= len(found) <= 0.6 * COUNT
     assert bag.problems
     assert bag.topics["/images"].count == len(found)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MAKERS if "rosbag1" in kind])
+def test_a_damaged_rosbag1_file_is_refused_with_the_remedy(tmp_path, kind):
+    path = MAKERS[kind](tmp_path)
+    with path.open("r+b") as stream:
+        stream.truncate(path.stat().st_size * 6 // 10)
+    with pytest.raises(InputError, match=r"bag\.bag: is damaged or no bag .*repair it by `rosbag reindex`"):
+        Bag(path)
+
+
+def test_without_the_mcap_library_a_damaged_file_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    path = storage_file(MAKERS["mcap"](tmp_path))
+    with path.open("r+b") as stream:
+        stream.truncate(path.stat().st_size * 6 // 10)
+    monkeypatch.setitem(sys.modules, "mcap.stream_reader", None)
+    with pytest.raises(InputError, match="`pip install mcap`, or repair the file by `mcap recover`"):
+        Bag(path)
 
 
 def overwrite_middle(file):
@@ -125,12 +144,10 @@ def add_chunk_checksums(file):
     file.write_bytes(data)
 
 
-@pytest.mark.parametrize("kind", ["mcap", "rosbag1_bz2"])
-def test_damage_in_the_middle_costs_only_the_middle(tmp_path, kind):
-    path = MAKERS[kind](tmp_path)
-    if kind == "mcap":
-        add_chunk_checksums(storage_file(path))
-        assert stamps(Bag(path)) == list(range(COUNT))
+def test_a_broken_chunk_of_an_mcap_file_costs_that_chunk(tmp_path):
+    path = MAKERS["mcap"](tmp_path)
+    add_chunk_checksums(storage_file(path))
+    assert stamps(Bag(path)) == list(range(COUNT))
     overwrite_middle(storage_file(path))
     bag = Bag(path)
     found = stamps(bag)
@@ -140,7 +157,7 @@ def test_damage_in_the_middle_costs_only_the_middle(tmp_path, kind):
     assert 0.6 * COUNT < len(found) < COUNT
 
 
-@pytest.mark.parametrize("kind", ["mcap", "mcap_zstd", "rosbag1_lz4"])
+@pytest.mark.parametrize("kind", ["mcap", "mcap_zstd"])
 def test_damage_without_a_checksum_costs_one_image(tmp_path, kind):
     path = MAKERS[kind](tmp_path)
     overwrite_middle(storage_file(path))
@@ -157,7 +174,7 @@ def test_damage_without_a_checksum_costs_one_image(tmp_path, kind):
     assert abs(wrong[0] - COUNT / 2) < 5
 
 
-def test_sqlite_with_a_broken_page_gives_the_rows_behind_it(tmp_path):
+def test_sqlite_with_a_broken_page_gives_the_rows_before_it(tmp_path):
     path = MAKERS["sqlite"](tmp_path)
     file = storage_file(path)
     connection = sqlite3.connect(file)
@@ -172,9 +189,8 @@ def test_sqlite_with_a_broken_page_gives_the_rows_behind_it(tmp_path):
     bag = Bag(path)
     found = stamps(bag)
     assert bag.problems
-    assert found == sorted(set(found))
-    assert 0.8 * COUNT < len(found) < COUNT
-    assert found[-1] == COUNT - 1
+    assert found == list(range(len(found)))
+    assert 0.2 * COUNT < len(found) < 0.8 * COUNT
 
 
 def test_a_recorder_that_died_leaves_no_metadata(tmp_path):

@@ -1,4 +1,4 @@
-"""Recorded drives: rosbag2 (MCAP, SQLite) and rosbag1, whole or damaged, as one stream of messages."""
+"""Recorded drives: rosbag2 (MCAP, SQLite; whole or damaged) and rosbag1, as one stream of messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.evaluation.recordings.salvage import RawMessage, salvage
+from unifygeo_ros.evaluation.recordings.recover import RawMessage, recover
 
 MAX_PROBLEMS = 1000
 STORAGE_SUFFIXES = (".mcap", ".db3", ".bag")
@@ -93,7 +93,7 @@ class Bag:
                 self._whole = False
                 self.note(f"{self.path.name}: {error}; going on with what is left")
         # Starts at the beginning; what has been delivered is passed over.
-        for message in self._salvaged():
+        for message in self._recovered():
             key = (message.topic, zlib.crc32(message.data))
             if message.topic not in topics or message.log_time_ns < max(delivered_until, start_ns or 0):
                 continue
@@ -118,11 +118,11 @@ class Bag:
     def _reader(self) -> AnyReader:
         return AnyReader([self.path], default_typestore=self._store)
 
-    def _salvaged(self) -> Iterator[RawMessage]:
+    def _recovered(self) -> Iterator[RawMessage]:
         for file in self.files:
-            problems: list[str] = []
+            problems = list(self.problems) if self._is_rosbag1 else []
             try:
-                yield from salvage(file, problems)
+                yield from recover(file, problems)
             finally:
                 # The file may be gone through more than once.
                 for problem in problems:
@@ -132,7 +132,7 @@ class Bag:
         """Topics and counts of what is left, and the types that its definitions describe."""
         counts: Counter[tuple[str, str]] = Counter()
         definitions: dict[str, str] = {}
-        for message in self._salvaged():
+        for message in self._recovered():
             counts[message.topic, message.type] += 1
             definitions.setdefault(message.type, message.definition)
         types: dict[str, Any] = {}
