@@ -21,25 +21,26 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """One number of both runs and their difference, b − a, with its 95% paired block bootstrap interval.
-
-    better: "lower" or "higher". None where a run has nothing to say; `certain`: whether the interval excludes 0.
-    """
+    """One number of both runs and their difference."""
 
     name: str
     unit: str
     better: str
+    """Either "lower" or "higher"."""
     a: float | None
+    """None where the run has nothing to say."""
     b: float | None
     difference: metrics.Interval | None
+    """b − a with its 95% paired block bootstrap interval."""
 
     @property
     def certain(self) -> bool:
+        """Whether the interval excludes 0."""
         return self.difference is not None and (self.difference.lower > 0 or self.difference.upper < 0)
 
     @property
     def judgement(self) -> str:
-        """ "better", "worse", "same" (not told apart) or "unknown"."""
+        """ "better", "worse", "same" (no certain difference) or "unknown"."""
         if self.difference is None:
             return "unknown"
         if not self.certain:
@@ -124,7 +125,7 @@ def _statistics(limit_m: float) -> list[tuple[str, str, str, Statistic]]:
         wrong = (run.error_m > limit_m) & (run.nees > metrics.chi2_quantile(metrics.FALSE_FIX_PROBABILITY))
         return _ratio(wrong[places], ~np.isnan(run.error_m)[places])
 
-    def dishonesty(run: _Columns, places: npt.NDArray[np.int64]) -> Float:
+    def inconsistency(run: _Columns, places: npt.NDArray[np.int64]) -> Float:
         nees = run.nees[places]
         mean = _ratio(np.nan_to_num(nees), ~np.isnan(nees)) / metrics.DIMENSIONS
         return np.asarray(np.abs(np.log(np.maximum(mean, 1e-12))))
@@ -135,7 +136,7 @@ def _statistics(limit_m: float) -> list[tuple[str, str, str, Statistic]]:
         ("median error", "m", "lower", quantile(0.5)),
         ("95% error", "m", "lower", quantile(0.95)),
         ("false fixes", "share", "lower", false_share),
-        ("|ln ANEES|, 0 is honest", "", "lower", dishonesty),
+        ("|ln ANEES|, 0 is consistent", "", "lower", inconsistency),
     ]
 
 

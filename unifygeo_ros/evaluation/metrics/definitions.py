@@ -127,7 +127,10 @@ def shares_within(errors: npt.ArrayLike, thresholds: Sequence[float], total: int
 
 
 def error_distribution(errors: npt.ArrayLike) -> tuple[Float, Float]:
-    """Empirical distribution: the different errors in rising order (m,), and the share of errors at or under each."""
+    """Empirical distribution: the different errors in rising order (m,), and the share of errors at or under each.
+
+    As `scipy.stats.ecdf`, which the oldest SciPy that is supported lacks.
+    """
     values = np.sort(_finite(errors, "errors"))
     distinct, first = np.unique(values[::-1], return_index=True)
     counts = len(values) - first
@@ -185,8 +188,8 @@ def _rising(stamps_s: npt.ArrayLike) -> Float:
 def normalised_squared_errors(error_vectors: npt.ArrayLike, covariances: npt.ArrayLike) -> Float:
     """NEES, ε = eᵀ S⁻¹ e: float64 (n,).
 
-    error_vectors: (n, 2) metres. covariances: (n, 2, 2) S = fix covariance + ground truth covariance, m². For honest
-    Gaussian covariances ε follows χ² with two degrees of freedom: mean 2, median 1.39.
+    error_vectors: (n, 2) metres. covariances: (n, 2, 2) S = fix covariance + ground truth covariance, m². For
+    consistent Gaussian covariances ε follows χ² with two degrees of freedom: mean 2, median 1.39.
     """
     errors = _finite(error_vectors, "error vectors")
     matrices = _finite(covariances, "covariances")
@@ -201,18 +204,17 @@ def normalised_squared_errors(error_vectors: npt.ArrayLike, covariances: npt.Arr
 
 @dataclass(frozen=True)
 class Consistency:
-    """ANEES = mean NEES / 2: 1 is honest, above is over-confident, below is too careful.
-
-    lower, upper: the 95% bounds for `count` independent fixes. effective_count: the number of independent fixes that
-    successive, correlated ones are worth; effective_lower, effective_upper: the bounds for that number.
-    """
+    """ANEES = mean NEES / 2: 1 is consistent, above is over-confident, below is conservative."""
 
     count: int
     anees: float
     lower: float
+    """The 95% bounds for `count` independent fixes."""
     upper: float
     effective_count: float
+    """The number of independent fixes that successive, correlated ones are worth."""
     effective_lower: float
+    """The 95% bounds for that number."""
     effective_upper: float
     median_nees: float
 
@@ -243,8 +245,10 @@ def consistency(nees: npt.ArrayLike, confidence: float = 0.95) -> Consistency | 
 
 
 def anees_bounds(count: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Between which values the ANEES of so many independent, honest fixes lies with this probability: the quantiles of
-    χ²(2n), divided by 2n (Bar-Shalom, Li and Kirubarajan, Estimation, §5.4)."""
+    """Bounds of the ANEES of so many independent, consistent fixes, which it keeps with this probability.
+
+    They are the quantiles of χ²(2n), divided by 2n (Bar-Shalom, Li and Kirubarajan, Estimation, §5.4).
+    """
     degrees, tail = DIMENSIONS * count, (1 - confidence) / 2
     return chi2_quantile(tail, degrees) / degrees, chi2_quantile(1 - tail, degrees) / degrees
 
@@ -280,18 +284,15 @@ class Share:
 
 
 def share(successes: int, count: int, confidence: float = 0.95) -> Share | None:
-    """Share and Wilson score interval, which stays honest at 0, at 1 and for few trials. None for count = 0."""
+    """Share and Wilson score interval, which is valid at 0, at 1 and for few trials. None for count = 0."""
     if not 0 <= successes <= count:
         raise InputError(f"{successes} successes out of {count}; must lie between 0 and the count")
     if count == 0:
         return None
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    interval = stats.binomtest(successes, count).proportion_ci(confidence, method="wilson")
+    # Rounding may put a limit beyond the value where the share is 0 or 1.
     ratio = successes / count
-    scale = 1 + z**2 / count
-    centre = (ratio + z**2 / (2 * count)) / scale
-    half = z * math.sqrt(ratio * (1 - ratio) / count + z**2 / (4 * count**2)) / scale
-    # At 0 and 1 the formula gives the value itself up to rounding; keep the value inside.
-    return Share(ratio, min(ratio, max(0.0, centre - half)), max(ratio, min(1.0, centre + half)), count)
+    return Share(ratio, min(ratio, float(interval.low)), max(ratio, float(interval.high)), count)
 
 
 def ellipse_coverage(nees: npt.ArrayLike, contents: Sequence[float]) -> tuple[Share | None, ...]:
@@ -320,7 +321,7 @@ def false_fixes(errors: npt.ArrayLike, nees: npt.ArrayLike, alert_limit_m: float
     """Fixes that would harm a filter: beyond the alert limit *and* outside their own 99.9% ellipse. bool (n,).
 
     Either condition alone misleads. Outside the ellipse but a metre away is a calibration fault (NEES shows it) that
-    does no harm; far away but inside a wide ellipse is an honest fix of little value (availability shows it).
+    does no harm; far away but inside a wide ellipse is a fix of little value that says so (availability shows it).
     """
     return gross_errors(errors, alert_limit_m) & (_finite(nees, "NEES") > chi2_quantile(FALSE_FIX_PROBABILITY))
 

@@ -239,13 +239,6 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
         yield f"{path} ({old} there, {new} now)"
 
 
-def read_identity(path: Path) -> Mapping[str, Any]:
-    """What a file of results was made with."""
-    with path.open(encoding="utf-8") as stream:
-        identity: Mapping[str, Any] = json.loads(stream.readline())["identity"]
-        return identity
-
-
 def read_frames(path: Path) -> Iterator[FrameResult]:
     """The whole results of a file, one at a time."""
     with path.open(encoding="utf-8") as stream:

@@ -78,7 +78,9 @@ def _recover_mcap(path: Path, problems: list[str]) -> Iterator[RawMessage]:
                     problems.append(f"{path.name}: does not begin as an MCAP file")
                 return
             except Exception as error:  # the library raises many kinds; none of them can be passed over
-                problems.append(f"{path.name}: nothing readable after byte {start} ({error or type(error).__name__})")
+                problems.append(
+                    f"{path.name}: nothing readable after byte {start} ({str(error) or type(error).__name__})"
+                )
                 return
             parts = [record]
             if isinstance(record, Chunk):
@@ -86,7 +88,9 @@ def _recover_mcap(path: Path, problems: list[str]) -> Iterator[RawMessage]:
                     parts = breakup_chunk(record, validate_crc=True)
                 except Exception as error:  # checksum, decompression, lengths
                     where = f"the chunk of {record.message_start_time / 1e9:.3f} s"
-                    problems.append(f"{path.name}: {where} is damaged and left out ({error})")
+                    problems.append(
+                        f"{path.name}: {where} is damaged and left out ({str(error) or type(error).__name__})"
+                    )
             for part in parts:
                 if isinstance(part, Schema):
                     schemas[part.id] = part
