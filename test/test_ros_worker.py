@@ -14,6 +14,7 @@ pytest.importorskip("rclpy")
 from ros_drive import values
 from sensor_msgs.msg import Image
 
+from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.core.records import Fix, Heading, HeadingSource, Hypothesis, Rejection, RejectionReason
 from unifygeo_ros.ros.health import Health
@@ -84,7 +85,7 @@ def run():
         log = types.SimpleNamespace(error=lambda text: None)
         health, outlet = Health(), Outlet()
         watch = SourceWatch((), TimeRules(0.2, 0.5, 30.0), 0.0)
-        worker = Worker(session, outlet, health, watch, log, lambda: False)
+        worker = Worker(session, outlet, health, watch, camera_image, log, lambda: False)
         for number in range(1, len(outcomes) + 1):
             worker.inbox.put(frame(number))
             assert done.acquire(timeout=5.0)

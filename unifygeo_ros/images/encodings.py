@@ -62,26 +62,38 @@ def decode_raw_image(
 
     step: bytes from one row to the next, padding included. Raises InputError naming what does not fit.
     """
-    if height < 1 or width < 1:
-        raise InputError(f"image size {width}x{height}, must be at least 1x1; check the camera driver")
+    check_raw_image(data, encoding, height, width, step)
     if encoding in _TWO_PLANES:
-        if height % 2 or width % 2:
-            raise InputError(f"image size {width}x{height} with encoding {encoding}, both must be even")
-        rows = _rows(data, height * 3 // 2, width, step, encoding)
+        rows = _rows(data, height * 3 // 2, width, step)
         return _as_rgb(np.ascontiguousarray(rows), _TWO_PLANES[encoding])
-    if encoding not in _PACKED:
-        raise InputError(
-            f"image encoding {encoding!r} is not known; the driver must publish one of {', '.join(ENCODINGS)}"
-        )
     channels, bits, to_rgb = _PACKED[encoding]
-    if channels == 2 and width % 2:
-        raise InputError(f"image width {width} with encoding {encoding}, must be even")
-    rows = _rows(data, height, width * channels * bits // 8, step, encoding)
+    rows = _rows(data, height, width * channels * bits // 8, step)
     if bits == 16:
         # The upper byte is the second one in little-endian order.
         rows = rows[:, (0 if is_bigendian else 1) :: 2]
     pixels = np.ascontiguousarray(rows).reshape(height, width, channels)
     return pixels if to_rgb is None else _as_rgb(pixels, to_rgb)
+
+
+def check_raw_image(
+    data: bytes | bytearray | memoryview | UInt8, encoding: str, height: int, width: int, step: int
+) -> None:
+    """Check that a sensor_msgs/Image holds the pixels that it says. Raises InputError naming what does not fit."""
+    if height < 1 or width < 1:
+        raise InputError(f"image size {width}x{height}, must be at least 1x1; check the camera driver")
+    if encoding in _TWO_PLANES:
+        if height % 2 or width % 2:
+            raise InputError(f"image size {width}x{height} with encoding {encoding}, both must be even")
+        _check_rows(data, height * 3 // 2, width, step, encoding)
+        return
+    if encoding not in _PACKED:
+        raise InputError(
+            f"image encoding {encoding!r} is not known; the driver must publish one of {', '.join(ENCODINGS)}"
+        )
+    channels, bits, _ = _PACKED[encoding]
+    if channels == 2 and width % 2:
+        raise InputError(f"image width {width} with encoding {encoding}, must be even")
+    _check_rows(data, height, width * channels * bits // 8, step, encoding)
 
 
 def decode_compressed_image(data: bytes | bytearray | memoryview | UInt8, format: str) -> UInt8:
@@ -96,15 +108,20 @@ def decode_compressed_image(data: bytes | bytearray | memoryview | UInt8, format
     return decode_image(bytes(data), f"compressed image of format {format!r}")
 
 
-def _rows(data: bytes | bytearray | memoryview | UInt8, rows: int, row_bytes: int, step: int, encoding: str) -> UInt8:
-    """View of the samples without the padding: uint8 (rows, row_bytes)."""
-    samples = np.frombuffer(data, np.uint8)
-    needed = (rows - 1) * step + row_bytes
-    if step < row_bytes or samples.size < needed:
+def _check_rows(
+    data: bytes | bytearray | memoryview | UInt8, rows: int, row_bytes: int, step: int, encoding: str
+) -> None:
+    needed, size = (rows - 1) * step + row_bytes, np.frombuffer(data, np.uint8).size
+    if step < row_bytes or size < needed:
         raise InputError(
-            f"image of {rows} rows, encoding {encoding}, step {step} and {samples.size} bytes; a row takes {row_bytes} "
+            f"image of {rows} rows, encoding {encoding}, step {step} and {size} bytes; a row takes {row_bytes} "
             f"bytes and all of them {needed}; the driver's message is inconsistent"
         )
+
+
+def _rows(data: bytes | bytearray | memoryview | UInt8, rows: int, row_bytes: int, step: int) -> UInt8:
+    """View of the samples without the padding: uint8 (rows, row_bytes)."""
+    samples = np.frombuffer(data, np.uint8)
     return np.lib.stride_tricks.as_strided(samples, (rows, row_bytes), (step, 1), writeable=False)
 
 

@@ -34,6 +34,7 @@ from unifygeo_ros.core.time import NS_PER_S, ns_from_s
 from unifygeo_ros.parameters.settings import NODE_NAME
 from unifygeo_ros.ros.camera_mount import mount_from_tf
 from unifygeo_ros.ros.health import Health
+from unifygeo_ros.ros.image_conversion import ImageConversion, choose_image_conversion
 from unifygeo_ros.ros.inbox import Frame
 from unifygeo_ros.ros.inputs import Inputs
 from unifygeo_ros.ros.loading import Loaded, load
@@ -87,6 +88,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._health = Health()
         self._loaded: Loaded | None = None
+        self._conversion: ImageConversion
         self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
         self._python_log = contextlib.ExitStack()
@@ -128,11 +130,13 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             return TransitionCallbackReturn.FAILURE
         except _Stopped:
             return TransitionCallbackReturn.FAILURE
-        for key, value in self._loaded.identity.items():
+        self._conversion = choose_image_conversion()
+        identity = {**self._loaded.identity, "images": self._conversion.name}
+        for key, value in identity.items():
             self.get_logger().info(f"{key}: {value}")
         index = self._loaded.index
-        self._outputs = Outputs(self, self._settings.node, index, index.manifest.datum.height_m)
-        self._health.state("inactive", model=self._loaded.identity)
+        self._outputs = Outputs(self, self._settings.node, index, index.manifest.datum.height_m, self._conversion)
+        self._health.state("inactive", model=identity)
         jump_ns = ns_from_s(self._settings.session.time_jump_s)
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-jump_ns), on_clock_change=True)
         # The session forgets the drive by itself when images jump back; the clock may say so before any image does.
@@ -153,6 +157,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self._outputs,
             self._health,
             self._inputs.watch,
+            self._conversion.camera_image,
             self.get_logger(),
             self._shutting_down,
         )

@@ -16,10 +16,10 @@ from std_msgs.msg import Bool
 from unifygeo_ros.core.records import CameraImage, Fix
 from unifygeo_ros.parameters.settings import NodeConfig
 from unifygeo_ros.ros.debug_image import TilePixels, draw_debug_image
+from unifygeo_ros.ros.image_conversion import ImageConversion
 from unifygeo_ros.ros.to_messages import (
     heatmap_message,
     hypotheses_message,
-    jpeg_message,
     navsat_message,
     pose_message,
 )
@@ -42,12 +42,20 @@ class Outputs:
     Threads: the worker publishes fixes and visualization; the executor's thread everything else.
     """
 
-    def __init__(self, node: LifecycleNode, config: NodeConfig, index: TilePixels, datum_height_m: float) -> None:
+    def __init__(
+        self,
+        node: LifecycleNode,
+        config: NodeConfig,
+        index: TilePixels,
+        datum_height_m: float,
+        conversion: ImageConversion,
+    ) -> None:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._node = node
         self._config = config
         self._index = index
         self._datum_height_m = datum_height_m
+        self._conversion = conversion
         self._publishers: list[Any] = []
         self._fix = self._create(PoseWithCovarianceStamped, "~/fix", 10)
         self._navsat = self._create(NavSatFix, "~/navsat", 10)
@@ -102,4 +110,4 @@ class Outputs:
         if due and self._debug_image.get_subscription_count():
             self._next_debug_image_s = now_s + config.debug_image_period_s
             pixels = draw_debug_image(image, result, observation, self._index)
-            self._debug_image.publish(jpeg_message(pixels, result.stamp_ns, config.base_frame))
+            self._debug_image.publish(self._conversion.jpeg(pixels, result.stamp_ns, config.base_frame))

@@ -7,7 +7,7 @@ import time
 import traceback
 from typing import Any, Callable, Mapping
 
-from unifygeo_ros.conversions.from_messages import camera_image, stamp_ns
+from unifygeo_ros.conversions.from_messages import stamp_ns
 from unifygeo_ros.core.errors import InputError, UnifyGeoError
 from unifygeo_ros.core.records import CameraImage, Fix, Rejection, RejectionReason
 from unifygeo_ros.ros.health import Health
@@ -27,6 +27,7 @@ class Worker:
         outlet: Outlet,
         health: Health,
         watch: SourceWatch,
+        decode: Callable[[Any], CameraImage],
         log: Any,
         shutting_down: Callable[[], bool],
     ) -> None:
@@ -37,12 +38,14 @@ class Worker:
             outlet: Where results go.
             health: Counts every image.
             watch: Judges the age of the other sources when an image is localized.
+            decode: An image message to pixels; raises InputError.
             log: An rclpy logger.
             shutting_down: Whether errors are the middleware going away.
         """
         self.inbox = Inbox()
         self._session = session
         self._watch = watch
+        self._decode_message = decode
         self._outlet = outlet
         self._health = health
         self._log = log
@@ -112,7 +115,7 @@ class Worker:
 
     def _decode(self, message: Any) -> CameraImage | Rejection:
         try:
-            return camera_image(message)
+            return self._decode_message(message)
         except InputError as error:
             return Rejection(stamp_ns(message.header), RejectionReason.BAD_IMAGE, str(error))
 
