@@ -53,6 +53,7 @@ setup(
         "numpy>=1.21.6",
         "opencv-python>=4.5.4",
         "pyproj>=3.3",
+        "PyYAML>=6.0",
         "scipy>=1.8",
     ],
     extras_require={
@@ -69,7 +70,6 @@ setup(
             "matplotlib>=3.5.1",
             "mcap>=1.1",
             "pillow>=9.0.1",
-            "PyYAML>=6.0",
             "rasterio>=1.3",
             "rosbags>=0.10.11",
             "tqdm>=4.57",

@@ -186,9 +186,12 @@ def test_the_robot_needs_what_pip_calls_the_node_s_requirements():
     needed = {name_of(line) for line in [*arguments["install_requires"], *arguments["extras_require"]["cpu"]]}
     keys = {key for key in package_xml("exec_depend") if key in FACTS["keys"]}
     assert keys == {
-        {"faiss-cpu": "python3-faiss", "opencv-python": "python3-opencv", "onnxruntime": "python3-onnxruntime-pip"}.get(
-            name, f"python3-{name}"
-        )
+        {
+            "faiss-cpu": "python3-faiss",
+            "onnxruntime": "python3-onnxruntime-pip",
+            "opencv-python": "python3-opencv",
+            "pyyaml": "python3-yaml",
+        }.get(name, f"python3-{name}")
         for name in needed
     }
 
@@ -230,6 +233,12 @@ def test_a_replay_without_the_tools_is_one_line_with_the_remedy():
     assert done.stderr.count("\n") == 1, done.stderr
     assert "No module named" in done.stderr
     assert 'pip install ".[cpu,tools]"' in done.stderr
+
+
+def test_commands_that_need_none_of_the_tools_run_without_them():
+    done = without(TOOLS, "from unifygeo_ros.cli import main; sys.exit(main(['bundle', 'info', 'models/towns-atto']))")
+    assert done.returncode == 0, done.stderr
+    assert "towns-atto" in done.stdout
 
 
 def test_a_missing_module_of_our_own_is_a_traceback():
