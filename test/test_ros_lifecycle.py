@@ -303,3 +303,16 @@ def test_a_parameter_file_that_cannot_be_used_ends_it_with_the_reason(start, cha
     assert node.wait(30) == 2
     assert why in node.output()
     assert "Traceback" not in node.output()
+
+
+def test_the_period_of_the_diagnostics_is_read_at_configuration(local_node):
+    assert all(
+        result.successful for result in local_node.set_parameters([Parameter("diagnostics_period_s", value=0.7)])
+    )
+    assert local_node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert local_node._diagnostics_timer.timer_period_ns == 700_000_000
+
+
+def test_this_rclpy_has_the_service_whose_callback_is_guarded(local_node):
+    """It is private: where it is missing, an impossible transition may end the node, and the log says so."""
+    assert callable(local_node._service_change_state.callback)
