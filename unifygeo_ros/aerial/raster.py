@@ -4,6 +4,10 @@ A `Raster` is pixels on a regular grid of one CRS at one or more resolutions, fr
 it in one warp. Over a tile the way from map metres to raster pixels is affine to well below a pixel: projections of
 aerial imagery bend by d²/2R · tan(latitude), which for a tile of 384 pixels at 0.2 m is 0.2 mm · tan(latitude). The
 residual at nine points is checked for every tile, so a projection that bends more is refused, not warped wrongly.
+
+GDAL's WarpedVRT (rasterio) does not do this: it warps between CRSs, and the map is none. It is the plane through the
+datum at its ellipsoidal height; PROJ's orthographic projection is that plane at height 0 only. Web tiles would keep
+their own code either way.
 """
 
 from __future__ import annotations
