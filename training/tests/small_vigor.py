@@ -17,16 +17,27 @@ def write_image(file: Path, height: int, width: int, value: int = 128) -> None:
     assert cv2.imwrite(str(file), image)
 
 
-def make_vigor(root: Path, *, nested: bool = True, labels: str = "original", newline: str = "\n") -> None:
-    """Two tiles a city, half a tile apart in latitude; a query 100 px below and 60 px left of the first's centre."""
-    folder, suffix = ("splits", ".txt") if labels == "original" else ("splits__corrected", "__corrected.txt")
+def make_vigor(
+    root: Path, *, nested: bool = True, labels: str = "original", newline: str = "\n", folder: str | None = None
+) -> None:
+    """Two tiles a city, half a tile apart in latitude; a query 100 px below and 60 px left of the first's centre.
+
+    By the coordinates in the file names of the original labels it stands a tenth farther from the centre.
+    folder: of the labels, in the place of their usual one.
+    """
+    folder = folder or ("splits" if labels == "original" else "splits__corrected")
+    suffix = "__corrected.txt" if folder == "splits__corrected" else ".txt"
+    stretch = 1.1 if labels == "original" else 1.0
     for number, city in enumerate(CITIES["same-area", "train"]):
         scale = METRES_PER_PIXEL[city]
         latitude, longitude = 47.6, -122.3
         north_degrees = 320 * scale / METRES_PER_DEGREE
         east_degrees_per_px = scale / METRES_PER_DEGREE / math.cos(math.radians(latitude))
         tiles = [f"satellite_{latitude + i * north_degrees:.10f}_{longitude}.png" for i in range(2)]
-        camera = (latitude - 100 * scale / METRES_PER_DEGREE, longitude - 60 * east_degrees_per_px)
+        camera = (
+            latitude - stretch * 100 * scale / METRES_PER_DEGREE,
+            longitude - stretch * 60 * east_degrees_per_px,
+        )
         panorama = f"Abc_-1,{camera[0]:.6f},{camera[1]:.6f},.jpg"
         # The second tile is 320 px further north: the camera is 420 px below its centre, outside. Named thrice.
         row = f"{panorama} {tiles[0]} 100.0 60.0" + f" {tiles[1]} 420.0 60.0" * 3

@@ -9,6 +9,7 @@ import pytest
 
 from unifygeo_ros.inference.bundle import Confidence, load_bundle, log_odds
 from unifygeo_training.confidence import Outcomes, fit_confidence, gather, judge
+from unifygeo_training.streets import TownStreets
 from unifygeo_training.towns.pairs import load_town, render_pairs
 
 SHIPPED = Path(__file__).parents[2] / "models" / "towns-atto"
@@ -53,7 +54,7 @@ def test_the_shipped_model_finds_its_way_in_a_small_town(tmp_path: Path) -> None
     """Positions and headings are right. By chance one answer in 600 would be; a searched heading is found for few."""
     town = load_town(render_pairs(902, 24, tmp_path, size_m=300.0))
     bundle = load_bundle(SHIPPED)
-    given, searched = gather(bundle, town)
+    given, searched = gather(bundle, TownStreets(town))
     assert len(given.right) == len(searched.right) == 24
     assert given.right.mean() > 0.6
     assert searched.right.sum() >= 2

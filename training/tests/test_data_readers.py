@@ -12,7 +12,7 @@ from unifygeo_ros.core.errors import InputError
 from unifygeo_training.data.centre_aligned import load_cvact, load_cvusa
 from unifygeo_training.data.check import check_split, draw_labels
 from unifygeo_training.data.split import METRES_PER_DEGREE
-from unifygeo_training.data.vigor import METRES_PER_PIXEL, load_vigor, read_labels
+from unifygeo_training.data.vigor import METRES_PER_PIXEL, label_disagreement_m, load_vigor, read_labels
 
 REAL_LABELS = (
     Path(__file__).resolve().parents[2] / "../shared/data/labels/vigor_seattle_same_area_balanced_test__corrected.txt"
@@ -28,14 +28,53 @@ def test_vigor_in_every_layout(tmp_path, nested, labels, newline):
     assert len(split.gallery) == 4
     assert split.positives.tolist() == [0, 2]
     assert split.semi_positives.tolist() == [[1, 1, 1], [3, 3, 3]]
-    # 100 below and 60 LEFT of the centre, which is pixel 319.5 of 640.
-    np.testing.assert_allclose(split.camera_pixel(640), [[419.5, 259.5]] * 2)
-    np.testing.assert_allclose(split.camera_pixel(384), [[191.5 + 60, 191.5 - 36]] * 2)
+    np.testing.assert_allclose(split.offsets_px[:, 0], [[100, -60]] * 2)  # 60 LEFT of the centre
     report = check_split(split)
     assert report.ok, report
     text = str(report)
     assert "semi-positive that does not contain the camera: 6 of 6" in text
     assert "disagree by more than 2 m: 0 of 2" in text
+
+
+@pytest.mark.parametrize("labels", ["corrected", "original"])
+@pytest.mark.parametrize("folder", ["splits", "splits_new"])
+def test_the_label_version_is_told_by_content_not_by_folder(tmp_path, labels, folder):
+    make_vigor(tmp_path, labels=labels, folder=folder)
+    assert load_vigor(tmp_path, "cross-area", "test", labels=labels).name.endswith(f"({labels} labels)")
+    other = {"corrected": "original", "original": "corrected"}[labels]
+    with pytest.raises(InputError, match=rf"no {other} labels: .*{folder} has {labels} ones"):
+        load_vigor(tmp_path, "cross-area", "test", labels=other)
+
+
+def test_both_versions_side_by_side_can_be_chosen(tmp_path):
+    make_vigor(tmp_path, labels="original", folder="splits")
+    make_vigor(tmp_path, labels="corrected", folder="splits_new")
+    for labels, disagreement_m in (("original", 0.1 * math.hypot(100, 60) * 0.118141), ("corrected", 0.0)):
+        split = load_vigor(tmp_path, "cross-area", "test", labels=labels)
+        assert label_disagreement_m(split) == pytest.approx(disagreement_m, abs=0.05)
+        assert len(split.ground) == 2
+
+
+def test_missing_images_are_left_out_by_choice_and_counted(tmp_path):
+    make_vigor(tmp_path)
+    split = load_vigor(tmp_path, "same-area", "test", labels="original")
+    assert split.without_missing() is split
+    split.ground[0].unlink()  # a query
+    split.gallery[2].unlink()  # the positive of the second
+    split.gallery[5].unlink()  # the semi-positive of the third
+    found = split.without_missing()
+    assert found.name == f"{split.name}, without 2 queries and 2 tiles that are missing"
+    assert found.ground == split.ground[2:]
+    assert found.gallery == tuple(np.delete(np.array(split.gallery), [2, 5]))
+    # The third query's positive was row 4 of 8, the fourth's row 6; two rows before them are gone, three for the last.
+    assert found.tiles.tolist() == [[3, -1, -1, -1], [4, 5, 5, 5]]
+    np.testing.assert_allclose(found.offsets_px[:, 0], [[100, -60]] * 2)
+    assert np.isnan(found.offsets_px[0, 1:]).all()
+    assert check_split(found, decode=False).ok
+    for file in split.ground:
+        file.unlink(missing_ok=True)
+    with pytest.raises(InputError, match="no query has both"):
+        split.without_missing()
 
 
 def test_vigor_galleries_hold_every_tile_of_the_splits_cities(tmp_path):
@@ -104,7 +143,7 @@ def test_labels_are_drawn_where_the_camera_is(tmp_path):
     make_vigor(tmp_path)
     split = load_vigor(tmp_path, "cross-area", "test", labels="original")
     picture = draw_labels(split, 0)
-    row, column = split.camera_pixel(320)[0].round().astype(int)
+    row, column = 50 + 160, 160 - 30  # 100 below, 60 left of the centre at 640 pixels; the picture has 320
     assert picture[-320:][row, column].tolist() == [255, 0, 0]
 
 

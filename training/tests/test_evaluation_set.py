@@ -6,6 +6,9 @@ import pytest
 from small_centre_aligned import make_cvusa
 from small_vigor import make_vigor, make_vigor_street
 
+from unifygeo_ros.core.records import CameraImage
+from unifygeo_ros.localization.config import CameraMount
+from unifygeo_ros.localization.panorama import prepare_panorama
 from unifygeo_training.data.centre_aligned import load_cvusa
 from unifygeo_training.data.split_images import SplitImages
 from unifygeo_training.data.vigor import load_vigor
@@ -58,3 +61,20 @@ def test_only_the_elevations_of_the_network_are_cut_from_the_panorama(tmp_path):
     )
     assert whole[:, 0, 0].tolist() == np.repeat(np.arange(1, 9) * 20, 4).tolist()
     assert half[:, 0, 0].tolist() == np.repeat(np.arange(3, 7) * 20, 8).tolist()  # the middle four of eight bands
+
+
+@pytest.mark.parametrize("resize", ["area", "bilinear"])
+def test_a_panorama_is_prepared_as_the_robot_does_or_as_the_published_weights_had_it(tmp_path, resize):
+    """Eightfold reduction of noise: area is the mean of 8 × 8 pixels, bilinear that of the four in the middle."""
+    make_vigor(tmp_path)
+    split = load_vigor(tmp_path, "cross-area", "test", labels="original")
+    noise = np.random.default_rng(0).integers(0, 256, (256, 512, 3), np.uint8)
+    split.ground[0].unlink()
+    cv2.imwrite(str(split.ground[0].with_suffix(".png")), noise[..., ::-1])
+    split.ground[0].with_suffix(".png").rename(split.ground[0])
+    found = SplitImages(split, CONFIG, resize=resize).ground_image(0)
+    blocks = noise.reshape(32, 8, 64, 8, 3)
+    wanted = blocks.mean(axis=(1, 3)) if resize == "area" else blocks[:, 3:5, :, 3:5].mean(axis=(1, 3))
+    np.testing.assert_allclose(found, wanted, atol=1.0)
+    robot = prepare_panorama(CameraImage(noise, 0), CONFIG.ground, CameraMount(), None).pixels
+    assert np.array_equal(found, robot) == (resize == "area")

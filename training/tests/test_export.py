@@ -95,6 +95,14 @@ def test_an_existing_folder_is_not_overwritten(network: UnifyGeo, bundle: ModelB
         export_bundle(network, bundle.path, BundleText("random", "Apache-2.0", "nothing"))
 
 
+def test_what_a_killed_export_left_is_removed(network: UnifyGeo, tmp_path: Path) -> None:
+    left = tmp_path / ".bundle.part"
+    left.mkdir()
+    (left / "decoder.fp32.onnx").write_bytes(b"half of it")
+    export_bundle(network, tmp_path / "bundle", BundleText("random", "Apache-2.0", "nothing"), precisions=("fp32",))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
+
+
 def test_compact_bundle_is_small(network: UnifyGeo, bundle: ModelBundle) -> None:
     """float16 weights once, and less than a fifth of that for six graphs (the exporter folds some norms in fp32)."""
     if bundle.manifest.graphs["decoder"]["fp32"].data_file is None:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from small_vigor import make_vigor
 from unifygeo_ros.core.errors import InputError
 from unifygeo_training.cli import main
 from unifygeo_training.judging.judge import judge
+from unifygeo_training.judging.pictures import ANSWER, GREEN, RED, TRUTH, draw_curve, draw_sheet
 from unifygeo_training.judging.tables import Ablation, ablation_report, read_json, report, to_json
 from unifygeo_training.model import NetworkConfig, UnifyGeo
 
@@ -23,6 +25,7 @@ CONFIG = NetworkConfig(
     output_stride=2,
     layer_scale=0.1,
 )
+CVGL_LINES = ("LF-CVGL", "the paper")
 QUERIES, TILES, SPACING_M = 7, 12, 16.0
 THRESHOLDS_M = (1.0, 5.0, 10.0)
 
@@ -121,6 +124,7 @@ def test_the_judge_agrees_with_one_image_at_a_time(network, tmp_path, batch):
         scores = getattr(judgement, name)
         assert list(scores.geographic.values()) == pytest.approx(wanted), name
         assert list(scores.strict.values()) == pytest.approx(expected["strict"][name]), name
+        np.testing.assert_allclose(judgement.results.errors_m[name], expected["errors"][name], atol=1e-6)
     # The four answers differ, so that none can stand in for another.
     assert len({tuple(np.round(e, 6)) for e in expected["errors"].values()}) == 4
 
@@ -130,14 +134,18 @@ def test_data_without_positions_is_judged_by_retrieval_alone(network, tmp_path):
     data.offsets_m = np.full((QUERIES, 2), np.nan)
     judgement = judge(network, data, tmp_path)
     assert judgement.metric is judgement.final is None
-    assert "Metric" not in report(judgement)
+    assert "Metric" not in report(judgement, Ablation())
 
 
 def test_tables_and_json_hold_the_same_numbers(network, tmp_path):
     judgement = judge(network, RandomSet(), tmp_path)
-    text = report(judgement)
-    assert "| the paper" in text
-    assert "39.64" in text
+    text = report(judgement, Ablation())
+    header, paper = (next(line for line in text.splitlines() if line.startswith(f"| {name}")) for name in CVGL_LINES)
+    columns = [cell.strip() for cell in header.split("|")]
+    published = dict(zip(columns, (cell.strip() for cell in paper.split("|")), strict=True))
+    # The paper's numbers are strict ones, and stand nowhere else.
+    assert (published["strict R@1m"], published["strict R@10m"]) == ("39.64", "81.37")
+    assert published["R@1m"] == published["R@10m"] == ""
     assert f"{judgement.metric.median_m:.2f}" in text
     file = tmp_path / "judgement.json"
     file.write_text(to_json(judgement, "a.ckpt", Ablation(reranking_loss=False)))
@@ -156,12 +164,14 @@ def judged(checkpoint, data, ablation, recalls, without):
     return {
         "checkpoint": checkpoint,
         "data": data,
-        "ablation": {"unified_learning": True, **ablation},
+        "ablation": ablation,
         "retrieval": retrieval,
         "reranked": {"recall_1": 55.0, "hit_rate": 65.0},
         "metric": {"mean_m": 1.0, "median_m": 0.5},
-        "final": {"geographic": {"1.0": recalls}},
-        "without_reranking": {"geographic": {"1.0": without}},
+        "final": {"strict": {"1.0": recalls}, "geographic": {"1.0": 99.0}},
+        "without_reranking": {"strict": {"1.0": without}, "geographic": {"1.0": 98.0}},
+        "tile_centre": {"strict": {"1.0": 1.25}, "geographic": {"1.0": 97.0}},
+        "retrieval_only": {"strict": {"1.0": 0.25}, "geographic": {"1.0": 96.0}},
     }
 
 
@@ -175,9 +185,9 @@ def test_an_ablation_stands_in_the_papers_order_with_means_and_paired_difference
     ]
     text = ablation_report(rows)
     means, differences = text.split("Table VII\n")[1].split("Table VII, each row less the row before it\n")
-    assert [line.split("|")[-2].strip() for line in means.splitlines()[2:6]] == ["15.00", "25.00", "41.00", "50.00"]
+    assert [line.split("|")[5].strip() for line in means.splitlines()[2:6]] == ["15.00", "25.00", "41.00", "50.00"]
     assert [line.count("✓") for line in means.splitlines()[2:6]] == [1, 2, 3, 4]
-    found = [line.split("|")[-2].strip() for line in differences.splitlines()[2:]]
+    found = [line.split("|")[5].strip() for line in differences.splitlines()[2:]]
     assert found == ["+10.00 ± 0.00", "+16.00 ± 6.00", "+9.00 ± 1.00"]  # 10, 10; 10, 22; 10, 8
     assert "| ✓  |  - |       ✓ |   - | 55.00 | 80.00 |" in text  # R@5 is not changed by re-ranking
     with pytest.raises(InputError, match="judge all on the same data"):
@@ -186,15 +196,85 @@ def test_an_ablation_stands_in_the_papers_order_with_means_and_paired_difference
         ablation_report([*rows, rows[0]])
 
 
+RETRIEVAL_ALONE = Ablation(localization=False, matching=False, reranking_loss=False, feature_aggregator=False)
+METRIC_ALONE = Ablation(retrieval=False, reranking_loss=False)
+
+
+def test_networks_without_unified_learning_stand_where_they_were_trained():
+    """Rows 1 and 2 of the paper: retrieval alone in V and VII (the tile's centre), metric localization alone in VI."""
+    ours = judged("ours", "town 1", {}, 40.0, 30.0)
+    retrieval = judged("retrieval", "town 1", vars(RETRIEVAL_ALONE), 88.0, 77.0)
+    metric = judged("metric", "town 1", vars(METRIC_ALONE), 66.0, 55.0)
+    text = ablation_report([metric, ours, retrieval])
+    five, six_and_seven = text.split("Table VI\n")
+    six, seven = six_and_seven.split("Table VII\n")
+    unified = [
+        [line.split("|")[1].strip() for line in part.splitlines() if line.startswith("| ")][1:]
+        for part in (five, six, seven)
+    ]
+    assert unified == [["-", "✓", "✓"], ["-", "✓"], ["-", "✓", "✓"]]  # no row of what was not trained
+    assert [line.split("|")[5].strip() for line in seven.splitlines()[2:5]] == ["0.25", "30.00", "40.00"]
+    assert "their answer is the tile's centre" in seven
+    for never in ("88.00", "77.00", "66.00", "55.00"):  # decoded by an untrained decoder, retrieved untrained
+        assert never not in seven
+
+
+@pytest.mark.parametrize(
+    ("ablation", "named", "absent"),
+    [
+        (RETRIEVAL_ALONE, "retrieval only", ("this network |", "without re-ranking |  ", "Metric")),
+        (METRIC_ALONE, "Metric localization", ("LF-CVGL", "R@1%")),
+    ],
+)
+def test_untrained_parts_are_not_printed_as_results(network, tmp_path, ablation, named, absent):
+    judgement = judge(network, RandomSet(), tmp_path)
+    text = report(judgement, ablation)
+    assert named in text
+    assert "Left out, because no loss has trained it" in text
+    table = text.split("Retrieval (Table II")[0] if ablation is RETRIEVAL_ALONE else text
+    assert not [word for word in absent if word in table]
+    content = json.loads(to_json(judgement, "a.ckpt", ablation))
+    assert content["final"] is content["curve"] is content["without_reranking"] is None
+
+
+def test_the_recall_curve_and_the_sheets_show_what_happened(network, tmp_path):
+    data = RandomSet()
+    judgement = judge(network, data, tmp_path)
+    errors, won = judgement.results.errors_m["final"], judgement.results.reranked[:, 0] == judgement.results.positives
+    assert list(judgement.curve.strict) == list(range(1, 51))
+    for metres in (1, 17, 50):
+        assert judgement.curve.geographic[metres] == pytest.approx(100 * np.mean(errors <= metres))
+        assert judgement.curve.strict[metres] == pytest.approx(100 * np.mean((errors <= metres) & won))
+    draw_curve(judgement.curve, "noise", tmp_path / "curve.png")
+    assert cv2.imread(str(tmp_path / "curve.png")).std() > 5
+    query = 0
+    sheet = draw_sheet(network, data, judgement.results, query)
+    top = sheet[: sheet.shape[0] // 2]
+    positive_is_candidate = data.tiles[query, 0] in judgement.results.nearest[query]
+    assert bool((top == GREEN).all(axis=2).sum() > 1000) == positive_is_candidate
+    assert (top == RED).all(axis=2).sum() > 1000
+    lower = sheet[sheet.shape[0] // 2 :]
+    assert (lower == ANSWER).all(axis=2).any()
+    assert (lower == TRUTH).all(axis=2).any()
+
+
 def test_the_commands_run_on_a_small_vigor(tmp_path, capsys):
     make_vigor(tmp_path)
     network = UnifyGeo(CONFIG)
     torch.save({"network": CONFIG.model_dump(), "model": network.state_dict()}, tmp_path / "a.ckpt")
     where = ["vigor-cross-area", str(tmp_path), "--labels", "original"]
+    assert main(["test", str(tmp_path / "a.ckpt"), *where, "--sheets", "1"]) == 2
+    out = tmp_path / "out"
     assert main(["check-data", *where, "--draw", "1", "--output", str(tmp_path / "drawn")]) == 0
     assert len(list((tmp_path / "drawn").iterdir())) == 2
     file = str(tmp_path / "a.json")
-    assert main(["test", str(tmp_path / "a.ckpt"), *where, "--json", file, "--device", "cpu", "--batch", "2"]) == 0
+    extra = ["--output", str(out), "--sheets", "2", "--resize", "bilinear", "--missing", "skip"]
+    assert (
+        main(["test", str(tmp_path / "a.ckpt"), *where, "--json", file, "--device", "cpu", "--batch", "2", *extra]) == 0
+    )
+    assert np.load(out / "errors.npz")["final_errors_m"].shape == (2,)
+    assert len(json.loads((out / "recall_curve.json").read_text())["strict"]) == 50
+    assert len(list(out.glob("query_*.jpg"))) == 2
     assert main(["tables", file]) == 0
     printed = capsys.readouterr().out
     assert "VIGOR cross-area test (original labels): 2 queries, 4 tiles" in printed

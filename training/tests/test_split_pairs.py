@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from lightning.fabric import Fabric
+from pydantic import TypeAdapter
 from small_centre_aligned import make_cvact_list, make_cvusa
 from small_runs import SMALL, Dots, small_config
 from small_vigor import STREET_TILES, make_vigor_street, write_image
@@ -21,8 +23,8 @@ from unifygeo_training.data.split import CrossViewSplit
 from unifygeo_training.data.split_pairs import CentreAlignedConfig, Exclusions, SplitPairs, VigorConfig
 from unifygeo_training.data.towns import TownsConfig
 from unifygeo_training.data.vigor import load_vigor
-from unifygeo_training.fit import fit
-from unifygeo_training.fit_config import FitConfig
+from unifygeo_training.fit import Run, fit
+from unifygeo_training.fit_config import DataConfig, FitConfig
 from unifygeo_training.judging.evaluation_set import JudgedSplit
 from unifygeo_training.model import NetworkConfig
 
@@ -219,7 +221,7 @@ def test_the_kind_says_what_the_data_are() -> None:
         ({"kind": "kitti", "folder": "x"}, "data is .*'towns', 'vigor', 'cvusa', 'cvact'"),
         (
             {"kind": "cvusa", "folder": "x"},
-            "losses is .*CVUSA train has every camera in the middle.*matching, reranking",
+            "losses is .*CVUSA train has every camera in the middle.*distribution, matching",
         ),
     ],
 )
@@ -228,15 +230,34 @@ def test_data_that_do_not_fit_are_named(data: dict[str, object], message: str) -
         check_settings({"data": data, "steps": 1}, FitConfig, "fit.yaml")
 
 
-def test_the_shipped_config_is_the_published_recipe() -> None:
-    config = read_settings(Path(__file__).resolve().parents[1] / "configs/vigor_cross_area.yaml", FitConfig)
-    assert config.network == NetworkConfig()
+@pytest.mark.parametrize(
+    ("name", "data", "pairs"),
+    [
+        ("vigor_same_area", {"kind": "vigor", "folder": "VIGOR", "area": "same-area"}, 52609),
+        ("vigor_cross_area", {"kind": "vigor", "folder": "VIGOR", "area": "cross-area"}, 51520),
+        ("cvusa", {"kind": "cvusa", "folder": "CVUSA"}, 35532),
+        ("cvact", {"kind": "cvact", "folder": "CVACT"}, 35532),
+    ],
+)
+def test_the_shipped_configs_are_the_published_recipe(name: str, data: dict[str, str], pairs: int) -> None:
+    """Section IV-C: batch 64, 40 epochs, one of warm-up, AdamW at 4.5e-4 with weight decay 0.04, Eq. 5's weights."""
+    config = read_settings(Path(__file__).resolve().parents[1] / f"configs/{name}.yaml", FitConfig)
     assert config.pretrained
-    assert config.data == VigorConfig(kind="vigor", folder=Path("VIGOR"), area="cross-area")
+    assert config.data == TypeAdapter(DataConfig).validate_python(data)
     assert (config.optimiser.learning_rate, config.optimiser.weight_decay) == (4.5e-4, 0.04)
     assert config.batch_size == 64
-    assert (config.optimiser.warmup_steps, config.steps) == (51520 // 64, 40 * 51520 // 64)
-    assert (config.losses.retrieval, config.losses.matching, config.losses.reranking) == (100, 10, 1)
+    assert config.optimiser.warmup_steps == pairs // 64
+    assert config.steps in (40 * (pairs // 64), 40 * pairs // 64)
+    assert (config.losses.retrieval, config.losses.reranking) == (100, 1)
+    network, centred = config.network.model_dump(exclude_unset=True), name.startswith("cv")
+    if centred:
+        assert (config.losses.distribution, config.losses.matching) == (0, 0)  # nothing to learn on centred tiles
+        assert (config.network.ground_height, config.network.ground_width) == (140, 768)  # section IV-A
+        assert network.keys() <= {"ground_height", "ground_elevation_top_deg", "ground_elevation_bottom_deg"}
+    else:
+        assert (config.losses.distribution, config.losses.matching) == (1, 10)
+        assert config.network == NetworkConfig()
+    assert config.network.aerial_size == 384
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
@@ -275,10 +296,14 @@ def test_a_retrieval_run_on_cvusa(tmp_path: Path) -> None:
     make_cvusa(tmp_path / "cvusa", 4)
     network = SMALL.model_dump() | {"ground_elevation_top_deg": 32.0, "ground_elevation_bottom_deg": -32.0}
     data = {"kind": "cvusa", "folder": tmp_path / "cvusa"}
-    config = small_config(network=network, data=data, losses=RETRIEVAL_ALONE, steps=2)
+    losses = {"distribution": 0, "matching": 0, "reranking": 1}  # which tile: the re-ranking loss has an answer here
+    config = small_config(network=network, data=data, losses=losses, steps=2)
+    before = Run(config, Fabric(accelerator="cpu", devices=1)).network.state_dict()
     state = torch.load(fit(config, config.data.open(config.network), tmp_path / "run"), weights_only=True)
     assert state["step"] == 2
     assert state["trained_on"] == "CVUSA train"
+    for part in ("ground.fine_head.down.weight", "aerial.fine_head.down.weight", "decoder.projectors.0.reduce.weight"):
+        assert not torch.equal(state["model"][part], before[part])
 
 
 def test_another_area_is_another_run(root: Path, tmp_path: Path) -> None:

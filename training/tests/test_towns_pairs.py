@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,6 @@ from unifygeo_training.towns.pairs import (
     MARGIN_M,
     folder_of,
     load_town,
-    load_training_towns,
     render_pairs,
     street_positions,
 )
@@ -37,7 +38,7 @@ def test_pairs_are_cached_read_back_and_left_alone(tmp_path: Path) -> None:
     before = (folder / "town.json").stat().st_mtime_ns
     assert render_pairs(5, 6, tmp_path, size_m=SIZE_M, metres_per_pixel=RES) == folder
     assert (folder / "town.json").stat().st_mtime_ns == before
-    with pytest.raises(ConfigurationError, match="6 pairs"):
+    with pytest.raises(ConfigurationError, match="pairs 6, not 7"):
         render_pairs(5, 7, tmp_path, size_m=SIZE_M, metres_per_pixel=RES)
     # Same seed, same pixels, whatever a killed run left behind.
     other = tmp_path / "other"
@@ -49,13 +50,52 @@ def test_pairs_are_cached_read_back_and_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in other.iterdir()] == ["town_00005"]
 
 
-def test_held_out_towns_are_not_trained_on(tmp_path: Path) -> None:
-    render_pairs(1000, 1, tmp_path, size_m=SIZE_M, metres_per_pixel=1.0)
-    assert load_town(folder_of(tmp_path, 1000)).record.seed == 1000
-    with pytest.raises(InputError, match="kept for testing"):
-        load_training_towns(tmp_path)
-    with pytest.raises(InputError, match="no cached town"):
-        load_training_towns(tmp_path / "nothing")
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"size_m": 240.0}, "size_m 200, not 240"),
+        ({"orthophotos": 1}, "orthophotos 2, not 1"),
+        ({"metres_per_pixel": 0.25}, "metres_per_pixel 0.5, not 0.25"),
+    ],
+)
+def test_a_town_with_other_settings_is_not_taken_for_the_one_asked_for(tmp_path, change, named):
+    settings = {"size_m": SIZE_M, "metres_per_pixel": RES}
+    render_pairs(5, 1, tmp_path, **settings)
+    with pytest.raises(ConfigurationError, match=named):
+        render_pairs(5, 1, tmp_path, **{**settings, **change})
+
+
+def test_a_town_without_its_arrays_is_rendered_again(tmp_path: Path) -> None:
+    """The first release could leave one."""
+    folder = render_pairs(5, 2, tmp_path, size_m=SIZE_M, metres_per_pixel=1.0)
+    before = np.array(load_town(folder).panoramas)
+    (folder / "orthophotos.npy").unlink()
+    (folder / "panoramas.npy").unlink()
+    with pytest.raises(InputError, match="render it again"):
+        load_town(folder)
+    render_pairs(5, 2, tmp_path, size_m=SIZE_M, metres_per_pixel=1.0)
+    assert np.array_equal(load_town(folder).panoramas, before)
+
+
+def _render(output: str) -> None:
+    render_pairs(5, 2, Path(output), size_m=SIZE_M, metres_per_pixel=1.0)
+
+
+def test_two_processes_at_once_leave_one_whole_town_even_if_one_is_killed(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    first, second = (context.Process(target=_render, args=(str(tmp_path),)) for _ in range(2))
+    first.start()
+    while not list(tmp_path.glob(".town_00005.part")) and first.is_alive():
+        time.sleep(0.01)
+    second.start()
+    time.sleep(0.2)
+    assert second.is_alive() or first.exitcode is not None  # it waits for the first
+    first.kill()
+    first.join()
+    second.join()
+    assert second.exitcode == 0
+    assert load_town(folder_of(tmp_path, 5)).panoramas.shape == (2, 96, 320, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["town_00005"]
 
 
 def test_cameras_stand_in_lanes_clear_of_everything() -> None:
@@ -72,7 +112,7 @@ def test_command_renders_a_range_of_towns(tmp_path: Path, capsys: pytest.Capture
     assert (
         main(["towns", "render", "--seeds", "3:5", "--pairs", "2", "--size-m", "160", "--output", str(tmp_path)]) == 0
     )
-    assert [t.record.seed for t in load_training_towns(tmp_path)] == [3, 4]
+    assert [load_town(folder_of(tmp_path, seed)).record.seed for seed in (3, 4)] == [3, 4]
     assert main(["towns", "render", "--seeds", "3", "--pairs", "3", "--size-m", "160", "--output", str(tmp_path)]) == 2
     assert "give another --output" in capsys.readouterr().err
     assert seed_range("7") == range(7, 8)

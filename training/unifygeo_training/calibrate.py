@@ -39,7 +39,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-CANDIDATES = 5
+CANDIDATES = LocalizerConfig().candidates
 MINIMUM_SCORE_QUANTILE = 0.01
 RIGHT_WITHIN_M = LocalizerConfig().answer_radius_m
 """An answer nearer than this to the truth is right: the others are what ambiguity and rejection are for."""

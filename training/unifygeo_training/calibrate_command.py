@@ -6,59 +6,114 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from unifygeo_training.data.command import SPLITS, add_split_options, load_split
+
 
 def add_command(subparsers: Any) -> None:
-    calibrate = subparsers.add_parser("calibrate", help="fit a bundle's calibration on validation towns")
-    calibrate.add_argument("checkpoint", type=Path, help="a checkpoint that `unifygeo-train fit` wrote")
-    calibrate.add_argument("towns", type=Path, nargs="+", help="cached towns, neither trained on nor tested on")
-    calibrate.add_argument("--output", type=Path, required=True, help="JSON, for `unifygeo-train export --calibration`")
+    calibrate = subparsers.add_parser("calibrate", help="fit a bundle's calibration on validation data")
+    calibrate.add_argument(
+        "weights", type=Path, help="a checkpoint of `unifygeo-train fit`, a bundle, or published weights"
+    )
+    calibrate.add_argument(
+        "data", type=Path, nargs="+", help="cached towns, neither trained on nor tested on; or the root of VIGOR"
+    )
+    calibrate.add_argument("--output", type=Path, required=True, help="JSON, for `--calibration` of export and import")
+    calibrate.add_argument(
+        "--bundle", type=Path, help="write a calibrated copy of the bundle here (where the weights are a bundle)"
+    )
+    _add_data_options(calibrate)
+    calibrate.add_argument("--tiles", type=int, default=1500, help="of VIGOR: neighbouring ones (default: %(default)s)")
+    calibrate.add_argument("--queries", type=int, default=400, help="of VIGOR: at most (default: %(default)s)")
+    calibrate.add_argument("--seed", type=int, default=0, help="of VIGOR: which part (default: %(default)s)")
     calibrate.set_defaults(run=_calibrate)
 
     parity = subparsers.add_parser("parity", help="compare a bundle with its network on real images")
-    parity.add_argument("checkpoint", type=Path, help="the checkpoint that the bundle was exported from")
+    parity.add_argument("checkpoint", type=Path, help="the checkpoint or the weights that the bundle was made from")
     parity.add_argument("bundle", type=Path, help="the bundle")
-    parity.add_argument("town", type=Path, help="a cached town to take images from")
+    parity.add_argument("data", type=Path, help="a cached town to take images from, or the root of a data set")
     parity.add_argument("--output", type=Path, help="the report (default: BUNDLE.parity.json, beside the bundle)")
     parity.add_argument("--pairs", type=int, default=64, help="(default: %(default)s)")
+    _add_data_options(parity)
     parity.set_defaults(run=_parity)
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    choices = ("town", *sorted(SPLITS))
+    parser.add_argument("--dataset", choices=choices, default="town", help="(default: %(default)s)")
+    parser.add_argument("--network", type=Path, help="YAML of the network config of published weights, if another")
+    add_split_options(parser)
+
+
+def _split(options: argparse.Namespace, root: Path, network: Any) -> Any:
+    """The last part of the data set, which is not for training."""
+    from unifygeo_training.judging.evaluation_set import JudgedSplit
+
+    part, skip_missing = SPLITS[options.dataset][-1], options.missing == "skip"
+    split = load_split(options.dataset, root, part, options.labels, skip_missing=skip_missing)
+    return JudgedSplit(split, network.config, resize=options.resize)
 
 
 def _calibrate(options: argparse.Namespace) -> int:
     from unifygeo_ros.core.errors import ConfigurationError
     from unifygeo_training.calibrate import calibrate
-    from unifygeo_training.checkpoint import load_network
-    from unifygeo_training.confidence import with_confidence
+    from unifygeo_training.confidence import with_confidence, write_calibrated
+    from unifygeo_training.judging.region import Region
     from unifygeo_training.judging.town_set import TownImages
+    from unifygeo_training.streets import RegionStreets, TownStreets
     from unifygeo_training.towns.pairs import load_town
     from unifygeo_training.towns.town import FIRST_HELD_OUT_SEED
+    from unifygeo_training.weights import open_weights
 
-    network, content = load_network(options.checkpoint)
-    towns = [load_town(folder) for folder in options.towns]
-    data = content.get("config", {}).get("data", {})
-    for town in towns:
-        seed = town.record.seed
-        if seed >= FIRST_HELD_OUT_SEED or data.get("first_seed", 0) <= seed <= data.get("last_seed", -1):
-            raise ConfigurationError(
-                f"town {seed} is for testing or was trained on; calibrate on towns with seeds outside both"
-            )
-    report = with_confidence(network, calibrate(network, [TownImages(t, network.config) for t in towns]), towns)
+    weights = open_weights(options.weights, options.network)
+    if options.bundle and weights.bundle is None:
+        raise ConfigurationError(
+            f"--bundle {options.bundle}: {options.weights} is no bundle; use `export --calibration`"
+        )
+    if options.bundle and options.bundle.exists():
+        raise ConfigurationError(f"--bundle {options.bundle} exists; remove it or choose another folder")
+    network = weights.network
+    if options.dataset == "town":
+        towns = [load_town(folder) for folder in options.data]
+        for town in towns:
+            seed = town.record.seed
+            if seed >= FIRST_HELD_OUT_SEED or weights.data.get("first_seed", 0) <= seed <= weights.data.get(
+                "last_seed", -1
+            ):
+                raise ConfigurationError(
+                    f"town {seed} is for testing or was trained on; calibrate on towns with seeds outside both"
+                )
+        sets: list[Any] = [TownImages(town, network.config) for town in towns]
+        streets: list[Any] = [TownStreets(town) for town in towns]
+    else:
+        sets = [
+            Region(_split(options, root, network), tiles=options.tiles, queries=options.queries, seed=options.seed)
+            for root in options.data
+        ]
+        streets = [RegionStreets(region, options.seed) for region in sets]
+    report = with_confidence(network, calibrate(network, sets), streets, weights.bundle)
     options.output.write_text(report.to_json(), encoding="utf-8")
     print(report.to_json(), end="")
+    if options.bundle:
+        print(write_calibrated(weights.bundle, report.calibration, options.bundle).path)
     return 0
 
 
 def _parity(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from unifygeo_ros.core.errors import BundleError
+    from unifygeo_ros.core.errors import BundleError, ConfigurationError
     from unifygeo_ros.inference.bundle import load_bundle
-    from unifygeo_training.checkpoint import load_network, weights_sha256
+    from unifygeo_training.checkpoint import weights_sha256
     from unifygeo_training.compact import round_to_float16
     from unifygeo_training.judging.town_set import TownImages
     from unifygeo_training.parity import check_parity
     from unifygeo_training.towns.pairs import load_town
+    from unifygeo_training.weights import open_weights
 
-    network, _ = load_network(options.checkpoint)
+    weights = open_weights(options.checkpoint, options.network)
+    if weights.bundle is not None:
+        raise ConfigurationError(f"{options.checkpoint} is a bundle; give what {options.bundle} was made from")
+    network = weights.network
     bundle = load_bundle(options.bundle)
     if weights_sha256(network) != bundle.manifest.weights_sha256:
         round_to_float16(network)  # a compact bundle's weights
@@ -67,7 +122,10 @@ def _parity(options: argparse.Namespace) -> int:
             f"{bundle.path} holds weights {bundle.manifest.weights_sha256[:12]}…, which are not those of "
             f"{options.checkpoint}; give the checkpoint that it was exported from"
         )
-    data = TownImages(load_town(options.town), network.config)
+    if options.dataset == "town":
+        data = TownImages(load_town(options.data), network.config)
+    else:
+        data = _split(options, options.data, network)
     queries = range(min(options.pairs, len(data.tiles)))
     panoramas = np.stack([data.ground_image(query) for query in queries])
     tiles = np.stack([data.aerial_image(int(data.tiles[query, 0])) for query in queries])

@@ -24,6 +24,10 @@ COMMAND_MODULES = (
 """Modules with `add_command(subparsers)`; they import what is heavy only when they run."""
 
 
+TALKATIVE = ("faiss.loader", "onnx_ir", "onnxscript", "torch.onnx")
+"""Loggers of libraries whose INFO is about their own inside: a line for every replaced initializer."""
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="unifygeo-train", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -39,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = build_parser().parse_args(arguments)
         program += f" {options.command}"
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
         return int(options.run(options))
     except UnifyGeoError as error:
         print(f"{program}: {error}", file=sys.stderr)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
@@ -30,6 +27,7 @@ from unifygeo_ros.inference.bundle import (
 )
 from unifygeo_training.checkpoint import weights_sha256
 from unifygeo_training.compact import round_to_float16, share_weights
+from unifygeo_training.files import locked, new_folder
 from unifygeo_training.model.network import UnifyGeo
 
 WEIGHTS_NAME = "weights.float16.bin"
@@ -131,10 +129,7 @@ def export_bundle(
     if compact:
         network = copy.deepcopy(network)
         round_to_float16(network)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        folder = Path(temporary) / output.name
-        folder.mkdir()
+    with locked(output), new_folder(output) as folder:
         models = {
             (graph, precision): model
             for precision in precisions
@@ -170,8 +165,6 @@ def export_bundle(
         )
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         load_bundle(folder)
-        os.chmod(folder, 0o755)
-        shutil.move(folder, output)
     return load_bundle(output)
 
 
@@ -208,6 +201,7 @@ def _to_onnx(
             dynamic_shapes=tuple({0: batch} for _ in inputs),
             opset_version=OPSET,
             optimize=True,
+            verbose=False,
         )
     assert program is not None
     model = program.model_proto

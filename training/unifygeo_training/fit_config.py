@@ -117,10 +117,12 @@ class FitConfig(_Settings):
         return value
 
     def ablation(self) -> dict[str, bool]:
-        """The switches of Tables V–VII that this config amounts to (`unifygeo_training.judging.tables.Ablation`)."""
+        """What this config trains (`unifygeo_training.judging.tables.Ablation`)."""
         losses = self.losses
         return {
-            "unified_learning": losses.retrieval > 0 and losses.distribution > 0 and losses.matching > 0,
+            "retrieval": losses.retrieval > 0,
+            "localization": losses.distribution > 0,
+            "matching": losses.matching > 0,
             "feature_aggregator": self.network.aggregator == "attention",
             "reranking_loss": losses.reranking > 0,
         }

@@ -11,8 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 
-from unifygeo_ros.inference.bundle import GRAPHS, PRECISIONS, ModelBundle
-from unifygeo_training.export import F_NAMES, PYRAMID_NAMES
+from unifygeo_ros.inference.bundle import GRAPHS, GROUND_FEATURES, PRECISIONS, PYRAMID, ModelBundle
 from unifygeo_training.model import UnifyGeo
 
 TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
@@ -69,10 +68,10 @@ def check_parity(
     logits = network.decode(ground.levels, aerial.pyramid).logits
     expected: dict[str, Array] = {
         "ground descriptor": ground.descriptor.numpy(),
-        **{name: f.numpy() for name, f in zip(F_NAMES, ground.levels, strict=True)},
+        **{name: f.numpy() for name, f in zip(GROUND_FEATURES, ground.levels, strict=True)},
         "aerial descriptor": aerial.descriptor.numpy(),
         "match_map": aerial.match_map.permute(0, 2, 3, 1).numpy(),  # NCHW → NHWC
-        **{name: p.numpy() for name, p in zip(PYRAMID_NAMES, aerial.pyramid, strict=True)},
+        **{name: p.numpy() for name, p in zip(PYRAMID, aerial.pyramid, strict=True)},
         "logits": logits.numpy(),
     }
     available = set.intersection(*(set(files) for files in bundle.manifest.graphs.values()))
@@ -101,11 +100,15 @@ def run_chain(
         for graph in GRAPHS
     }
     ground = dict(
-        zip(("ground descriptor", *F_NAMES), sessions["ground_encoder"].run(None, {"image": panoramas}), strict=True)
+        zip(
+            ("ground descriptor", *GROUND_FEATURES),
+            sessions["ground_encoder"].run(None, {"image": panoramas}),
+            strict=True,
+        )
     )
-    aerial_names = ("aerial descriptor", "match_map", *PYRAMID_NAMES)
+    aerial_names = ("aerial descriptor", "match_map", *PYRAMID)
     aerial = dict(zip(aerial_names, sessions["aerial_encoder"].run(None, {"image": tiles}), strict=True))
-    features = {name: value for name, value in {**ground, **aerial}.items() if name in (*F_NAMES, *PYRAMID_NAMES)}
+    features = {name: value for name, value in {**ground, **aerial}.items() if name in (*GROUND_FEATURES, *PYRAMID)}
     (logits,) = sessions["decoder"].run(None, features)
     return {**ground, **aerial, "logits": logits}
 

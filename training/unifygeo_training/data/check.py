@@ -100,7 +100,7 @@ def draw_labels(split: CrossViewSplit, query: int) -> np.ndarray:
         if tile == NO_TILE:
             continue
         image = cv2.resize(read_image(split.gallery[tile]), (side, side), interpolation=cv2.INTER_AREA)
-        down, right = split.offsets_px[query, column] * side / split.tile_size + (side - 1) / 2
+        down, right = split.offsets_px[query, column] * side / split.tile_size + (side - 1) / 2  # pixel centres
         colour = (255, 0, 0) if column == 0 else (255, 220, 0)
         inside = 0 <= down < side and 0 <= right < side
         point = (int(np.clip(right, 4, side - 5)), int(np.clip(down, 4, side - 5)))

@@ -22,13 +22,36 @@ SPLITS = {
 }
 
 
-def load_split(dataset: str, root: Path, part: str, labels: str = "corrected") -> CrossViewSplit:
+def load_split(
+    dataset: str, root: Path, part: str, labels: str = "corrected", *, skip_missing: bool = False
+) -> CrossViewSplit:
     """A split by the names of the command line (`SPLITS`). Raises InputError."""
     if dataset == "cvusa":
-        return load_cvusa(root, part)  # type: ignore[arg-type]
-    if dataset == "cvact":
-        return load_cvact(root, part)  # type: ignore[arg-type]
-    return load_vigor(root, dataset.removeprefix("vigor-"), part, labels=labels)  # type: ignore[arg-type]
+        split = load_cvusa(root, part)  # type: ignore[arg-type]
+    elif dataset == "cvact":
+        split = load_cvact(root, part)  # type: ignore[arg-type]
+    else:
+        split = load_vigor(root, dataset.removeprefix("vigor-"), part, labels=labels)  # type: ignore[arg-type]
+    return split.without_missing() if skip_missing else split
+
+
+def add_split_options(parser: argparse.ArgumentParser) -> None:
+    """What `load_split` and `SplitImages` can be told."""
+    parser.add_argument(
+        "--labels", choices=("corrected", "original"), default="corrected", help="VIGOR's label version"
+    )
+    parser.add_argument(
+        "--missing",
+        choices=("error", "skip"),
+        default="error",
+        help="images that are not on disk: an error, or left out and counted in the name (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--resize",
+        choices=("area", "bilinear"),
+        default="area",
+        help="area: as the robot resizes; bilinear: as the published weights were judged (default: %(default)s)",
+    )
 
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:

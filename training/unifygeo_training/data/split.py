@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from unifygeo_ros.core.errors import InputError
 
 NO_TILE = -1
 """Place-holder in `CrossViewSplit.tiles` where a query has fewer semi-positives than others."""
@@ -50,7 +54,26 @@ class CrossViewSplit:
         """int64 (n, s): gallery rows of each query's semi-positives, NO_TILE where there is none."""
         return self.tiles[:, 1:]
 
-    def camera_pixel(self, size: int) -> npt.NDArray[np.float64]:
-        """The camera on each positive tile resized to size × size: float64 (n, 2), (row, column), pixel centres at
-        integers (`unifygeo_ros.core.geodesy`)."""
-        return (size - 1) / 2 + self.offsets_px[:, 0] * (size / self.tile_size)
+    def without_missing(self) -> CrossViewSplit:
+        """The same without the queries whose panorama or positive is not on disk, and without missing tiles; a missing
+        semi-positive becomes NO_TILE. The name tells how many are left out. Raises InputError if nothing is left."""
+        tile_exists = np.array([file.is_file() for file in self.gallery], bool)
+        kept = np.array([file.is_file() for file in self.ground], bool) & tile_exists[self.positives]
+        queries, tiles = len(kept) - int(kept.sum()), len(tile_exists) - int(tile_exists.sum())
+        if not queries and not tiles:
+            return self
+        if not kept.any():
+            raise InputError(f"{self.name}: no query has both its images; complete the data set")
+        new_row = np.append(np.where(tile_exists, np.cumsum(tile_exists) - 1, NO_TILE), NO_TILE)
+        renamed = new_row[self.tiles[kept]]  # NO_TILE, −1, is the last entry
+        return dataclasses.replace(
+            self,
+            name=f"{self.name}, without {queries} queries and {tiles} tiles that are missing",
+            ground=tuple(itertools.compress(self.ground, kept)),
+            gallery=tuple(itertools.compress(self.gallery, tile_exists)),
+            tiles=renamed,
+            offsets_px=np.where(renamed[..., None] == NO_TILE, np.nan, self.offsets_px[kept]),
+            metres_per_pixel=self.metres_per_pixel[tile_exists],
+            gallery_lat_lon=self.gallery_lat_lon[tile_exists],
+            ground_lat_lon=self.ground_lat_lon[kept],
+        )

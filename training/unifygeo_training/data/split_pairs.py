@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,13 +14,17 @@ from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_training.data.centre_aligned import load_cvact, load_cvusa
 from unifygeo_training.data.pairs import Pair
 from unifygeo_training.data.split import METRES_PER_DEGREE, CrossViewSplit
-from unifygeo_training.data.split_images import SplitImages
+from unifygeo_training.data.split_images import Resize, SplitImages
 from unifygeo_training.data.vigor import Area, Labels, load_vigor
 from unifygeo_training.model.config import NetworkConfig
 
+logger = logging.getLogger(__name__)
+Missing = Literal["error", "skip"]
+
 
 class VigorConfig(BaseModel):
-    """folder: the root of VIGOR. area, labels: as `unifygeo-train check-data` names them; the part is train."""
+    """folder: the root of VIGOR. area, labels: as `unifygeo-train check-data` names them; the part is train. missing:
+    whether images that are not on disk end the run or are left out. resize: as in `SplitImages`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     tells_positions: ClassVar[bool] = True
@@ -28,29 +33,42 @@ class VigorConfig(BaseModel):
     folder: Path
     area: Area
     labels: Labels = "corrected"
+    missing: Missing = "error"
+    resize: Resize = "area"
 
     def describe(self) -> str:
         return f"VIGOR {self.area} train ({self.labels} labels)"
 
     def open(self, network: NetworkConfig) -> SplitPairs:
-        return SplitPairs(load_vigor(self.folder, self.area, "train", labels=self.labels), network)
+        split = load_vigor(self.folder, self.area, "train", labels=self.labels)
+        return SplitPairs(_present(split, self.missing), network, resize=self.resize)
 
 
 class CentreAlignedConfig(BaseModel):
-    """folder: the root of CVUSA or CVACT. Every camera stands in the middle of its tile."""
+    """folder: the root of CVUSA or CVACT. Every camera stands in the middle of its tile. missing, resize: as above."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     tells_positions: ClassVar[bool] = False
 
     kind: Literal["cvusa", "cvact"]
     folder: Path
+    missing: Missing = "error"
+    resize: Resize = "area"
 
     def describe(self) -> str:
         return f"{self.kind.upper()} train"
 
     def open(self, network: NetworkConfig) -> SplitPairs:
         load = load_cvusa if self.kind == "cvusa" else load_cvact
-        return SplitPairs(load(self.folder, "train"), network)
+        return SplitPairs(_present(load(self.folder, "train"), self.missing), network, resize=self.resize)
+
+
+def _present(split: CrossViewSplit, missing: Missing) -> CrossViewSplit:
+    if missing == "error":
+        return split
+    present = split.without_missing()
+    logger.info("%s", present.name)
+    return present
 
 
 class SplitPairs:
@@ -59,9 +77,10 @@ class SplitPairs:
     A place, and a member of a batch, is the number of a query.
     """
 
-    def __init__(self, split: CrossViewSplit, network: NetworkConfig) -> None:
+    def __init__(self, split: CrossViewSplit, network: NetworkConfig, *, resize: Resize = "area") -> None:
         """Raises InputError where a camera does not lie on its positive: there is nothing to learn from its label."""
-        self.split, self._images, self._exclusions = split, SplitImages(split, network), Exclusions(split)
+        self.split, self._exclusions = split, Exclusions(split)
+        self._images = SplitImages(split, network, resize=resize)
         outside = np.flatnonzero(~(np.abs(split.offsets_px[:, 0]).max(axis=1) <= split.tile_size / 2))
         if len(outside):
             raise InputError(

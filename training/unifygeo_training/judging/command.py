@@ -6,24 +6,31 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from unifygeo_training.data.command import SPLITS, load_split
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_training.data.command import SPLITS, add_split_options, load_split
 
 
 def add_command(subparsers: Any) -> None:
     test = subparsers.add_parser("test", help="every metric of the paper, with baselines, for one network")
-    test.add_argument("checkpoint", type=Path, help="a checkpoint of `unifygeo-train fit`, or published weights")
+    test.add_argument("weights", type=Path, help="a checkpoint of `unifygeo-train fit`, a bundle, or published weights")
     test.add_argument("dataset", choices=("town", *sorted(SPLITS)))
     test.add_argument("root", type=Path, help="folder of the data set; of a town: its cached folder")
     test.add_argument("--part", choices=("train", "val", "test"), default=None, help="default: test, or val for CVUSA")
-    test.add_argument("--labels", choices=("corrected", "original"), default="corrected", help="VIGOR's label version")
-    test.add_argument("--published", action="store_true", help="the checkpoint is the authors' state dict")
-    test.add_argument("--network", type=Path, help="with --published: YAML of another network config")
-    test.add_argument("--candidates", type=int, default=5, help="k (default 5, as in the paper)")
+    add_split_options(test)
+    test.add_argument("--network", type=Path, help="YAML of the network config of published weights, if another")
+    test.add_argument("--candidates", type=int, default=5, help="k (default: %(default)s, as in the paper)")
     test.add_argument("--batch", type=int, default=32)
     test.add_argument("--workers", type=int, default=4, help="threads that read images")
     test.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
     test.add_argument("--scratch", type=Path, help="folder with room for 224 KB a tile (default: the temporary one)")
     test.add_argument("--json", type=Path, help="write the numbers here as well")
+    test.add_argument(
+        "--output",
+        type=Path,
+        help="folder for errors.npz (every query's answers), recall_curve.png and .json (the paper's Fig. 4), sheets",
+    )
+    test.add_argument("--sheets", type=int, default=0, metavar="N", help="draw N queries into --output (Fig. 5)")
+    test.add_argument("--seed", type=int, default=0, help="which queries are drawn (default: %(default)s)")
     test.set_defaults(run=_test)
 
     tables = subparsers.add_parser("tables", help="Tables V, VI and VII from the JSON files of several networks")
@@ -32,34 +39,36 @@ def add_command(subparsers: Any) -> None:
 
 
 def _test(options: argparse.Namespace) -> int:
+    import dataclasses
+    import json
     import tempfile
 
+    import cv2
+    import numpy as np
     import torch
     from tqdm import tqdm
 
-    from unifygeo_training.checkpoint import load_network, published_network
-    from unifygeo_training.configuration import read_network_config
     from unifygeo_training.judging.evaluation_set import EvaluationSet, JudgedSplit
     from unifygeo_training.judging.judge import judge
-    from unifygeo_training.judging.tables import Ablation, report, to_json
+    from unifygeo_training.judging.pictures import draw_curve, draw_sheet
+    from unifygeo_training.judging.tables import report, to_json
     from unifygeo_training.judging.town_set import TownImages
-    from unifygeo_training.model import NetworkConfig
     from unifygeo_training.towns.pairs import load_town
+    from unifygeo_training.weights import open_weights
 
-    if options.published:
-        config = read_network_config(options.network) if options.network else NetworkConfig()
-        network, ablation = published_network(options.checkpoint, config), Ablation()
-    else:
-        network, content = load_network(options.checkpoint)
-        ablation = Ablation(**content.get("ablation", {}))
+    if options.sheets and not options.output:
+        raise ConfigurationError(f"--sheets {options.sheets} needs the folder --output")
+    weights = open_weights(options.weights, options.network)
+    network, ablation = weights.network, weights.ablation
     if options.dataset == "town":
         data: EvaluationSet = TownImages(load_town(options.root), network.config)
     else:
         part = options.part or SPLITS[options.dataset][-1]
-        data = JudgedSplit(load_split(options.dataset, options.root, part, options.labels), network.config)
+        split = load_split(options.dataset, options.root, part, options.labels, skip_missing=options.missing == "skip")
+        data = JudgedSplit(split, network.config, resize=options.resize)
     device = options.device
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cpu" if weights.kind == "bundle" else "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         judgement = judge(
             network,
@@ -71,10 +80,22 @@ def _test(options: argparse.Namespace) -> int:
             device=device,
             progress=lambda batches, what, total: tqdm(batches, desc=what, total=total, unit="batch", leave=False),
         )
-    print(report(judgement))
+    print(report(judgement, ablation))
     if options.json:
-        options.json.write_text(to_json(judgement, str(options.checkpoint), ablation), encoding="utf-8")
+        options.json.write_text(to_json(judgement, str(options.weights), ablation), encoding="utf-8")
         print(f"\nthe numbers are in {options.json}")
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        np.savez(options.output / "errors.npz", **judgement.results.arrays())
+        if judgement.curve and ablation.unified_learning and ablation.reranks:
+            content = {"data": judgement.data, "queries": judgement.queries, **dataclasses.asdict(judgement.curve)}
+            (options.output / "recall_curve.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            draw_curve(judgement.curve, judgement.data, options.output / "recall_curve.png")
+        chosen = np.random.default_rng(options.seed).permutation(judgement.queries)[: options.sheets]
+        for query in sorted(chosen.tolist()):
+            sheet = draw_sheet(network, data, judgement.results, query, device=device)
+            cv2.imwrite(str(options.output / f"query_{query:06d}.jpg"), sheet[..., ::-1])
+        print(f"\nerrors, curve and {len(chosen)} sheets are in {options.output}")
     return 0
 
 

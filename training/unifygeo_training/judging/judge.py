@@ -8,6 +8,7 @@ the queries' features (6 KB each at the published size) and one batch.
 from __future__ import annotations
 
 import concurrent.futures
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterable, Iterator
@@ -17,6 +18,9 @@ import numpy.typing as npt
 import torch
 
 from unifygeo_ros.core.geodesy import map_from_tile
+from unifygeo_ros.core.records import Candidates
+from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.localization.reranking import match, rerank
 from unifygeo_training import metrics
 from unifygeo_training.judging.evaluation_set import EvaluationSet
 from unifygeo_training.model import UnifyGeo
@@ -26,8 +30,34 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Progress = Callable[[Iterable[Int64], str, int], Iterable[Int64]]
 
-CANDIDATES = 5
+CANDIDATES = LocalizerConfig().candidates
 """k of the paper."""
+
+
+@dataclass(frozen=True)
+class QueryResults:
+    """What became of each of n queries.
+
+    nearest, reranked: int64 (n, k), rows of the gallery, best first. positives: int64 (n,). offsets_m: by answer, as
+    `Judgement` names them and "metric", float64 (n, 2): metres east and north of the centre of the tile that the
+    answer lies on. errors_m: by answer, float64 (n,), on the earth. Both are empty where the data tell no positions.
+    """
+
+    nearest: Int64
+    reranked: Int64
+    positives: Int64
+    offsets_m: dict[str, Float64]
+    errors_m: dict[str, Float64]
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Everything by name, for `np.savez`."""
+        return {
+            "nearest": self.nearest,
+            "reranked": self.reranked,
+            "positives": self.positives,
+            **{f"{name}_offsets_m": value for name, value in self.offsets_m.items()},
+            **{f"{name}_errors_m": value for name, value in self.errors_m.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -36,6 +66,7 @@ class Judgement:
 
     final: the pipeline's answer. without_reranking: the same, with the nearest tile decoded. tile_centre: the
     re-ranked winner's centre as the answer. retrieval_only: the nearest tile's centre. metric: on the positive tile.
+    curve: of the pipeline's answer, over `metrics.CURVE_M`.
     """
 
     data: str
@@ -49,6 +80,8 @@ class Judgement:
     without_reranking: metrics.CvglScores | None
     tile_centre: metrics.CvglScores | None
     retrieval_only: metrics.CvglScores | None
+    curve: metrics.CvglScores | None
+    results: QueryResults
 
 
 @torch.inference_mode()
@@ -77,23 +110,28 @@ def judge(
     ranks = metrics.retrieval_ranks(queries, descriptors, positives)
     masked_ranks = metrics.retrieval_ranks(queries, descriptors, positives, semi_positives)
     similarities, nearest = metrics.nearest(queries, descriptors, candidates)
-    order = rerank(levels[0], similarities, nearest, match_maps)
+    order = rerank_all(levels[0], similarities, nearest, match_maps)
 
-    metric = final = without_reranking = tile_centre = retrieval_only = None
+    metric, scores, answers, errors = None, {}, {}, {}
     if np.isfinite(data.offsets_m).all():
-        tiles_of = {"winner": order[:, 0], "nearest": nearest[:, 0], "positive": positives}
-        offsets = encoder.answers(levels, tiles_of)
-
-        def cvgl(tiles: Int64, offset_m: Float64) -> metrics.CvglScores:
-            error = data.displacement_m(positives, tiles) + offset_m - data.offsets_m
-            return metrics.cvgl_scores(np.hypot(*error.T), tiles, positives)
-
-        metric = metrics.metric_scores(np.hypot(*(offsets["positive"] - data.offsets_m).T))
+        winner, first = order[:, 0], nearest[:, 0]
+        decoded = encoder.answers(levels, {"winner": winner, "nearest": first, "positive": positives})
         centre = np.zeros_like(data.offsets_m)
-        final = cvgl(order[:, 0], offsets["winner"])
-        without_reranking = cvgl(nearest[:, 0], offsets["nearest"])
-        tile_centre = cvgl(order[:, 0], centre)
-        retrieval_only = cvgl(nearest[:, 0], centre)
+        tiles = {"final": winner, "without_reranking": first, "tile_centre": winner, "retrieval_only": first}
+        answers = {
+            "final": decoded["winner"],
+            "without_reranking": decoded["nearest"],
+            "tile_centre": centre,
+            "retrieval_only": centre,
+        }
+        for name, offset_m in answers.items():
+            apart_m = data.displacement_m(positives, tiles[name]) + offset_m - data.offsets_m
+            errors[name] = np.hypot(*apart_m.T)
+            scores[name] = metrics.cvgl_scores(errors[name], tiles[name], positives)
+        scores["curve"] = metrics.cvgl_scores(errors["final"], winner, positives, metrics.CURVE_M)
+        answers["metric"] = decoded["positive"]
+        errors["metric"] = np.hypot(*(decoded["positive"] - data.offsets_m).T)
+        metric = metrics.metric_scores(errors["metric"])
     return Judgement(
         data=data.name,
         queries=len(queries),
@@ -102,23 +140,25 @@ def judge(
         retrieval=metrics.retrieval_scores(ranks, masked_ranks, len(descriptors)),
         reranked=metrics.reranked_scores(order, positives, semi_positives),
         metric=metric,
-        final=final,
-        without_reranking=without_reranking,
-        tile_centre=tile_centre,
-        retrieval_only=retrieval_only,
+        **{name: scores.get(name) for name in _CVGL},
+        results=QueryResults(nearest, order, positives, answers, errors),
     )
 
 
-def rerank(f0: Float32, similarities: Float32, rows: Int64, match_maps: npt.NDArray[np.float16]) -> Int64:
-    """Eq. 4: candidates in the order of similarity + max M⁰, best first.
+_CVGL = ("final", "without_reranking", "tile_centre", "retrieval_only", "curve")
+
+
+def rerank_all(f0: Float32, similarities: Float32, rows: Int64, match_maps: npt.NDArray[np.float16]) -> Int64:
+    """The robot's re-ranking (Eq. 4) of every query.
 
     f0: float32 (n, C_0). similarities, rows: (n, k). match_maps: float16 (m, S², C_0), a memory map is fine.
     Returns int64 (n, k), the rows in their new order.
     """
+    side = math.isqrt(match_maps.shape[1])
     order = np.empty_like(rows)
     for i, candidates in enumerate(rows):
-        cosines = match_maps[candidates].astype(np.float32) @ f0[i]  # (k, S²)
-        order[i] = candidates[np.argsort(-(similarities[i] + cosines.max(axis=1)), kind="stable")]
+        maps = match_maps[candidates].reshape(len(candidates), side, side, -1)
+        order[i] = rerank(Candidates(candidates, similarities[i]), match(f0[i][None], maps)[:, 0]).tile_ids
     return order
 
 

@@ -15,7 +15,7 @@ from unifygeo_ros.core.errors import InputError
 from unifygeo_training.judging.judge import Judgement
 
 FORMAT = "unifygeo-judgement"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 PAPER = {
     "VIGOR same-area": {
@@ -29,17 +29,34 @@ PAPER = {
         "metric": (3.05, 1.39),
     },
 }
-"""UnifyGeo's row of Tables I, II and III."""
+"""UnifyGeo's row of Tables I, II and III: cvgl R@1m and R@10m by the strict protocol; retrieval R@1, R@5, R@10, R@1%
+and the hit rate, which is the one before re-ranking; metric mean and median."""
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """The switches of Tables V–VII that a network was trained with: unified learning (UL), feature aggregator (FA),
-    re-ranking loss (L_R). Whether re-ranking is *used* is not a property of the network; both are always judged."""
+    """What a network was trained for, and the switches of Tables V–VII.
 
-    unified_learning: bool = True
+    retrieval: the descriptors (L_G). localization: the decoder (L_D). matching: the fine-grained features by L_M.
+    feature_aggregator: FA; without it the paper pools by the average. reranking_loss: L_R. Whether re-ranking is *used*
+    is not a property of the network; both are always judged.
+    """
+
+    retrieval: bool = True
+    localization: bool = True
+    matching: bool = True
     feature_aggregator: bool = True
     reranking_loss: bool = True
+
+    @property
+    def unified_learning(self) -> bool:
+        """UL: retrieval and localization in one network."""
+        return self.retrieval and self.localization
+
+    @property
+    def reranks(self) -> bool:
+        """Whether anything has trained the features that re-ranking compares, and there is something to re-rank."""
+        return self.retrieval and (self.localization or self.matching or self.reranking_loss)
 
 
 def to_json(judgement: Judgement, checkpoint: str, ablation: Ablation) -> str:
@@ -49,8 +66,11 @@ def to_json(judgement: Judgement, checkpoint: str, ablation: Ablation) -> str:
         "format_version": FORMAT_VERSION,
         "checkpoint": checkpoint,
         "ablation": dataclasses.asdict(ablation),
-        **dataclasses.asdict(judgement),
+        **dataclasses.asdict(dataclasses.replace(judgement, results=None)),  # those are arrays, saved beside it
     }
+    del content["results"]
+    for part in _untrained(ablation):
+        content[part] = None
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
@@ -66,25 +86,42 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def report(judgement: Judgement) -> str:
-    """One judgement as text: large-scale localization with its baselines, retrieval, metric localization."""
+def _untrained(ablation: Ablation) -> list[str]:
+    """Fields of a judgement that say nothing, because no loss has trained what they measure."""
+    parts = []
+    if not ablation.retrieval:
+        parts += ["retrieval", "retrieval_only"]
+    if not ablation.reranks:
+        parts += ["reranked", "tile_centre"]
+    if not ablation.localization:
+        parts += ["metric"]
+    if not ablation.unified_learning:
+        parts += ["without_reranking"]
+    if not (ablation.unified_learning and ablation.reranks):
+        parts += ["final", "curve"]
+    return parts
+
+
+def report(judgement: Judgement, ablation: Ablation = Ablation()) -> str:
+    """One judgement as text: large-scale localization with its baselines, retrieval, metric localization. What was
+    not trained is left out and named."""
     paper: Mapping[str, Sequence[float]] = next(
         (row for name, row in PAPER.items() if judgement.data.startswith(name)), {}
     )
-    parts = [
-        f"{judgement.data}: {judgement.queries} queries, {judgement.gallery} tiles, k = {judgement.candidates}",
-        "",
-    ]
-    if judgement.final and judgement.without_reranking and judgement.tile_centre and judgement.retrieval_only:
-        thresholds = list(judgement.final.geographic)
-        header = ["LF-CVGL (Table I)", *(f"R@{t:g}m" for t in thresholds), *(f"strict R@{t:g}m" for t in thresholds)]
-        named = (
-            ("retrieval only", judgement.retrieval_only),
-            ("re-ranked tile's centre", judgement.tile_centre),
-            ("without re-ranking", judgement.without_reranking),
-            ("this network", judgement.final),
-        )
-        rows = [[name, *_two(score.geographic.values()), *_two(score.strict.values())] for name, score in named]
+    untrained = _untrained(ablation)
+    judgement = dataclasses.replace(judgement, **dict.fromkeys(untrained))
+    parts = [f"{judgement.data}: {judgement.queries} queries, {judgement.gallery} tiles, k = {judgement.candidates}"]
+    named = (
+        ("retrieval only: tile's centre", judgement.retrieval_only),
+        ("re-ranked tile's centre", judgement.tile_centre),
+        ("without re-ranking", judgement.without_reranking),
+        ("this network", judgement.final),
+    )
+    judged = [(name, score) for name, score in named if score is not None]
+    if judged:
+        thresholds = list(judged[0][1].strict)
+        header = ["LF-CVGL (Table I)", *(f"strict R@{t:g}m" for t in thresholds), *(f"R@{t:g}m" for t in thresholds)]
+        rows = [[name, *_two(score.strict.values()), *_two(score.geographic.values())] for name, score in judged]
         if paper:
             r1, r10 = paper["cvgl"]
             published = {1.0: r1, 10.0: r10}
@@ -92,16 +129,19 @@ def report(judgement: Judgement) -> str:
                 ["the paper", *(f"{published[t]:.2f}" if t in published else "" for t in thresholds)]
                 + [""] * len(thresholds)
             )
-        parts += [_table(header, rows), ""]
+        parts += ["", _table(header, rows), "", PROTOCOLS]
     retrieval, reranked = judgement.retrieval, judgement.reranked
-    others = (retrieval.recall_5, retrieval.recall_10, retrieval.recall_percent)
-    rows = [
-        ["without re-ranking", *_two((retrieval.recall_1, *others, retrieval.hit_rate))],
-        ["this network", *_two((reranked.recall_1, *others, reranked.hit_rate))],
-    ]
-    if paper:
-        rows.append(["the paper", *_two(paper["retrieval"])])
-    parts += [_table(["Retrieval (Table II, IV)", "R@1", "R@5", "R@10", "R@1%", "Hit Rate"], rows)]
+    if retrieval:
+        others = (retrieval.recall_5, retrieval.recall_10, retrieval.recall_percent)
+        rows = [["without re-ranking", *_two((retrieval.recall_1, *others, retrieval.hit_rate))]]
+        if reranked:
+            rows.append(["this network", *_two((reranked.recall_1, *others, reranked.hit_rate))])
+        if paper:
+            rows.append(["the paper *", *_two(paper["retrieval"])])
+        header = ["Retrieval (Table II, IV)", "R@1", "R@5", "R@10", "R@1%", "Hit Rate"]
+        parts += ["", _table(header, rows)]
+        if paper:
+            parts += ["", "* R@1 after re-ranking, hit rate before it."]
     if judgement.metric:
         metric = judgement.metric
         header = ["Metric localization (Table III)", "Mean(m)", "Median(m)", *(f"R@{t:g}m" for t in metric.recall)]
@@ -109,7 +149,13 @@ def report(judgement: Judgement) -> str:
         if paper:
             rows.append(["the paper", *_two(paper["metric"]), *[""] * len(metric.recall)])
         parts += ["", _table(header, rows)]
+    if untrained:
+        parts += ["", f"Left out, because no loss has trained it: {', '.join(untrained)}."]
     return "\n".join(parts)
+
+
+PROTOCOLS = """strict: the positive tile must win, too (the paper's protocol).
+Without it: distance on the earth, whichever tile wins."""
 
 
 def ablation_report(judgements: Sequence[Mapping[str, Any]]) -> str:
@@ -136,23 +182,34 @@ def ablation_report(judgements: Sequence[Mapping[str, Any]]) -> str:
         sets = [of_network[name] for name in data]
         ablation = Ablation(**sets[0]["ablation"])
         first, last = (ablation.unified_learning, ablation.feature_aggregator), ablation.reranking_loss
-        for used in (False, True):
+        for used in (False, True) if ablation.reranks else (False,):
             switches = (*first, used, last)
-            scores = [{**s["retrieval"], **s["reranked" if used else "retrieval"]} for s in sets]
-            retrieval.append(_Row(switches, [[score[name] for name in _RETRIEVAL] for score in scores]))
-            final = [s["final" if used else "without_reranking"] for s in sets]
-            if all(final):
-                cvgl.append(_Row(switches, [list(score["geographic"].values()) for score in final]))
-        if all(s["metric"] for s in sets):
+            if ablation.retrieval:
+                scores = [{**s["retrieval"], **s["reranked" if used else "retrieval"]} for s in sets]
+                retrieval.append(_Row(switches, [[score[name] for name in _RETRIEVAL] for score in scores]))
+            # Without a decoder the answer is the tile's centre, as in the paper's rows 1 and 2.
+            decoded, centre = ("final", "tile_centre") if used else ("without_reranking", "retrieval_only")
+            answers = [s[decoded if ablation.localization else centre] for s in sets]
+            if ablation.retrieval and all(answers):
+                cvgl.append(
+                    _Row(switches, [[*score["strict"].values(), *score["geographic"].values()] for score in answers])
+                )
+        if ablation.localization and all(s["metric"] for s in sets):
             metric.append(_Row((*first, last), [[s["metric"]["mean_m"], s["metric"]["median_m"]] for s in sets]))
     switches = ["UL", "FA", "Re-rank", "L_R"]
     recalls = ["R@1", "R@5", "R@10", "R@1%", "Hit Rate"]
-    parts = [", ".join(data), "", "Table V", _means([*switches, *recalls], retrieval)]
+    parts = [", ".join(data)]
+    if retrieval:
+        parts += ["", "Table V", _means([*switches, *recalls], retrieval)]
     if metric:
         parts += ["", "Table VI", _means(["UL", "FA", "L_R", "Mean(m)", "Median(m)"], metric)]
     if cvgl:
-        header = [*switches, *(f"R@{float(t):g}m" for t in judgements[0]["final"]["geographic"])]
-        parts += ["", "Table VII", _means(header, cvgl)]
+        of_one = next(s for s in judgements if s["retrieval_only"])["retrieval_only"]["strict"]
+        thresholds = [f"R@{float(t):g}m" for t in of_one]
+        header = [*switches, *(f"strict {t}" for t in thresholds), *thresholds]
+        parts += ["", "Table VII", _means(header, cvgl), "", PROTOCOLS]
+        if not all(row.switches[0] for row in cvgl):
+            parts += ["Rows without UL have no decoder: their answer is the tile's centre."]
         if len(data) > 1 and len(cvgl) > 1:
             parts += ["", "Table VII, each row less the row before it", _differences(header, cvgl)]
     return "\n".join(parts)

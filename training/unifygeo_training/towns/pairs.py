@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
+from unifygeo_training.files import locked, new_folder
 from unifygeo_training.towns.light import draw_appearance
 from unifygeo_training.towns.orthophoto import crop_tile, render_orthophoto
 from unifygeo_training.towns.panorama import TRAINING_VIEW, light_stage, render_panorama, set_stage
@@ -25,7 +26,6 @@ from unifygeo_training.towns.scene import Town, clearance
 from unifygeo_training.towns.town import (
     DEFAULT_METRES_PER_PIXEL,
     DEFAULT_SIZE_M,
-    FIRST_HELD_OUT_SEED,
     GENERATOR_VERSION,
     build_town,
 )
@@ -114,39 +114,66 @@ def render_pairs(
     orthophotos: int = 2,
     metres_per_pixel: float = DEFAULT_METRES_PER_PIXEL,
 ) -> Path:
-    """Renders a town and `count` panoramas into its folder under `output`; a complete one is left alone.
+    """Render a town and `count` panoramas into its folder under `output`; a complete one is left alone.
 
-    The folder appears under its name only when all of it is written.
+    The folder appears under its name only when all of it is written. Several processes may render into the same
+    `output`: a town that another one is working on is waited for. What killed processes left behind is removed.
+
+    Raises ConfigurationError for a town of the same seed but other settings, and for a town too small for `count`.
     """
     folder = folder_of(output, seed)
-    if folder.exists():
-        record = load_record(folder)
-        if (record.pairs, record.generator_version) == (count, GENERATOR_VERSION):
+    wanted = {
+        "pairs": count,
+        "size_m": size_m,
+        "orthophotos": orthophotos,
+        "metres_per_pixel": metres_per_pixel,
+        "generator_version": GENERATOR_VERSION,
+    }
+    with locked(folder):
+        if folder.exists() and _is_complete(folder):
+            found = asdict(load_record(folder))
+            other = [f"{name} {found[name]:g}, not {value:g}" for name, value in wanted.items() if found[name] != value]
+            if other:
+                raise ConfigurationError(f"{folder} has {', '.join(other)}; give another --output or remove it")
             return folder
-        raise ConfigurationError(
-            f"{folder} holds {record.pairs} pairs of generator version {record.generator_version}, not {count} of "
-            f"version {GENERATOR_VERSION}; give another --output or remove it"
-        )
-    temporary = output / f".town_{seed:05d}.part"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+        with new_folder(folder) as part:
+            _render(part, seed, count, size_m, orthophotos, metres_per_pixel)
+            shutil.rmtree(folder, ignore_errors=True)  # one that the first release left without its arrays
+    return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether all arrays are there and as long as the record says."""
+    try:
+        town = load_town(folder)
+    except InputError:
+        return False
+    record = town.record
+    return (len(town.orthophotos), len(town.panoramas), len(town.positions)) == (
+        record.orthophotos,
+        record.pairs,
+        record.pairs,
+    )
+
+
+def _render(folder: Path, seed: int, count: int, size_m: float, orthophotos: int, metres_per_pixel: float) -> None:
     rng = np.random.default_rng([GENERATOR_VERSION, seed, 1])
     town = build_town(seed, size_m, metres_per_pixel)
     pixels = town.ground.shape[0]
-    aerial = np.lib.format.open_memmap(temporary / "orthophotos.npy", "w+", np.uint8, (orthophotos, pixels, pixels, 3))
+    aerial = np.lib.format.open_memmap(folder / "orthophotos.npy", "w+", np.uint8, (orthophotos, pixels, pixels, 3))
     for view in range(orthophotos):
         aerial[view] = render_orthophoto(town, draw_appearance(rng))
     aerial.flush()
     stage = set_stage(town)
     positions = street_positions(rng, town, count)
     shape = (count, TRAINING_VIEW.height, TRAINING_VIEW.width, 3)
-    panoramas = np.lib.format.open_memmap(temporary / "panoramas.npy", "w+", np.uint8, shape)
+    panoramas = np.lib.format.open_memmap(folder / "panoramas.npy", "w+", np.uint8, shape)
     for k, (x, y) in enumerate(positions):
         if k % PAIRS_A_LIGHT == 0:
             lit = light_stage(stage, draw_appearance(rng))
         panoramas[k] = render_panorama(lit, x, y, height_m=CAMERA_HEIGHT_M, noise_seed=seed * 100_003 + k)
     panoramas.flush()
-    np.save(temporary / "positions.npy", positions)
+    np.save(folder / "positions.npy", positions)
     record = TownRecord(
         seed,
         size_m,
@@ -159,9 +186,7 @@ def render_pairs(
         TRAINING_VIEW.bottom_rad,
         GENERATOR_VERSION,
     )
-    (temporary / "town.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
-    temporary.replace(folder)
-    return folder
+    (folder / "town.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
 
 
 def load_record(folder: Path) -> TownRecord:
@@ -173,25 +198,14 @@ def load_record(folder: Path) -> TownRecord:
 
 
 def load_town(folder: Path) -> CachedTown:
-    """Opens a cached town without reading its pixels."""
+    """Open a cached town without reading its pixels. Raises InputError."""
     record = load_record(folder)
-    return CachedTown(
-        record,
-        np.load(folder / "orthophotos.npy", mmap_mode="r"),
-        np.load(folder / "panoramas.npy", mmap_mode="r"),
-        np.load(folder / "positions.npy"),
-    )
-
-
-def load_training_towns(output: Path) -> list[CachedTown]:
-    """All cached towns of a folder, by seed; a held-out one among them is an error."""
-    towns = [load_town(folder) for folder in sorted(output.glob("town_*"))]
-    if not towns:
-        raise InputError(f"{output} holds no cached town; make some with `unifygeo-train towns render`")
-    held_out = [t.record.seed for t in towns if t.record.seed >= FIRST_HELD_OUT_SEED]
-    if held_out:
-        raise InputError(
-            f"{output} holds towns {held_out}, which are kept for testing (seeds from {FIRST_HELD_OUT_SEED}); "
-            "train on a folder without them"
+    try:
+        return CachedTown(
+            record,
+            np.load(folder / "orthophotos.npy", mmap_mode="r"),
+            np.load(folder / "panoramas.npy", mmap_mode="r"),
+            np.load(folder / "positions.npy"),
         )
-    return towns
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} is not complete ({error}); render it again") from error

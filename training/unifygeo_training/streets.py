@@ -1,0 +1,112 @@
+"""Panoramas and imagery with which the whole localizer can be run: of a town, or of a part of VIGOR."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from unifygeo_ros.core.geodesy import LocalFrame
+from unifygeo_ros.images.files import read_image
+from unifygeo_ros.localization.config import CameraMount
+from unifygeo_training.judging.region import Region
+from unifygeo_training.towns.orthophoto import write_geotiff
+from unifygeo_training.towns.pairs import CachedTown
+from unifygeo_training.towns.scene import geodetic_from_town
+
+Float64 = npt.NDArray[np.float64]
+UInt8 = npt.NDArray[np.uint8]
+
+ENLARGED = 4
+"""Factor on the cached panoramas' size, so that the localizer's own resampling finds them sharp."""
+
+
+class Streets(Protocol):
+    """name: for messages. seed: of what is drawn at random. mount: of the camera. columns: steps of a turn in which
+    a panorama can be rolled."""
+
+    name: str
+    seed: int
+    mount: CameraMount
+    columns: int
+
+    def __len__(self) -> int:
+        """Panoramas."""
+        ...
+
+    def imagery(self, folder: Path) -> Path:
+        """Write the imagery into a folder; what `build_index` takes."""
+        ...
+
+    def truth(self, frame: LocalFrame) -> Float64:
+        """The cameras in the map frame, float64 (n, 2), metres."""
+        ...
+
+    def camera_image(self, number: int, roll: int) -> UInt8:
+        """A panorama whose centre column faced north before it was rolled by so many of `columns`."""
+        ...
+
+
+class TownStreets:
+    """A cached town."""
+
+    def __init__(self, town: CachedTown) -> None:
+        record = town.record
+        self.town, self.name, self.seed = town, f"town {record.seed}", record.seed
+        self.mount = CameraMount(
+            elevation_top_rad=record.panorama_top_rad, elevation_bottom_rad=record.panorama_bottom_rad
+        )
+        self.columns = town.panoramas.shape[2]
+        self._origin = (record.origin_east_m, record.origin_north_m)
+
+    def __len__(self) -> int:
+        return len(self.town.panoramas)
+
+    def imagery(self, folder: Path) -> Path:
+        file = folder / "town.tif"
+        write_geotiff(file, self.town.orthophotos[0], self._origin, self.town.record.metres_per_pixel)
+        return file
+
+    def truth(self, frame: LocalFrame) -> Float64:
+        return frame.map_from_geodetic(*geodetic_from_town(self._origin, self.town.positions).T)
+
+    def camera_image(self, number: int, roll: int) -> UInt8:
+        """Enlarged to the square pixels of a camera: the cached ones are higher than wide."""
+        panorama = np.roll(self.town.panoramas[number], roll, axis=1)
+        rows = ENLARGED * len(panorama)
+        field = self.mount.elevation_top_rad - self.mount.elevation_bottom_rad
+        return cv2.resize(panorama, (round(rows * 2 * np.pi / field), rows), interpolation=cv2.INTER_CUBIC)
+
+
+class RegionStreets:
+    """A part of VIGOR, with its tiles as they are."""
+
+    columns = 2048
+
+    def __init__(self, region: Region, seed: int) -> None:
+        split = region.data.split
+        self.region, self.name, self.seed = region, region.name, seed
+        self.mount = CameraMount(elevation_top_rad=split.ground_top_rad, elevation_bottom_rad=split.ground_bottom_rad)
+
+    def __len__(self) -> int:
+        return len(self.region.queries)
+
+    def imagery(self, folder: Path) -> Path:
+        files = [self.region.data.split.gallery[row] for row in self.region.rows]
+        parent = files[0].parent  # {City}/satellite or satellite/{City}
+        city = folder / (parent.parent.name if parent.name == "satellite" else parent.name)
+        (city / "satellite").mkdir(parents=True)
+        for file in files:
+            (city / "satellite" / file.name).symlink_to(file.resolve())
+        return city
+
+    def truth(self, frame: LocalFrame) -> Float64:
+        centres_deg = self.region.data.split.gallery_lat_lon[self.region.rows[self.region.tiles[:, 0]]]
+        return frame.map_from_geodetic(*centres_deg.T) + self.region.offsets_m
+
+    def camera_image(self, number: int, roll: int) -> UInt8:
+        panorama = read_image(self.region.data.split.ground[self.region.queries[number]])
+        return np.roll(panorama, round(roll / self.columns * panorama.shape[1]), axis=1)

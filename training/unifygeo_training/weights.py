@@ -1,0 +1,103 @@
+"""Weights from anywhere: a checkpoint of `fit`, a model bundle, or the authors' published state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from unifygeo_ros.core.errors import ConfigurationError, InputError
+from unifygeo_ros.inference.bundle import GROUND_FEATURES, MANIFEST_NAME, PYRAMID, ModelBundle, load_bundle
+from unifygeo_training.checkpoint import load_network, load_published, read_tensors
+from unifygeo_training.configuration import check_settings, read_network_config
+from unifygeo_training.judging.tables import Ablation
+from unifygeo_training.model.config import NetworkConfig
+from unifygeo_training.model.decoder import Decoded
+from unifygeo_training.model.network import Aerial, Ground, UnifyGeo
+
+
+@dataclass(frozen=True)
+class Weights:
+    """network: in evaluation mode. kind: "checkpoint", "bundle" or "published". ablation: what it was trained for.
+    data: the config's section of the data that it was trained on, empty where that is not known."""
+
+    network: UnifyGeo | BundleNetwork
+    kind: str
+    ablation: Ablation = field(default_factory=Ablation)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    bundle: ModelBundle | None = None
+
+
+def open_weights(path: Path, network: Path | None = None) -> Weights:
+    """Open weights of any kind, told apart by their content.
+
+    network: YAML of the network config of a published state dict, where it is not the published one.
+    Raises InputError or BundleError where the file or folder is none of the three, or does not fit.
+    """
+    if path.is_dir():
+        if not (path / MANIFEST_NAME).is_file():
+            raise InputError(f"{path}: holds no {MANIFEST_NAME}; give a bundle, a checkpoint or published weights")
+        bundle = load_bundle(path)
+        return Weights(BundleNetwork(bundle), "bundle", bundle=bundle)
+    content = read_tensors(path)
+    if "model" in content or "network" in content:
+        if network is not None:
+            raise ConfigurationError(f"{path} is a checkpoint and brings its network config; leave --network out")
+        loaded, content = load_network(path)
+        return Weights(loaded, "checkpoint", _ablation(content), content.get("config", {}).get("data", {}))
+    published = UnifyGeo(read_network_config(network) if network else NetworkConfig())
+    load_published(published, content, str(path))
+    return Weights(published.eval(), "published")
+
+
+def _ablation(content: Mapping[str, Any]) -> Ablation:
+    raw = dict(content.get("ablation", {}))
+    unified = raw.pop("unified_learning", True)  # before 0.2 one switch for all
+    if not unified:
+        raise InputError("the checkpoint does not tell which of its parts were trained; train it again")
+    return Ablation(**raw)
+
+
+class BundleNetwork(nn.Module):
+    """A bundle's graphs in ONNX Runtime on the CPU, in the place of `UnifyGeo` for judging and calibrating: what is
+    measured is what the robot runs. The fp32 graphs, or fp16 where there are no others."""
+
+    def __init__(self, bundle: ModelBundle) -> None:
+        super().__init__()
+        self.config = check_settings(bundle.manifest.network, NetworkConfig, str(bundle.path))
+        self.descriptor_dim, self.pyramid_shape = bundle.manifest.descriptor_dim, bundle.manifest.pyramid
+        available = bundle.manifest.graphs["decoder"]
+        precision = "fp32" if "fp32" in available else next(iter(available))
+        self._float = torch.float32 if precision == "fp32" else torch.float16
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self._graphs = {
+            graph: onnxruntime.InferenceSession(
+                str(bundle.graph_path(graph, precision)), options, providers=["CPUExecutionProvider"]
+            )
+            for graph in bundle.manifest.graphs
+        }
+
+    def encode_ground(self, image: Tensor, *, descriptor: bool = True) -> Ground:
+        found, *levels = self._run("ground_encoder", {"image": image})
+        return Ground(found if descriptor else None, tuple(levels))
+
+    def encode_aerial(self, image: Tensor, *, descriptor: bool = True) -> Aerial:
+        found, match_map, *pyramid = self._run("aerial_encoder", {"image": image})
+        return Aerial(found if descriptor else None, tuple(pyramid), match_map.permute(0, 3, 1, 2))  # NHWC → NCHW
+
+    def decode(self, levels: tuple[Tensor, ...], pyramid: tuple[Tensor, ...]) -> Decoded:
+        inputs = dict(zip((*GROUND_FEATURES, *PYRAMID), (*levels, *pyramid), strict=True))
+        (logits,) = self._run("decoder", {name: value.to(self._float) for name, value in inputs.items()})
+        return Decoded(logits, ())
+
+    def _run(self, graph: str, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        if any(value.device.type != "cpu" for value in inputs.values()):
+            raise ConfigurationError("a bundle is judged on the CPU; give --device cpu, or the checkpoint")
+        outputs = self._graphs[graph].run(None, {name: value.contiguous().numpy() for name, value in inputs.items()})
+        return [torch.from_numpy(value).float() for value in outputs]
