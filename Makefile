@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export AMENT_PREFIX_PATH := $(abspath $(VENV))$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: help docs demo training demo-data demo-model test test-slow test-gpu test-ros test-lowest lint bench clean
+.PHONY: help mutants docs demo training demo-data demo-model test test-slow test-gpu test-ros test-lowest lint bench clean
 
 help:
 	@echo "make demo       see a vehicle being localized: index, node, drive, report (results in $(OUTPUT))"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-ros ROS=kilted            the tests of the node with another distribution's rclpy"
 	@echo "make test-lowest PYTHON=python3.10  the tests with the oldest libraries that setup.py allows"
 	@echo "make docs       the documentation as a site (out/docs)"
+	@echo "make mutants    which changes of the code the tests notice (hours)"
 	@echo "make bench      the benchmarks, each with its limits"
 
 demo: $(VENV)/.demo
@@ -65,6 +66,11 @@ bench: $(VENV)/.test
 	@missed=; for name in $(BENCHMARKS); do \
 		echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || missed="$$missed $$name"; done; \
 	if [ -n "$$missed" ]; then echo "missed a limit or failed:$$missed"; exit 1; fi
+
+# Mutation testing of the modules on which every number rests; hours for all. `make mutants MUTANTS="metrics --sample 40"`: some.
+mutants: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet "cosmic-ray>=8.7,<9"
+	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
 # Everything that ships with the demo, from seeds. The town (seed 1000 and above) is never trained on.
 demo-data: $(VENV)/.test

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from town_symmetry import mirrored, turned
 
 from unifygeo_training.data.augmentation import (
-    NO_AUGMENTATION,
     AugmentationConfig,
     augment,
     change_appearance,
@@ -18,10 +18,12 @@ from unifygeo_training.towns.pairs import street_positions
 from unifygeo_training.towns.panorama import set_stage
 from unifygeo_training.towns.rays import cast, column_azimuths, row_elevations
 from unifygeo_training.towns.scene import GROUND, Town
-from unifygeo_training.towns.symmetry import mirrored, turned
 from unifygeo_training.towns.town import build_town
 
 SIZE, SIDE_M = 64, 70.0
+NO_AUGMENTATION = AugmentationConfig(
+    geometry=False, colour=0, blur=0, sharpen=0, noise=0, jpeg=0, grid_dropout=0, coarse_dropout=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_transforms_agree_with_a_transformed_town(town: Town, kind: str) -> None
 
 
 def test_the_published_label_rule() -> None:
-    """network.md: flip (dr, dc) → (dr, −dc); quarter turn (dr, dc) → (dc, −dr), with row 320 + dr, column 320 − dc."""
+    """Labels: flip (dr, dc) → (dr, −dc); quarter turn (dr, dc) → (dc, −dr), with row 320 + dr, column 320 − dc."""
     panorama, tile = np.zeros((8, 16, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
     dr, dc = 40.0, -90.0
 

@@ -15,9 +15,9 @@ from small_runs import TOWNS_ATTO
 from unifygeo_ros.core.errors import BundleError, ConfigurationError
 from unifygeo_ros.inference.bundle import GRAPHS, PRECISIONS, ModelBundle, load_bundle
 from unifygeo_training.checkpoint import load_strictly, weights_sha256
-from unifygeo_training.compact import round_to_float16
 from unifygeo_training.export import BundleText, export_bundle
 from unifygeo_training.model import NetworkConfig, UnifyGeo
+from unifygeo_training.shared_weights import round_to_float16
 
 # What fp16 may cost, relative to the largest value of an output: 2⁻¹¹ a rounding, a few dozen roundings in a row.
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2}

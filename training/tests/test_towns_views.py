@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyproj
 import pytest
 import rasterio
+from town_symmetry import mirrored, turned
 
 from unifygeo_ros.core.geodesy import map_from_tile, tile_from_map
 from unifygeo_training.towns.light import Appearance, draw_appearance, shadow_heights
@@ -17,13 +19,18 @@ from unifygeo_training.towns.pairs import street_positions
 from unifygeo_training.towns.panorama import TRAINING_VIEW, View, light_stage, render_panorama, set_stage
 from unifygeo_training.towns.rays import FLOOR, cast, column_azimuths, row_elevations
 from unifygeo_training.towns.scene import AERIAL, GROUND, Shape, Town
-from unifygeo_training.towns.symmetry import mirrored, turned
 from unifygeo_training.towns.town import build_town
 
 FLAT = Appearance(3.0, 0.8, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1e12, (1, 1, 1), 1.1, 0.0, 0.0, 1)
 """No sun, no haze, no noise; gamma 1.1 makes the picture 210 · albedo."""
 
 SUNNY = replace(FLAT, sun=(1.0, 1.0, 1.0), sky=(0.4, 0.4, 0.4), sun_elevation_rad=np.pi / 4)
+
+
+def pixel_from_town(town: Town, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[npt.NDArray, npt.NDArray]:
+    """Fractional raster row and column of town points (integer = pixel centre)."""
+    row = (town.size_m - np.asarray(y, np.float64)) / town.metres_per_pixel - 0.5
+    return row, np.asarray(x, np.float64) / town.metres_per_pixel - 0.5
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +92,7 @@ def test_panorama_ground_is_orthophoto_ground(town: Town) -> None:
         rows, columns = np.nonzero((hits.objects == FLOOR) & (hits.distance_m < 9))
         t = hits.distance_m[rows, columns]
         px, py = x + t * np.sin(azimuths[columns]), y + t * np.cos(azimuths[columns])
-        row, column = town.pixel_from_town(px, py)
+        row, column = pixel_from_town(town, px, py)
         open_ground = solid[np.round(row).astype(int), np.round(column).astype(int)] == -1
         r, c = np.floor(row).astype(int), np.floor(column).astype(int)
         u, v = (row - r)[:, None], (column - c)[:, None]
@@ -124,7 +131,7 @@ def test_crosswalk_stripes_appear_where_they_are_painted(town: Town) -> None:
                 elevation = np.arctan2(-2.0, np.hypot(*(p - (x, y))))
                 column = round((azimuth + np.pi) / (2 * np.pi) * view.width - 0.5) % view.width
                 row = round((0.1 - elevation) / 1.1 * view.height - 0.5)
-                r, c = (round(float(v)) for v in town.pixel_from_town(*p))
+                r, c = (round(float(v)) for v in pixel_from_town(town, *p))
                 if hits.objects[row, column] != FLOOR or solid[r, c] != -1:
                     break
                 values.append((pixels[row, column], above[r, c]))
@@ -222,7 +229,7 @@ def test_geotiff_lies_where_pyproj_says(town: Town, tmp_path: Path) -> None:
     with rasterio.open(tmp_path / "town.tif") as file:
         assert file.crs.to_epsg() == 32632
         assert np.array_equal(np.moveaxis(file.read(), 0, 2), pixels)
-        row, column = town.pixel_from_town(100.0, 200.0)
+        row, column = pixel_from_town(town, 100.0, 200.0)
         east, north = file.transform @ (float(column) + 0.5, float(row) + 0.5)
     assert (east - town.origin[0], north - town.origin[1]) == pytest.approx((100.0, 200.0))
     to_wgs84 = pyproj.Transformer.from_crs("EPSG:32632", "EPSG:4326", always_xy=True)

@@ -104,9 +104,9 @@ def _parity(options: argparse.Namespace) -> int:
     from unifygeo_ros.core.errors import BundleError, ConfigurationError
     from unifygeo_ros.inference.bundle import load_bundle
     from unifygeo_training.checkpoint import weights_sha256
-    from unifygeo_training.compact import round_to_float16
     from unifygeo_training.judging.town_set import TownImages
     from unifygeo_training.parity import check_parity
+    from unifygeo_training.shared_weights import round_to_float16
     from unifygeo_training.towns.pairs import load_town
     from unifygeo_training.weights import open_weights
 

@@ -26,9 +26,9 @@ from unifygeo_ros.inference.bundle import (
     sha256_of_file,
 )
 from unifygeo_training.checkpoint import weights_sha256
-from unifygeo_training.compact import round_to_float16, share_weights
 from unifygeo_training.files import locked, new_folder
 from unifygeo_training.model.network import UnifyGeo
+from unifygeo_training.shared_weights import round_to_float16, share_weights
 
 WEIGHTS_NAME = "weights.float16.bin"
 
@@ -115,7 +115,7 @@ def export_bundle(
         text: Name, licence and data set, for the manifest.
         precisions: Which of PRECISIONS to export.
         calibration: Fitted constants; None: the manifest says that the bundle is not calibrated.
-        compact: Round the weights to float16 and share them between all graphs (`unifygeo_training.compact`).
+        compact: Round the weights to float16 and share them between all graphs (`unifygeo_training.shared_weights`).
 
     Raises:
         ConfigurationError: `output` exists, or a precision is not known.

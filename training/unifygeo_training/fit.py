@@ -19,7 +19,7 @@ from unifygeo_ros.core.errors import ConfigurationError, InputError, UnifyGeoErr
 from unifygeo_training.checkpoint import load_strictly, read_tensors
 from unifygeo_training.data.hard_negatives import ComparablePairs, DescriptorTable, HardNegatives
 from unifygeo_training.data.pairs import Batches, PairSet
-from unifygeo_training.description import describe
+from unifygeo_training.descriptor_table import describe
 from unifygeo_training.files import new_file
 from unifygeo_training.fit_config import FitConfig, OptimiserConfig, with_kind
 from unifygeo_training.loading import loaded

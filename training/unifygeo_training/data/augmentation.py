@@ -31,11 +31,6 @@ class AugmentationConfig(BaseModel):
     coarse_dropout: float = Field(default=0.2, ge=0.0, le=1.0)
 
 
-NO_AUGMENTATION = AugmentationConfig(
-    geometry=False, colour=0, blur=0, sharpen=0, noise=0, jpeg=0, grid_dropout=0, coarse_dropout=0
-)
-
-
 def augment(
     panorama: UInt8, tile: UInt8, position: Position, rng: np.random.Generator, config: AugmentationConfig
 ) -> tuple[UInt8, UInt8, Position]:

@@ -109,12 +109,6 @@ class Town:
     streets: tuple[Street, ...]
     marks: Float
 
-    def pixel_from_town(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Float, Float]:
-        """Fractional raster row and column of town points (integer = pixel centre)."""
-        row = (self.size_m - np.asarray(y, np.float64)) / self.metres_per_pixel - 0.5
-        column = np.asarray(x, np.float64) / self.metres_per_pixel - 0.5
-        return row, column
-
 
 def clearance(objects: npt.NDArray[np.void], x: float, y: float, height_m: float = 2.6, views: int = GROUND) -> float:
     """Horizontal distance from a point to the nearest solid that begins below `height_m`; 0 inside one."""
