@@ -50,6 +50,7 @@ def test_ranks_equal_brute_force_over_several_blocks(monkeypatch):
     [
         ([[1.0, 0.0], [np.nan, 0.0]], "query descriptor 1 is not finite"),
         ([[1.0, 0.0], [2.0, 0.0]], "length 2.0"),
+        ([[1.0, 0.0], [0.5, 0.0]], "length 0.5"),
         ([[1.0, 0.0], [1.0, 0.0]], "collapsed"),
         (np.zeros((0, 2)), "shape"),
     ],
@@ -73,11 +74,26 @@ def test_retrieval_scores_by_hand():
     assert found == [75.0, 50.0, 75.0]
 
 
+def test_a_rank_counts_up_to_and_with_each_cut_off():
+    ranks = np.array([1, 2, 5, 6, 10, 11, 12, 13])
+    scores = metrics.retrieval_scores(ranks, np.array([1, 1, 2, 2, 2, 2, 2, 2]), gallery_size=1199)
+    assert scores == metrics.RetrievalScores(12.5, 37.5, 62.5, 75.0, hit_rate=25.0)  # 1; 1 to 5; to 10; to 11
+
+
 def test_reranked_scores_by_hand():
     order = np.array([[7, 1, 2], [3, 4, 5], [8, 9, 0], [6, 6, 6]])
     positives = np.array([7, 5, 9, 1])
     semi = np.array([[1, 2], [3, 4], [-1, -1], [6, -1]])
     # The positive wins; both before it are semi-positives; a stranger wins; the positive is not among them.
+    assert metrics.reranked_scores(order, positives, semi) == metrics.RerankedScores(25.0, 50.0)
+
+
+def test_only_the_named_semi_positives_are_masked_after_reranking():
+    # Rows smaller and larger than the semi-positive win and are strangers; a positive named as its own semi-positive
+    # stays; where all before the positive are semi-positives it is found third.
+    order = np.array([[1, 5, 9], [9, 5, 1], [5, 1, 9], [4, 6, 5]])
+    positives = np.array([9, 1, 5, 5])
+    semi = np.array([[5, -1], [5, -1], [5, 1], [6, 4]])
     assert metrics.reranked_scores(order, positives, semi) == metrics.RerankedScores(25.0, 50.0)
 
 
