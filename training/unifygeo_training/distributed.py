@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 
 def gathered(x: Tensor) -> Tensor:
@@ -15,7 +16,27 @@ def gathered(x: Tensor) -> Tensor:
     of all ranks and DistributedDataParallel then divides by their number: together exactly the gradient of one process
     with the whole batch.
     """
-    return x if world_size() == 1 else torch.cat(all_gather(x.contiguous()))
+    return x if world_size() == 1 else _Gather.apply(x)
+
+
+class _Gather(torch.autograd.Function):
+    """torch.distributed.nn.functional.all_gather is deprecated, and takes gradients for contiguous that are not: its
+    gradients are wrong (`test_negatives_of_two_processes_equal_one_process_with_the_whole_batch` shows it)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.count = len(x)
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        torch.distributed.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(
+            memory_format=torch.contiguous_format
+        )  # collectives take a tensor's memory as it lies, whatever its strides
+        torch.distributed.all_reduce(total)
+        return total[rank() * ctx.count : (rank() + 1) * ctx.count]
 
 
 def world_size() -> int:

@@ -106,7 +106,7 @@ def draw_sheet(
 
 
 def _batch(image: UInt8, device: torch.device | str) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image)[None]).to(device)
+    return torch.from_numpy(np.array(image)[None]).to(device)
 
 
 def _resized(image: UInt8, size: int) -> UInt8:
