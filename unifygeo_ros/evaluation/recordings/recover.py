@@ -66,7 +66,7 @@ def _recover_mcap(path: Path, problems: list[str]) -> Iterator[RawMessage]:
     channels: dict[int, tuple[str, str, str]] = {}
     with path.open("rb") as stream:
         # Chunks are taken apart here, so that a broken one costs no other.
-        records = StreamReader(stream, emit_chunks=True, record_size_limit=path.stat().st_size).records
+        records = StreamReader(stream, emit_chunks=True).records
         while True:
             start = stream.tell()
             try:

@@ -186,7 +186,7 @@ def error_distribution(drive: Drive, judged: Judged) -> str:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.set_title("How far off, and how far off it said it might be")
+        axes.set_title("Distribution of the errors and of the declared radius")
         known = int(drive.has_truth.sum())
         errors, of_fixes = metrics.error_distribution(judged.errors_m)
         if len(errors):
@@ -392,11 +392,11 @@ def latency(summary: Summary) -> str:
 
 
 def drift(drive: Drive, judged: Judged) -> str:
-    """Error of odometry alone beside that of the fixes."""
+    """Error of odometry alone and error of the fixes."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.set_title("Beside odometry alone")
+        axes.set_title("Compared with odometry alone")
         reckoned = dead_reckoning(drive)
         usable = drive.has_truth & ~np.isnan(reckoned).any(axis=1)
         if not usable.any():

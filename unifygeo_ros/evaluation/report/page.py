@@ -110,9 +110,9 @@ def verdict(summary: Summary) -> str:
         text += f"outside {'its' if wrong == 1 else 'their'} own 99.9% ellipse."
     else:
         text += f" None is false; the 95% interval of their share reaches to {percent(false.upper)}."
-    honest = summary.covariance.without_false_fixes
-    if wrong and honest is not None:
-        return f"{text} Apart from {'it' if wrong == 1 else 'them'}: {consistency_text(honest)}"
+    others = summary.covariance.without_false_fixes
+    if wrong and others is not None:
+        return f"{text} Apart from {'it' if wrong == 1 else 'them'}: {consistency_text(others)}"
     sentence = consistency_text(position)
     return f"{text} {sentence[0].upper()}{sentence[1:]}"
 
@@ -138,7 +138,8 @@ def consistency_text(consistency: Consistency) -> str:
         kind = "over-confident" if over else "conservative"
         return (
             f"the declared covariances look {kind} (ANEES {consistency.anees:.2f}), but neighbouring images err alike: "
-            f"as few as {consistency.effective_count:.0f} independent fixes would allow it."
+            f"the {consistency.count} fixes are worth about {consistency.effective_count:.0f} independent ones, for "
+            "which it is within the 95% bounds."
         )
     factor = math.sqrt(consistency.anees) if over else 1 / math.sqrt(consistency.anees)
     return (
