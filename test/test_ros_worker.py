@@ -152,3 +152,20 @@ def test_the_inbox_keeps_the_newest_and_counts():
     assert inbox.take().message.header.stamp.sec == 5
     inbox.close()
     assert inbox.take() is None
+
+
+@pytest.mark.parametrize(("transport_ms", "late"), [(500.0, False), (1500.0, True)])
+def test_fixes_later_than_the_filter_can_go_back_are_a_warning(transport_ms, late):
+    """Transport and processing count together; here 1.0 s of processing and a history of 2 s."""
+    health = Health()
+    for number in range(1, 21):
+        timings_ms = {"transport": transport_ms, "arrival_to_fix": 1000.0}
+        health.localized(Outcome(at(number), None, observation=OBSERVATION), timings_ms, health.drive)
+    report = health.report("n", enabled=True, image_timeout_s=1.0, filter_history_s=2.0)
+    (status,) = (s for s in report if s.name == "n: localization")
+    assert status.level == (b"\x01" if late else b"\x00")
+    assert ("fixes arrive 2.50 s after the exposure (95%), filter_history_s is 2" in status.message) == late
+    assert values(status)["delay_s"] == ("2.50" if late else "1.50")
+    health.drive_forgotten()
+    report = health.report("n", enabled=True, image_timeout_s=1.0, filter_history_s=2.0)
+    assert next(s for s in report if s.name == "n: localization").message == "no image yet"

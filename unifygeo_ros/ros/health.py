@@ -300,7 +300,7 @@ class Health:
         delay_s = self._delay_s()
         if delay_s is not None:
             values["delay_s"] = f"{delay_s:.2f}"
-            if delay_s > filter_history_s:
+            if delay_s > filter_history_s and isinstance(self._last_outcome, Fix):
                 level = max(level, DiagnosticStatus.WARN)
                 text += (
                     f"; fixes arrive {delay_s:.2f} s after the exposure (95%), filter_history_s is "
