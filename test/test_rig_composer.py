@@ -1,0 +1,258 @@
+"""A synthetic sphere seen through each lens model and composed back equals the sphere rendered directly.
+
+The sphere is a smooth function of the direction, so that both its value and its mean over a pixel are known without any
+of the code under test. The images are rendered by inverting the lens models with OpenCV or in closed form.
+"""
+
+import functools
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from unifygeo_ros.core.errors import ConfigurationError, InputError
+from unifygeo_ros.core.se2 import Pose2
+from unifygeo_ros.rig.composer import CameraView, Composer
+from unifygeo_ros.rig.lenses import Fisheye, FisheyeCircle, Pinhole
+from unifygeo_ros.rig.rig import Rig, RigCamera, rotation_from_mount
+
+WIDTH = 320
+
+
+def sphere(directions: np.ndarray) -> np.ndarray:
+    """RGB of directions (..., 3) in base_link's axes: waves of 20° and more, no two directions alike."""
+    x, y, z = np.moveaxis(directions / np.linalg.norm(directions, axis=-1, keepdims=True), -1, 0)
+    red = 128 + 100 * np.sin(7 * x + 2 * z)
+    green = 128 + 100 * np.sin(6 * y - 3 * z) * (x * x - y * y)
+    blue = 128 + 60 * x + 40 * np.cos(9 * z)
+    return np.stack([red, green, blue], axis=-1)
+
+
+def equirectangular(width: int) -> np.ndarray:
+    azimuth = (np.arange(width) + 0.5) / width * 2 * np.pi - np.pi
+    elevation = np.pi / 2 - (np.arange(width // 2) + 0.5)[:, None] / width * 2 * np.pi
+    return np.stack(
+        [
+            np.cos(elevation) * np.cos(azimuth),
+            -np.cos(elevation) * np.sin(azimuth),
+            np.broadcast_to(np.sin(elevation), (width // 2, width)),
+        ],
+        axis=-1,
+    )
+
+
+def expected_panorama() -> np.ndarray:
+    """Mean of the sphere over each pixel, by 8 × 8 samples."""
+    fine = sphere(equirectangular(8 * WIDTH))
+    return fine.reshape(WIDTH // 2, 8, WIDTH, 8, 3).mean((1, 3))
+
+
+def pixel_grid(width: int, height: int) -> np.ndarray:
+    return np.stack(np.meshgrid(np.arange(width, dtype=float), np.arange(height, dtype=float)), axis=-1)
+
+
+@functools.cache
+def rays(lens) -> np.ndarray:
+    """Direction of each pixel in the optical frame (height, width, 3), by means other than the lens' own `project`."""
+    grid = pixel_grid(lens.width, lens.height)
+    if isinstance(lens, FisheyeCircle):
+        offset = grid - [lens.centre_column, lens.centre_row]
+        radius = np.linalg.norm(offset, axis=-1)
+        theta = radius / lens.radius * lens.field_rad / 2
+        unit = offset / np.maximum(radius, 1e-9)[..., None]
+        return np.concatenate([np.sin(theta)[..., None] * unit, np.cos(theta)[..., None]], axis=-1)
+    matrix = np.array([[lens.fx, 0, lens.cx], [0, lens.fy, lens.cy], [0, 0, 1]])
+    if isinstance(lens, Fisheye):
+        flat = (grid - [lens.cx, lens.cy]) / [lens.fx, lens.fy]
+        radius = np.linalg.norm(flat, axis=-1)
+        table = np.linspace(0, math.pi, 200_001)
+        k1, k2, k3, k4 = lens.distortion
+        distorted = table * (1 + k1 * table**2 + k2 * table**4 + k3 * table**6 + k4 * table**8)
+        theta = np.interp(radius, distorted, table)
+        unit = flat / np.maximum(radius, 1e-9)[..., None]
+        return np.concatenate([np.sin(theta)[..., None] * unit, np.cos(theta)[..., None]], axis=-1)
+    # OpenCV's projection inverted by iteration: its undistortPoints ends after five steps, too early at the edges.
+    flat = wanted = ((grid - [lens.cx, lens.cy]) / [lens.fx, lens.fy]).reshape(-1, 2)
+    for _ in range(25):
+        points = np.concatenate([flat, np.ones((len(flat), 1))], axis=1)
+        pixels = cv2.projectPoints(points, np.zeros(3), np.zeros(3), matrix, np.array(lens.distortion))[0][:, 0]
+        flat = flat - ((pixels - [lens.cx, lens.cy]) / [lens.fx, lens.fy] - wanted)
+    return np.concatenate([flat.reshape(lens.height, lens.width, 2), np.ones((lens.height, lens.width, 1))], axis=-1)
+
+
+def camera(name: str, lens, roll=0.0, pitch=0.0, yaw=0.0, position=(0.0, 0.0, 1.6)) -> RigCamera:
+    return RigCamera(name, lens, rotation_from_mount(roll, pitch, yaw), np.array(position))
+
+
+def image_of(cam: RigCamera, yaw_rad: float = 0.0) -> np.ndarray:
+    """The sphere as the camera sees it; yaw_rad: of the vehicle against the sphere."""
+    directions = rays(cam.lens) @ cam.base_from_optical.T
+    cos, sin = math.cos(yaw_rad), math.sin(yaw_rad)
+    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    return np.clip(np.round(sphere(directions @ turn.T)), 0, 255).astype(np.uint8)
+
+
+PINHOLE = Pinhole(480, 360, 210.0, 211.5, 241.0, 176.0, (-0.12, 0.03, 0.001, -0.0015, -0.002))
+RATIONAL = Pinhole(480, 360, 210.0, 210.0, 240.0, 180.0, (0.3, 0.02, 1e-3, -5e-4, 1e-3, 0.35, 0.05, 2e-3))
+FISHEYE = Fisheye(800, 800, 255.0, 255.0, 398.0, 402.0, (-0.02, 0.003, -0.001, 0.0001), math.radians(190))
+SURROUND = [camera(f"cam{i}", PINHOLE, yaw=i * math.pi / 3) for i in range(6)]
+CIRCLES = [
+    camera("front", FisheyeCircle(1920, 960, 479.5, 479.5, 475.0, math.radians(195))),
+    camera("back", FisheyeCircle(1920, 960, 1439.5, 479.5, 475.0, math.radians(195)), yaw=math.pi),
+]
+RIGS = {
+    "six plumb_bob pinholes": SURROUND,
+    "six rational_polynomial pinholes": [camera(f"cam{i}", RATIONAL, yaw=i * math.pi / 3) for i in range(6)],
+    "four fisheyes": [camera(f"cam{i}", FISHEYE, yaw=i * math.pi / 2, pitch=0.3) for i in range(4)],
+    "dual fisheye": CIRCLES,
+    "cameras rolled by 90°": [camera(f"cam{i}", PINHOLE, roll=math.pi / 2, yaw=i * math.pi / 4) for i in range(8)],
+}
+
+
+@pytest.mark.parametrize("cameras", RIGS.values(), ids=RIGS)
+def test_composed_sphere_equals_the_sphere_rendered_directly(cameras):
+    views = {cam.name: CameraView(image_of(cam)) for cam in cameras}
+    composed = Composer(Rig(tuple(cameras)), WIDTH).compose(views)
+    error = np.abs(composed.pixels.astype(float) - expected_panorama())[composed.seen]
+    assert composed.seen.mean() > 0.3
+    assert error.max() < 4.0
+    assert error.mean() < 0.8
+    assert all(gain == pytest.approx(1.0, abs=0.01) for gain in composed.gains.values())
+
+
+def test_seen_is_what_the_lenses_show():
+    cam = camera("front", PINHOLE)
+    composed = Composer(Rig((cam,)), WIDTH).compose({"front": CameraView(image_of(cam))})
+    # An oracle of OpenCV's: the directions of all pixels, put onto the panorama.
+    directions = (rays(PINHOLE) @ cam.base_from_optical.T).reshape(-1, 3)
+    azimuth, elevation = (
+        -np.arctan2(directions[:, 1], directions[:, 0]),
+        np.arctan2(directions[:, 2], np.hypot(*directions[:, :2].T)),
+    )
+    column = ((azimuth + np.pi) / (2 * np.pi) * WIDTH).astype(int) % WIDTH
+    row = ((np.pi / 2 - elevation) / np.pi * WIDTH / 2).astype(int)
+    touched = np.zeros((WIDTH // 2, WIDTH), np.uint8)
+    touched[row, column] = 1
+    inner = cv2.erode(touched, np.ones((3, 3), np.uint8)) > 0
+    assert not (composed.seen & (touched == 0)).any()
+    assert (composed.seen | ~inner).all()
+
+
+def test_a_camera_that_exposed_earlier_is_turned_by_the_vehicles_turn():
+    turn = math.radians(6.0)
+    views = {}
+    for i, cam in enumerate(SURROUND):
+        early = -turn if i % 2 else 0.0  # every second camera exposed before the vehicle turned by 6° to the left
+        views[cam.name] = CameraView(image_of(cam, early), Pose2(0.0, 0.0, -early))
+    composed = Composer(Rig(tuple(SURROUND)), WIDTH).compose(views)
+    error = np.abs(composed.pixels.astype(float) - expected_panorama())[composed.seen]
+    assert error.max() < 4.0
+    ignored = {name: CameraView(view.pixels) for name, view in views.items()}
+    wrong = Composer(Rig(tuple(SURROUND)), WIDTH).compose(ignored)
+    assert np.abs(wrong.pixels.astype(float) - expected_panorama())[wrong.seen].max() > 15.0
+
+
+def test_the_ground_plane_fits_together_across_cameras_and_motion():
+    """Road marks on the plane z = 0 seen from cameras at different positions, one of them exposed 1.5 m earlier."""
+
+    def ground_view(cam, moved_m):
+        directions = rays(cam.lens) @ cam.base_from_optical.T
+        origin = cam.position_m - [moved_m, 0, 0]
+        down = -directions[..., 2] / np.linalg.norm(directions, axis=-1)
+        hit = down > 0.12
+        points = origin + directions * (origin[2] / np.where(hit, -directions[..., 2], 1.0))[..., None]
+        value = 128 + 100 * np.sin(points[..., 0] * 1.5) * np.sin(points[..., 1] * 1.5)
+        return np.where(hit, value, 128)[..., None].repeat(3, -1).round().astype(np.uint8)
+
+    cameras = (
+        camera("front", PINHOLE, pitch=0.5, position=(2.0, 0.2, 1.5)),
+        camera("rear", PINHOLE, pitch=0.5, yaw=math.pi, position=(-1.0, 0.0, 1.9)),
+    )
+    rig = Rig(cameras)
+    views = {
+        "front": CameraView(ground_view(cameras[0], 1.5), Pose2(1.5, 0.0, 0.0)),
+        "rear": CameraView(ground_view(cameras[1], 0.0)),
+    }
+    composed = Composer(rig, WIDTH).compose(views)
+    directions = equirectangular(WIDTH)
+    near = (-directions[..., 2] > 0.2) & composed.seen
+    points = rig.centre_m + directions * (rig.centre_m[2] / np.where(near, -directions[..., 2], 1.0))[..., None]
+    expected = 128 + 100 * np.sin(points[..., 0] * 1.5) * np.sin(points[..., 1] * 1.5)
+    error = np.abs(composed.pixels[..., 0].astype(float) - expected)[near]
+    assert near.sum() > 2000
+    assert np.percentile(error, 99) < 12 and error.mean() < 2.0
+    standing = Composer(rig, WIDTH).compose({name: CameraView(view.pixels) for name, view in views.items()})
+    assert np.abs(standing.pixels[..., 0].astype(float) - expected)[near].mean() > 15
+
+
+def test_detail_finer_than_a_pixel_is_averaged_not_aliased():
+    cam = camera("front", PINHOLE)
+    image = np.where((np.indices((360, 480)).sum(0) % 2)[..., None] == 0, 255, 0).astype(np.uint8).repeat(3, -1)
+    composed = Composer(Rig((cam,)), WIDTH).compose({"front": CameraView(image)})
+    inner = cv2.erode(composed.seen.astype(np.uint8), np.ones((5, 5))) > 0
+    values = composed.pixels[inner].astype(float)
+    assert np.abs(values - 127.5).max() < 12
+
+
+def test_exposure_differences_are_evened_out():
+    factors = [1.0, 0.7, 1.0, 1.3, 1.0, 0.8]
+    views = {}
+    for cam, factor in zip(SURROUND, factors, strict=True):
+        views[cam.name] = CameraView(np.clip(60 + 0.4 * image_of(cam).astype(float) * 1.0, 0, 255).astype(np.uint8))
+        views[cam.name] = CameraView(np.round(views[cam.name].pixels * (factor / 1.3)).astype(np.uint8))
+    composed = Composer(Rig(tuple(SURROUND)), WIDTH).compose(views)
+    corrected = np.array([composed.gains[cam.name] * factor for cam, factor in zip(SURROUND, factors, strict=True)])
+    np.testing.assert_allclose(corrected / corrected.mean(), 1.0, atol=0.03)
+
+
+def test_a_missing_camera_leaves_its_sector_unseen_and_a_black_one_darkens_no_other():
+    views = {cam.name: CameraView(image_of(cam)) for cam in SURROUND}
+    whole = Composer(Rig(tuple(SURROUND)), WIDTH).compose(views)
+    gone = {name: view for name, view in views.items() if name != "cam0"}
+    without = Composer(Rig(tuple(SURROUND)), WIDTH).compose(gone)
+    middle = slice(WIDTH // 2 - 6, WIDTH // 2 + 6)
+    assert whole.seen[WIDTH // 4, middle].all() and not without.seen[WIDTH // 4, middle].any()
+    black = dict(views, cam0=CameraView(np.zeros((360, 480, 3), np.uint8)))
+    dark = Composer(Rig(tuple(SURROUND)), WIDTH).compose(black)
+    assert all(gain == pytest.approx(1.0, abs=0.02) for gain in dark.gains.values())
+
+
+def test_an_image_decoded_at_a_fraction_of_its_size_gives_the_same_panorama():
+    whole = {cam.name: CameraView(image_of(cam)) for cam in SURROUND}
+    half = {n: CameraView(cv2.resize(v.pixels, (240, 180), interpolation=cv2.INTER_AREA)) for n, v in whole.items()}
+    composer = Composer(Rig(tuple(SURROUND)), WIDTH)
+    a, b = composer.compose(whole), composer.compose(half)
+    assert (a.seen == b.seen).all()
+    assert np.abs(a.pixels.astype(int) - b.pixels)[a.seen].max() <= 3
+
+
+def test_an_image_of_another_shape_is_refused_with_both_sizes():
+    with pytest.raises(InputError, match=r"cam0: image of 640x640, its calibration is for 480x360"):
+        Composer(Rig(tuple(SURROUND)), WIDTH).compose({"cam0": CameraView(np.zeros((640, 640, 3), np.uint8))})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Pinhole(1280, 960, 0.0, 0.0, 640, 480), "focal length fx is 0"),
+        (lambda: Pinhole(0, 960, 500, 500, 640, 480), "image size 0x960"),
+        (lambda: Pinhole(1280, 960, math.nan, 500, 640, 480), "fx is nan"),
+        (lambda: Pinhole(1280, 960, 500, 500, 64000, 480), "principal point"),
+        (lambda: Pinhole(1280, 960, 500, 500, 640, 480, (1.0, 2.0)), "2 distortion values"),
+        (lambda: Pinhole(1280, 960, 500, 500, 640, 480, (-9.0, 0.0, 0.0, 0.0)), "folds the image"),
+        (lambda: Fisheye(800, 800, 250, 250, 400, 400, (-5.0, 0.0, 0.0, 0.0)), "folds the image"),
+        (lambda: Fisheye(800, 800, 250, 250, 400, 400, (math.inf, 0.0, 0.0, 0.0)), "distortion 0 is inf"),
+        (lambda: FisheyeCircle(800, 800, 900, 400, 400, 3.3), "centre 900, 400 is outside"),
+        (lambda: FisheyeCircle(800, 800, 400, 400, 400, 8.0), "must be 20° to 360°"),
+        (lambda: Rig(()), "without cameras"),
+        (lambda: Rig((SURROUND[0], SURROUND[0])), "two cameras of one name"),
+        (lambda: RigCamera("a", PINHOLE, -np.eye(3), np.zeros(3)), "mirrors"),
+        (lambda: RigCamera("a", PINHOLE, np.ones((3, 3)), np.zeros(3)), "not a rotation"),
+        (lambda: RigCamera("a", PINHOLE, np.eye(3), np.array([1600.0, 0, 0])), "position"),
+        (lambda: Rig((camera("a", PINHOLE, position=(0, 0, -0.2)),)), "ground_z_m"),
+    ],
+)
+def test_bad_cameras_get_one_error_with_the_value(make, words):
+    with pytest.raises(ConfigurationError, match=words):
+        make()

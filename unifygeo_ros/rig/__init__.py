@@ -1,0 +1,1 @@
+"""Several cameras to one panorama."""

@@ -1,0 +1,271 @@
+"""The images of a rig → one equirectangular panorama, and which of its pixels a camera saw.
+
+For each camera: the image is averaged down to about half the panorama's pixel, sampled at twice the panorama's
+resolution in each direction, and averaged in twos. So every pixel is the mean over the area that it covers, as long as
+the lens' resolution changes little over the image.
+
+The sampling positions are computed for every image, because cameras of a rig do not expose at the same time: between a
+camera's exposure and the panorama's instant the vehicle turned and moved. They are computed exactly on a grid of every
+`GRID`-th pixel and interpolated between (error below 0.02° for a 120° pinhole).
+
+Directions above the horizon are taken as infinitely far. Below it, the ray meets the ground plane, so that the road
+fits together across cameras of different positions, and across the way that the vehicle moved meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Mapping
+
+import cv2
+import numpy as np
+
+from unifygeo_ros.core.arrays import Bool, Float32, Float64, Int64, UInt8
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.se2 import Pose2
+from unifygeo_ros.rig.rig import Rig, RigCamera
+
+GRID = 8
+"""Pixels of the doubled panorama between two exactly computed sampling positions."""
+FAR_M = 1e4
+"""Distance of what is above the horizon."""
+FEATHER = 0.15
+"""Share of an image's half width over which its weight rises from its edge: seams are blended over that."""
+MAX_GAIN = 1.5
+"""Largest exposure correction of a camera, and its inverse the smallest."""
+MIN_OVERLAP_PIXELS = 50
+"""Overlaps smaller than this say nothing about exposures."""
+
+
+STANDING = Pose2(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class CameraView:
+    """One camera's image for a panorama."""
+
+    pixels: UInt8
+    """uint8 (H, W, 3), RGB; H and W are the lens' or, for a reduced decoding, a whole fraction of them."""
+    motion: Pose2 = STANDING
+    """base_link at the panorama's instant relative to base_link at this image's exposure, in the axes of the latter."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A panorama of the whole sphere in base_link's axes, its centre column along x."""
+
+    pixels: UInt8
+    """uint8 (H, 2H, 3), RGB. Black where no camera saw anything."""
+    seen: Bool
+    """bool (H, 2H): where at least one camera saw something."""
+    gains: Mapping[str, float]
+    """Factor by which each camera's brightness was multiplied."""
+
+
+class Composer:
+    """Composes the panoramas of one rig at one resolution. Not safe for use from two threads at once."""
+
+    def __init__(self, rig: Rig, width: int) -> None:
+        """
+        Args:
+            rig: The cameras.
+            width: Columns of the panorama, a multiple of 8; it has half as many rows.
+        """
+        if width < 32 or width % 8:
+            raise InputError(f"panorama width {width}, must be a multiple of 8 and at least 32")
+        self.rig = rig
+        self.width, self.height = width, width // 2
+        self._tables = {camera.name: _Table(camera, rig, width) for camera in rig.cameras}
+
+    def compose(self, views: Mapping[str, CameraView]) -> Composed:
+        """Compose one panorama.
+
+        Args:
+            views: The images by camera name. A camera that is missing leaves its sector unseen.
+
+        Raises:
+            InputError: An image of a camera that the rig does not have, or of another size than its lens'.
+        """
+        unknown = set(views) - set(self._tables)
+        if unknown:
+            raise InputError(f"no camera {', '.join(sorted(unknown))} in the rig, which has {', '.join(self._tables)}")
+        strips = [self._tables[name].strip(view) for name, view in views.items()]
+        gains = _gains(strips, self.width)
+        total = np.zeros((self.height, self.width, 3), np.float32)
+        weight = np.zeros((self.height, self.width), np.float32)
+        for strip, gain in zip(strips, gains, strict=True):
+            for rows, source, target in strip.parts(self.width):
+                w = strip.weight[:, source]
+                total[rows, target] += strip.pixels[:, source] * (w * np.float32(gain))[..., None]
+                weight[rows, target] += w
+        seen = weight > 0
+        np.divide(total, weight[..., None], out=total, where=seen[..., None])
+        pixels = np.clip(total + 0.5, 0, 255).astype(np.uint8)
+        return Composed(pixels, np.asarray(seen), dict(zip(views, gains, strict=True)))
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What one camera contributes: rows and columns of the panorama (columns may run past its end, and wrap)."""
+
+    first_row: int
+    first_column: int
+    pixels: Float32
+    """float32 (rows, columns, 3)."""
+    weight: Float32
+    """float32 (rows, columns), 0 where the camera saw nothing, rising with the distance from its image's edge."""
+
+    def parts(self, width: int) -> list[tuple[slice, slice, slice]]:
+        """(rows of the panorama, columns of the strip, columns of the panorama), split where the columns wrap."""
+        rows = slice(self.first_row, self.first_row + self.weight.shape[0])
+        start, count = self.first_column % width, self.weight.shape[1]
+        until = min(count, width - start)
+        parts = [(rows, slice(0, until), slice(start, start + until))]
+        if until < count:
+            parts.append((rows, slice(until, count), slice(0, count - until)))
+        return parts
+
+
+class _Table:
+    """Where one camera's pixels go."""
+
+    def __init__(self, camera: RigCamera, rig: Rig, width: int) -> None:
+        self.camera = camera
+        self._centre_m, self._ground_z_m = rig.centre_m, rig.ground_z_m
+        self._width, self._height = width, width // 2
+        # A block of panorama pixels that holds all that the camera sees, with room for the vehicle's turn meanwhile.
+        directions = _directions(width // 4, np.arange(width // 8), np.arange(width // 4))
+        pixels, valid = self._project(directions, STANDING)
+        column, row = pixels[..., 0].astype(np.float32), pixels[..., 1].astype(np.float32)
+        seen: Bool = valid & (camera.lens.margin(column, row) > 0)
+        if not seen.any():
+            raise InputError(f"camera {camera.name} sees nothing of the panorama; check its pose and its lens")
+        rows = np.flatnonzero(seen.any(1))
+        self._first_row = max(0, int(rows[0]) * 4 - 8)
+        self._last_row = min(self._height, int(rows[-1]) * 4 + 12)
+        start, count = _shortest_arc(np.asarray(seen.any(0)))
+        self._first_column = start * 4 - 16
+        self._columns = min(width, count * 4 + 32)
+
+    def _project(self, directions: Float64, motion: Pose2) -> tuple[Float64, Bool]:
+        """Pixels of directions (..., 3) that are seen from the rig's centre at the panorama's instant."""
+        height = self._centre_m[2] - self._ground_z_m
+        down = -directions[..., 2]
+        reach = np.where(down > height / FAR_M, height / np.maximum(down, 1e-9), FAR_M)
+        points = self._centre_m + directions * reach[..., None]
+        # base_link at the exposure ← base_link at the panorama's instant
+        cos, sin = math.cos(motion.yaw_rad), math.sin(motion.yaw_rad)
+        turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+        points = points @ turn.T + np.array([motion.x_m, motion.y_m, 0.0])
+        return self.camera.lens.project((points - self.camera.position_m) @ self.camera.base_from_optical)
+
+    def strip(self, view: CameraView) -> Strip:
+        """This camera's part of a panorama."""
+        lens = self.camera.lens
+        height, width = view.pixels.shape[:2]
+        scale_x, scale_y = width / lens.width, height / lens.height
+        if view.pixels.dtype != np.uint8 or view.pixels.ndim != 3 or abs(scale_x / scale_y - 1) > 0.02 or scale_x > 1:
+            raise InputError(
+                f"camera {self.camera.name}: image of {width}x{height}, its calibration is for "
+                f"{lens.width}x{lens.height}; send that size, or calibrate at the size that is sent"
+            )
+        rows, columns = 2 * (self._last_row - self._first_row), 2 * self._columns
+        grid_rows, grid_columns = -(-rows // GRID) + 1, -(-columns // GRID) + 1
+        # Grid points lie at doubled pixels 0, GRID, 2 GRID …, so that a linear interpolation needs no shift.
+        at_row = 2 * self._first_row + GRID * np.arange(grid_rows)
+        at_column = 2 * self._first_column + GRID * np.arange(grid_columns)
+        pixels, valid = self._project(_directions(2 * self._width, at_row, at_column), view.motion)
+        pixels = np.where(valid[..., None], pixels, np.nan)
+        column, row = (_upsample(pixels[..., axis], rows, columns) for axis in (0, 1))
+        edge = np.nan_to_num(lens.margin(column, row), nan=0.0)
+        weight = np.clip(edge / np.float32(FEATHER), 0.0, 1.0)
+        # Average down first, to about one doubled pixel of the panorama: sampling would alias otherwise.
+        reduction = max(1, math.floor(math.pi / self._width / (lens.rad_per_pixel() / scale_x)))
+        source = view.pixels
+        if reduction > 1:
+            size = max(1, width // reduction), max(1, height // reduction)
+            source = cv2.resize(source, size, interpolation=cv2.INTER_AREA)
+        shrink_x, shrink_y = source.shape[1] / lens.width, source.shape[0] / lens.height
+        map_x = (column + np.float32(0.5)) * np.float32(shrink_x) - np.float32(0.5)
+        map_y = (row + np.float32(0.5)) * np.float32(shrink_y) - np.float32(0.5)
+        sampled = cv2.remap(
+            source,
+            np.nan_to_num(map_x, nan=-1e4),
+            np.nan_to_num(map_y, nan=-1e4),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        half = columns // 2, rows // 2
+        pixels_half = cv2.resize(sampled, half, interpolation=cv2.INTER_AREA).astype(np.float32)
+        quarters = weight.reshape(rows // 2, 2, columns // 2, 2)
+        weight_half = quarters.mean((1, 3)) * (quarters > 0).all((1, 3))  # a pixel is seen if all of it is
+        return Strip(self._first_row, self._first_column, pixels_half, weight_half.astype(np.float32))
+
+
+def _directions(width: int, rows: Int64, columns: Int64) -> Float64:
+    """Unit vectors in base_link's axes of rows × columns of an equirectangular image of `width`: (n, m, 3)."""
+    azimuth = (np.asarray(columns) + 0.5) / width * 2 * np.pi - np.pi  # clockwise from base_link's x axis
+    elevation = np.pi / 2 - (np.asarray(rows) + 0.5) / width * 2 * np.pi
+    cos = np.cos(elevation)[:, None]
+    return np.stack(
+        [
+            cos * np.cos(azimuth),
+            -cos * np.sin(azimuth),
+            np.broadcast_to(np.sin(elevation)[:, None], (len(rows), len(columns))),
+        ],
+        axis=-1,
+    )
+
+
+def _upsample(values: Float64, rows: int, columns: int) -> Float32:
+    """Linear interpolation of a grid to every pixel; grid point (i, j) is pixel (GRID i, GRID j). NaN spreads."""
+    share = np.arange(GRID, dtype=np.float32) / GRID
+    grid = values.astype(np.float32)
+    down = grid[:-1, None] + share[:, None] * (grid[1:] - grid[:-1])[:, None]
+    down = down.reshape(-1, grid.shape[1])[:rows]
+    across = down[:, :-1, None] + share * (down[:, 1:] - down[:, :-1])[:, :, None]
+    return np.ascontiguousarray(across.reshape(len(down), -1)[:, :columns])
+
+
+def _shortest_arc(seen: Bool) -> tuple[int, int]:
+    """First index and length of the shortest run (it may wrap) that holds every True."""
+    size = len(seen)
+    hits = np.flatnonzero(seen)
+    gaps = np.diff(np.concatenate([hits, hits[:1] + size]))
+    widest = int(np.argmax(gaps))
+    count = size - int(gaps[widest]) + 1
+    return int(hits[(widest + 1) % len(hits)]), min(count, size)
+
+
+def _gains(strips: list[Strip], width: int) -> list[float]:
+    """Brightness factors that make overlapping cameras agree best, their geometric mean 1.
+
+    Least squares on the logarithms: for each overlap, log g_i + log m_i = log g_j + log m_j with m the mean brightness
+    of either camera there; a weak pull to 1 keeps cameras without overlap as they are.
+    """
+    count = len(strips)
+    if count < 2:
+        return [1.0] * count
+    luma, weights = np.zeros((count, width // 2, width), np.float32), np.zeros((count, width // 2, width), bool)
+    for i, strip in enumerate(strips):
+        for rows, source, target in strip.parts(width):
+            luma[i, rows, target] = strip.pixels[:, source, 1]
+            weights[i, rows, target] = strip.weight[:, source] > 0.05
+    equations, values = [0.05 * np.eye(count)], [np.zeros(count)]
+    for i in range(count):
+        for j in range(i + 1, count):
+            both = weights[i] & weights[j]
+            pixels = int(both.sum())
+            if pixels < MIN_OVERLAP_PIXELS:
+                continue
+            mean_i, mean_j = (float(luma[k][both].mean()) for k in (i, j))
+            if min(mean_i, mean_j) < 4:
+                continue  # black: a dead camera must not darken its neighbours
+            row = np.zeros((1, count))
+            row[0, i], row[0, j] = 1.0, -1.0
+            equations.append(row)
+            values.append(np.array([math.log(mean_j / mean_i)]))
+    solved = np.linalg.lstsq(np.concatenate(equations), np.concatenate(values), rcond=None)[0]
+    limit = math.log(MAX_GAIN)
+    return [float(np.exp(np.clip(value, -limit, limit))) for value in solved - solved.mean()]

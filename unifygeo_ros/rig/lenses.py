@@ -1,0 +1,294 @@
+"""Lens models: directions in a camera's optical frame → pixels.
+
+The optical frame is that of REP-103: x right, y down, z forward. Pixel coordinates follow OpenCV and `CameraInfo`:
+integer values are pixel centres, (0, 0) is the centre of the upper left pixel.
+
+Every model is also defined some way beyond its image, because tables of pixels are interpolated over the image's edge:
+`project` says where the model is valid, and `margin` how far inside the picture a pixel lies.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from unifygeo_ros.core.arrays import Bool, Float32, Float64
+from unifygeo_ros.core.errors import ConfigurationError
+
+MAX_SIZE = 32_768
+"""Largest width and height of an image, pixels: larger than any camera's, small enough for OpenCV's remap."""
+
+
+class Lens(Protocol):
+    """How one camera maps directions to pixels."""
+
+    width: int
+    height: int
+
+    def project(self, directions: Float64) -> tuple[Float64, Bool]:
+        """Pixels of directions.
+
+        Args:
+            directions: float64 (..., 3), optical frame, any length above 0.
+
+        Returns:
+            float64 (..., 2), column and row; finite where valid. bool (...), whether the model is valid there.
+        """
+        ...
+
+    def margin(self, column: Float32, row: Float32) -> Float32:
+        """How far a pixel lies from the edge of what the lens shows, as a share of half its size.
+
+        Args:
+            column, row: pixels, float32, any shape.
+
+        Returns:
+            1 in the middle, 0 on the edge, negative beyond it; NaN where column or row is.
+        """
+        ...
+
+    def rad_per_pixel(self) -> float:
+        """Angle that a pixel at the image's centre covers, radians."""
+        ...
+
+
+def _rectangle_margin(width: int, height: int, column: Float32, row: Float32) -> Float32:
+    across = np.minimum(column + 0.5, width - 0.5 - column) * (2 / width)
+    down = np.minimum(row + 0.5, height - 0.5 - row) * (2 / height)
+    return np.asarray(np.minimum(across, down), np.float32)
+
+
+def _check_image(name: str, width: int, height: int) -> None:
+    if not (1 <= width <= MAX_SIZE and 1 <= height <= MAX_SIZE):
+        raise ConfigurationError(f"{name}: image size {width}x{height}, must be 1x1 to {MAX_SIZE}x{MAX_SIZE}")
+
+
+def _check_finite(name: str, **values: float) -> None:
+    for key, value in values.items():
+        if not math.isfinite(value):
+            raise ConfigurationError(f"{name}: {key} is {value}, must be a finite number")
+
+
+def _check_focal(name: str, width: int, height: int, fx: float, fy: float, cx: float, cy: float) -> None:
+    _check_image(name, width, height)
+    _check_finite(name, fx=fx, fy=fy, cx=cx, cy=cy)
+    # A focal length under a twentieth of the image would be a field of over 168°, which no pinhole has.
+    for key, value, size in (("fx", fx, width), ("fy", fy, height)):
+        if not value >= 0.05 * size:
+            raise ConfigurationError(
+                f"{name}: focal length {key} is {value:g} pixels, must be at least {0.05 * size:g} for {size} pixels; "
+                "an uncalibrated camera sends 0: calibrate it"
+            )
+    if not (-width <= cx <= 2 * width and -height <= cy <= 2 * height):
+        raise ConfigurationError(
+            f"{name}: principal point {cx:g}, {cy:g} is far outside the image of {width}x{height}; check the "
+            "calibration"
+        )
+
+
+@dataclass(frozen=True)
+class Pinhole:
+    """Pinhole with the distortion of `sensor_msgs/CameraInfo`: plumb_bob (5 values) or rational_polynomial (8).
+
+    x' = x/z, r² = x'² + y'², radial factor (1 + k1 r² + k2 r⁴ + k3 r⁶) / (1 + k4 r² + k5 r⁴ + k6 r⁶), tangential p1, p2
+    (OpenCV, `calib3d`).
+    """
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    distortion: tuple[float, ...] = ()
+    """k1, k2, p1, p2[, k3[, k4, k5, k6]]; empty: none."""
+
+    def __post_init__(self) -> None:
+        name = "pinhole camera"
+        _check_focal(name, self.width, self.height, self.fx, self.fy, self.cx, self.cy)
+        if len(self.distortion) not in (0, 4, 5, 8):
+            raise ConfigurationError(
+                f"{name}: {len(self.distortion)} distortion values, must be 0, 4, 5 (plumb_bob) or 8 "
+                "(rational_polynomial)"
+            )
+        for i, value in enumerate(self.distortion):
+            _check_finite(name, **{f"distortion {i}": value})
+        # Up to the image's nearest corner at least the model must be one-to-one, or the calibration is broken.
+        if self._largest_radius < 0.5 * min(self.width / self.fx, self.height / self.fy) / 2:
+            raise ConfigurationError(
+                f"{name}: distortion {list(self.distortion)} folds the image over itself well inside its edge; "
+                "calibrate it again"
+            )
+
+    def _coefficients(self) -> tuple[float, ...]:
+        return tuple(self.distortion) + (0.0,) * (8 - len(self.distortion))
+
+    def _radial(self, r2: Float64) -> Float64:
+        k1, k2, _p1, _p2, k3, k4, k5, k6 = self._coefficients()
+        return np.asarray((1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6))))
+
+    @functools.cached_property
+    def _largest_radius(self) -> float:
+        """Radius (tan of the angle) up to which the distorted radius still grows. Beyond it the model folds back."""
+        radii = np.linspace(0.0, 4.0, 2001)
+        distorted = radii * self._radial(radii**2)
+        falling = np.flatnonzero(~(np.diff(distorted) > 0))
+        return float(radii[falling[0]]) if falling.size else 4.0
+
+    def project(self, directions: Float64) -> tuple[Float64, Bool]:
+        """See `Lens.project`. Valid in front of the camera, where the distortion does not fold back."""
+        z = directions[..., 2]
+        length = np.linalg.norm(directions, axis=-1)
+        front = z > 0.05 * length
+        safe = np.where(front, z, length)
+        x, y = directions[..., 0] / safe, directions[..., 1] / safe
+        r2 = x * x + y * y
+        valid = front & (r2 < self._largest_radius**2)
+        _k1, _k2, p1, p2 = self._coefficients()[:4]
+        radial = self._radial(r2)
+        distorted_x = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+        distorted_y = y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+        return np.stack([self.fx * distorted_x + self.cx, self.fy * distorted_y + self.cy], axis=-1), valid
+
+    def margin(self, column: Float32, row: Float32) -> Float32:
+        """See `Lens.margin`."""
+        return _rectangle_margin(self.width, self.height, column, row)
+
+    def rad_per_pixel(self) -> float:
+        """See `Lens.rad_per_pixel`."""
+        return 1 / max(self.fx, self.fy)
+
+
+@dataclass(frozen=True)
+class Fisheye:
+    """Kannala–Brandt fisheye, `equidistant` in `sensor_msgs/CameraInfo`.
+
+    θ_d = θ (1 + k1 θ² + k2 θ⁴ + k3 θ⁶ + k4 θ⁸), θ the angle from the optical axis (OpenCV, `fisheye`).
+    """
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    distortion: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    """k1, k2, k3, k4."""
+    field_rad: float = 2 * math.pi
+    """Full angle of the lens' image circle; beyond it nothing is seen."""
+
+    def __post_init__(self) -> None:
+        name = "fisheye camera"
+        _check_focal(name, self.width, self.height, self.fx, self.fy, self.cx, self.cy)
+        if len(self.distortion) != 4:
+            raise ConfigurationError(f"{name}: {len(self.distortion)} distortion values, must be 4 (k1 to k4)")
+        for i, value in enumerate(self.distortion):
+            _check_finite(name, **{f"distortion {i}": value})
+        _check_field(name, self.field_rad)
+        if self._largest_angle < math.radians(20):
+            raise ConfigurationError(
+                f"{name}: distortion {list(self.distortion)} folds the image over itself "
+                f"{math.degrees(self._largest_angle):.0f}° from its axis; calibrate it again"
+            )
+
+    def _distorted(self, theta: Float64) -> Float64:
+        k1, k2, k3, k4 = self.distortion
+        t2 = theta * theta
+        return np.asarray(theta * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4)))))
+
+    @functools.cached_property
+    def _largest_angle(self) -> float:
+        """Angle from the axis up to which θ_d still grows."""
+        angles = np.linspace(0.0, math.pi, 2001)
+        falling = np.flatnonzero(~(np.diff(self._distorted(angles)) > 0))
+        return float(angles[falling[0]]) if falling.size else math.pi
+
+    def project(self, directions: Float64) -> tuple[Float64, Bool]:
+        """See `Lens.project`. Valid to a little beyond the field, where the distortion does not fold back."""
+        theta, unit = _from_axis(directions)
+        scale = self._distorted(theta)[..., None] * unit
+        pixels = scale * np.array([self.fx, self.fy]) + np.array([self.cx, self.cy])
+        return pixels, np.asarray(theta <= min(self._largest_angle, _beyond(self.field_rad)))
+
+    def margin(self, column: Float32, row: Float32) -> Float32:
+        """See `Lens.margin`. The picture ends at the image's edge or at the field's, whichever comes first."""
+        edge = float(self._distorted(np.array(min(self.field_rad / 2, self._largest_angle))))
+        distorted = np.hypot((column - self.cx) * (1 / self.fx), (row - self.cy) * (1 / self.fy))
+        rectangle = _rectangle_margin(self.width, self.height, column, row)
+        return np.asarray(np.minimum(rectangle, 1 - distorted * (1 / edge)), np.float32)
+
+    def rad_per_pixel(self) -> float:
+        """See `Lens.rad_per_pixel`."""
+        return 1 / max(self.fx, self.fy)
+
+
+@dataclass(frozen=True)
+class FisheyeCircle:
+    """One image circle of a dual-fisheye camera, with the distance from its centre proportional to the angle.
+
+    Both circles may lie on one image, beside each other.
+    """
+
+    width: int
+    height: int
+    centre_column: float
+    centre_row: float
+    radius: float
+    """Pixels from the centre to the circle's edge, at half the field."""
+    field_rad: float
+    """Full angle that the circle shows."""
+
+    def __post_init__(self) -> None:
+        name = "fisheye circle"
+        _check_image(name, self.width, self.height)
+        _check_finite(name, centre_column=self.centre_column, centre_row=self.centre_row, radius=self.radius)
+        if not 8 <= self.radius <= MAX_SIZE:
+            raise ConfigurationError(f"{name}: radius {self.radius:g} pixels, must be 8 to {MAX_SIZE}")
+        if not (-0.5 <= self.centre_column <= self.width - 0.5 and -0.5 <= self.centre_row <= self.height - 0.5):
+            raise ConfigurationError(
+                f"{name}: centre {self.centre_column:g}, {self.centre_row:g} is outside the image of "
+                f"{self.width}x{self.height}"
+            )
+        _check_field(name, self.field_rad)
+
+    def project(self, directions: Float64) -> tuple[Float64, Bool]:
+        """See `Lens.project`. Valid to a little beyond the field."""
+        theta, unit = _from_axis(directions)
+        pixels = (theta / (self.field_rad / 2) * self.radius)[..., None] * unit
+        return pixels + np.array([self.centre_column, self.centre_row]), np.asarray(theta <= _beyond(self.field_rad))
+
+    def margin(self, column: Float32, row: Float32) -> Float32:
+        """See `Lens.margin`. The picture ends at the circle or at the image's edge, whichever comes first."""
+        away = np.hypot(column - self.centre_column, row - self.centre_row)
+        rectangle = _rectangle_margin(self.width, self.height, column, row)
+        return np.asarray(np.minimum(rectangle, 1 - away * (1 / self.radius)), np.float32)
+
+    def rad_per_pixel(self) -> float:
+        """See `Lens.rad_per_pixel`."""
+        return self.field_rad / 2 / self.radius
+
+
+def _check_field(name: str, field_rad: float) -> None:
+    if not math.radians(20) <= field_rad <= 2 * math.pi:
+        raise ConfigurationError(f"{name}: field {math.degrees(field_rad):.1f}°, must be 20° to 360°")
+
+
+def _beyond(field_rad: float) -> float:
+    """Angle from the axis, a little more than half the field, up to which pixels are computed.
+
+    Straight behind the camera neighbouring directions lie on opposite sides of the image, and a table interpolated
+    between them would run through its middle.
+    """
+    return min(field_rad / 2 + math.radians(15), math.radians(165))
+
+
+def _from_axis(directions: Float64) -> tuple[Float64, Float64]:
+    """Angle from the optical axis (...), and the unit vector in the image plane (..., 2), zero on the axis."""
+    across = np.hypot(directions[..., 0], directions[..., 1])
+    theta = np.arctan2(across, directions[..., 2])
+    unit = directions[..., :2] / np.where(across > 0, across, 1.0)[..., None]
+    return np.asarray(theta), np.asarray(unit)
