@@ -178,29 +178,32 @@ class _Table:
         pixels, valid = self._project(_directions(2 * self._width, at_row, at_column), view.motion)
         pixels = np.where(valid[..., None], pixels, np.nan)
         column, row = (_upsample(pixels[..., axis], rows, columns) for axis in (0, 1))
-        edge = np.nan_to_num(lens.margin(column, row), nan=0.0)
-        weight = np.clip(edge / np.float32(FEATHER), 0.0, 1.0)
+        # fmax takes the number where the other is NaN, which it is where the lens model is not valid.
+        weight = np.fmin(np.fmax(lens.margin(column, row) * np.float32(1 / FEATHER), np.float32(0)), np.float32(1))
         # Average down first, to about one doubled pixel of the panorama: sampling would alias otherwise.
         reduction = max(1, math.floor(math.pi / self._width / (lens.rad_per_pixel() / scale_x)))
+        reduction = min(reduction, width // 8, height // 8)
         source = view.pixels
-        if reduction > 1:
-            size = max(1, width // reduction), max(1, height // reduction)
+        if reduction > 1:  # by whole blocks, for which OpenCV is many times faster; the last few rows are no loss
+            size = width // reduction, height // reduction
+            source = source[: size[1] * reduction, : size[0] * reduction]
             source = cv2.resize(source, size, interpolation=cv2.INTER_AREA)
-        shrink_x, shrink_y = source.shape[1] / lens.width, source.shape[0] / lens.height
+        shrink_x, shrink_y = scale_x / reduction, scale_y / reduction
         map_x = (column + np.float32(0.5)) * np.float32(shrink_x) - np.float32(0.5)
         map_y = (row + np.float32(0.5)) * np.float32(shrink_y) - np.float32(0.5)
         sampled = cv2.remap(
             source,
-            np.nan_to_num(map_x, nan=-1e4),
-            np.nan_to_num(map_y, nan=-1e4),
+            np.fmax(map_x, np.float32(-1e4)),
+            np.fmax(map_y, np.float32(-1e4)),
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
         half = columns // 2, rows // 2
         pixels_half = cv2.resize(sampled, half, interpolation=cv2.INTER_AREA).astype(np.float32)
-        quarters = weight.reshape(rows // 2, 2, columns // 2, 2)
-        weight_half = quarters.mean((1, 3)) * (quarters > 0).all((1, 3))  # a pixel is seen if all of it is
-        return Strip(self._first_row, self._first_column, pixels_half, weight_half.astype(np.float32))
+        # The smallest of each four: a pixel is seen if all of it is.
+        smallest = np.minimum(weight[0::2], weight[1::2])
+        weight_half = np.minimum(smallest[:, 0::2], smallest[:, 1::2])
+        return Strip(self._first_row, self._first_column, pixels_half, weight_half)
 
 
 def _directions(width: int, rows: Int64, columns: Int64) -> Float64:
@@ -247,11 +250,22 @@ def _gains(strips: list[Strip], width: int) -> list[float]:
     count = len(strips)
     if count < 2:
         return [1.0] * count
-    luma, weights = np.zeros((count, width // 2, width), np.float32), np.zeros((count, width // 2, width), bool)
+    # Every second row and column are enough for a mean.
+    luma, weights = (
+        np.zeros((count, width // 4, width // 2), np.float32),
+        np.zeros((count, width // 4, width // 2), bool),
+    )
     for i, strip in enumerate(strips):
         for rows, source, target in strip.parts(width):
-            luma[i, rows, target] = strip.pixels[:, source, 1]
-            weights[i, rows, target] = strip.weight[:, source] > 0.05
+            first, at = -rows.start % 2, -target.start % 2
+            some = (slice(first, None, 2), slice(source.start + at, source.stop, 2))
+            place = (
+                i,
+                slice((rows.start + 1) // 2, (rows.stop + 1) // 2),
+                slice((target.start + 1) // 2, (target.stop + 1) // 2),
+            )
+            luma[place] = strip.pixels[..., 1][some]
+            weights[place] = strip.weight[some] > 0.05
     equations, values = [0.05 * np.eye(count)], [np.zeros(count)]
     for i in range(count):
         for j in range(i + 1, count):
