@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from unifygeo_ros.core.errors import BundleError
 from unifygeo_ros.core.geodesy import Datum, LocalFrame
 from unifygeo_ros.core.records import (
     Fix,
@@ -22,7 +23,7 @@ from unifygeo_ros.core.records import (
     RejectionReason,
     TileDistribution,
 )
-from unifygeo_ros.inference.bundle import Calibration, Confidence
+from unifygeo_ros.inference.bundle import Calibration, Clues, Confidence
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.decision import (
     answer,
@@ -149,7 +150,7 @@ def test_the_candidates_may_all_be_wrong():
     calibration = dataclasses.replace(CALIBRATION, confidence=Confidence(bias=-math.log(3.0)))
     d = distribution({(16, 16): 0.5, (4, 4): 0.5})
     found = answered(observed(d), calibration=calibration)
-    assert found.belief == pytest.approx(0.5)
+    assert found.clues.belief == pytest.approx(0.5)
     assert found.ambiguity == pytest.approx(0.75)
     assert [h.weight for h in found.hypotheses] == pytest.approx([0.25, 0.25])
     sure = dataclasses.replace(CALIBRATION, confidence=Confidence(bias=math.log(3.0)))
@@ -163,6 +164,48 @@ def test_a_searched_heading_has_a_confidence_of_its_own():
     assert answered(observed(d), calibration=calibration).ambiguity == pytest.approx(0.5)
     # The score of `observed` is 1: the exponent is −2 + 0 + 1.
     assert answered(observed(searched), calibration=calibration).ambiguity == pytest.approx(1 / (1 + math.exp(-1.0)))
+
+
+def test_a_place_off_the_map_is_a_third_possibility_beside_right_and_wrong():
+    """right : wrong : outside = 1 : 1/a : (1 − π) / (π b), worked by hand."""
+    calibration = dataclasses.replace(
+        CALIBRATION,
+        confidence=Confidence(bias=math.log(4.0), belief_weight=0.0),
+        on_map_confidence=Confidence(bias=math.log(2.0), belief_weight=0.0),
+        searched_on_map_confidence=Confidence(bias=math.log(0.5), belief_weight=0.0),
+    )
+    d = distribution({(16, 16): 1.0})
+    found = answered(observed(d), calibration=calibration, config=LocalizerConfig(on_map_prior=0.8))
+    # 1 : 1/4 : (0.2 / 0.8) / 2 = 8 : 2 : 1
+    assert (found.ambiguity, found.outside) == pytest.approx((3 / 11, 1 / 11))
+    found = answered(observed(d), calibration=calibration, config=LocalizerConfig(on_map_prior=1.0))
+    assert (found.ambiguity, found.outside) == pytest.approx((1 / 5, 0.0))
+    searched = dataclasses.replace(d, heading=NORTH)  # searched_confidence: as sure as the belief, which is 1 − 10⁻⁴
+    found = answered(observed(searched), calibration=calibration, config=LocalizerConfig(on_map_prior=0.5))
+    assert found.outside == pytest.approx(2 / 3, abs=1e-3)
+
+
+def test_the_clues_are_belief_score_spread_and_agreeing_candidates():
+    matches = matches_of(
+        [1.0, 1.0, 1.0], [(4, 4), (4, 0), (0, 0)]
+    )  # as below: candidate 1 agrees, candidate 2 does not
+    two = distribution({(16, 16): 0.5, (16, 17): 0.5})
+    found = answered(observed(two, matches), centres=((0.0, 0.0), (32.0, 0.0), (0.0, 32.0)))
+    assert (found.clues.belief, found.clues.score, found.clues.agreeing) == pytest.approx((2 / 3, 1.0, 1.0))
+    assert found.clues.spread == pytest.approx(math.log(2 * 2.0**2))  # two pixels of 2 m
+    four = distribution({(16, 16): 0.25, (16, 17): 0.25, (17, 16): 0.25, (17, 17): 0.25})
+    assert answered(observed(four)).clues.spread == pytest.approx(math.log(4 * 2.0**2))
+
+
+def test_each_clue_moves_the_odds_by_its_weight():
+    confidence = Confidence(bias=0.5, belief_weight=2.0, score_weight=3.0, spread_weight=-0.25, agreeing_weight=0.125)
+    clues = Clues(belief=1 / (1 + math.exp(-1.0)), score=1.5, spread=4.0, agreeing=2.0)
+    assert confidence.log_odds(clues) == pytest.approx(0.5 + 2.0 + 4.5 - 1.0 + 0.25)
+    with pytest.raises(BundleError, match="spread_weight at most 0"):
+        Confidence(spread_weight=0.1)
+    calibration = Calibration(confidence=confidence, on_map_confidence=Confidence(bias=1.0, belief_weight=0.0))
+    ratio = calibration.outside_ratio(clues, searched=False)
+    assert ratio == pytest.approx(math.exp(-1.0) / (1 + math.exp(-6.25)))
 
 
 def test_a_second_mode_is_ambiguity_and_a_hypothesis():
@@ -220,7 +263,7 @@ SHARP = distribution({(16, 16): 1.0})
             None,
             LocalizerConfig(),
             RejectionReason.AMBIGUOUS,
-            "30% of the belief is more than 5 m",
+            r"wrong with a probability of 30% \(0%: not on the map, for on_map_prior 0\.5\), above gate_ambiguity 10%",
         ),
         (
             observed(gaussian(1.0, 1.0, np.diag([144.0, 9.0]))),

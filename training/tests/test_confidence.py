@@ -3,58 +3,111 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from unifygeo_ros.inference.bundle import Confidence, load_bundle, log_odds
-from unifygeo_training.confidence import Outcomes, fit_confidence, gather, judge
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.inference.bundle import Calibration, Clues, Confidence, load_bundle, log_odds
+from unifygeo_training.confidence import Outcomes, fit_confidence, fit_on_map, gather, judge
 from unifygeo_training.streets import TownStreets
 from unifygeo_training.towns.pairs import load_town, render_pairs
 
 SHIPPED = Path(__file__).parents[2] / "models" / "towns-atto"
 
 
+def outcomes_of(
+    beliefs: Any, scores: Any, right: Any, *, spreads: Any = None, agreeing: Any = None, outside: Any = None
+) -> Outcomes:
+    zeros = np.zeros(len(right))
+    return Outcomes(
+        np.asarray(beliefs),
+        np.asarray(scores),
+        zeros if spreads is None else spreads,
+        zeros if agreeing is None else agreeing,
+        np.asarray(right, np.bool_),
+        np.zeros(len(right), np.bool_) if outside is None else np.asarray(outside, np.bool_),
+    )
+
+
+def probability(confidence: Confidence, clues: Clues) -> float:
+    return float(1 / (1 + np.exp(-confidence.log_odds(clues))))
+
+
 def test_the_odds_that_made_the_outcomes_are_found_again() -> None:
     rng = np.random.default_rng(0)
     beliefs, scores = rng.uniform(0.2, 1.0, 40_000), rng.normal(1.2, 0.3, 40_000)
-    probability = 1 / (1 + np.exp(-(-4.0 + 0.5 * log_odds(beliefs) + 3.0 * scores)))
-    found = fit_confidence(Outcomes(beliefs, scores, rng.random(40_000) < probability))
-    assert (found.bias, found.belief_weight, found.score_weight) == pytest.approx((-4.0, 0.5, 3.0), rel=0.25)
-    made = np.array([found.probability(b, s) for b, s in zip(beliefs, scores, strict=True)])
-    for low in np.arange(0.1, 0.9, 0.1):
-        of_those = (made > low) & (made <= low + 0.1)
-        assert probability[of_those].mean() == pytest.approx(low + 0.05, abs=0.03)
+    spreads, agreeing = rng.normal(3.0, 1.0, 40_000), rng.integers(0, 4, 40_000).astype(float)
+    true = 1 / (1 + np.exp(-(-1.0 + 0.5 * log_odds(beliefs) + 3.0 * scores - 1.5 * spreads + 0.4 * agreeing)))
+    found = fit_confidence(outcomes_of(beliefs, scores, rng.random(40_000) < true, spreads=spreads, agreeing=agreeing))
+    weights = (found.belief_weight, found.score_weight, found.spread_weight, found.agreeing_weight)
+    assert weights == pytest.approx((0.5, 3.0, -1.5, 0.4), rel=0.15)
+    assert found.bias == pytest.approx(-1.0, abs=0.3)
+
+
+def test_right_against_off_the_map_is_the_ratio_of_the_likelihoods() -> None:
+    """Scores on the map N(2, 1), off it N(1, 1): the likelihood ratio is exp(score − 1.5), whatever the counts are.
+    With the prior, and the share of right answers on the map, the probabilities come true."""
+    rng = np.random.default_rng(3)
+    on, off = 30_000, 6_000
+    scores = np.concatenate([rng.normal(2.0, 1.0, on), rng.normal(1.0, 1.0, off)])
+    right = np.concatenate([rng.random(on) < 0.8, np.zeros(off, bool)])  # by chance, whatever the score
+    outside = np.repeat([False, True], [on, off])
+    outcomes = outcomes_of(np.full(on + off, 0.5), scores, right, outside=outside)
+    on_map = fit_on_map(outcomes)
+    assert on_map.score_weight == pytest.approx(1.0, abs=0.06)
+    calibration = Calibration(confidence=fit_confidence(outcomes), on_map_confidence=on_map)
+    prior = on / (on + off)
+    wrong = [calibration.wrong_probabilities(c, searched=False, on_map_prior=prior) for c in outcomes.clues()]
+    ambiguity, gone = np.array(wrong).T
+    for low in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5):
+        some = (scores > low) & (scores <= low + 0.5)
+        assert ambiguity[some].mean() == pytest.approx(np.mean(~right[some]), abs=0.02)
+        assert gone[some].mean() == pytest.approx(outside[some].mean(), abs=0.02)
+
+
+def test_without_images_off_the_map_there_is_nothing_to_fit() -> None:
+    with pytest.raises(InputError, match="no image off the map"):
+        fit_on_map(outcomes_of([0.9, 0.9], [1.0, 1.0], [True, True]))
 
 
 def test_without_errors_it_stays_as_sure_as_it_was_at_least() -> None:
     beliefs = np.linspace(0.5, 0.99, 50)
-    found = fit_confidence(Outcomes(beliefs, np.full(50, 1.0), np.ones(50, np.bool_)))
-    assert all(found.probability(b, 1.0) >= b for b in beliefs)
+    found = fit_confidence(outcomes_of(beliefs, np.full(50, 1.0), np.ones(50)))
+    assert all(probability(found, Clues(b, 1.0)) >= b for b in beliefs)
 
 
 def test_a_score_that_says_nothing_is_not_used_against_an_answer() -> None:
     rng = np.random.default_rng(1)
     scores = rng.normal(1.0, 0.3, 5000)
-    found = fit_confidence(Outcomes(np.full(5000, 0.8), scores, scores < 1.0))  # the worse the better
-    assert found.score == 0.0
-    assert found.probability(0.8, 1.0) == pytest.approx(0.5, abs=0.05)
+    found = fit_confidence(outcomes_of(np.full(5000, 0.8), scores, scores < 1.0))  # the worse the better
+    assert found.score_weight == 0.0
+    assert probability(found, Clues(0.8, 1.0)) == pytest.approx(0.5, abs=0.05)
 
 
-def test_answers_are_counted_at_each_gate() -> None:
-    outcomes = Outcomes(np.array([0.99, 0.95, 0.92, 0.5]), np.ones(4), np.array([True, False, True, False]))
-    judged = judge(outcomes, Confidence())
-    assert (judged.count, judged.right) == (4, 0.5)
+def test_answers_are_counted_at_each_gate_on_the_map_and_off_it() -> None:
+    outcomes = outcomes_of(
+        [0.99, 0.95, 0.92, 0.5, 0.96, 0.4], np.ones(6), [1, 0, 1, 0, 0, 0], outside=[0, 0, 0, 0, 1, 1]
+    )
+    judged = judge(outcomes, Calibration())  # which knows nothing of places off the map
+    assert (judged.count, judged.right, judged.outside) == (4, 0.5, 2)
     assert dict(zip(judged.gates, judged.accepted, strict=True))[0.1] == 0.75
     wrong = dict(zip(judged.gates, judged.wrong_among_accepted, strict=True))
     assert (wrong[0.02], wrong[0.1], wrong[0.5]) == pytest.approx((0.0, 1 / 3, 0.5))
+    outside = dict(zip(judged.gates, judged.accepted_outside, strict=True))
+    assert (outside[0.02], outside[0.1]) == (0.0, 0.5)
 
 
 def test_the_shipped_model_finds_its_way_in_a_small_town(tmp_path: Path) -> None:
-    """Positions and headings are right. By chance one answer in 600 would be; a searched heading is found for few."""
-    town = load_town(render_pairs(902, 24, tmp_path, size_m=300.0))
+    """Positions and headings are right. By chance one answer in 600 would be; a searched heading is found for few. In
+    the index of its western half the panoramas of the eastern half are off the map."""
+    town = TownStreets(load_town(render_pairs(902, 24, tmp_path, size_m=300.0)))
     bundle = load_bundle(SHIPPED)
-    given, searched = gather(bundle, TownStreets(town))
-    assert len(given.right) == len(searched.right) == 24
-    assert given.right.mean() > 0.6
+    given, searched = gather(bundle, town, town)
+    on_map = ~given.outside
+    assert on_map.sum() == (~searched.outside).sum() == 24
+    assert 4 <= given.outside.sum() <= 16
+    assert not given.right[given.outside].any()
+    assert given.right[on_map].mean() > 0.6
     assert searched.right.sum() >= 2

@@ -27,6 +27,16 @@ def add_command(subparsers: Any) -> None:
     calibrate.add_argument("--seed", type=int, default=0, help="of VIGOR: which part (default: %(default)s)")
     calibrate.set_defaults(run=_calibrate)
 
+    confidence = subparsers.add_parser(
+        "confidence",
+        help="fit a bundle's probabilities of a wrong place again, on validation towns, and rewrite its manifest",
+    )
+    confidence.add_argument("bundle", type=Path, help="a calibrated bundle; its manifest is replaced")
+    confidence.add_argument(
+        "towns", type=Path, nargs="+", help="two or more cached towns, neither trained on nor tested on"
+    )
+    confidence.set_defaults(run=_confidence)
+
     parity = subparsers.add_parser("parity", help="compare a bundle with its network on real images")
     parity.add_argument("checkpoint", type=Path, help="the checkpoint or the weights that the bundle was made from")
     parity.add_argument("bundle", type=Path, help="the bundle")
@@ -95,6 +105,28 @@ def _calibrate(options: argparse.Namespace) -> int:
     print(report.to_json(), end="")
     if options.bundle:
         print(write_calibrated(weights.bundle, report.calibration, options.bundle).path)
+    return 0
+
+
+def _confidence(options: argparse.Namespace) -> int:
+    import json
+
+    from unifygeo_ros.core.errors import ConfigurationError
+    from unifygeo_ros.inference.bundle import check_calibrated, load_bundle, replace_calibration
+    from unifygeo_training.confidence import fit_bundle
+    from unifygeo_training.streets import TownStreets
+    from unifygeo_training.towns.pairs import load_town
+    from unifygeo_training.towns.town import FIRST_HELD_OUT_SEED
+
+    bundle = load_bundle(options.bundle)
+    check_calibrated(bundle, accept_uncalibrated=False)
+    towns = [load_town(folder) for folder in options.towns]
+    for town in towns:
+        if town.record.seed >= FIRST_HELD_OUT_SEED:
+            raise ConfigurationError(f"town {town.record.seed} is for testing; take seeds under {FIRST_HELD_OUT_SEED}")
+    calibration, answers = fit_bundle(bundle, [TownStreets(town) for town in towns])
+    replace_calibration(bundle, calibration)
+    print(json.dumps(answers, indent=2))
     return 0
 
 

@@ -41,6 +41,10 @@ class Streets(Protocol):
         """Write the imagery into a folder; what `build_index` takes."""
         ...
 
+    def western_half(self, folder: Path) -> Path:
+        """Write the western half of the imagery into a folder, as `imagery` does the whole."""
+        ...
+
     def truth(self, frame: LocalFrame) -> Float64:
         """The cameras in the map frame, float64 (n, 2), metres."""
         ...
@@ -66,8 +70,15 @@ class TownStreets:
         return len(self.town.panoramas)
 
     def imagery(self, folder: Path) -> Path:
+        return self._written(folder, np.asarray(self.town.orthophotos[0]))
+
+    def western_half(self, folder: Path) -> Path:
+        pixels = np.asarray(self.town.orthophotos[0])
+        return self._written(folder, pixels[:, : pixels.shape[1] // 2])
+
+    def _written(self, folder: Path, pixels: UInt8) -> Path:
         file = folder / "town.tif"
-        write_geotiff(file, self.town.orthophotos[0], self._origin, self.town.record.metres_per_pixel)
+        write_geotiff(file, pixels, self._origin, self.town.record.metres_per_pixel)
         return file
 
     def truth(self, frame: LocalFrame) -> Float64:
@@ -95,7 +106,14 @@ class RegionStreets:
         return len(self.region.queries)
 
     def imagery(self, folder: Path) -> Path:
-        files = [self.region.data.split.gallery[row] for row in self.region.rows]
+        return self._linked(folder, self.region.rows)
+
+    def western_half(self, folder: Path) -> Path:
+        longitude_deg = self.region.data.split.gallery_lat_lon[self.region.rows][:, 1]
+        return self._linked(folder, self.region.rows[longitude_deg < np.median(longitude_deg)])
+
+    def _linked(self, folder: Path, rows: npt.NDArray[np.int64]) -> Path:
+        files = [self.region.data.split.gallery[row] for row in rows]
         parent = files[0].parent  # {City}/satellite or satellite/{City}
         city = folder / (parent.parent.name if parent.name == "satellite" else parent.name)
         (city / "satellite").mkdir(parents=True)

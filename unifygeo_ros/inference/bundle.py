@@ -102,26 +102,54 @@ def log_odds(belief: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Confidence:
-    """Probability that an answer is right, from its belief among the candidates and its score: all may be wrong.
+class Clues:
+    """What an observation shows of whether its answer is right."""
 
-    P(right) = 1 / (1 + exp(−(bias + belief_weight · log_odds(belief) + score_weight · score))). With the default
-    weights it is the belief itself.
+    belief: float
+    """Share of the candidates' belief that agrees with the answer, 0 … 1."""
+    score: float
+    """Re-ranking score of the best candidate."""
+    spread: float = 0.0
+    """Differential entropy of its D: ln of the area in m² over which D is spread."""
+    agreeing: float = 0.0
+    """How many other candidates match best where the answer is: overlapping tiles that show the same place."""
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Odds that an answer is right, against one way in which it may be wrong (a logistic regression).
+
+    ln(odds) = bias + belief_weight · ln(belief / (1 − belief)) + score_weight · score + spread_weight · spread
+    + agreeing_weight · agreeing. With the default weights the probability is the belief itself.
     """
 
     bias: float = 0.0
     belief_weight: float = 1.0
     score_weight: float = 0.0
+    spread_weight: float = 0.0
+    agreeing_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        weights = (self.belief_weight, self.score_weight)
+        weights = (self.belief_weight, self.score_weight, -self.spread_weight, self.agreeing_weight)
         if not all(map(math.isfinite, (self.bias, *weights))) or min(weights) < 0:
-            raise BundleError(f"{self}: must be finite, belief_weight and score_weight at least 0; calibrate again")
+            raise BundleError(
+                f"{self}: must be finite, spread_weight at most 0 and the other weights at least 0; calibrate again"
+            )
 
-    def probability(self, belief: float, score: float) -> float:
-        """P(right) of one answer."""
-        exponent = self.bias + self.belief_weight * float(log_odds(belief)) + self.score_weight * score
-        return 1 / (1 + math.exp(-min(max(exponent, -50.0), 50.0)))
+    def log_odds(self, clues: Clues) -> float:
+        """ln(odds) of one answer, limited to ±50."""
+        value = (
+            self.bias
+            + self.belief_weight * float(log_odds(clues.belief))
+            + self.score_weight * clues.score
+            + self.spread_weight * clues.spread
+            + self.agreeing_weight * clues.agreeing
+        )
+        return min(max(value, -50.0), 50.0)
+
+
+ALWAYS_ON_MAP = Confidence(bias=50.0, belief_weight=0.0)
+"""Of a bundle that knows nothing of places off the map."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +171,13 @@ class Calibration:
     heading_lever_m: float = 5.0
     """Metres by which a heading error of one radian moves the answer, as a standard deviation."""
     confidence: Confidence = Confidence()
-    """Of answers to images with a heading."""
+    """Right against a wrong place on the map, of answers to images with a heading."""
     searched_confidence: Confidence = Confidence()
-    """Of answers to images whose heading was searched."""
+    """The same for images whose heading was searched."""
+    on_map_confidence: Confidence = ALWAYS_ON_MAP
+    """Right against a place that is not on the map, where half of the images are, with a heading."""
+    searched_on_map_confidence: Confidence = ALWAYS_ON_MAP
+    """The same for images whose heading was searched."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -155,6 +187,29 @@ class Calibration:
             if not (math.isfinite(value) and (value > 0 or field.name == "minimum_score")):
                 limit = "finite" if field.name == "minimum_score" else "finite and above 0"
                 raise BundleError(f"calibration.{field.name} is {value}, must be {limit}; calibrate again")
+
+    def wrong_probabilities(self, clues: Clues, *, searched: bool, on_map_prior: float) -> tuple[float, float]:
+        """How probably an answer is wrong, and which part of that is that its place is not on the map.
+
+        With the odds a of right against a wrong place on the map, b of right against not on the map where half of the
+        images are, and the prior π: right : wrong : not on the map = 1 : 1/a : (1 − π) / (π b).
+
+        Args:
+            clues: Of the answer.
+            searched: Whether the heading was searched.
+            on_map_prior: π, the share of the images that are taken on the map; above 0, at most 1.
+        """
+        wrong = math.exp(-(self.searched_confidence if searched else self.confidence).log_odds(clues))
+        on_map = self.searched_on_map_confidence if searched else self.on_map_confidence
+        outside = (1 - on_map_prior) / on_map_prior * math.exp(-on_map.log_odds(clues))
+        total = 1 + wrong + outside
+        return (wrong + outside) / total, outside / total
+
+    def outside_ratio(self, clues: Clues, *, searched: bool) -> float:
+        """How much likelier an image with these clues is off the map than on it."""
+        wrong = math.exp(-(self.searched_confidence if searched else self.confidence).log_odds(clues))
+        on_map = self.searched_on_map_confidence if searched else self.on_map_confidence
+        return math.exp(-on_map.log_odds(clues)) / (1 + wrong)
 
 
 def calibration_from_json(raw: Mapping[str, Any]) -> Calibration:
@@ -443,6 +498,19 @@ def migrate_bundle(path: Path | str) -> BundleManifest:
         raise BundleError(f"{source}: malformed ({error}); export the bundle again") from error
     manifest = BundleManifest.from_json(text, str(source))
     _verify_files(folder, manifest)
+    _replace_manifest(folder, manifest)
+    return manifest
+
+
+def replace_calibration(bundle: ModelBundle, calibration: Calibration) -> ModelBundle:
+    """Rewrite the manifest of a bundle with another calibration. Raises BundleError where it cannot be written."""
+    manifest = dataclasses.replace(bundle.manifest, calibration=calibration, calibrated=True)
+    _replace_manifest(bundle.path, manifest)
+    return ModelBundle(bundle.path, manifest)
+
+
+def _replace_manifest(folder: Path, manifest: BundleManifest) -> None:
+    """Write the manifest whole or not at all."""
     try:
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{MANIFEST_NAME}.")
         try:
@@ -451,13 +519,12 @@ def migrate_bundle(path: Path | str) -> BundleManifest:
                 stream.flush()
                 os.fsync(stream.fileno())
             os.chmod(temporary, 0o644)
-            os.replace(temporary, source)
+            os.replace(temporary, folder / MANIFEST_NAME)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise BundleError(f"{source}: cannot be written ({error}); copy the bundle to a folder of yours") from error
-    return manifest
+        raise BundleError(f"{folder}: cannot be written ({error}); copy the bundle to a folder of yours") from error
 
 
 def _verify_files(folder: Path, manifest: BundleManifest) -> None:

@@ -48,8 +48,9 @@ SECTORS = 8
 SEAM_LEAST_STEP = 15.0
 SEAM_STEP_RATIO = 1.5
 SEAM_CORRELATION = 0.85
-"""A seam is torn if the two edges differ by so many grey values and so many times as much as any of 99% of neighbouring
-columns do, and correlate less than this: two lenses of different exposure make a step, but show the same."""
+"""A seam is torn if the two edges differ by so many grey values and so many times as much as any neighbouring columns
+do (the corner of a house may be just there), and correlate less than this: two lenses of different exposure make a step
+but show the same."""
 
 _BLOCK = 16
 _FILL = 6
@@ -139,8 +140,8 @@ def _seam_problem(image: Float32, seen: npt.NDArray[np.bool_]) -> str | None:
         return None
     left, right = image[usable, 0], image[usable, -1]
     step = float(np.abs(left - right).mean())
-    usual = float(np.quantile(np.abs(np.diff(image[usable], axis=1)).mean(axis=0), 0.99))
-    limit = max(SEAM_LEAST_STEP, SEAM_STEP_RATIO * usual)
+    sharpest = float(np.abs(np.diff(image[usable], axis=1)).mean(axis=0).max())
+    limit = max(SEAM_LEAST_STEP, SEAM_STEP_RATIO * sharpest)
     if step <= limit:
         return None
     # What all columns share (a bright sky above a dark ground) is no sign that these two belong together.

@@ -118,6 +118,15 @@ class LocalizerConfig:
         live=True,
         acts="mode single",
     )
+    on_map_prior: float = setting(
+        0.5,
+        "share of the images that the vehicle takes where the index holds aerial imagery; nearer 1 for one that never "
+        "leaves it",
+        minimum=0.01,
+        maximum=1.0,
+        live=True,
+        acts="mode single",
+    )
     gate_sigma_m: float = setting(
         10.0,
         "largest standard deviation along the error ellipse's long axis, metres",

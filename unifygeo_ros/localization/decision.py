@@ -28,7 +28,7 @@ from unifygeo_ros.core.records import (
     TileDistribution,
 )
 from unifygeo_ros.core.softmax import softmax
-from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.inference.bundle import Calibration, Clues
 from unifygeo_ros.localization.camera_mount import camera_offset_covariance_m2, camera_offset_m
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.fixes import PoseEstimate, build_fix
@@ -41,16 +41,17 @@ _LEAST_WEIGHT = 0.01  # of a hypothesis
 class Answer:
     """Where the camera most probably is.
 
-    covariance_m2: float64 (2, 2), of the error if the camera is within answer_radius_m. belief: share of the
-    candidates' belief that it is. ambiguity: probability that it is not, by the bundle's calibration. hypotheses: the
-    answer, then its rivals by falling weight.
+    covariance_m2: float64 (2, 2), of the error if the camera is within answer_radius_m. clues: what the observation
+    shows of whether it is. ambiguity: probability that it is not, by the bundle's calibration. outside: which part of
+    that is that the camera is not on the map. hypotheses: the answer, then its rivals by falling weight.
     """
 
     east_m: float
     north_m: float
     covariance_m2: Float64
-    belief: float
+    clues: Clues
     ambiguity: float
+    outside: float
     hypotheses: tuple[Hypothesis, ...]
 
 
@@ -97,6 +98,35 @@ def mass_within(distribution: TileDistribution, east_m: float, north_m: float, r
     return float(distribution.probability[_within(east, north, radius_m)].sum(dtype=np.float64))
 
 
+def spread_of(distribution: TileDistribution) -> float:
+    """Differential entropy of D: the ln of the area, in m², of an even distribution that is as undecided."""
+    probability = distribution.probability[distribution.probability > 0].astype(np.float64)
+    return float(-probability @ np.log(probability)) + 2 * math.log(distribution.metres_per_pixel)
+
+
+def clues_of(
+    observation: Observation, centres_m: Float64, side_m: float, config: LocalizerConfig, calibration: Calibration
+) -> tuple[Clues, Float64, Float64]:
+    """The clues of an observation; float64 (k,), how much of each candidate agrees with its answer, 0 … 1; and
+    float64 (2,), the answer.
+
+    A candidate whose D is there counts with D's mass near the answer; of the others, one whose best cell overlaps the
+    answer's neighbourhood agrees (tiles overlap, so several hold the camera) and any other is a rival.
+    """
+    winner = observation.distributions[0]
+    position = most_probable_position(winner)
+    beliefs = tile_beliefs(observation.matches, calibration.tile_temperature)
+    peaks_m = match_peaks_m(observation.matches, centres_m, side_m)
+    half_cell_m = side_m / observation.matches.match_maps.shape[-1] / 2
+    reach_m = config.answer_radius_m + math.sqrt(2) * half_cell_m
+    agreement = (np.hypot(*(peaks_m - position).T) <= reach_m).astype(np.float64)
+    agreeing = float(agreement[1:].sum())
+    for place, distribution in enumerate(observation.distributions):
+        agreement[place] = mass_within(distribution, float(position[0]), float(position[1]), config.answer_radius_m)
+    belief = float(np.clip(beliefs @ agreement, 0.0, 1.0))
+    return Clues(belief, float(observation.matches.scores[0]), spread_of(winner), agreeing), agreement, position
+
+
 def tile_beliefs(matches: Matches, temperature: float) -> Float64:
     """Belief in each candidate, in their order: softmax of the scores; float64 (k,)."""
     return softmax(matches.scores, temperature)
@@ -116,26 +146,18 @@ def match_peaks_m(matches: Matches, centres_m: Float64, side_m: float) -> Float6
 def answer(
     observation: Observation, centres_m: Float64, side_m: float, config: LocalizerConfig, calibration: Calibration
 ) -> Answer:
-    """The answer of an observation and the belief against it.
-
-    A candidate whose D is there counts with D's mass near the answer; of the others, one whose best cell overlaps the
-    answer's neighbourhood agrees (tiles overlap, so several hold the camera) and any other is a rival.
-    """
+    """The answer of an observation and the probability that it is wrong."""
     winner = observation.distributions[0]
-    position = most_probable_position(winner)
-    east_m, north_m = float(position[0]), float(position[1])
     radius_m = config.answer_radius_m
+    clues, agreement, position = clues_of(observation, centres_m, side_m, config, calibration)
+    east_m, north_m, belief = float(position[0]), float(position[1]), clues.belief
     beliefs = tile_beliefs(observation.matches, calibration.tile_temperature)
     peaks_m = match_peaks_m(observation.matches, centres_m, side_m)
-    half_cell_m = side_m / observation.matches.match_maps.shape[-1] / 2
-    reach_m = radius_m + math.sqrt(2) * half_cell_m
-    agreement = (np.hypot(*(peaks_m - position).T) <= reach_m).astype(np.float64)
-    for place, distribution in enumerate(observation.distributions):
-        agreement[place] = mass_within(distribution, east_m, north_m, radius_m)
-    belief = float(np.clip(beliefs @ agreement, 0.0, 1.0))
     # A distribution with a heading of its own was decoded with one that was searched.
-    confidence = calibration.confidence if winner.heading is None else calibration.searched_confidence
-    probability = confidence.probability(belief, float(observation.matches.scores[0]))
+    ambiguity, outside = calibration.wrong_probabilities(
+        clues, searched=winner.heading is not None, on_map_prior=config.on_map_prior
+    )
+    probability = 1.0 - ambiguity
 
     rivals = []
     for place, (weight, tile_id) in enumerate(zip(beliefs, observation.matches.tile_ids, strict=True)):
@@ -153,8 +175,9 @@ def answer(
         east_m,
         north_m,
         position_covariance_m2(moment, heading.variance_rad2, calibration),
-        belief,
-        1.0 - probability,
+        clues,
+        ambiguity,
+        outside,
         (Hypothesis(east_m, north_m, probability, winner.tile_id), *_merged(rivals, radius_m)[: MAX_HYPOTHESES - 1]),
     )
 
@@ -192,8 +215,8 @@ def decide(
     if found.ambiguity > config.gate_ambiguity:
         return rejection(
             RejectionReason.AMBIGUOUS,
-            f"{found.ambiguity:.0%} of the belief is more than {config.answer_radius_m:g} m from the answer, above "
-            f"gate_ambiguity {config.gate_ambiguity:.0%}",
+            f"the answer is wrong with a probability of {found.ambiguity:.0%} ({found.outside:.0%}: not on the map, "
+            f"for on_map_prior {config.on_map_prior:g}), above gate_ambiguity {config.gate_ambiguity:.0%}",
         )
     estimate = PoseEstimate(
         east_m=east_m,
