@@ -40,8 +40,9 @@ from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odometry_sample
+from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.geodesy import wrap_angle
-from unifygeo_ros.core.records import CameraImage, Fix, Prior, UInt8
+from unifygeo_ros.core.records import CameraImage, Fix, Prior
 from unifygeo_ros.evaluation.metrics.definitions import anees_bounds, chi2_quantile, consistency, false_fixes, share
 from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.recordings.truth import Truth

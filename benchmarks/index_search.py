@@ -43,8 +43,9 @@ from unifygeo_ros.aerial.manifest import (
     cell_keys,
 )
 from unifygeo_ros.aerial.search import ExactSearch, InvertedFileSearch, write_inverted_file
+from unifygeo_ros.core.arrays import Float32
 from unifygeo_ros.core.geodesy import Datum
-from unifygeo_ros.core.records import Float32, Prior
+from unifygeo_ros.core.records import Prior
 from unifygeo_ros.inference.bundle import sha256_of_file
 
 TILE_SIZE, METRES_PER_PIXEL = 384, 0.1822

@@ -11,33 +11,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import erf
 
-Array = npt.NDArray[np.float64]
-Weights = Mapping[str, Array]
+from unifygeo_ros.core.arrays import Float64, UInt8
+
+Weights = Mapping[str, Float64]
 EPS = 1e-6
 
 
-def normalised(image: npt.NDArray[np.uint8]) -> Array:
+def normalised(image: UInt8) -> Float64:
     """RGB bytes (N, H, W, 3) → (N, 3, H, W) with ImageNet's mean and standard deviation of R, G, B."""
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     return ((image / 255.0 - mean) / std).transpose(0, 3, 1, 2)
 
 
-def unit(x: Array) -> Array:
+def unit(x: Float64) -> Float64:
     """Unit length along axis 1."""
     return x / np.sqrt((x**2).sum(axis=1, keepdims=True))
 
 
-def layer_norm(x: Array, weights: Weights, name: str) -> Array:
+def layer_norm(x: Float64, weights: Weights, name: str) -> Float64:
     """Over axis 1, whatever follows it."""
     scaled = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + EPS)
     shape = (1, -1, *[1] * (x.ndim - 2))
     return scaled * weights[f"{name}.weight"].reshape(shape) + weights[f"{name}.bias"].reshape(shape)
 
 
-def batch_norm(x: Array, weights: Weights, name: str) -> Array:
+def batch_norm(x: Float64, weights: Weights, name: str) -> Float64:
     """With the running statistics."""
     mean, variance, gain, bias = (
         weights[f"{name}.{part}"].reshape(1, -1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias")
@@ -45,7 +45,7 @@ def batch_norm(x: Array, weights: Weights, name: str) -> Array:
     return (x - mean) / np.sqrt(variance + EPS) * gain + bias
 
 
-def conv(x: Array, weights: Weights, name: str, *, stride: int = 1, padding: int = 0) -> Array:
+def conv(x: Float64, weights: Weights, name: str, *, stride: int = 1, padding: int = 0) -> Float64:
     kernel = weights[f"{name}.weight"]
     x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[2:], axis=(2, 3))[:, :, ::stride, ::stride]
@@ -57,19 +57,19 @@ def conv(x: Array, weights: Weights, name: str, *, stride: int = 1, padding: int
     return y if bias is None else y + bias[:, None, None]
 
 
-def doubled(x: Array, weights: Weights, name: str) -> Array:
+def doubled(x: Float64, weights: Weights, name: str) -> Float64:
     """Transposed 2×2 convolution of stride 2."""
     kernel, (n, _, h, w) = weights[f"{name}.weight"], x.shape
     y = np.einsum("nchw,coij->nohiwj", x, kernel).reshape(n, kernel.shape[1], 2 * h, 2 * w)
     return y + weights[f"{name}.bias"][:, None, None]
 
 
-def softmax(x: Array, axis: int) -> Array:
+def softmax(x: Float64, axis: int) -> Float64:
     e = np.exp(x - x.max(axis=axis, keepdims=True))
     return e / e.sum(axis=axis, keepdims=True)
 
 
-def head(sixteenth: Array, weights: Weights, name: str) -> Array:
+def head(sixteenth: Float64, weights: Weights, name: str) -> Float64:
     """Stage 4: LayerNorm, 2×2 convolution of stride 2, one ConvNeXt block."""
     x = layer_norm(sixteenth, weights, f"{name}.downsample.0")
     x = conv(x, weights, f"{name}.downsample.1", stride=2)
@@ -81,7 +81,7 @@ def head(sixteenth: Array, weights: Weights, name: str) -> Array:
     return x + (weights[f"{name}.conv.gamma"] * y).transpose(0, 3, 1, 2)
 
 
-def descriptor(sixteenth: Array, weights: Weights, branch: str) -> Array:
+def descriptor(sixteenth: Float64, weights: Weights, branch: str) -> Float64:
     """Semantic head, Eq. 2 and Eq. 3 → (N, C), position by position as the equations stand."""
     name = f"{branch}_global_feats_decoder"
     g = head(sixteenth, weights, f"{name}.model")
@@ -104,7 +104,7 @@ def descriptor(sixteenth: Array, weights: Weights, branch: str) -> Array:
     return unit(layer_norm(pooled, weights, f"{name}.agg_post_norm"))
 
 
-def projected(f0: Array, weights: Weights) -> list[Array]:
+def projected(f0: Float64, weights: Weights) -> list[Float64]:
     """F_g⁰ → f_g⁰ … f_g³, each (N, columns · channels), columns outermost."""
     levels = []
     for level in range(1, 5):
@@ -117,7 +117,7 @@ def projected(f0: Array, weights: Weights) -> list[Array]:
     return levels
 
 
-def decoded(levels: list[Array], pyramid: list[Array], weights: Weights) -> tuple[Array, list[Array]]:
+def decoded(levels: list[Float64], pyramid: list[Float64], weights: Weights) -> tuple[Float64, list[Float64]]:
     """Logits (N, P, P) and M⁰ … M³ (N, S, S). pyramid: coarsest first."""
     x, matches = pyramid[0], []
     for level, f in enumerate(levels):
@@ -139,14 +139,14 @@ def decoded(levels: list[Array], pyramid: list[Array], weights: Weights) -> tupl
     return conv(x, weights, "pyramid_decoder.conv1.3", padding=1)[:, 0], matches
 
 
-def label(position: Array, size: int, sigma: float) -> Array:
+def label(position: Float64, size: int, sigma: float) -> Float64:
     """Gaussian of peak 1, (N, size, size). position: (row, column) as fractions of the side."""
     centres = (np.arange(size) + 0.5) / size
     apart = (position[:, :, None] - centres) * size  # (N, 2, size), pixels
     return np.exp(-(apart[:, 0, :, None] ** 2 + apart[:, 1, None, :] ** 2) / (2 * sigma**2))
 
 
-def pooled_weights(gaussian: Array, size: int) -> Array:
+def pooled_weights(gaussian: Float64, size: int) -> Float64:
     """Weights of Eq. 8: maxima of blocks, those above 1e-2, sum 1."""
     n, side, _ = gaussian.shape
     block = side // size
@@ -155,21 +155,21 @@ def pooled_weights(gaussian: Array, size: int) -> Array:
     return maxima / maxima.sum(axis=(1, 2), keepdims=True)
 
 
-def cross_entropy(logits: Array, target: Array) -> float:
+def cross_entropy(logits: Float64, target: Float64) -> float:
     """Mean over rows of −Σ target · ln softmax(logits), both (N, M)."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probability = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return float(-(target * log_probability).sum(axis=1).mean())
 
 
-def retrieval_loss(ground: Array, aerial: Array, scale: float) -> float:
+def retrieval_loss(ground: Float64, aerial: Float64, scale: float) -> float:
     """Eq. 6 with label smoothing 0.1."""
     n = len(ground)
     target = 0.9 * np.eye(n) + 0.1 / n
     return 0.5 * (cross_entropy(scale * ground @ aerial.T, target) + cross_entropy(scale * aerial @ ground.T, target))
 
 
-def reranking_loss(f0: Array, match_map: Array, weights: Array, scale: float) -> float:
+def reranking_loss(f0: Float64, match_map: Float64, weights: Float64, scale: float) -> float:
     """L_R: every position of every tile of the batch competes."""
     n = len(f0)
     scores = scale * np.einsum("qc,tchw->qthw", f0, match_map).reshape(n, -1)

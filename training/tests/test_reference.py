@@ -13,9 +13,10 @@ import numpy.typing as npt
 import numpy_reference as reference
 import pytest
 import torch
-from numpy_reference import Array, Weights
+from numpy_reference import Weights
 from torch import Tensor, nn
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_training.checkpoint import load_published, published_name
 from unifygeo_training.model import NetworkConfig, UnifyGeo
 from unifygeo_training.model.decoder import Decoded
@@ -97,7 +98,7 @@ class Reference:
 
     @staticmethod
     @torch.no_grad()
-    def _trunk(trunk: nn.Module, image: Array) -> list[Array]:
+    def _trunk(trunk: nn.Module, image: Float64) -> list[Float64]:
         return [features.double().numpy() for features in trunk(torch.from_numpy(image).float())]
 
 
@@ -106,7 +107,7 @@ def expected(network: UnifyGeo, weights: Weights, batch: dict) -> Reference:
     return Reference(network, weights, batch)
 
 
-def close(found: Tensor, wanted: Array, tolerance: float = 2e-4) -> None:
+def close(found: Tensor, wanted: Float64, tolerance: float = 2e-4) -> None:
     """Within `tolerance` of the largest value."""
     np.testing.assert_allclose(found.double().numpy(), wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
 

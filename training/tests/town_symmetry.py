@@ -10,18 +10,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_training.towns.scene import Town
 from unifygeo_training.towns.streets import Street
-
-Float = npt.NDArray[np.float64]
 
 
 def turned(town: Town) -> Town:
     """The town turned by 90° counter-clockwise about its middle: what was east is now north."""
 
-    def turn(points: Float) -> Float:
+    def turn(points: Float64) -> Float64:
         return np.stack([town.size_m - points[..., 1], points[..., 0]], axis=-1)
 
     objects = town.objects.copy()
@@ -35,7 +33,7 @@ def turned(town: Town) -> Town:
 def mirrored(town: Town) -> Town:
     """The town with east and west exchanged."""
 
-    def flip(points: Float) -> Float:
+    def flip(points: Float64) -> Float64:
         return np.stack([town.size_m - points[..., 0], points[..., 1]], axis=-1)
 
     def flip_street(s: Street) -> Street:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import optimize
 
+from unifygeo_ros.core.arrays import Array, Bool, Float32, Float64, Int64, UInt8
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import tile_from_map
 from unifygeo_ros.core.records import Candidates, Heading, HeadingSource, TileDistribution
@@ -34,10 +34,6 @@ from unifygeo_ros.localization.reranking import match, rerank
 from unifygeo_training import metrics
 from unifygeo_training.judging.evaluation_set import EvaluationSet
 from unifygeo_training.model import UnifyGeo
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 CANDIDATES = LocalizerConfig().candidates
 MINIMUM_SCORE_QUANTILE = 0.01
@@ -64,7 +60,7 @@ class Evidence:
     side_m: Float64
     offsets_m: Float64
     tile_scores: Float32
-    holds_camera: npt.NDArray[np.bool_]
+    holds_camera: Bool
     roll_scores: Float32
 
 
@@ -103,7 +99,7 @@ def calibrate(network: UnifyGeo, sets: Sequence[EvaluationSet], *, batch: int = 
 def fit(evidence: Sequence[Evidence], data: str) -> CalibrationReport:
     """The constants that suit the evidence best."""
 
-    def joined(name: str) -> npt.NDArray[np.generic]:
+    def joined(name: str) -> Array:
         return np.concatenate([getattr(part, name) for part in evidence])
 
     logits = joined("logits").reshape(len(joined("pixel")), -1)
@@ -147,7 +143,7 @@ def fit(evidence: Sequence[Evidence], data: str) -> CalibrationReport:
     )
 
 
-def negative_log_likelihood(scores: Float32, true: npt.NDArray[np.bool_], temperature: float) -> float:
+def negative_log_likelihood(scores: Float32, true: Bool, temperature: float) -> float:
     """Mean of −log Σ_true softmax(scores / T) over the rows that hold a true entry. scores, true: (n, m)."""
     rows = true.any(axis=1)
     if not rows.any():
@@ -253,7 +249,7 @@ def gather(network: UnifyGeo, data: EvaluationSet, *, batch: int = 16) -> Eviden
     )
 
 
-def _turned(panorama: npt.NDArray[np.uint8], angle_rad: float) -> npt.NDArray[np.uint8]:
+def _turned(panorama: UInt8, angle_rad: float) -> UInt8:
     """The panorama as a heading that is wrong by an angle would have turned it, to the nearest column."""
     return np.roll(panorama, round(angle_rad / (2 * np.pi) * panorama.shape[1]), axis=1)
 
@@ -262,14 +258,14 @@ def _chunks(count: int, batch: int) -> list[Int64]:
     return [np.arange(start, min(start + batch, count)) for start in range(0, count, batch)]
 
 
-def _stack(images: list[npt.NDArray[np.uint8]]) -> torch.Tensor:
+def _stack(images: list[UInt8]) -> torch.Tensor:
     return torch.from_numpy(np.stack(images))
 
 
-def _one_hot(index: Int64, size: int) -> npt.NDArray[np.bool_]:
+def _one_hot(index: Int64, size: int) -> Bool:
     return index[:, None] == np.arange(size)
 
 
-def _first(scores: Float32) -> npt.NDArray[np.bool_]:
+def _first(scores: Float32) -> Bool:
     """True in column 0 alone."""
     return np.broadcast_to(np.arange(scores.shape[1]) == 0, scores.shape)

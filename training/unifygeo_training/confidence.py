@@ -23,6 +23,7 @@ from scipy import optimize, special
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import TileIndex, open_index
+from unifygeo_ros.core.arrays import Bool, Float64
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.geodesy import Datum, yaw_from_azimuth
 from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Prior, Query, Rejection
@@ -44,8 +45,6 @@ from unifygeo_training.files import locked, new_folder
 from unifygeo_training.model import UnifyGeo
 from unifygeo_training.streets import Streets
 
-Float64 = npt.NDArray[np.float64]
-
 GATES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 HEADING_SIGMA_RAD = LocalizerConfig().heading_sigma_rad
 CONFIG = LocalizerConfig(check_projection=False)
@@ -62,9 +61,9 @@ class Outcomes:
     scores: Float64
     spreads: Float64
     agreeing: Float64
-    right: npt.NDArray[np.bool_]
+    right: Bool
     """Within answer_radius_m of the truth."""
-    outside: npt.NDArray[np.bool_]
+    outside: Bool
     """The place is on no tile of the index."""
 
     def __len__(self) -> int:
@@ -74,7 +73,7 @@ class Outcomes:
         columns = (self.beliefs, self.scores, self.spreads, self.agreeing)
         return [Clues(*map(float, row)) for row in zip(*columns, strict=True)]
 
-    def select(self, chosen: npt.NDArray[np.bool_]) -> Outcomes:
+    def select(self, chosen: Bool) -> Outcomes:
         return Outcomes(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
 
@@ -154,7 +153,7 @@ def judge(outcomes: Outcomes, calibration: Calibration, *, searched: bool = Fals
     on_map, right = ~outcomes.outside, outcomes.right
     passed = [wrong <= gate for gate in GATES]
 
-    def share(of: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_]) -> float:
+    def share(of: Bool, among: Bool) -> float:
         return float(np.mean(of[among])) if among.any() else 0.0
 
     return Answers(
@@ -212,7 +211,7 @@ def _localized(
     localizer: Localizer,
     streets: Streets,
     truth: Float64,
-    outside: npt.NDArray[np.bool_],
+    outside: Bool,
     places: npt.NDArray[np.intp],
     *,
     searched: bool,
@@ -264,7 +263,7 @@ def fit_on_map(outcomes: Outcomes) -> Confidence:
     return replace(found, bias=found.bias + float(np.log(share)))
 
 
-def _fit(outcomes: Outcomes, right: npt.NDArray[np.bool_], weights: Float64) -> Confidence:
+def _fit(outcomes: Outcomes, right: Bool, weights: Float64) -> Confidence:
     """The constants under which the outcomes are likeliest; no clue may count against its meaning."""
     columns = (log_odds(outcomes.beliefs), outcomes.scores, outcomes.spreads, outcomes.agreeing)
     features = np.stack([np.ones(len(right)), *columns], axis=-1)

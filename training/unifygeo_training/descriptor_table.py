@@ -14,6 +14,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from unifygeo_ros.core.arrays import Int64
 from unifygeo_ros.core.errors import UnifyGeoError
 from unifygeo_training.data.hard_negatives import ComparablePairs, DescriptorTable, in_steps
 from unifygeo_training.data.pairs import collate
@@ -23,8 +24,6 @@ from unifygeo_training.loading import loaded
 from unifygeo_training.model.network import UnifyGeo
 
 logger = logging.getLogger(__name__)
-
-Int64 = npt.NDArray[np.int64]
 
 
 class _Views(Dataset[dict[str, npt.NDArray[Any]]]):

@@ -11,14 +11,9 @@ from dataclasses import dataclass
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Bool, Float32, Float64, Int64
 from unifygeo_ros.core.errors import InputError
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-Bool = npt.NDArray[np.bool_]
 
 UNIT_TOLERANCE = 1e-3
 ROUNDING = 1e-6

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 import torch
 
+from unifygeo_ros.core.arrays import Array, UInt8
 from unifygeo_ros.inference.bundle import GRAPHS, GROUND_FEATURES, PRECISIONS, PYRAMID, ModelBundle
 from unifygeo_training.model import UnifyGeo
 
@@ -18,8 +18,6 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
 """Largest deviation of any output, relative to that output's largest value."""
 MOVED_TOLERANCE = {"fp32": 0.0, "fp16": 0.02}
 """Largest share of answers that may move by more than a pixel of D: near-ties between distant modes can flip."""
-
-Array = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,7 @@ class ParityReport:
 
 
 @torch.inference_mode()
-def check_parity(
-    network: UnifyGeo, bundle: ModelBundle, panoramas: npt.NDArray[np.uint8], tiles: npt.NDArray[np.uint8], data: str
-) -> ParityReport:
+def check_parity(network: UnifyGeo, bundle: ModelBundle, panoramas: UInt8, tiles: UInt8, data: str) -> ParityReport:
     """Run the whole chain in every precision of the bundle. panoramas (n, H, W, 3), tiles (n, L, L, 3), RGB.
 
     Each precision's decoder gets that precision's own features: the deviations of the logits are those of the chain.
@@ -89,9 +85,7 @@ def check_parity(
     )
 
 
-def run_chain(
-    bundle: ModelBundle, precision: str, panoramas: npt.NDArray[np.uint8], tiles: npt.NDArray[np.uint8]
-) -> dict[str, Array]:
+def run_chain(bundle: ModelBundle, precision: str, panoramas: UInt8, tiles: UInt8) -> dict[str, Array]:
     """All outputs of the three graphs in ONNX Runtime on the CPU, by the names of `check_parity`."""
     sessions = {
         graph: onnxruntime.InferenceSession(

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float64, Int64, UInt8
 from unifygeo_ros.core.geodesy import LocalFrame
 from unifygeo_ros.images.files import read_image
 from unifygeo_ros.localization.config import CameraMount
@@ -16,9 +16,6 @@ from unifygeo_training.judging.region import Region
 from unifygeo_training.towns.orthophoto import write_geotiff
 from unifygeo_training.towns.pairs import CachedTown
 from unifygeo_training.towns.scene import geodetic_from_town
-
-Float64 = npt.NDArray[np.float64]
-UInt8 = npt.NDArray[np.uint8]
 
 ENLARGED = 4
 """Factor on the cached panoramas' size, so that the localizer's own resampling finds them sharp."""
@@ -112,7 +109,7 @@ class RegionStreets:
         longitude_deg = self.region.data.split.gallery_lat_lon[self.region.rows][:, 1]
         return self._linked(folder, self.region.rows[longitude_deg < np.median(longitude_deg)])
 
-    def _linked(self, folder: Path, rows: npt.NDArray[np.int64]) -> Path:
+    def _linked(self, folder: Path, rows: Int64) -> Path:
         files = [self.region.data.split.gallery[row] for row in rows]
         parent = files[0].parent  # {City}/satellite or satellite/{City}
         city = folder / (parent.parent.name if parent.name == "satellite" else parent.name)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.core.arrays import Float64, Int64
 from unifygeo_ros.core.errors import ConfigurationError
-from unifygeo_ros.core.records import Float64
 
 _PIXELS = 512  # of the longer side of the map that is drawn
 _PICTURED = 400  # tiles shown with their own pixels at most
@@ -56,8 +55,8 @@ def _tiles_covering(
     centres: Float64,
     side: float,
     cell: float,
-    shape: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
+    shape: Int64,
+) -> Int64:
     """Number of tiles over each cell, int64 (rows from the south, columns), by a difference table summed twice.
 
     centres: (n, 2) east, north from the corner. shape: columns, rows.

@@ -13,14 +13,13 @@ from typing import Callable, Generator, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from unifygeo_ros.aerial.imagery import TileImage
 from unifygeo_ros.aerial.manifest import UNIT_LENGTH_TOLERANCE
 from unifygeo_ros.aerial.partial import Shard
 from unifygeo_ros.aerial.region import Region
+from unifygeo_ros.core.arrays import Float16, Float32, UInt8
 from unifygeo_ros.core.errors import EngineError, InputError
-from unifygeo_ros.core.records import Float32, UInt8
 from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.inference.engine import Engine
 
@@ -41,7 +40,7 @@ class EncodedTiles:
     """descriptors: float32 (n, C), unit length. match_maps: float16 (n, S, S, C_0), finite."""
 
     descriptors: Float32
-    match_maps: npt.NDArray[np.float16]
+    match_maps: Float16
 
 
 class TimedEncoder:

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Bool, Float64
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.core.records import Float64, Prior
+from unifygeo_ros.core.records import Prior
 
 _SLACK = 1e-9
 """Relative. Makes an ellipse at least 3e-5 times as wide as it is long."""
@@ -54,7 +54,7 @@ class Gate:
         var_east, var_north, _ = self._moments()
         return self.sigma * math.sqrt(var_east), self.sigma * math.sqrt(var_north)
 
-    def touches(self, centres_m: Float64, side_m: float) -> npt.NDArray[np.bool_]:
+    def touches(self, centres_m: Float64, side_m: float) -> Bool:
         """Which squares of side `side_m`, axes east and north, centred on centres_m (n, 2), touch the ellipse.
 
         The smallest Mahalanobis distance of a square is 0 if the mean lies inside, else it is reached on one of

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Mapping, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from unifygeo_ros.core.arrays import Bool, Float64, UInt8
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.geodesy import LocalFrame
-from unifygeo_ros.core.records import Float64, UInt8
 from unifygeo_ros.inference.bundle import AerialSpec
 
 COARSEST = 2.0
@@ -27,7 +24,7 @@ class TileImage:
     """
 
     pixels: UInt8
-    valid: npt.NDArray[np.bool_]
+    valid: Bool
 
 
 class TileSet(Protocol):

@@ -34,19 +34,19 @@ from unifygeo_ros.aerial.manifest import (
     read_manifest,
 )
 from unifygeo_ros.aerial.search import DescriptorSearch, nearest_among, open_search, wants_gpu
+from unifygeo_ros.core.arrays import Array, Float32, Float64, Int64, UInt8
 from unifygeo_ros.core.errors import IndexFormatError, InputError
 from unifygeo_ros.core.geodesy import LocalFrame
-from unifygeo_ros.core.records import Candidates, Float32, Float64, UInt8
+from unifygeo_ros.core.records import Candidates
 from unifygeo_ros.inference.bundle import ModelBundle, sha256_of_file
 
-Ids = npt.NDArray[np.int64]
 _REMEDY = "copy the index again or build it again"
 
 
 class VerifiedRows:
     """A mapped array with one row a tile, each row checked against its CRC-32 when it is first taken."""
 
-    def __init__(self, rows: npt.NDArray[np.generic], checksums: npt.NDArray[np.uint32], name: str) -> None:
+    def __init__(self, rows: Array, checksums: npt.NDArray[np.uint32], name: str) -> None:
         self._rows = rows
         self._checksums = checksums
         self._verified = np.zeros(len(rows), np.bool_)
@@ -57,12 +57,12 @@ class VerifiedRows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, tile_ids: int | np.integer | slice | Sequence[int] | Ids) -> npt.NDArray[np.generic]:
+    def __getitem__(self, tile_ids: int | np.integer | slice | Sequence[int] | Int64) -> Array:
         """Rows of the tiles: the mapped row for one id or a slice, a copy for several. Raises IndexFormatError."""
         self.verify(np.atleast_1d(np.arange(len(self))[tile_ids] if isinstance(tile_ids, slice) else tile_ids))
         return np.asarray(self._rows[tile_ids])
 
-    def verify(self, tile_ids: npt.ArrayLike | None = None) -> npt.NDArray[np.generic]:
+    def verify(self, tile_ids: npt.ArrayLike | None = None) -> Array:
         """Check the rows of some tiles, of all by default, that were not checked before; returns the whole mapped
         array. Raises IndexFormatError."""
         ids = np.arange(len(self)) if tile_ids is None else np.asarray(tile_ids, np.int64)
@@ -131,7 +131,7 @@ class TileIndex:
             raise IndexFormatError(f"{self.path / PIXELS}: tile {tile_id} cannot be decoded; {_REMEDY}")
         return np.asarray(image[:, :, ::-1])  # BGR → RGB
 
-    def tiles_within(self, gate: Gate) -> Ids:
+    def tiles_within(self, gate: Gate) -> Int64:
         """The tiles inside the gate, int64, rising. Looks only at tiles near the ellipse: one binary search for each
         row of cells that the box around it crosses."""
         side = self.manifest.side_m
@@ -202,7 +202,7 @@ class TileIndex:
             descriptors = self._verified_descriptors(None)
         return open_search(self.manifest.search, descriptors, self.path / SEARCH, self._search_device, self._gpu)
 
-    def _verified_descriptors(self, tile_ids: Ids | None) -> Float32:
+    def _verified_descriptors(self, tile_ids: Int64 | None) -> Float32:
         return self.descriptors.verify(tile_ids).view(np.float32)
 
     def _row_range(self) -> tuple[int, int]:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float64, Int64
 from unifygeo_ros.core.errors import IndexFormatError
 from unifygeo_ros.core.geodesy import Datum
 from unifygeo_ros.core.manifests import ManifestFormat
-from unifygeo_ros.core.records import Float64
 
 FORMAT = ManifestFormat("unifygeo-index", 1, "`unifygeo index build`", "build the index again", IndexFormatError)
 
@@ -132,7 +131,7 @@ def read_manifest(folder: Path) -> IndexManifest:
     return IndexManifest.from_json(FORMAT.read(path), str(path))
 
 
-def cell_keys(centres_m: Float64, side_m: float) -> npt.NDArray[np.int64]:
+def cell_keys(centres_m: Float64, side_m: float) -> Int64:
     """Key of the coarse cell (one tile side wide) in which each centre (n, 2) lies.
 
     Keys grow with the cell's row (north), then its column (east), so that the tiles of a stretch of one row of cells

@@ -23,7 +23,6 @@ from types import TracebackType
 from typing import Any, BinaryIO, Iterator, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from unifygeo_ros.aerial.manifest import (
     DESCRIPTORS,
@@ -39,8 +38,8 @@ from unifygeo_ros.aerial.manifest import (
     cell_keys,
 )
 from unifygeo_ros.aerial.search import write_inverted_file
+from unifygeo_ros.core.arrays import Float16, Float32, Float64
 from unifygeo_ros.core.errors import ConfigurationError, IndexFormatError, UnifyGeoError
-from unifygeo_ros.core.records import Float32, Float64
 from unifygeo_ros.inference.bundle import sha256_of_file
 
 PLAN = "plan.json"
@@ -58,7 +57,7 @@ class Shard:
 
     centres_m: Float64
     descriptors: Float32
-    match_maps: npt.NDArray[np.float16]
+    match_maps: Float16
     pngs: tuple[bytes, ...]
     skipped: int
 

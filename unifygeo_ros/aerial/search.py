@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from unifygeo_ros.aerial.settings import SEARCH_DEVICES
+from unifygeo_ros.core.arrays import Float32, Int64
 from unifygeo_ros.core.errors import ConfigurationError, IndexFormatError
-from unifygeo_ros.core.records import Candidates, Float32
+from unifygeo_ros.core.records import Candidates
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,6 @@ _PROBES = 64  # inverted lists visited
 _REFINED = 32  # times k: codes whose descriptors are compared exactly, at least _REFINED_AT_LEAST
 _REFINED_AT_LEAST = 512
 _ADD_BLOCK = 65_536
-
-Ids = npt.NDArray[np.int64]
 
 
 def _faiss() -> Any:
@@ -69,7 +67,7 @@ def choose_search(tiles: int) -> str:
     return "exact" if tiles <= EXACT_LIMIT else "ivfpq"
 
 
-def nearest_among(descriptors: Float32, tile_ids: Ids, descriptor: Float32, k: int) -> Candidates:
+def nearest_among(descriptors: Float32, tile_ids: Int64, descriptor: Float32, k: int) -> Candidates:
     """Exact search among some tiles. descriptors: float32 (n, C), mapped; tile_ids: int64 (m,)."""
     k = min(k, len(tile_ids))
     if k == 0:
@@ -246,7 +244,7 @@ def write_inverted_file(descriptors: Float32, path: Path) -> None:
     _faiss().write_index(index, str(path))
 
 
-def _inner_products(descriptors: Float32, descriptor: Float32, k: int) -> tuple[Float32, Ids]:
+def _inner_products(descriptors: Float32, descriptor: Float32, k: int) -> tuple[Float32, Int64]:
     similarities, places = _faiss().knn(descriptor[None], descriptors, k, metric=_faiss().METRIC_INNER_PRODUCT)
     return similarities[0], places[0]
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from unifygeo_ros.aerial.imagery import TileImage
 from unifygeo_ros.aerial.manifest import cell_keys
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import MAX_RANGE_M, LocalFrame
-from unifygeo_ros.core.records import Float64
 from unifygeo_ros.images.files import decode_rgba, read_bytes
 from unifygeo_ros.inference.bundle import AerialSpec
 

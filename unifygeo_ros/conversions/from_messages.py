@@ -10,10 +10,10 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from unifygeo_ros.conversions.sensor_frames import SensorPose
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.records import CameraImage
 from unifygeo_ros.images.encodings import decode_compressed_image, decode_raw_image
 from unifygeo_ros.motion.samples import (
@@ -24,8 +24,6 @@ from unifygeo_ros.motion.samples import (
     OdometrySample,
     roll_pitch_yaw,
 )
-
-Float64 = npt.NDArray[np.float64]
 
 _X_Y_YAW = np.ix_((0, 1, 5), (0, 1, 5))  # of x, y, z, about x, about y, about z
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unifygeo_ros.core.records import Fix, Float64, Rejection, RejectionReason
+from unifygeo_ros.core.arrays import Float64
+from unifygeo_ros.core.records import Fix, Rejection, RejectionReason
 
 UNKNOWN_HEIGHT_VARIANCE_M2 = 100.0
 UNKNOWN_TILT_VARIANCE_RAD2 = 1.0

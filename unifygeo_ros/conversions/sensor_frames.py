@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.core.records import Float64
 
 MIN_TURN_RAD = 1e-6
 MIN_OFFSET_M = 1e-6

@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 import pyproj
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import InputError
 
-Float = npt.NDArray[np.float64]
-AngleT = TypeVar("AngleT", float, npt.NDArray[np.float64])
+AngleT = TypeVar("AngleT", float, Float64)
 
 MAX_RANGE_M = 50_000.0
 """Largest distance from the datum at which the map frame is used. There, a tile's north edge and
@@ -72,7 +72,7 @@ class LocalFrame:
             f"+h_0={d.height_m!r}"
         )
 
-    def map_from_geodetic(self, latitude_deg: npt.ArrayLike, longitude_deg: npt.ArrayLike) -> Float:
+    def map_from_geodetic(self, latitude_deg: npt.ArrayLike, longitude_deg: npt.ArrayLike) -> Float64:
         """Map position of points at the datum's height.
 
         latitude_deg, longitude_deg: any equal shape S, WGS84 degrees. Returns float64 S + (2,): east, north in metres.
@@ -83,7 +83,7 @@ class LocalFrame:
         east, north, _up = self._topocentric.transform(longitude, latitude, height)
         return np.stack([np.asarray(east), np.asarray(north)], axis=-1)
 
-    def geodetic_from_map(self, east_m: npt.ArrayLike, north_m: npt.ArrayLike) -> Float:
+    def geodetic_from_map(self, east_m: npt.ArrayLike, north_m: npt.ArrayLike) -> Float64:
         """Inverse of `map_from_geodetic`, to better than a micrometre.
 
         east_m, north_m: any equal shape S, metres. Returns float64 S + (2,): latitude, longitude in degrees.
@@ -115,7 +115,7 @@ def map_from_tile(
     centre_north_m: npt.ArrayLike,
     size: int,
     metres_per_pixel: npt.ArrayLike,
-) -> Float:
+) -> Float64:
     """Map position of tile pixels. All arguments broadcast to a shape S; returns float64 S + (2,): east, north (m).
 
     size: rows = columns of the tile; its centre is at pixel ((size − 1)/2, (size − 1)/2).
@@ -134,7 +134,7 @@ def tile_from_map(
     centre_north_m: npt.ArrayLike,
     size: int,
     metres_per_pixel: npt.ArrayLike,
-) -> Float:
+) -> Float64:
     """Inverse of `map_from_tile`: returns float64 S + (2,): row, column (fractional pixels)."""
     middle = (size - 1) / 2
     scale = np.asarray(metres_per_pixel, np.float64)

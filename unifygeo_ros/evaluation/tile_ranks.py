@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.aerial.gate import Gate
+from unifygeo_ros.core.arrays import Int64
 from unifygeo_ros.core.records import Observation, Prior
 from unifygeo_ros.evaluation.metrics.results import SeenTiles, TileRanks
 from unifygeo_ros.evaluation.recordings.truth import TruthPose
@@ -60,7 +61,7 @@ def tile_ranks(
     )
 
 
-def _first_rank(ranking: npt.NDArray[np.int64], wanted: npt.ArrayLike) -> int | None:
+def _first_rank(ranking: Int64, wanted: npt.ArrayLike) -> int | None:
     """Rank, from 1, of the first of the wanted tiles."""
     found = np.flatnonzero(np.isin(ranking, wanted))
     return int(found[0]) + 1 if len(found) else None

@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.images.files import decode_image
-
-UInt8 = npt.NDArray[np.uint8]
 
 
 class _Layout(NamedTuple):

@@ -28,6 +28,7 @@ from typing import Any, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import BundleError
 from unifygeo_ros.core.manifests import ManifestFormat
 
@@ -95,7 +96,7 @@ class AerialSpec:
         return self.size * self.metres_per_pixel
 
 
-def log_odds(belief: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def log_odds(belief: npt.ArrayLike) -> Float64:
     """ln(b / (1 − b)) of beliefs 0 … 1 of any shape, limited to ±9.2, a probability of one in ten thousand."""
     clipped = np.clip(np.asarray(belief, np.float64), 1e-4, 1 - 1e-4)
     return np.asarray(np.log(clipped / (1 - clipped)))

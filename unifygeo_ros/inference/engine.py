@@ -8,13 +8,10 @@ from types import TracebackType
 from typing import Any, Callable, Collection, Mapping, Protocol, Sequence, Union
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Array, Float32
 from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.bundle import GROUND_FEATURES, PYRAMID, BundleManifest
-
-Array = npt.NDArray[np.generic]
-Float32 = npt.NDArray[np.float32]
 
 
 class BackendUnavailable(EngineError):

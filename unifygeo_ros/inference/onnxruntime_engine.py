@@ -11,9 +11,10 @@ from typing import Any, Collection, Mapping
 import numpy as np
 import onnxruntime
 
+from unifygeo_ros.core.arrays import Float32
 from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.bundle import ModelBundle
-from unifygeo_ros.inference.engine import Float32, Input, ResidentArray, TensorSpec, check_inputs, check_outputs
+from unifygeo_ros.inference.engine import Input, ResidentArray, TensorSpec, check_inputs, check_outputs
 from unifygeo_ros.inference.interface import check_interface
 from unifygeo_ros.inference.onnx_providers import Provider, provider_options
 

@@ -15,18 +15,11 @@ from typing import Any, Collection, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float32
 from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.bundle import GRAPHS, ModelBundle
 from unifygeo_ros.inference.cuda import CudaDevice, CudaGraph, DeviceBuffer, PinnedArray
-from unifygeo_ros.inference.engine import (
-    EngineSet,
-    Float32,
-    Input,
-    ResidentArray,
-    TensorSpec,
-    check_inputs,
-    check_outputs,
-)
+from unifygeo_ros.inference.engine import EngineSet, Input, ResidentArray, TensorSpec, check_inputs, check_outputs
 from unifygeo_ros.inference.engine_cache import EngineCache, EngineKey
 from unifygeo_ros.inference.interface import check_interface
 from unifygeo_ros.inference.tensorrt_build import MAX_BATCH, WORKSPACE_BYTES, build_plan

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from unifygeo_ros.core.arrays import Float32, UInt8
+from unifygeo_ros.core.arrays import Bool, Float32, Float64, UInt8
 
 WIDTH = 512
 """Columns of the grey image that the checks look at."""
@@ -58,7 +58,7 @@ _LEAST_SEEN = 0.2
 
 
 def projection_problem(
-    grey: UInt8, elevation_top_rad: float, elevation_bottom_rad: float, body: npt.NDArray[np.bool_] | None = None
+    grey: UInt8, elevation_top_rad: float, elevation_bottom_rad: float, body: Bool | None = None
 ) -> str | None:
     """What shows that an image is not equirectangular, with value and limit, or None.
 
@@ -93,7 +93,7 @@ def projection_problem(
     return _seam_problem(small, seen)
 
 
-def _near_pole(distance_rad: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def _near_pole(distance_rad: Float64) -> Bool:
     return np.asarray((distance_rad >= POLE_FROM_RAD) & (distance_rad <= POLE_TO_RAD))
 
 
@@ -107,7 +107,7 @@ def _noise_energy(image: Float32) -> float:
 
 
 def _share_along_rows(
-    image: Float32, seen: npt.NDArray[np.bool_], rows: npt.NDArray[np.intp], inwards: int, least_energy: float
+    image: Float32, seen: Bool, rows: npt.NDArray[np.intp], inwards: int, least_energy: float
 ) -> float | None:
     """The median over the sectors of the share of squared differences along the rows; None where little is to be seen.
 
@@ -132,7 +132,7 @@ def _share_along_rows(
     return float(np.median(shares))
 
 
-def _seam_problem(image: Float32, seen: npt.NDArray[np.bool_]) -> str | None:
+def _seam_problem(image: Float32, seen: Bool) -> str | None:
     rows = len(image)
     middle = np.arange(rows // 8, rows - rows // 8)
     usable = middle[seen[middle][:, [0, -1]].all(axis=1)]

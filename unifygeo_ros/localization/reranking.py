@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from unifygeo_ros.core.arrays import Float32
+from unifygeo_ros.core.arrays import Float16, Float32
 from unifygeo_ros.core.records import Candidates, Matches
 
 
-def match(f0s: Float32, match_maps: npt.NDArray[np.float16]) -> Float32:
+def match(f0s: Float32, match_maps: Float16) -> Float32:
     """M⁰ of every candidate for every query, in one matrix product.
 
     f0s: float32 (R, C_0), unit length: one query, or its rolls. match_maps: float16 (k, S, S, C_0), unit length along

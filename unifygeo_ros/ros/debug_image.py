@@ -7,7 +7,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection, UInt8
+from unifygeo_ros.core.arrays import UInt8
+from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection
 
 _HEIGHT = 384  # of the tile; the camera's strip is as wide as both tiles together
 _FONT = cv2.FONT_HERSHEY_SIMPLEX

@@ -14,8 +14,9 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
 from unifygeo_ros.conversions.from_messages import camera_image, stamp_ns
+from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.core.records import CameraImage, UInt8
+from unifygeo_ros.core.records import CameraImage
 from unifygeo_ros.images.encodings import check_raw_image
 from unifygeo_ros.ros.to_messages import jpeg_message, time_message
 

@@ -18,7 +18,8 @@ from sensor_msgs.msg import CompressedImage, NavSatFix, NavSatStatus
 from std_msgs.msg import Header
 
 from unifygeo_ros.conversions.message_values import navsatfix_covariance, pose_covariance, quaternion_of_yaw
-from unifygeo_ros.core.records import Fix, Hypothesis, TileDistribution, UInt8
+from unifygeo_ros.core.arrays import UInt8
+from unifygeo_ros.core.records import Fix, Hypothesis, TileDistribution
 
 
 class PublicationError(Exception):

@@ -15,9 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from unifygeo_ros.core.arrays import Float64, Int64
+from unifygeo_ros.core.arrays import Array, Float64, Int64
 from unifygeo_ros.core.covariance import mahalanobis2
 
 MAX_SPREAD_M = 1e7
@@ -49,7 +48,7 @@ class Belief:
         """Sum of all weights: 1, except between the steps of an update."""
         return float(self.weights.sum()) + self.uniform_weight
 
-    def select(self, chosen: npt.NDArray[np.generic]) -> Belief:
+    def select(self, chosen: Array) -> Belief:
         """The chosen hypotheses (mask or indices). The weight of the others is lost; `keep` does not lose it."""
         return replace(
             self,
@@ -60,7 +59,7 @@ class Belief:
             tile_ids=self.tile_ids[chosen],
         )
 
-    def keep(self, chosen: npt.NDArray[np.generic]) -> Belief:
+    def keep(self, chosen: Array) -> Belief:
         """The chosen hypotheses. The others' weight moves to the uniform component: they were not contradicted."""
         pruned = np.ones(len(self), bool)
         pruned[chosen] = False

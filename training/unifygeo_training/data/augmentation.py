@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-UInt8 = npt.NDArray[np.uint8]
+from unifygeo_ros.core.arrays import UInt8
+
 Position = tuple[float, float]
 
 

@@ -12,17 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from unifygeo_ros.core.arrays import Float32, Float64, Int16, Int64
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_training.data.pairs import PairSet
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int16 = npt.NDArray[np.int16]
-Int64 = npt.NDArray[np.int64]
 
 STEPS_OF_UNIT = 2048
 """Descriptors are kept as whole numbers, 2048 for 1. Every sum of their products then stays below 2²⁴, where float32 is

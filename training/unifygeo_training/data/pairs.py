@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
+from unifygeo_ros.core.arrays import UInt8
 from unifygeo_training.data.augmentation import AugmentationConfig, augment
-
-UInt8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float64, Int64
 from unifygeo_ros.core.errors import InputError
 
 NO_TILE = -1
@@ -35,22 +35,22 @@ class CrossViewSplit:
     name: str
     ground: tuple[Path, ...]
     gallery: tuple[Path, ...]
-    tiles: npt.NDArray[np.int64]
-    offsets_px: npt.NDArray[np.float64]
+    tiles: Int64
+    offsets_px: Float64
     tile_size: int
-    metres_per_pixel: npt.NDArray[np.float64]
-    gallery_lat_lon: npt.NDArray[np.float64]
-    ground_lat_lon: npt.NDArray[np.float64]
+    metres_per_pixel: Float64
+    gallery_lat_lon: Float64
+    ground_lat_lon: Float64
     ground_top_rad: float = math.pi / 2
     ground_bottom_rad: float = -math.pi / 2
 
     @property
-    def positives(self) -> npt.NDArray[np.int64]:
+    def positives(self) -> Int64:
         """int64 (n,): gallery row of each query's positive."""
         return self.tiles[:, 0]
 
     @property
-    def semi_positives(self) -> npt.NDArray[np.int64]:
+    def semi_positives(self) -> Int64:
         """int64 (n, s): gallery rows of each query's semi-positives, NO_TILE where there is none."""
         return self.tiles[:, 1:]
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.records import CameraImage
 from unifygeo_ros.images.files import read_image
@@ -16,7 +16,6 @@ from unifygeo_ros.localization.panorama import prepare_panorama
 from unifygeo_training.data.split import CrossViewSplit
 from unifygeo_training.model.config import NetworkConfig
 
-UInt8 = npt.NDArray[np.uint8]
 Resize = Literal["area", "bilinear"]
 INTERPOLATIONS = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR_EXACT}
 

@@ -6,14 +6,10 @@ import functools
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyproj
 
+from unifygeo_ros.core.arrays import Float64, Int64, UInt8
 from unifygeo_training.data.split_images import SplitImages
-
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-UInt8 = npt.NDArray[np.uint8]
 
 
 class EvaluationSet(Protocol):

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from unifygeo_ros.core.arrays import Array, Float16, Float32, Float64, Int64, UInt8
 from unifygeo_ros.core.geodesy import map_from_tile
 from unifygeo_ros.core.records import Candidates
 from unifygeo_ros.localization.config import LocalizerConfig
@@ -25,9 +25,6 @@ from unifygeo_training import metrics
 from unifygeo_training.judging.evaluation_set import EvaluationSet
 from unifygeo_training.model import UnifyGeo
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 Progress = Callable[[Iterable[Int64], str, int], Iterable[Int64]]
 
 CANDIDATES = LocalizerConfig().candidates
@@ -49,7 +46,7 @@ class QueryResults:
     offsets_m: dict[str, Float64]
     errors_m: dict[str, Float64]
 
-    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+    def arrays(self) -> dict[str, Array]:
         """Everything by name, for `np.savez`."""
         return {
             "nearest": self.nearest,
@@ -148,7 +145,7 @@ def judge(
 _CVGL = ("final", "without_reranking", "tile_centre", "retrieval_only", "curve")
 
 
-def rerank_all(f0: Float32, similarities: Float32, rows: Int64, match_maps: npt.NDArray[np.float16]) -> Int64:
+def rerank_all(f0: Float32, similarities: Float32, rows: Int64, match_maps: Float16) -> Int64:
     """The robot's re-ranking (Eq. 4) of every query.
 
     f0: float32 (n, C_0). similarities, rows: (n, k). match_maps: float16 (m, S², C_0), a memory map is fine.
@@ -177,7 +174,7 @@ class _Encoder:
         self.network, self.data, self.batch, self.workers = network, data, batch, workers
         self.device, self.progress = device, progress
 
-    def gallery(self, scratch: Path) -> tuple[Float32, npt.NDArray[np.float16]]:
+    def gallery(self, scratch: Path) -> tuple[Float32, Float16]:
         """Descriptors (m, C) float32 and match maps (m, S², C_0) float16, memory-mapped in scratch."""
         m, (channels, size) = len(self.data.side_m), self.network.pyramid_shape[0]
         descriptors = np.lib.format.open_memmap(
@@ -233,9 +230,7 @@ class _Encoder:
         row, column = np.divmod(logits.flatten(1).argmax(dim=1).cpu().numpy(), size)
         return map_from_tile(row, column, 0.0, 0.0, size, self.data.side_m[tiles] / size)
 
-    def _batches(
-        self, rows: Int64, read: Callable[[int], npt.NDArray[np.uint8]], what: str
-    ) -> Iterator[tuple[Int64, torch.Tensor]]:
+    def _batches(self, rows: Int64, read: Callable[[int], UInt8], what: str) -> Iterator[tuple[Int64, torch.Tensor]]:
         """Rows and their images (N, H, W, 3) uint8 on the device; the next batch is read while one is computed."""
         batches = [rows[start : start + self.batch] for start in range(0, len(rows), self.batch)]
         with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from unifygeo_ros.core.arrays import Float32, UInt8
 from unifygeo_ros.core.geodesy import tile_from_map
 from unifygeo_training.judging.evaluation_set import EvaluationSet
 from unifygeo_training.judging.judge import QueryResults
 from unifygeo_training.metrics import CvglScores
 from unifygeo_training.model import UnifyGeo
-
-UInt8 = npt.NDArray[np.uint8]
 
 TILE_PX = 240
 LARGE_PX = 480
@@ -114,7 +112,7 @@ def _resized(image: UInt8, size: int) -> UInt8:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
 
 
-def _over(image: UInt8, probabilities: npt.NDArray[np.float32]) -> UInt8:
+def _over(image: UInt8, probabilities: Float32) -> UInt8:
     """Probabilities as colour over a paler image, on a logarithmic scale of three decades below the peak."""
     decades = np.log10(np.maximum(probabilities / probabilities.max(), 1e-3)) / 3 + 1
     heat = cv2.resize(decades.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)

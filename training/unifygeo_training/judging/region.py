@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float64, Int64, UInt8
 from unifygeo_ros.core.errors import InputError
 from unifygeo_training.judging.evaluation_set import JudgedSplit
-
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-UInt8 = npt.NDArray[np.uint8]
 
 
 class Region:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float64, Int64, UInt8
 from unifygeo_ros.core.errors import InputError
 from unifygeo_training.model import NetworkConfig
 from unifygeo_training.towns.pairs import CachedTown
-
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-UInt8 = npt.NDArray[np.uint8]
 
 SEMI_POSITIVES = 3
 """A camera lies on up to four half-overlapping tiles."""

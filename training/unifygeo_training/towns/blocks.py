@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import KDTree
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_training.towns.furniture import ACCENTS, FLATS, Objects, pick
 from unifygeo_training.towns.paint import FREE_M, Canvas, Colour, rectangle, ribbon
 from unifygeo_training.towns.streets import Street, normals
-
-Float = npt.NDArray[np.float64]
 
 GRASS: tuple[Colour, ...] = ((104, 136, 70), (122, 148, 78), (92, 122, 66), (140, 150, 88), (112, 128, 60))
 GRAVEL: tuple[Colour, ...] = ((176, 164, 142), (158, 150, 138), (190, 172, 140))
@@ -186,7 +185,7 @@ def _front_garden(
     kerb: float,
     back: float,
     width: float,
-    aside: Float,
+    aside: Float64,
     style: str,
 ) -> None:
     """A path to the door, perhaps a drive with a car, a hedge along the pavement, bushes."""
@@ -220,7 +219,7 @@ def _front_garden(
             objects.bush(rng, x, y, rng.uniform(0.35, 0.8))
 
 
-def _spots(rng: np.random.Generator, labels: npt.NDArray[np.int32], block: Block, size_m: float, count: int) -> Float:
+def _spots(rng: np.random.Generator, labels: npt.NDArray[np.int32], block: Block, size_m: float, count: int) -> Float64:
     """Random town points in a block, float64 (count, 2)."""
     rows, columns = np.nonzero(labels[block.rows, block.columns] == block.label)
     k = rng.integers(0, len(rows), count)

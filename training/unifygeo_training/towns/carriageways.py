@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Bool, Float64, UInt8
 from unifygeo_training.towns.furniture import Objects
 from unifygeo_training.towns.paint import Canvas, Colour, band, rectangle, ribbon
 from unifygeo_training.towns.streets import PARKING_M, Street, normals
-
-Float = npt.NDArray[np.float64]
 
 WHITE: Colour = (226, 226, 220)
 YELLOW: Colour = (222, 178, 60)
@@ -31,13 +29,13 @@ def _paving(rng: np.random.Generator) -> Colour:
     return tuple(base * rng.uniform(0.9, 1.08))
 
 
-def _close(mask: npt.NDArray[np.uint8], radius_px: float) -> npt.NDArray[np.bool_]:
+def _close(mask: UInt8, radius_px: float) -> Bool:
     """Morphological closing with a disc: rounds the kerbs at crossings."""
     grown = cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5) <= radius_px
     return cv2.distanceTransform(grown.astype(np.uint8), cv2.DIST_L2, 5) > radius_px
 
 
-def paint_streets(rng: np.random.Generator, canvas: Canvas, streets: tuple[Street, ...], objects: Objects) -> Float:
+def paint_streets(rng: np.random.Generator, canvas: Canvas, streets: tuple[Street, ...], objects: Objects) -> Float64:
     """Paints all streets and parks cars along them. Returns the crosswalk stripes, float64 (m, 4, 2)."""
     res = canvas.metres_per_pixel
     road = Canvas(canvas.size_m, res)
@@ -63,7 +61,7 @@ def paint_streets(rng: np.random.Generator, canvas: Canvas, streets: tuple[Stree
     for s in sorted(streets, key=lambda street: -street.rank):
         _surface(rng, canvas, s)
     _crossing_surfaces(rng, canvas, streets)
-    stripes: list[Float] = []
+    stripes: list[Float64] = []
     for s in streets:
         stripes += _mark(rng, canvas, s, objects)
     # Joints and discs may have spilled over the kerb; the carriageway is what the masks say.
@@ -146,7 +144,9 @@ def _crossing_surfaces(rng: np.random.Generator, canvas: Canvas, streets: tuple[
             canvas.disc(*centre, reach * rng.uniform(0.5, 1.2), (96 * rng.uniform(0.7, 1.2),) * 3)
 
 
-def _dashes(canvas: Canvas, line: Float, offset_m: float, on_m: float, off_m: float, width: float, ink: Colour) -> None:
+def _dashes(
+    canvas: Canvas, line: Float64, offset_m: float, on_m: float, off_m: float, width: float, ink: Colour
+) -> None:
     shifted = line + normals(line) * offset_m
     if off_m == 0:
         canvas.polygon(band(shifted, width / 2, -width / 2), ink)
@@ -160,7 +160,7 @@ def _dashes(canvas: Canvas, line: Float, offset_m: float, on_m: float, off_m: fl
         at += on_m + off_m
 
 
-def _mark(rng: np.random.Generator, canvas: Canvas, s: Street, objects: Objects) -> list[Float]:
+def _mark(rng: np.random.Generator, canvas: Canvas, s: Street, objects: Objects) -> list[Float64]:
     n = len(s.line)
     a, b = int(np.ceil(s.set_back_m[0])), n - 1 - int(np.ceil(s.set_back_m[1]))
     if b - a < 14:
@@ -168,7 +168,7 @@ def _mark(rng: np.random.Generator, canvas: Canvas, s: Street, objects: Objects)
     half = s.width_m / 2
     left, right = s.lane_edges_m
     middle = (left + right) / 2
-    stripes: list[Float] = []
+    stripes: list[Float64] = []
     ends = []
     for end, inward in ((a, 1), (b, -1)):
         crosswalk = rng.random() < (0.75, 0.5, 0.25, 0.08)[s.rank]
@@ -247,7 +247,7 @@ def _mark(rng: np.random.Generator, canvas: Canvas, s: Street, objects: Objects)
     return stripes
 
 
-def _crosswalk(rng: np.random.Generator, canvas: Canvas, s: Street, end: int, inward: int) -> list[Float]:
+def _crosswalk(rng: np.random.Generator, canvas: Canvas, s: Street, end: int, inward: int) -> list[Float64]:
     """Stripes along the street, 0.5 m wide and 0.5 m apart, 3 m long, sometimes on red."""
     half = s.width_m / 2
     near, far = s.line[end], s.line[end + 3 * inward]
@@ -267,7 +267,7 @@ def _crosswalk(rng: np.random.Generator, canvas: Canvas, s: Street, end: int, in
     return stripes
 
 
-def _arrow(rng: np.random.Generator, canvas: Canvas, at: Float, forward: Float) -> None:
+def _arrow(rng: np.random.Generator, canvas: Canvas, at: Float64, forward: Float64) -> None:
     """A lane arrow 4 m long, pointing along `forward`: straight, left, right or both."""
     f = forward / np.hypot(*forward)
     left = np.array([-f[1], f[0]])
@@ -283,7 +283,7 @@ def _arrow(rng: np.random.Generator, canvas: Canvas, at: Float, forward: Float) 
             canvas.polygon(np.stack([tip + 0.5 * f, tip - 0.5 * f, tip + 0.9 * side]), WHITE)
 
 
-def _road_sign(rng: np.random.Generator, canvas: Canvas, at: Float, angle: float) -> None:
+def _road_sign(rng: np.random.Generator, canvas: Canvas, at: Float64, angle: float) -> None:
     """A painted field on the lane: a speed disc, bars, or a coloured box."""
     kind = int(rng.integers(3))
     if kind == 0:

@@ -10,11 +10,11 @@ from typing import Any, Iterator
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.geodesy import Datum, LocalFrame, azimuth_from_yaw
 from unifygeo_training.towns.light import draw_appearance
@@ -24,8 +24,6 @@ from unifygeo_training.towns.scene import CRS, Town, geodetic_from_town
 from unifygeo_training.towns.sensors import Imu, ImuNoise, Odometry, OdometryNoise, imu, wheel_odometry
 from unifygeo_training.towns.town import build_town
 from unifygeo_training.towns.trajectory import Drive, clear_the_way, plan_drive
-
-Float = npt.NDArray[np.float64]
 
 EPOCH_NS = 1_750_000_000 * 1_000_000_000
 """Stamp of the start of every drive, so that the same command writes the same bag."""
@@ -58,14 +56,14 @@ class DriveSettings:
 class Truth:
     """Ground truth at some times, arrays (n,): base_link in the map frame of the town's datum, and in WGS84."""
 
-    time_s: Float
-    east_m: Float
-    north_m: Float
-    yaw_rad: Float
-    latitude_deg: Float
-    longitude_deg: Float
-    speed_m_s: Float
-    yaw_rate_rad_s: Float
+    time_s: Float64
+    east_m: Float64
+    north_m: Float64
+    yaw_rad: Float64
+    latitude_deg: Float64
+    longitude_deg: Float64
+    speed_m_s: Float64
+    yaw_rate_rad_s: Float64
 
 
 def town_datum(town: Town) -> Datum:
@@ -75,7 +73,7 @@ def town_datum(town: Town) -> Datum:
     return Datum(round(float(latitude), 7), round(float(longitude), 7))
 
 
-def ground_truth(town: Town, drive: Drive, time_s: Float) -> Truth:
+def ground_truth(town: Town, drive: Drive, time_s: Float64) -> Truth:
     """Truth in the map frame: through pyproj, so the grid's scale (0.9996) and convergence are in it."""
     motion = drive.at(time_s)
     here = np.stack([motion.x_m, motion.y_m], axis=1)
@@ -196,7 +194,7 @@ LATCHED = Qos(
 """What tf2 publishes /tf_static with: `ros2 bag play` takes it from the bag, and who listens later gets it still."""
 
 
-def _series(topic: str, time_s: Float, message: Any) -> Iterator[tuple[str, int, Any]]:
+def _series(topic: str, time_s: Float64, message: Any) -> Iterator[tuple[str, int, Any]]:
     for k, t in enumerate(time_s):
         stamp = _stamp_ns(float(t))
         yield topic, stamp, message(k, stamp)

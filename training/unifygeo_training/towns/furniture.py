@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_training.towns.scene import AERIAL, GROUND, OBJECT, Kind, Shape
 
-Float = npt.NDArray[np.float64]
 Rgb = tuple[float, float, float]
 
 WALLS: tuple[Rgb, ...] = (
@@ -206,7 +206,7 @@ class Objects:
         bottom, top = base_m - 0.3 * radius_m, base_m + radius_m * 1.1
         self.round(rng, Shape.ELLIPSOID, Kind.LEAVES, x, y, radius_m, bottom, top, pick(rng, GREENS, 0.15))
 
-    def row_of_bushes(self, rng: np.random.Generator, line: Float) -> None:
+    def row_of_bushes(self, rng: np.random.Generator, line: Float64) -> None:
         """Bushes or small trees along a line of points 1 m apart."""
         step = int(rng.integers(5, 14))
         trees = rng.random() < 0.5
@@ -216,7 +216,7 @@ class Objects:
             else:
                 self.bush(rng, x, y, rng.uniform(0.4, 0.6))
 
-    def hedge(self, rng: np.random.Generator, a: Float, b: Float) -> None:
+    def hedge(self, rng: np.random.Generator, a: Float64, b: Float64) -> None:
         """A clipped hedge or a garden wall from a to b."""
         middle, d = (a + b) / 2, b - a
         length = float(np.hypot(*d))

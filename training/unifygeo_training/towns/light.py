@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
-Float32 = npt.NDArray[np.float32]
+from unifygeo_ros.core.arrays import Float32
 
 
 @dataclass(frozen=True)

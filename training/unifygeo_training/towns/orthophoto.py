@@ -10,7 +10,8 @@ import numpy.typing as npt
 import rasterio
 from numba import njit
 
-from unifygeo_training.towns.light import Appearance, Float32, shadow_heights
+from unifygeo_ros.core.arrays import Float32, UInt8
+from unifygeo_training.towns.light import Appearance, shadow_heights
 from unifygeo_training.towns.rays import (
     ROUND,
     SLOPE_MINUS_X,
@@ -23,8 +24,6 @@ from unifygeo_training.towns.scene import AERIAL, CRS, Shape, Town
 from unifygeo_training.towns.surfaces import albedo_of, normal_of
 
 _GABLE, _HIP, _ELLIPSOID, _CONE = int(Shape.GABLE), int(Shape.HIP), int(Shape.ELLIPSOID), int(Shape.CONE)
-
-UInt8 = npt.NDArray[np.uint8]
 
 
 def surface_heights(town: Town, views: int) -> tuple[Float32, npt.NDArray[np.int32], npt.NDArray[np.int8]]:

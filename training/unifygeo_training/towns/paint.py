@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Float = npt.NDArray[np.float64]
+from unifygeo_ros.core.arrays import Bool, Float64
+
 Colour = tuple[float, float, float]
 
 _SHIFT = 5  # fractional bits of OpenCV's coordinates
@@ -17,7 +18,7 @@ FREE_M = 0.5
 """Pixel of the raster of taken ground."""
 
 
-def rectangle(x: float, y: float, half_x: float, half_y: float, angle_rad: float) -> Float:
+def rectangle(x: float, y: float, half_x: float, half_y: float, angle_rad: float) -> Float64:
     """Corners of an oriented rectangle, float64 (4, 2)."""
     c, s = np.cos(angle_rad), np.sin(angle_rad)
     corners = np.array([[-half_x, -half_y], [half_x, -half_y], [half_x, half_y], [-half_x, half_y]])
@@ -34,22 +35,22 @@ class Canvas:
         self.albedo = np.zeros((self.pixels, self.pixels, 4), np.uint8)
         self.taken = np.zeros((round(size_m / FREE_M),) * 2, np.uint8)
 
-    def _fixed(self, points: Float, metres_per_pixel: float) -> npt.NDArray[np.int32]:
+    def _fixed(self, points: Float64, metres_per_pixel: float) -> npt.NDArray[np.int32]:
         """Town points as OpenCV fixed-point pixels (x, y), integer = pixel centre."""
         column = points[:, 0] / metres_per_pixel - 0.5
         row = (self.size_m - points[:, 1]) / metres_per_pixel - 0.5
         return np.round(np.stack([column, row], axis=1) * (1 << _SHIFT)).astype(np.int32)
 
-    def polygon(self, points: Float, colour: Colour, plants: float = 0.0) -> None:
+    def polygon(self, points: Float64, colour: Colour, plants: float = 0.0) -> None:
         fixed = self._fixed(np.asarray(points, np.float64), self.metres_per_pixel)
         cv2.fillPoly(self.albedo, [fixed], (*colour, 255 * plants), cv2.LINE_AA, _SHIFT)
 
-    def stroke(self, points: Float, width_m: float, colour: Colour, plants: float = 0.0) -> None:
+    def stroke(self, points: Float64, width_m: float, colour: Colour, plants: float = 0.0) -> None:
         """A ribbon of constant width along a polyline, with flat ends."""
         for quad in ribbon(np.asarray(points, np.float64), width_m / 2, -width_m / 2):
             self.polygon(quad, colour, plants)
 
-    def outline(self, points: Float, width_m: float, colour: Colour) -> None:
+    def outline(self, points: Float64, width_m: float, colour: Colour) -> None:
         """A closed line along a polygon's edge, drawn inside and outside equally."""
         closed = np.vstack([points, points[:1]])
         for a, b in itertools.pairwise(closed):
@@ -59,7 +60,7 @@ class Canvas:
         angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         self.polygon(np.stack([x + radius_m * np.cos(angle), y + radius_m * np.sin(angle)], axis=1), colour, plants)
 
-    def window(self, low: Float, high: Float) -> tuple[slice, slice]:
+    def window(self, low: Float64, high: Float64) -> tuple[slice, slice]:
         """Rows and columns of the albedo that cover the town points between two corners, with a pixel to spare."""
         res = self.metres_per_pixel
         left, right = (int(np.clip(v / res + k, 0, self.pixels)) for v, k in ((low[0], -2), (high[0], 2)))
@@ -68,7 +69,7 @@ class Canvas:
         )
         return slice(top, bottom), slice(left, right)
 
-    def take(self, points: Float) -> None:
+    def take(self, points: Float64) -> None:
         """Marks a polygon as taken."""
         cv2.fillPoly(self.taken, [self._fixed(np.asarray(points, np.float64), FREE_M)], 1, cv2.LINE_8, _SHIFT)
 
@@ -85,7 +86,7 @@ class Canvas:
         columns = (px / FREE_M).astype(int).clip(0, len(self.taken) - 1)
         return not self.taken[rows, columns].any()
 
-    def paint_mask(self, mask: npt.NDArray[np.bool_], colour: Colour, plants: float = 0.0) -> None:
+    def paint_mask(self, mask: Bool, colour: Colour, plants: float = 0.0) -> None:
         """Paints the pixels of a boolean (P, P) mask."""
         self.albedo[mask] = (*(round(v) for v in colour), round(255 * plants))
 
@@ -105,7 +106,7 @@ class Canvas:
             self.albedo[part, :, :3] = np.clip(self.albedo[part, :, :3] * factor[..., None], 0, 255).astype(np.uint8)
 
 
-def ribbon(line: Float, left_m: float, right_m: float) -> Float:
+def ribbon(line: Float64, left_m: float, right_m: float) -> Float64:
     """Quadrilaterals between two offsets to the left of a polyline, float64 (n − 1, 4, 2)."""
     tangent = np.gradient(line, axis=0)
     tangent /= np.maximum(np.hypot(*tangent.T), 1e-9)[:, None]
@@ -114,7 +115,7 @@ def ribbon(line: Float, left_m: float, right_m: float) -> Float:
     return np.stack([a[:-1], a[1:], b[1:], b[:-1]], axis=1)
 
 
-def band(line: Float, left_m: float, right_m: float) -> Float:
+def band(line: Float64, left_m: float, right_m: float) -> Float64:
     """The outline of `ribbon` as one polygon, float64 (2n, 2)."""
     quads = ribbon(line, left_m, right_m)
     return np.vstack([quads[:, 0], quads[-1:, 1], quads[::-1, 2], quads[:1, 3]])

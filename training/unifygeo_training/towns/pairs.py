@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float64, UInt8
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_training.files import locked, new_folder
 from unifygeo_training.towns.light import draw_appearance
@@ -29,9 +29,6 @@ from unifygeo_training.towns.town import (
     GENERATOR_VERSION,
     build_town,
 )
-
-Float = npt.NDArray[np.float64]
-UInt8 = npt.NDArray[np.uint8]
 
 CAMERA_HEIGHT_M = 2.0
 MARGIN_M = 40.0
@@ -66,7 +63,7 @@ class CachedTown:
     record: TownRecord
     orthophotos: UInt8
     panoramas: UInt8
-    positions: Float
+    positions: Float64
 
     def tile(self, view: int, east_m: float, north_m: float, size: int, side_m: float) -> UInt8:
         """The north-up tile of orthophoto `view` centred at a town point: uint8 (size, size, 3)."""
@@ -78,11 +75,11 @@ def folder_of(output: Path, seed: int) -> Path:
     return output / f"town_{seed:05d}"
 
 
-def street_positions(rng: np.random.Generator, town: Town, count: int) -> Float:
+def street_positions(rng: np.random.Generator, town: Town, count: int) -> Float64:
     """Random camera positions in the streets' lanes, clear of solids, float64 (count, 2)."""
     weights = np.array([s.length_m for s in town.streets])
     weights /= weights.sum()
-    found: list[Float] = []
+    found: list[Float64] = []
     for _ in range(count * 60):
         if len(found) == count:
             break

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
-from unifygeo_training.towns.light import Appearance, Float32, shadow_heights
+from unifygeo_ros.core.arrays import Float32, UInt8
+from unifygeo_training.towns.light import Appearance, shadow_heights
 from unifygeo_training.towns.orthophoto import surface_heights
 from unifygeo_training.towns.rays import FLOOR, SKY, Grid, cast, column_azimuths, row_elevations, sort_into_grid
 from unifygeo_training.towns.scene import GROUND, Town
 from unifygeo_training.towns.surfaces import albedo_of, normal_of, smooth_noise
-
-Float = npt.NDArray[np.float64]
 
 FAR_M = 320.0
 LEVELS = 4
@@ -43,7 +41,7 @@ class Stage:
 
     town: Town
     grid: Grid
-    pyramid: tuple[npt.NDArray[np.uint8], ...]
+    pyramid: tuple[UInt8, ...]
     heights_m: Float32
 
 
@@ -81,7 +79,7 @@ def render_panorama(
     azimuth_rad: float = 0.0,
     noise_seed: int = 0,
     samples: int = 2,
-) -> npt.NDArray[np.uint8]:
+) -> UInt8:
     """The panorama seen from town position (x, y): uint8 (H, W, 3) RGB, centre column towards azimuth_rad.
 
     Each pixel is the mean light of samples × samples rays, so that edges are smooth, as a lens makes them.
@@ -122,7 +120,7 @@ def render_panorama(
     return develop(colour, light, noise_seed)
 
 
-def develop(colour: Float32, light: Appearance, noise_seed: int) -> npt.NDArray[np.uint8]:
+def develop(colour: Float32, light: Appearance, noise_seed: int) -> UInt8:
     """The camera: gain, gamma, noise, 8 bits. colour: float32 (H, W, 3), linear."""
     values = colour * np.asarray(light.gain, np.float32)
     np.power(values, np.float32(light.gamma / 2.2), out=values)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import UInt8
 from unifygeo_training.towns.light import draw_appearance
 from unifygeo_training.towns.orthophoto import crop_tile, render_orthophoto
 from unifygeo_training.towns.pairs import street_positions
 from unifygeo_training.towns.panorama import View, light_stage, render_panorama, set_stage
 from unifygeo_training.towns.town import build_town
-
-UInt8 = npt.NDArray[np.uint8]
 
 ROW_PX = 288
 TILE_M = 70.0

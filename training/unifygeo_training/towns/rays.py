@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from unifygeo_ros.core.arrays import Float64, Int64
 from unifygeo_training.towns.scene import Shape
-
-Float = npt.NDArray[np.float64]
 
 SKY, FLOOR = -2, -1
 """Values of `Hits.objects` where the ray meets no solid."""
@@ -38,8 +37,8 @@ class Grid:
     """Solids by grid cell: those of cell (i, j), column i eastward, are items[first[j·n + i] : first[j·n + i + 1]]."""
 
     cells: int
-    first: npt.NDArray[np.int64]
-    items: npt.NDArray[np.int64]
+    first: Int64
+    items: Int64
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,15 @@ class Hits:
 
     objects: npt.NDArray[np.int32]
     faces: npt.NDArray[np.int8]
-    distance_m: Float
+    distance_m: Float64
 
 
-def column_azimuths(width: int, centre_rad: float) -> Float:
+def column_azimuths(width: int, centre_rad: float) -> Float64:
     """Azimuth (clockwise from north) of each column's centre, float64 (width,)."""
     return centre_rad + (np.arange(width) + 0.5) / width * 2 * np.pi - np.pi
 
 
-def row_elevations(height: int, top_rad: float, bottom_rad: float) -> Float:
+def row_elevations(height: int, top_rad: float, bottom_rad: float) -> Float64:
     """Elevation of each row's centre, float64 (height,), from the top."""
     return top_rad - (np.arange(height) + 0.5) / height * (top_rad - bottom_rad)
 
@@ -87,8 +86,8 @@ def cast(
     x: float,
     y: float,
     height_m: float,
-    azimuths_rad: Float,
-    elevations_rad: Float,
+    azimuths_rad: Float64,
+    elevations_rad: Float64,
     far_m: float,
 ) -> Hits:
     """What a camera at (x, y, height_m) sees along each azimuth (W,) and elevation (H,).

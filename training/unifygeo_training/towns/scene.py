@@ -17,14 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pyproj
 
+from unifygeo_ros.core.arrays import Float64, UInt8
 from unifygeo_training.towns.streets import Street
-
-Float = npt.NDArray[np.float64]
 
 CRS = "EPSG:32632"
 
 
-def geodetic_from_town(origin: tuple[float, float], points: Float) -> Float:
+def geodetic_from_town(origin: tuple[float, float], points: Float64) -> Float64:
     """WGS84 latitude, longitude (degrees) of town points x, y: both float64 (n, 2). origin: `Town.origin`."""
     to_wgs84 = pyproj.Transformer.from_crs(CRS, "EPSG:4326", always_xy=True)
     longitude, latitude = to_wgs84.transform(points[:, 0] + origin[0], points[:, 1] + origin[1])
@@ -105,9 +104,9 @@ class Town:
     metres_per_pixel: float
     origin: tuple[float, float]
     objects: npt.NDArray[np.void]
-    ground: npt.NDArray[np.uint8]
+    ground: UInt8
     streets: tuple[Street, ...]
-    marks: Float
+    marks: Float64
 
 
 def clearance(objects: npt.NDArray[np.void], x: float, y: float, height_m: float = 2.6, views: int = GROUND) -> float:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_training.towns.trajectory import Drive
-
-Float = npt.NDArray[np.float64]
 
 GRAVITY_M_S2 = 9.81
 
@@ -48,12 +46,12 @@ class Odometry:
     moved along the arc that they describe.
     """
 
-    time_s: Float
-    x_m: Float
-    y_m: Float
-    yaw_rad: Float
-    speed_m_s: Float
-    yaw_rate_rad_s: Float
+    time_s: Float64
+    x_m: Float64
+    y_m: Float64
+    yaw_rad: Float64
+    speed_m_s: Float64
+    yaw_rate_rad_s: Float64
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,15 @@ class Imu:
     """yaw_rad: REP-103, of the true yaw's frame. roll_rad, pitch_rad. rates: (n, 3) rad/s. accelerations: (n, 3) m/s²,
     gravity included, in base_link."""
 
-    time_s: Float
-    roll_rad: Float
-    pitch_rad: Float
-    yaw_rad: Float
-    rates: Float
-    accelerations: Float
+    time_s: Float64
+    roll_rad: Float64
+    pitch_rad: Float64
+    yaw_rad: Float64
+    rates: Float64
+    accelerations: Float64
 
 
-def dead_reckon(speed_m_s: Float, yaw_rate_rad_s: Float, interval_s: float) -> tuple[Float, Float, Float]:
+def dead_reckon(speed_m_s: Float64, yaw_rate_rad_s: Float64, interval_s: float) -> tuple[Float64, Float64, Float64]:
     """x, y, yaw (n,) after each sample, from the origin, along circular arcs: exact for constant twists.
 
     The first sample belongs to the start and moves nothing.

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial import Delaunay
 
-Float = npt.NDArray[np.float64]
+from unifygeo_ros.core.arrays import Float64
 
 SAMPLE_M = 1.0
 """Distance between the points of a street's centre line."""
@@ -28,7 +27,7 @@ class Street:
 
     start: int
     end: int
-    line: Float
+    line: Float64
     width_m: float
     rank: int
     pavement_m: float
@@ -51,18 +50,18 @@ class Street:
 PARKING_M = 2.2
 
 
-def normals(line: Float) -> Float:
+def normals(line: Float64) -> Float64:
     """Unit normals to the left of a polyline, float64 (n, 2)."""
     tangent = np.gradient(line, axis=0)
     tangent /= np.hypot(*tangent.T)[:, None]
     return np.stack([-tangent[:, 1], tangent[:, 0]], axis=1)
 
 
-def _scatter(rng: np.random.Generator, size_m: float, margin_m: float) -> Float:
+def _scatter(rng: np.random.Generator, size_m: float, margin_m: float) -> Float64:
     """Points at least 52 … 92 m apart, the distance varying over the town."""
     phase = rng.uniform(0, 2 * np.pi, 4)
     scale = rng.uniform(180, 420, 2)
-    points: list[Float] = []
+    points: list[Float64] = []
     failures = 0
     while failures < 400:
         p = rng.uniform(-margin_m, size_m + margin_m, 2)
@@ -76,7 +75,7 @@ def _scatter(rng: np.random.Generator, size_m: float, margin_m: float) -> Float:
     return np.array(points)
 
 
-def _gabriel(points: Float) -> list[tuple[int, int]]:
+def _gabriel(points: Float64) -> list[tuple[int, int]]:
     """Pairs whose circle on the pair as diameter holds no other point."""
     pairs = {
         (min(a, b), max(a, b))
@@ -94,12 +93,12 @@ def _gabriel(points: Float) -> list[tuple[int, int]]:
     return edges
 
 
-def _angle_between(points: Float, node: int, a: int, b: int) -> float:
+def _angle_between(points: Float64, node: int, a: int, b: int) -> float:
     u, v = points[a] - points[node], points[b] - points[node]
     return float(abs(np.arctan2(u[0] * v[1] - u[1] * v[0], u @ v)))
 
 
-def _thin(rng: np.random.Generator, points: Float, edges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _thin(rng: np.random.Generator, points: Float64, edges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Drops the longer of two edges that leave a crossing at a sharp angle, and some at random; keeps one connected
     network without needless dead ends."""
     kept = set(edges)
@@ -146,7 +145,7 @@ def _largest_part(edges: set[tuple[int, int]]) -> list[tuple[int, int]]:
     return sorted(e for e in edges if root(e[0]) == largest)
 
 
-def _curve(rng: np.random.Generator, start: Float, end: Float) -> Float:
+def _curve(rng: np.random.Generator, start: Float64, end: Float64) -> Float64:
     """A cubic Bézier curve, one- or two-sided bend of up to 11% of its length, sampled evenly."""
     chord = end - start
     side = np.array([-chord[1], chord[0]])
@@ -190,7 +189,7 @@ def lay_streets(rng: np.random.Generator, size_m: float, margin_m: float = 90.0)
     )
 
 
-def _ranks(rng: np.random.Generator, points: Float, edges: list[tuple[int, int]]) -> list[int]:
+def _ranks(rng: np.random.Generator, points: Float64, edges: list[tuple[int, int]]) -> list[int]:
     """Two avenues wander across the town; the other streets draw their rank."""
     ranks = {e: int(rng.choice([1, 2, 3], p=[0.40, 0.42, 0.18])) for e in edges}
     nodes = sorted({n for e in edges for n in e})
@@ -209,7 +208,7 @@ def _ranks(rng: np.random.Generator, points: Float, edges: list[tuple[int, int]]
     return [ranks[e] for e in edges]
 
 
-def _set_backs(edges: list[tuple[int, int]], lines: list[Float], widths: list[float]) -> list[tuple[float, float]]:
+def _set_backs(edges: list[tuple[int, int]], lines: list[Float64], widths: list[float]) -> list[tuple[float, float]]:
     """From each end of each street, the distance at which its carriageway parts from its neighbours'."""
     leaving: dict[int, list[tuple[float, float]]] = {}
     for (a, b), line, width in zip(edges, lines, widths, strict=True):

@@ -9,11 +9,10 @@ import numpy.typing as npt
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_training.towns.scene import GROUND, Kind, Town, clearance
 from unifygeo_training.towns.streets import SAMPLE_M, Street, normals
-
-Float = npt.NDArray[np.float64]
 
 STATION_M = 0.25
 """Distance along the path between its tabulated speeds."""
@@ -38,19 +37,19 @@ class Motion:
     acceleration_m_s2: forward; the lateral one is speed · yaw rate.
     """
 
-    time_s: Float
-    x_m: Float
-    y_m: Float
-    yaw_rad: Float
-    speed_m_s: Float
-    yaw_rate_rad_s: Float
-    acceleration_m_s2: Float
+    time_s: Float64
+    x_m: Float64
+    y_m: Float64
+    yaw_rad: Float64
+    speed_m_s: Float64
+    yaw_rate_rad_s: Float64
+    acceleration_m_s2: Float64
 
 
 class Drive:
     """A path with a speed profile, evaluated exactly at any time."""
 
-    def __init__(self, points: Float) -> None:
+    def __init__(self, points: Float64) -> None:
         """points: float64 (n, 2), smooth and about 0.5 m apart."""
         chord = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
         self._spline = CubicSpline(chord, points)
@@ -87,7 +86,7 @@ class Drive:
         return Motion(t, p[:, 0], p[:, 1], yaw, speed, speed * curvature, a)
 
 
-def _speeds(s: Float, curvature: Float) -> Float:
+def _speeds(s: Float64, curvature: Float64) -> Float64:
     """Speed at each station: limited by the bend, then by what brakes and engine can do."""
     v = np.clip(np.sqrt(LATERAL_M_S2 / np.maximum(np.abs(curvature), 1e-6)), SLOWEST_M_S, FASTEST_M_S)
     v[0] = v[-1] = SLOWEST_M_S
@@ -139,7 +138,7 @@ class _Network:
             self._leaving.setdefault(s.end, []).append((k, False))
         self._known: dict[tuple[tuple[int, bool], ...], bool] = {}
 
-    def passable(self, points: Float, share: float = 0.93) -> bool:
+    def passable(self, points: Float64, share: float = 0.93) -> bool:
         """Whether the smoothed path keeps to this share of the sharpest bend and clears everything solid."""
         drive = Drive(_smooth(points))
         if np.abs(drive.curvature_per_m).max() > share * SHARPEST_PER_M:
@@ -169,7 +168,7 @@ class _Network:
                 self._known[legs] = bool(turn < SHARPEST_TURN_RAD) and self.passable(piece)
         return self._known[legs]
 
-    def route(self, rng: np.random.Generator, length_m: float) -> Float | None:
+    def route(self, rng: np.random.Generator, length_m: float) -> Float64 | None:
         """Lanes and turns one after another, about 1 m between points; None where there is no such route.
 
         At each crossing the streets are tried in random order, those driven before last; a dead end is backed out of.
@@ -200,7 +199,7 @@ class _Network:
         return None
 
 
-def _lane(s: Street, forward: bool) -> Float:
+def _lane(s: Street, forward: bool) -> Float64:
     """The middle of the right-hand lane from crossing to crossing, in the direction of travel."""
     left, right = s.lane_edges_m
     middle = (left + right) / 2
@@ -212,7 +211,7 @@ def _lane(s: Street, forward: bool) -> Float:
     return points if forward else points[::-1]
 
 
-def _join(before: Float, after: Float) -> Float:
+def _join(before: Float64, after: Float64) -> Float64:
     """A cubic curve over the crossing, from the end of one lane to the start of the next, about 1 m apart."""
     a, b = before[-1], after[0]
     reach = np.hypot(*(b - a))
@@ -222,7 +221,7 @@ def _join(before: Float, after: Float) -> Float:
     return (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * (a + u) + 3 * (1 - t) * t**2 * (b - v) + t**3 * b
 
 
-def _smooth(points: Float) -> Float:
+def _smooth(points: Float64) -> Float64:
     """Points every 0.5 m, smoothed over about 2 m."""
     chord = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
     keep = np.concatenate([[True], np.diff(chord) > 1e-6])

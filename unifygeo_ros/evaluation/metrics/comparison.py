@@ -10,13 +10,12 @@ from typing import Any, Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Float64, Int64
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.evaluation.metrics import definitions as metrics
 
 SEED = 20_240_501
 """The draws are the same in every comparison, so that its answer is."""
-
-Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,10 @@ class Comparison:
 class _Columns:
     """Columns of one run over the common images: float64 (n,), NaN where there is nothing."""
 
-    error_m: Float
-    nees: Float
-    known: Float
-    fixed: Float
+    error_m: Float64
+    nees: Float64
+    known: Float64
+    fixed: Float64
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any], *, block: int = 20, draws: int = 2000) -> Comparison:
@@ -95,10 +94,10 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], *, block: int = 20, draw
     return Comparison(len(common), len(stamps_a) - len(common), len(stamps_b) - len(common), block, tuple(differences))
 
 
-def _columns(summary: Mapping[str, Any], places: npt.NDArray[np.int64]) -> _Columns:
+def _columns(summary: Mapping[str, Any], places: Int64) -> _Columns:
     rows = summary["per_image"]
 
-    def numbers(values: list[Any]) -> Float:
+    def numbers(values: list[Any]) -> Float64:
         return np.array([np.nan if value is None else value for value in values], np.float64)[places]
 
     return _Columns(
@@ -109,7 +108,7 @@ def _columns(summary: Mapping[str, Any], places: npt.NDArray[np.int64]) -> _Colu
     )
 
 
-Statistic = Callable[[_Columns, npt.NDArray[np.int64]], Float]
+Statistic = Callable[[_Columns, Int64], Float64]
 
 
 def _statistics(limit_m: float) -> list[tuple[str, str, str, Statistic]]:
@@ -121,11 +120,11 @@ def _statistics(limit_m: float) -> list[tuple[str, str, str, Statistic]]:
     def quantile(q: float) -> Statistic:
         return lambda run, places: _nan_quantile(run.error_m[places], q)
 
-    def false_share(run: _Columns, places: npt.NDArray[np.int64]) -> Float:
+    def false_share(run: _Columns, places: Int64) -> Float64:
         wrong = (run.error_m > limit_m) & (run.nees > metrics.chi2_quantile(metrics.FALSE_FIX_PROBABILITY))
         return _ratio(wrong[places], ~np.isnan(run.error_m)[places])
 
-    def inconsistency(run: _Columns, places: npt.NDArray[np.int64]) -> Float:
+    def inconsistency(run: _Columns, places: Int64) -> Float64:
         nees = run.nees[places]
         mean = _ratio(np.nan_to_num(nees), ~np.isnan(nees)) / metrics.DIMENSIONS
         return np.asarray(np.abs(np.log(np.maximum(mean, 1e-12))))
@@ -140,14 +139,14 @@ def _statistics(limit_m: float) -> list[tuple[str, str, str, Statistic]]:
     ]
 
 
-def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Float:
+def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Float64:
     """Σ numerator / Σ denominator along the last axis, NaN where the denominator is 0."""
     above, below = numerator.sum(axis=1), denominator.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.where(below > 0, above / below, np.nan))
 
 
-def _nan_quantile(values: Float, q: float) -> Float:
+def _nan_quantile(values: Float64, q: float) -> Float64:
     """Quantile of each row's finite values: float64 (d,), NaN for none."""
     ordered = np.sort(values, axis=1)  # NaN last
     count = np.count_nonzero(~np.isnan(values), axis=1)
@@ -164,7 +163,7 @@ def _difference(
     unit: str,
     better: str,
     runs: tuple[_Columns, _Columns],
-    drawn: npt.NDArray[np.int64],
+    drawn: Int64,
     statistic: Statistic,
 ) -> Difference:
     everything = np.arange(drawn.shape[1])[None]

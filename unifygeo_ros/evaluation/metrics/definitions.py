@@ -17,10 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from unifygeo_ros.core.arrays import Bool, Float64, Int64
 from unifygeo_ros.core.errors import InputError
-
-Float = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
 
 DIMENSIONS = 2  # a fix is a point of the plane
 FALSE_FIX_PROBABILITY = 0.999  # a true fix lies outside its ellipse of this content once in a thousand times
@@ -32,7 +30,7 @@ def chi2_quantile(probability: float, degrees: float = DIMENSIONS) -> float:
     return float(stats.chi2.ppf(probability, degrees))
 
 
-def _finite(values: npt.ArrayLike, name: str) -> Float:
+def _finite(values: npt.ArrayLike, name: str) -> Float64:
     array = np.asarray(values, np.float64)
     bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1)) if array.size else np.array([])
     if bad.size:
@@ -93,13 +91,13 @@ def signed_statistics(deviations: npt.ArrayLike) -> SignedStatistics | None:
     return SignedStatistics(len(values), float(values.mean()), float(values.std()), float(median), float(p95))
 
 
-def horizontal_errors(estimates: npt.ArrayLike, truth: npt.ArrayLike) -> Float:
+def horizontal_errors(estimates: npt.ArrayLike, truth: npt.ArrayLike) -> Float64:
     """Distances of estimates (n, 2) from truth (n, 2), metres: float64 (n,)."""
     difference = _finite(estimates, "estimates") - _finite(truth, "truth")
     return np.hypot(difference[:, 0], difference[:, 1])
 
 
-def along_and_cross_track(error_vectors: npt.ArrayLike, track_yaw_rad: npt.ArrayLike) -> tuple[Float, Float]:
+def along_and_cross_track(error_vectors: npt.ArrayLike, track_yaw_rad: npt.ArrayLike) -> tuple[Float64, Float64]:
     """Errors resolved along the direction of travel.
 
     error_vectors: (n, 2) estimate − truth, east and north, metres. track_yaw_rad: (n,) direction of travel,
@@ -126,7 +124,7 @@ def shares_within(errors: npt.ArrayLike, thresholds: Sequence[float], total: int
     return tuple(float(np.count_nonzero(values <= limit)) / total for limit in thresholds)
 
 
-def error_distribution(errors: npt.ArrayLike) -> tuple[Float, Float]:
+def error_distribution(errors: npt.ArrayLike) -> tuple[Float64, Float64]:
     """Empirical distribution: the different errors in rising order (m,), and the share of errors at or under each.
 
     As `scipy.stats.ecdf`, which the oldest SciPy that is supported lacks.
@@ -172,7 +170,7 @@ def longest_outage(stamps_s: npt.ArrayLike, answered: npt.ArrayLike) -> Outage |
     return Outage(float(gaps[longest]), float(limits[longest]))
 
 
-def _rising(stamps_s: npt.ArrayLike) -> Float:
+def _rising(stamps_s: npt.ArrayLike) -> Float64:
     stamps = _finite(stamps_s, "stamps")
     if np.any(np.diff(stamps) < 0):
         place = int(np.flatnonzero(np.diff(stamps) < 0)[0]) + 1
@@ -185,7 +183,7 @@ def _rising(stamps_s: npt.ArrayLike) -> Float:
 # --- consistency ------------------------------------------------------------------------------------------------------
 
 
-def normalised_squared_errors(error_vectors: npt.ArrayLike, covariances: npt.ArrayLike) -> Float:
+def normalised_squared_errors(error_vectors: npt.ArrayLike, covariances: npt.ArrayLike) -> Float64:
     """NEES, ε = eᵀ S⁻¹ e: float64 (n,).
 
     error_vectors: (n, 2) metres. covariances: (n, 2, 2) S = fix covariance + ground truth covariance, m². For
@@ -301,7 +299,7 @@ def ellipse_coverage(nees: npt.ArrayLike, contents: Sequence[float]) -> tuple[Sh
     return tuple(share(int(np.count_nonzero(values <= chi2_quantile(p))), len(values)) for p in contents)
 
 
-def major_sigmas(covariances: npt.ArrayLike) -> Float:
+def major_sigmas(covariances: npt.ArrayLike) -> Float64:
     """Standard deviation along each ellipse's long axis: covariances (n, 2, 2) m² → float64 (n,) metres."""
     matrices = _finite(covariances, "covariances")
     if not len(matrices):
@@ -326,7 +324,7 @@ def false_fixes(errors: npt.ArrayLike, nees: npt.ArrayLike, alert_limit_m: float
     return gross_errors(errors, alert_limit_m) & (_finite(nees, "NEES") > chi2_quantile(FALSE_FIX_PROBABILITY))
 
 
-def protection_levels(covariances: npt.ArrayLike) -> Float:
+def protection_levels(covariances: npt.ArrayLike) -> Float64:
     """Radius that a fix claims not to exceed but once in a thousand times: K σ_major with K = √χ²₀.₉₉₉(2) = 3.72.
 
     covariances: (n, 2, 2) of the fixes alone, as the robot sees them. A circle of this radius holds the 99.9% ellipse.
@@ -373,8 +371,8 @@ class RiskCoverage:
     area: mean risk over the fixes, each kept set weighted by its newly added fixes; lower is better.
     """
 
-    coverage: Float
-    risk: Float
+    coverage: Float64
+    risk: Float64
     area: float
 
 
@@ -410,7 +408,7 @@ class Interval:
     upper: float
 
 
-def block_bootstrap_places(count: int, block: int, draws: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+def block_bootstrap_places(count: int, block: int, draws: int, generator: np.random.Generator) -> Int64:
     """Places for a circular block bootstrap: int64 (draws, count).
 
     Whole runs of `block` successive frames are drawn, since neighbouring frames err alike and drawing them one by one

@@ -9,14 +9,11 @@ from typing import Any, Iterable
 import numpy as np
 import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Bool, Float64, Int64
 from unifygeo_ros.core.records import Fix
 from unifygeo_ros.evaluation.metrics.results import FrameResult, SeenTiles
 from unifygeo_ros.localization.camera_mount import camera_offset_m
 from unifygeo_ros.localization.config import CameraMount
-
-Float = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
-Int = npt.NDArray[np.int64]
 
 _NO_POINT = (math.nan, math.nan)
 _NO_MATRIX = ((math.nan, math.nan), (math.nan, math.nan))
@@ -29,42 +26,42 @@ class Drive:
     Positions are base_link's: float64 (n, 2), map east and north in metres. NaN stands where there is nothing.
     """
 
-    stamps_ns: Int
-    time_s: Float
+    stamps_ns: Int64
+    time_s: Float64
     """Since the first image, by the recorder's clock."""
     outcomes: tuple[str, ...]
     """The word "fix", or the rejection's reason."""
     fixed: Bool
     """Whether there is a fix."""
     has_truth: Bool
-    truth_m: Float
-    truth_covariance_m2: Float
-    truth_yaw_rad: Float
-    track_yaw_rad: Float
+    truth_m: Float64
+    truth_covariance_m2: Float64
+    truth_yaw_rad: Float64
+    track_yaw_rad: Float64
     """Direction of travel; the orientation while standing."""
-    fix_m: Float
-    covariance_m2: Float
-    yaw_rad: Float
-    yaw_variance_rad2: Float
-    score: Float
-    ambiguity: Float
-    answer_m: Float
+    fix_m: Float64
+    covariance_m2: Float64
+    yaw_rad: Float64
+    yaw_variance_rad2: Float64
+    score: Float64
+    ambiguity: Float64
+    answer_m: Float64
     """The best hypothesis, whether it passed the gates or not."""
-    tile_m: Float
+    tile_m: Float64
     """Where base_link is if the camera is at the centre of the best tile after re-ranking."""
-    retrieved_m: Float
+    retrieved_m: Float64
     """The same for the best tile before re-ranking."""
-    odometry: Float
+    odometry: Float64
     """float64 (n, 3): x, y, yaw in the odometry's own frame."""
     ranked: Bool
     """Whether the ranks of the right tile were determined."""
     rank_depth: int
     candidates: int
-    ranks_covering_retrieved: Int
+    ranks_covering_retrieved: Int64
     """Ranks: int64 (n,), from 1; 0 where the right tile is beyond the depth."""
-    ranks_covering_reranked: Int
-    ranks_nearest_retrieved: Int
-    ranks_nearest_reranked: Int
+    ranks_covering_reranked: Int64
+    ranks_nearest_retrieved: Int64
+    ranks_nearest_reranked: Int64
 
     def __len__(self) -> int:
         return len(self.stamps_ns)
@@ -161,14 +158,14 @@ def _row(result: FrameResult, mount: CameraMount) -> dict[str, Any]:
     }
 
 
-def _base_link(camera_m: npt.ArrayLike | None, tiles: SeenTiles | None, mount: CameraMount) -> Float:
+def _base_link(camera_m: npt.ArrayLike | None, tiles: SeenTiles | None, mount: CameraMount) -> Float64:
     """base_link's position for a camera's, by the heading that was used."""
     if camera_m is None or tiles is None:
         return np.array(_NO_POINT)
     return np.asarray(camera_m, np.float64) - camera_offset_m(mount, tiles.yaw_rad)
 
 
-def dead_reckoning(drive: Drive) -> Float:
+def dead_reckoning(drive: Drive) -> Float64:
     """Where odometry alone would be: float64 (n, 2), started at the first true pose and never corrected.
 
     NaN before that pose, without odometry, and where the ground truth has no direction to start with.

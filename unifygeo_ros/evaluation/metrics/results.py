@@ -16,17 +16,9 @@ from typing import Any, Iterator, Mapping
 
 import numpy as np
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.core.records import (
-    Fix,
-    Float64,
-    Heading,
-    HeadingSource,
-    Hypothesis,
-    Prior,
-    Rejection,
-    RejectionReason,
-)
+from unifygeo_ros.core.records import Fix, Heading, HeadingSource, Hypothesis, Prior, Rejection, RejectionReason
 from unifygeo_ros.evaluation.recordings.truth import TruthPose
 
 FORMAT = "unifygeo-replay"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from unifygeo_ros.core.arrays import Bool, Float64, Int64
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.evaluation.metrics import definitions as metrics
@@ -25,9 +25,6 @@ SCHEMA_VERSION = 2
 DISTANCES_M = (1.0, 3.0, 5.0, 10.0, 25.0)
 ELLIPSES = (0.5, 0.68, 0.9, 0.95, 0.99)
 RANKS = (1, 5, 10, 100)
-
-Float = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -173,14 +170,14 @@ class Summary:
 class Judged:
     """Arrays over the m judged fixes only, for metrics and figures: float64 (m,) unless said otherwise."""
 
-    frame_index: npt.NDArray[np.int64]
+    frame_index: Int64
     """int64 (m,): which image of the drive each is, from 0."""
-    vectors_m: Float
+    vectors_m: Float64
     """float64 (m, 2): fix − truth, east and north."""
-    errors_m: Float
-    nees: Float
-    sigma_major_m: Float
-    protection_m: Float
+    errors_m: Float64
+    nees: Float64
+    sigma_major_m: Float64
+    protection_m: Float64
     false: Bool
     gross: Bool
 
@@ -289,7 +286,7 @@ def _availability(drive: Drive, judged: Judged, criteria: Criteria) -> Availabil
 def _retrieval(drive: Drive) -> Retrieval:
     count = int(np.count_nonzero(drive.ranked))
 
-    def among(places: npt.NDArray[np.int64], limit: int) -> tuple[float | None, ...]:
+    def among(places: Int64, limit: int) -> tuple[float | None, ...]:
         of = places[drive.ranked]
         return tuple(float(np.mean((of >= 1) & (of <= rank))) if count and rank <= limit else None for rank in RANKS)
 
@@ -341,7 +338,7 @@ def _per_image(drive: Drive, judged: Judged) -> PerImage:
     sigmas = np.full(len(drive), np.nan)
     sigmas[drive.fixed] = metrics.major_sigmas(drive.covariance_m2[drive.fixed])
 
-    def column(values: Float, index: npt.NDArray[np.int64] | None = None) -> tuple[float | None, ...]:
+    def column(values: Float64, index: Int64 | None = None) -> tuple[float | None, ...]:
         spread = values
         if index is not None:
             spread = np.full(len(drive), np.nan)

@@ -16,9 +16,10 @@ from unifygeo_ros.conversions.message_values import (
     pose_covariance,
     quaternion_of_yaw,
 )
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import LocalFrame
-from unifygeo_ros.core.records import Fix, Float64
+from unifygeo_ros.core.records import Fix
 from unifygeo_ros.evaluation.metrics.results import FrameResult
 
 POSE_TOPIC = "/unifygeo/fix"

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import ConfigurationError, InputError
-from unifygeo_ros.core.records import Float64
 from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.localization.camera_mount import mount_from_transform
 from unifygeo_ros.localization.config import CameraMount

@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from typing import Callable
 
 import numpy as np
-import numpy.typing as npt
 import pyproj
 
+from unifygeo_ros.core.arrays import Float64, Int64
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.geodesy import MAX_RANGE_M, Datum, LocalFrame, wrap_angle
-
-Float = npt.NDArray[np.float64]
-Int = npt.NDArray[np.int64]
 
 COURSE_WINDOW_S = 1.0
 """The course is the direction between the positions half of this before and after."""
@@ -37,11 +34,11 @@ class Recording:
     source: topic or file, for messages.
     """
 
-    stamps_ns: Int
-    positions: Float
+    stamps_ns: Int64
+    positions: Float64
     geodetic: bool
-    yaw_rad: Float
-    covariances_m2: Float
+    yaw_rad: Float64
+    covariances_m2: Float64
     source: str
 
 
@@ -55,12 +52,12 @@ class TruthPose:
 
     east_m: float
     north_m: float
-    covariance_m2: Float
+    covariance_m2: Float64
     yaw_rad: float | None
     course_rad: float | None
 
 
-PlaneToMap = Callable[[Float], Float]
+PlaneToMap = Callable[[Float64], Float64]
 
 
 def plane_to_map(frame: str, index_frame: LocalFrame) -> PlaneToMap:
@@ -79,7 +76,7 @@ def plane_to_map(frame: str, index_frame: LocalFrame) -> PlaneToMap:
             raise ConfigurationError(f"truth frame {frame!r}: not numbers; give LAT,LON in degrees") from error
         other = LocalFrame(Datum(*numbers))
 
-        def from_other_datum(points: Float) -> Float:
+        def from_other_datum(points: Float64) -> Float64:
             geodetic = other.geodetic_from_map(points[:, 0], points[:, 1])
             return index_frame.map_from_geodetic(geodetic[:, 0], geodetic[:, 1])
 
@@ -96,7 +93,7 @@ def plane_to_map(frame: str, index_frame: LocalFrame) -> PlaneToMap:
         )
     transformer = pyproj.Transformer.from_crs(system, "EPSG:4326", always_xy=True)
 
-    def from_projection(points: Float) -> Float:
+    def from_projection(points: Float64) -> Float64:
         longitude, latitude = transformer.transform(points[:, 0], points[:, 1])
         return index_frame.map_from_geodetic(latitude, longitude)
 
@@ -147,10 +144,10 @@ class Truth:
         yaw = recording.yaw_rad[order]
         forward = np.einsum("nij,nj->ni", jacobians, np.stack([np.cos(yaw), np.sin(yaw)], axis=-1))
         self.source = recording.source
-        self.stamps_ns: Int = stamps.astype(np.int64)
-        self.positions_m: Float = positions
-        self.covariances_m2: Float = covariances
-        self.yaw_rad: Float = np.arctan2(forward[:, 1], forward[:, 0])
+        self.stamps_ns: Int64 = stamps.astype(np.int64)
+        self.positions_m: Float64 = positions
+        self.covariances_m2: Float64 = covariances
+        self.yaw_rad: Float64 = np.arctan2(forward[:, 1], forward[:, 0])
         self._max_gap_ns = round(max_gap_s * 1e9)
         self._lever_arm_m = lever_arm_m
 
@@ -192,7 +189,7 @@ class Truth:
         return before, after, (stamp_ns - int(self.stamps_ns[before])) / gap
 
     @staticmethod
-    def _between(values: Float, before: int, after: int, weight: float) -> Float:
+    def _between(values: Float64, before: int, after: int, weight: float) -> Float64:
         return np.asarray((1 - weight) * values[before] + weight * values[after])
 
     def _course(self, stamp_ns: int) -> float | None:
@@ -208,7 +205,7 @@ class Truth:
         return math.atan2(north, east) if math.hypot(east, north) >= COURSE_MINIMUM_M else None
 
 
-def _jacobians(convert: PlaneToMap, points: Float) -> Float:
+def _jacobians(convert: PlaneToMap, points: Float64) -> Float64:
     """∂map/∂plane by central differences over ±1 m: float64 (n, 2, 2). Turns yaws and covariances, grid convergence
     included."""
     columns = [

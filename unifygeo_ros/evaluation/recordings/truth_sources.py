@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from unifygeo_ros.conversions.from_messages import stamp_ns
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.evaluation.recordings.truth import Recording
 from unifygeo_ros.motion.samples import roll_pitch_yaw
-
-Float = npt.NDArray[np.float64]
 
 _UNKNOWN = np.full((2, 2), np.nan)
 _NO_FIX = -1  # sensor_msgs/NavSatStatus: STATUS_NO_FIX
@@ -30,7 +28,7 @@ class Sample(NamedTuple):
     first: float
     second: float
     yaw_rad: float
-    covariance_m2: Float
+    covariance_m2: Float64
 
 
 def sample_of_navsatfix(message: Any) -> Sample | None:
@@ -148,7 +146,7 @@ def _nanoseconds(path: Path, line: int, text: str, shift: int) -> int:
         raise InputError(f"{path}:{line}: {text.strip()!r} is not a time; mend or remove the line") from error
 
 
-def _sample_of_pose(header: Any, pose: Any, covariance: Float) -> Sample | None:
+def _sample_of_pose(header: Any, pose: Any, covariance: Float64) -> Sample | None:
     q = pose.orientation
     _roll, _pitch, yaw = roll_pitch_yaw(q.x, q.y, q.z, q.w)
     return _checked(Sample(stamp_ns(header), pose.position.x, pose.position.y, yaw, covariance))
@@ -159,7 +157,7 @@ def _checked(sample: Sample) -> Sample | None:
     return sample if usable else None
 
 
-def _usable_covariance(matrix: Float) -> Float:
+def _usable_covariance(matrix: Float64) -> Float64:
     """The matrix if it says something: all zero is how drivers leave it empty, and a negative one marks "unknown"."""
     if not np.isfinite(matrix).all() or np.linalg.eigvalsh((matrix + matrix.T) / 2)[0] <= 0:
         return _UNKNOWN

@@ -10,17 +10,15 @@ from typing import Iterator
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import TileIndex
-from unifygeo_ros.core.records import Prior, UInt8
+from unifygeo_ros.core.arrays import Float64, UInt8
+from unifygeo_ros.core.records import Prior
 from unifygeo_ros.evaluation.metrics import definitions as metrics
 from unifygeo_ros.evaluation.metrics.drive import Drive
 from unifygeo_ros.evaluation.metrics.summary import Judged
 from unifygeo_ros.evaluation.report.figures import reason_colour
-
-Float = npt.NDArray[np.float64]
 
 IMAGE_PIXELS = 1800  # of the longer side
 MARGIN_M = 25.0
@@ -43,7 +41,7 @@ class Extent:
         """Radius of a dot, pixels: the same on every page, however large the view is."""
         return self.width / 300
 
-    def pixels(self, points_m: Float) -> Float:
+    def pixels(self, points_m: Float64) -> Float64:
         """Image coordinates (x, y) of map points (n, 2): float64 (n, 2)."""
         points = np.asarray(points_m, np.float64).reshape(-1, 2)
         corner = np.array([self.east_m, self.north_m])
@@ -99,7 +97,7 @@ def error_legend() -> tuple[tuple[str, str], ...]:
     return tuple((name, colour) for name, (_, colour) in zip(names, _ERROR_COLOURS, strict=True))
 
 
-def _extent(points_m: Float, index: TileIndex) -> Extent:
+def _extent(points_m: Float64, index: TileIndex) -> Extent:
     low, high = points_m.min(axis=0) - MARGIN_M, points_m.max(axis=0) + MARGIN_M
     # At least a tile in each direction, so that a short drive shows where it is.
     middle, size = (low + high) / 2, np.maximum(high - low, index.manifest.side_m)

@@ -8,17 +8,15 @@ from typing import Any, Callable, Mapping
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.evaluation.metrics import definitions as metrics
 from unifygeo_ros.evaluation.metrics.drive import Drive, dead_reckoning
 from unifygeo_ros.evaluation.metrics.summary import DISTANCES_M, ELLIPSES, Judged, Summary
 from unifygeo_ros.evaluation.settings import Criteria
-
-Float = npt.NDArray[np.float64]
 
 # The palette of Okabe and Ito, which colour-blind people can distinguish, too.
 BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
@@ -420,7 +418,7 @@ def drift(drive: Drive, judged: Judged) -> str:
     return _svg(5.7, 3.7, draw)
 
 
-def _travelled(drive: Drive) -> Float:
+def _travelled(drive: Drive) -> Float64:
     """Metres since the first image with ground truth, gaps bridged straight: float64 (n,)."""
     distance = np.zeros(len(drive))
     places = np.flatnonzero(drive.has_truth)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.conversions.from_messages import camera_image
+from unifygeo_ros.core.arrays import Int64, UInt8
 from unifygeo_ros.core.geodesy import tile_from_map
-from unifygeo_ros.core.records import Fix, Observation, Prior, Query, UInt8
+from unifygeo_ros.core.records import Fix, Observation, Prior, Query
 from unifygeo_ros.evaluation.metrics.drive import Drive
 from unifygeo_ros.evaluation.metrics.results import FrameResult
 from unifygeo_ros.evaluation.metrics.summary import Judged
@@ -45,7 +45,7 @@ class FrameDetails:
     candidates: tuple[tuple[str, str], ...]
 
 
-def worst_frames(drive: Drive, judged: Judged, count: int = 10) -> npt.NDArray[np.int64]:
+def worst_frames(drive: Drive, judged: Judged, count: int = 10) -> Int64:
     """Places in the drive of the fixes with the largest errors, the worst first."""
     return judged.frame_index[np.argsort(-judged.errors_m, kind="stable")[:count]]
 
@@ -90,7 +90,7 @@ def render_frame_details(
     return tuple(looks)
 
 
-def _jpeg(bgr: npt.NDArray[np.uint8]) -> str:
+def _jpeg(bgr: UInt8) -> str:
     encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
     return base64.b64encode(encoded.tobytes()).decode()
 
@@ -103,7 +103,7 @@ def _panorama(pixels: UInt8) -> str:
     return _jpeg(np.ascontiguousarray(small[:, :, ::-1]))
 
 
-def _tile(localizer: Localizer, tile: int) -> npt.NDArray[np.uint8]:
+def _tile(localizer: Localizer, tile: int) -> UInt8:
     """uint8 (TILE_PIXELS, TILE_PIXELS, 3), BGR."""
     pixels = localizer.index.tile_pixels(tile)[:, :, ::-1]
     return np.asarray(cv2.resize(pixels, (TILE_PIXELS, TILE_PIXELS), interpolation=cv2.INTER_AREA), np.uint8)
@@ -111,7 +111,7 @@ def _tile(localizer: Localizer, tile: int) -> npt.NDArray[np.uint8]:
 
 def _mark(
     localizer: Localizer,
-    picture: npt.NDArray[np.uint8],
+    picture: UInt8,
     tile: int,
     truth: tuple[float, float],
     fix: tuple[float, float],
