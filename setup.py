@@ -67,11 +67,11 @@ setup(
             "backports.zstd>=1.0; python_version < '3.14'",
             "jinja2>=3.0.3",
             "lz4>=3.1.10",
-            "matplotlib>=3.5.1",
+            "matplotlib>=3.6",
             "mcap>=1.1",
             "pillow>=9.0.1",
             "rasterio>=1.3",
-            "rosbags>=0.10.11",
+            "rosbags>=0.11.0",
             "tqdm>=4.57",
         ],
         # Building a large index on several machines.

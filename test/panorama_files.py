@@ -26,7 +26,7 @@ def jpeg(pixels: np.ndarray, packet: bytes = b"", gps: dict[int, object] | None 
         data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
     else:
         exif = Image.Exif()
-        exif.get_ifd(0x8825).update(gps)
+        exif[0x8825] = gps
         stream = io.BytesIO()
         Image.fromarray(pixels).save(stream, "JPEG", quality=quality, exif=exif)
         data = stream.getvalue()

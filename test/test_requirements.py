@@ -36,6 +36,8 @@ ROSDEP_KEY_OF = {
 """rosdep keys of modules whose key is not python3-MODULE. rosbags requires lz4 and backports.zstd."""
 GPU = {"cuda", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"}
 """Installed by hand, as docs/how-to/engines.md says."""
+WITHOUT_KEY = {"mcap", "ray"}
+"""Not in rosdep and needed for one purpose only; the code that imports them says what to install."""
 ROS_PACKAGE_OF = {"tf2_ros": "tf2_ros_py"}
 OWN = {"unifygeo-ros", "unifygeo-training", "unifygeo"}
 
@@ -108,7 +110,7 @@ def test_every_import_of_the_runtime_and_the_launch_files_is_in_package_xml():
         module: str(file)
         for folder in ("unifygeo_ros", "launch")
         for module, file in imported(ROOT / folder).items()
-        if module not in GPU | {"ray"}
+        if module not in GPU | WITHOUT_KEY
         and ROSDEP_KEY_OF.get(module, f"python3-{module}") not in declared
         and ROS_PACKAGE_OF.get(module, module) not in declared
     }

@@ -94,9 +94,11 @@ def add_settings(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
         if meta["advanced"]:
             text = argparse.SUPPRESS
         if isinstance(item.default, bool):
-            group.add_argument(
+            action = group.add_argument(
                 option, action=argparse.BooleanOptionalAction, default=item.default, help=text.rsplit(" (", 1)[0]
             )
+            if meta["advanced"]:
+                action.help = argparse.SUPPRESS  # Python 3.10 appends the default to it and shows it
         else:
             choices = meta["choices"] or None
             group.add_argument(

@@ -95,7 +95,7 @@ def _draw_candidates(figure: SubFigure, localizer: Localizer, observation: Obser
 
 
 def _draw_winner(figure: SubFigure, localizer: Localizer, observation: Observation, result: Fix | Rejection) -> None:
-    whole, near, text = figure.subplots(1, 3, width_ratios=[1, 1, 0.5])
+    whole, near, text = figure.subplots(1, 3, gridspec_kw={"width_ratios": [1, 1, 0.5]})
     distribution = observation.distributions[0]
     pixels = localizer.index.tile_pixels(distribution.tile_id)
     half_m = localizer.index.manifest.side_m / 2
