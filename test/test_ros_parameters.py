@@ -73,6 +73,6 @@ def test_parameters_of_a_vehicle_fit_a_page_and_name_the_mode_or_source_that_the
 
 
 def test_the_documentation_lists_them_as_they_are():
-    page = (Path(__file__).parent.parent / "docs/reference/node.md").read_text(encoding="utf-8")
-    assert with_tables(page) == page, "run: python -m unifygeo_ros.parameters.table docs/reference/node.md"
+    page = (Path(__file__).parent.parent / "docs/reference/parameters.md").read_text(encoding="utf-8")
+    assert with_tables(page) == page, "run: python -m unifygeo_ros.parameters.table docs/reference/parameters.md"
     assert all(f"`{name}`" in page for name in PARAMETERS)

@@ -86,7 +86,7 @@ def add_settings(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
     """
     summary = (settings.__doc__ or settings.__name__).splitlines()[0]
     if any(item.metadata["advanced"] for item in dataclasses.fields(settings)):
-        summary += " Advanced ones are not listed here but in docs/reference/node.md."
+        summary += " Advanced ones are not listed here but in docs/reference/parameters.md."
     group = parser.add_argument_group(settings.__name__, summary)
     for item in dataclasses.fields(settings):
         meta, option = item.metadata, "--" + item.name.replace("_", "-")

@@ -51,7 +51,7 @@ def check_names(names: Collection[str], *, only_ours: bool) -> None:
         if name in RETIRED:
             raise ConfigurationError(f"{name} is no longer a parameter of the localizer: {RETIRED[name]}")
         near = nearest_name(name)
-        remedy = f"did you mean {near}?" if near else "docs/reference/node.md lists them all."
+        remedy = f"did you mean {near}?" if near else "docs/reference/parameters.md lists them all."
         if not only_ours:
             remedy += " A parameter of another node belongs below that node's name"
         raise ConfigurationError(f"{name} is no parameter of the localizer; {remedy}")

@@ -13,7 +13,7 @@ from unifygeo_ros.parameters.settings import PARAMETERS, Settings, with_values
 
 def add_parameter_options(parser: argparse.ArgumentParser) -> None:
     """Add `--params`, `--node` and `--set` to a command."""
-    group = parser.add_argument_group("parameters of the node", "docs/reference/node.md lists them; later ones win.")
+    group = parser.add_argument_group("parameters of the node", "see docs/reference/parameters.md; later ones win.")
     group.add_argument(
         "--params", type=Path, action="append", default=[], metavar="FILE.yaml", help="the node's parameter file"
     )

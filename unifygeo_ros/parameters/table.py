@@ -9,7 +9,7 @@ from pathlib import Path
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.parameters.settings import PARAMETERS, ParameterSpec
 
-BEGIN = "<!-- parameters: made by `python -m unifygeo_ros.parameters.table docs/reference/node.md` -->"
+BEGIN = "<!-- parameters: made by `python -m unifygeo_ros.parameters.table docs/reference/parameters.md` -->"
 END = "<!-- end of parameters -->"
 _TITLES = {
     "node": "The node",
@@ -24,15 +24,15 @@ def parameter_tables() -> str:
     """The table of the vehicle's parameters, then one table of advanced ones for each group."""
     vehicle = [spec for spec in PARAMETERS.values() if not spec.advanced]
     parts = [
-        "### Parameters of a vehicle\n\nThese are all that an integrator has to know.\n\n" + _table(vehicle),
-        "### Advanced parameters\n\nThey belong to the method. Their defaults were chosen on drives that no test uses; "
+        "## Parameters of a vehicle\n\nThese are all that an integrator has to know.\n\n" + _table(vehicle),
+        "## Advanced parameters\n\nThey belong to the method. Their defaults were chosen on validation drives; "
         "change one only with a replay that shows what it does.",
     ]
     groups: dict[str, list[ParameterSpec]] = {}
     for spec in PARAMETERS.values():
         if spec.advanced:
             groups.setdefault(spec.group, []).append(spec)
-    parts += [f"#### {_TITLES.get(group, group)}\n\n{_table(specs)}" for group, specs in groups.items()]
+    parts += [f"### {_TITLES.get(group, group)}\n\n{_table(specs)}" for group, specs in groups.items()]
     return "\n\n".join(parts)
 
 
