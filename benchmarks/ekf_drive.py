@@ -31,13 +31,15 @@ from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Imu
 
+from unifygeo_ros.core.covariance import semi_major_sigmas
+from unifygeo_ros.core.time import NS_PER_S
+
 ROOT = Path(__file__).parents[1]
 SENSORS = {"/odom": Odometry, "/imu/data": Imu}
 FIX, TRUTH = "/fix", "/ground_truth/odometry"
 OUTPUTS = {"ekf_odom": "/odometry/local", "ekf_map": "/odometry/global"}
 TICK_S = 0.004  # of /clock, wall time
 SETTLED_S = 5.0  # the first seconds do not count
-NS = 1_000_000_000
 
 
 def main() -> None:
@@ -67,9 +69,11 @@ def main() -> None:
     start_ns = int(truth[0, 0])
     true_fixes = read_fixes(args.fixes)
     gap = args.gap or (math.inf, math.inf)
-    fixes = [fix for fix in true_fixes if not gap[0] <= (stamp_ns(fix) - start_ns) / NS < gap[1]]
-    fixes += [false_fix(true_fixes, truth, start_ns + round(at_s * NS), metres) for at_s, metres in args.false_fix]
-    late_ns = round(args.delay * NS)
+    fixes = [fix for fix in true_fixes if not gap[0] <= (stamp_ns(fix) - start_ns) / NS_PER_S < gap[1]]
+    fixes += [
+        false_fix(true_fixes, truth, start_ns + round(at_s * NS_PER_S), metres) for at_s, metres in args.false_fix
+    ]
+    late_ns = round(args.delay * NS_PER_S)
     events = sensors + [(stamp_ns(fix) + late_ns, FIX, fix) for fix in fixes]
     with tempfile.TemporaryDirectory() as folder:
         parameters = write_parameters(Path(folder), dict(item.split("=", 1) for item in args.set))
@@ -78,7 +82,7 @@ def main() -> None:
     report("fixes", np.array([row(fix) for fix in sorted(true_fixes, key=stamp_ns)]), truth)
     report("odometry alone, from the truth", laid_onto(tracks["ekf_odom"], truth), truth)
     report("map filter", tracks["ekf_map"], truth)
-    for begin_s, end_s in ((t, t + 5.0) for t in np.arange(0.0, (truth[-1, 0] - start_ns) / NS, 5.0)):
+    for begin_s, end_s in ((t, t + 5.0) for t in np.arange(0.0, (truth[-1, 0] - start_ns) / NS_PER_S, 5.0)):
         report(f"  {begin_s:3.0f} … {end_s:3.0f} s", tracks["ekf_map"], truth, begin_s, end_s)
 
 
@@ -86,7 +90,7 @@ def main() -> None:
 
 
 def stamp_ns(message: object) -> int:
-    return message.header.stamp.sec * NS + message.header.stamp.nanosec
+    return message.header.stamp.sec * NS_PER_S + message.header.stamp.nanosec
 
 
 def row(message: object) -> tuple[float, ...]:
@@ -124,7 +128,7 @@ def false_fix(
     _, east, north, yaw, *_ = truth[np.searchsorted(truth[:, 0], at_ns)]
     message = PoseWithCovarianceStamped()
     message.header.frame_id = near.header.frame_id
-    message.header.stamp.sec, message.header.stamp.nanosec = divmod(at_ns + 1000, NS)
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(at_ns + 1000, NS_PER_S)
     message.pose.pose.position.x = east - metres * math.sin(yaw)
     message.pose.pose.position.y = north + metres * math.cos(yaw)
     message.pose.pose.orientation.z, message.pose.pose.orientation.w = math.sin(yaw / 2), math.cos(yaw / 2)
@@ -180,9 +184,9 @@ def drive(events: list[tuple[int, str, object]], parameters: Path, rate: float) 
         time.sleep(1.0)
         start_wall, start_ns = time.monotonic(), events[0][0]
         for time_ns, topic, message in events:
-            due = start_wall + (time_ns - start_ns) / NS / rate
+            due = start_wall + (time_ns - start_ns) / NS_PER_S / rate
             while (left := due - time.monotonic()) > 0:
-                tick(clock, start_ns + round((time.monotonic() - start_wall) * rate * NS))
+                tick(clock, start_ns + round((time.monotonic() - start_wall) * rate * NS_PER_S))
                 time.sleep(min(left, TICK_S))
             tick(clock, time_ns)
             publishers[topic].publish(message)
@@ -200,7 +204,7 @@ def drive(events: list[tuple[int, str, object]], parameters: Path, rate: float) 
 
 def tick(clock: rclpy.publisher.Publisher, time_ns: int) -> None:
     message = Clock()
-    message.clock.sec, message.clock.nanosec = divmod(time_ns, NS)
+    message.clock.sec, message.clock.nanosec = divmod(time_ns, NS_PER_S)
     clock.publish(message)
 
 
@@ -224,8 +228,8 @@ def report(
     name: str, track: np.ndarray, truth: np.ndarray, begin_s: float = SETTLED_S, end_s: float = math.inf
 ) -> None:
     """One line: distance from the truth at each stamp, declared standard deviation, and NEES, which is 2 on average for
-    an honest covariance."""
-    seconds = (track[:, 0] - truth[0, 0]) / NS
+    a consistent covariance."""
+    seconds = (track[:, 0] - truth[0, 0]) / NS_PER_S
     track = track[(seconds >= begin_s) & (seconds < end_s)]
     if not len(track):
         print(f"{name:<32} nothing")
@@ -234,7 +238,7 @@ def report(
     covariance = track[:, [4, 5, 5, 6]].reshape(-1, 2, 2)
     nees = np.einsum("ni,nij,nj->n", error, np.linalg.inv(covariance), error)
     distance = np.hypot(*error.T)
-    sigma = np.median(np.sqrt(np.linalg.eigvalsh(covariance)[:, -1]))
+    sigma = np.median(semi_major_sigmas(covariance))
     print(
         f"{name:<32} median {np.median(distance):6.2f} m, 95% {np.quantile(distance, 0.95):6.2f} m, largest "
         f"{distance.max():6.2f} m; σ {sigma:6.2f} m; NEES {nees.mean():.2f}"

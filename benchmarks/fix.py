@@ -40,7 +40,7 @@ from unifygeo_training.export import BundleText, export_bundle
 from unifygeo_training.model import NetworkConfig
 from unifygeo_training.model.network import UnifyGeo
 
-CANDIDATES = 5
+CANDIDATES = LocalizerConfig().candidates
 IMAGES = 3
 
 

@@ -41,9 +41,11 @@ from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odometry_sample
 from unifygeo_ros.core.arrays import UInt8
+from unifygeo_ros.core.covariance import chi2_quantile, semi_major_sigma
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import CameraImage, Fix, Prior
-from unifygeo_ros.evaluation.metrics.definitions import anees_bounds, chi2_quantile, consistency, false_fixes, share
+from unifygeo_ros.core.time import ns_from_s
+from unifygeo_ros.evaluation.metrics.definitions import anees_bounds, consistency, false_fixes, share
 from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.recordings.truth import Truth
 from unifygeo_ros.evaluation.replay import choose_topics, read_truth
@@ -318,7 +320,7 @@ def play(recording: Recording, localizer: Localizer, situation: Situation, *, fo
     """A record for each image: on_map, outcome, and of fixes error_m, nees, yaw_nees, ambiguity. foreign: the index is
     of another town, and the truth is nowhere on it."""
     session = make_session(localizer, situation.session)
-    late_ns = round(situation.late_s * 1e9)
+    late_ns = ns_from_s(situation.late_s)
     records: list[dict[str, Any]] = []
     for item in recording.arrivals:
         if isinstance(item, OdometrySample):
@@ -351,7 +353,7 @@ def judged(
     record |= {
         "error_m": float(np.hypot(*error)),
         "nees": float(error @ np.linalg.solve(outcome.covariance_m2, error)),
-        "sigma_m": float(np.sqrt(np.linalg.eigvalsh(outcome.covariance_m2)[-1])),
+        "sigma_m": semi_major_sigma(outcome.covariance_m2),
     }
     if pose.yaw_rad is not None:
         record["yaw_nees"] = float(wrap_angle(outcome.yaw_rad - pose.yaw_rad) ** 2 / outcome.yaw_variance_rad2)

@@ -30,12 +30,12 @@ from tqdm import tqdm
 from unifygeo_ros.conversions.from_messages import odometry_sample
 from unifygeo_ros.conversions.message_values import quaternion_of_yaw
 from unifygeo_ros.core.geodesy import wrap_angle
+from unifygeo_ros.core.time import NS_PER_S
 
 ROOT = Path(__file__).parents[1]
 DRIVE, MODEL = ROOT / "demo/drive", ROOT / "models/towns-atto"
 IMAGES, ODOMETRY = "/camera/image/compressed", "/odom"
 LEFT_OUT = ("/ground_truth/odometry", "/tf_static")
-NS = 1_000_000_000
 KB, MB = 1e3, 1e6
 
 
@@ -60,7 +60,7 @@ def write_laps(bag: Path, images: int) -> float:
     with AnyReader([DRIVE / "bag"], default_typestore=store) as reader:
         connections = [c for c in reader.connections if c.topic not in LEFT_OUT]
         lap = [(c, t, reader.deserialize(raw, c.msgtype)) for c, t, raw in reader.messages(connections)]
-        lap_ns = reader.duration + NS // 2
+        lap_ns = reader.duration + NS_PER_S // 2
         start_ns = reader.start_time
     start, written, last_ns = Pose(0.0, 0.0, 0.0), 0, 0
     with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer, tqdm(total=images, unit="image") as bar:
@@ -69,7 +69,7 @@ def write_laps(bag: Path, images: int) -> float:
             here = start
             for connection, recorded_ns, message in lap:
                 if written == images:
-                    return (last_ns - start_ns) / NS
+                    return (last_ns - start_ns) / NS_PER_S
                 last_ns = recorded_ns + number * lap_ns
                 message = later(message, number * lap_ns)
                 if connection.topic == ODOMETRY:
@@ -85,7 +85,7 @@ def write_laps(bag: Path, images: int) -> float:
 
 def later(message: Any, by_ns: int) -> Any:
     stamp = message.header.stamp
-    sec, nanosec = divmod(stamp.sec * NS + stamp.nanosec + by_ns, NS)
+    sec, nanosec = divmod(stamp.sec * NS_PER_S + stamp.nanosec + by_ns, NS_PER_S)
     return replace(message, header=replace(message.header, stamp=replace(stamp, sec=sec, nanosec=nanosec)))
 
 

@@ -38,8 +38,10 @@ import numpy as np
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odometry_sample
+from unifygeo_ros.core.covariance import CHI2_95
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import CameraImage, Fix, Matches, Observation, Query, Rejection
+from unifygeo_ros.core.time import s_from_ns, stamp_from_parts
 from unifygeo_ros.evaluation.metrics.definitions import Share, anees_bounds
 from unifygeo_ros.evaluation.metrics.drive import gather
 from unifygeo_ros.evaluation.metrics.results import FrameResult
@@ -265,7 +267,7 @@ def read_drive(folder: Path, index: TileIndex) -> Recording:
 
 
 def stamp_of(message: Any) -> int:
-    return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
+    return stamp_from_parts(message.header.stamp.sec, message.header.stamp.nanosec)
 
 
 def carried(recording: Recording) -> tuple[Recording, int]:
@@ -333,7 +335,7 @@ def redrawn(recording: Recording, seed: int) -> Recording:
                 continue
             if isinstance(item, OdometrySample):
                 if last is not None:
-                    time_s = (item.stamp_ns - last[0]) / 1e9
+                    time_s = s_from_ns(item.stamp_ns - last[0])
                     way = math.hypot(truth.east_m - last[1].east_m, truth.north_m - last[1].north_m)
                     step = scale * way + WHEELS.speed_m_s * time_s * rng.standard_normal()
                     turn = wrap_angle(truth.yaw_rad - last[1].yaw_rad)
@@ -344,7 +346,7 @@ def redrawn(recording: Recording, seed: int) -> Recording:
                 x, y, yaw = (float(value) for value in pose)
                 item = dataclasses.replace(item, x_m=x, y_m=y, yaw_rad=wrap_angle(yaw))
             else:
-                time_s = 0.0 if imu_ns is None else (item.stamp_ns - imu_ns) / 1e9
+                time_s = 0.0 if imu_ns is None else s_from_ns(item.stamp_ns - imu_ns)
                 bias += IMU.yaw_walk_rad_sqrt_s * math.sqrt(time_s) * rng.standard_normal()
                 imu_ns = item.stamp_ns
                 item = dataclasses.replace(
@@ -433,7 +435,7 @@ def scores_of(
         outage_s=outage.duration_s if outage else 0.0,
         median_m=error.median if error else None,
         anees=float(np.mean(nees)) / 2 if consistency and nees else None,
-        coverage95=float(np.mean(np.array(nees) < 5.991)) if nees else None,
+        coverage95=float(np.mean(np.array(nees) <= CHI2_95)) if nees else None,
         nees=nees,
         independent=consistency.effective_count if consistency else 0.0,
         recovery_s=recovered[0] if recovered else None,
@@ -455,7 +457,7 @@ def recovery(results: Iterable[FrameResult], since_ns: int, limit_m: float) -> t
             continue
         fix, truth = result.outcome, result.truth
         if math.hypot(fix.east_m - truth.east_m, fix.north_m - truth.north_m) <= limit_m:
-            return (result.log_time_ns - since_ns) / 1e9, wrong
+            return s_from_ns(result.log_time_ns - since_ns), wrong
         wrong += 1
     return None, wrong
 
@@ -497,7 +499,7 @@ def line(name: str, outcomes: list[Scores]) -> str:
         else "–",
         median([o.median_m for o in outcomes], "m"),
         f"{np.mean(nees) / 2:.2f} ({low:.2f} … {high:.2f})" if nees else "–",
-        f"{100 * np.mean(np.array(nees) < 5.991):.1f}%" if nees else "–",
+        f"{100 * np.mean(np.array(nees) <= CHI2_95):.1f}%" if nees else "–",
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -10,12 +10,15 @@ from unifygeo_ros.core.covariance import (
     CHI2_95,
     chi2_quantile,
     covariance_problem,
+    error_ellipse,
     mahalanobis2,
+    semi_axes,
     semi_major_sigma,
     semi_major_sigmas,
     symmetric,
 )
 from unifygeo_ros.core.time import ns_from_s, parts_from_stamp, s_from_ns, stamp_from_parts
+from unifygeo_ros.core.unit_length import wrong_length
 
 GOOD = np.array([[4.0, 1.0], [1.0, 2.0]])
 
@@ -67,6 +70,30 @@ def test_semi_major_sigma_of_a_turned_ellipse():
     pose = np.zeros((3, 3))
     pose[:2, :2], pose[2, 2] = covariance, 100.0
     np.testing.assert_allclose(semi_major_sigmas(np.array([pose, 4 * pose])), [3.0, 6.0])
+
+
+def test_semi_axes_and_error_ellipse_of_a_turned_ellipse():
+    cos, sin = math.cos(0.6), math.sin(0.6)
+    turn = np.array([[cos, -sin], [sin, cos]])
+    covariance = turn @ np.diag([9.0, 1.0]) @ turn.T
+    assert semi_axes(covariance) == pytest.approx((3.0, 1.0))
+    major, minor, angle = error_ellipse(covariance, 0.95)
+    assert (major, minor) == pytest.approx((3 * math.sqrt(5.991464547), math.sqrt(5.991464547)))
+    assert angle % math.pi == pytest.approx(0.6)  # an axis has no sense of direction
+
+
+def test_wrong_length_names_the_worst_row():
+    rows = np.eye(4, dtype=np.float32)[:3]
+    assert wrong_length(rows) is None
+    assert wrong_length(rows[:0]) is None
+    rows[1] *= np.float32(1.0009)
+    assert wrong_length(rows) is None
+    rows[2] *= np.float32(0.99)
+    assert wrong_length(rows) == (2, pytest.approx(0.99))
+    rows[0, 0] = np.nan
+    row, length = wrong_length(rows)
+    assert row == 0
+    assert math.isnan(length)
 
 
 def test_chi2_quantile_equals_scipy_stats():

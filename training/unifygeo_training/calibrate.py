@@ -33,9 +33,9 @@ from unifygeo_ros.localization.heading import rolled_columns
 from unifygeo_ros.localization.reranking import match, rerank
 from unifygeo_training import metrics
 from unifygeo_training.judging.evaluation_set import EvaluationSet
+from unifygeo_training.judging.judge import CANDIDATES
 from unifygeo_training.model import UnifyGeo
 
-CANDIDATES = LocalizerConfig().candidates
 MINIMUM_SCORE_QUANTILE = 0.01
 RIGHT_WITHIN_M = LocalizerConfig().answer_radius_m
 """An answer nearer than this to the truth is right: the others are what ambiguity and rejection are for."""

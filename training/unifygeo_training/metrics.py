@@ -14,8 +14,8 @@ import numpy as np
 
 from unifygeo_ros.core.arrays import Bool, Float32, Float64, Int64
 from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.unit_length import UNIT_LENGTH_TOLERANCE, wrong_length
 
-UNIT_TOLERANCE = 1e-3
 ROUNDING = 1e-6
 """Similarities closer than this are equal: float32 products in another order differ by as much."""
 GALLERY_BLOCK = 4096
@@ -36,10 +36,9 @@ def check_descriptors(descriptors: Float32, name: str) -> None:
             f"{name} descriptor {int(np.argmin(finite))} is not finite ({int((~finite).sum())} of {len(finite)}); "
             "the network has diverged or fp16 overflowed"
         )
-    length = np.linalg.norm(descriptors, axis=1)
-    worst = int(np.argmax(np.abs(length - 1)))
-    if abs(length[worst] - 1) > UNIT_TOLERANCE:
-        raise InputError(f"{name} descriptor {worst} has length {length[worst]:.4f}, must be 1 ± {UNIT_TOLERANCE}")
+    wrong = wrong_length(descriptors)
+    if wrong is not None:
+        raise InputError(f"{name} descriptor {wrong[0]} has length {wrong[1]:.4f}, must be 1 ± {UNIT_LENGTH_TOLERANCE}")
     if len(descriptors) > 1 and float(np.ptp(descriptors, axis=0).max()) < 1e-6:
         raise InputError(f"all {len(descriptors)} {name} descriptors are the same: the network has collapsed")
 

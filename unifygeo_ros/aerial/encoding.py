@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 
 from unifygeo_ros.aerial.imagery import TileImage
-from unifygeo_ros.aerial.manifest import UNIT_LENGTH_TOLERANCE
 from unifygeo_ros.aerial.partial import Shard
 from unifygeo_ros.aerial.region import Region
 from unifygeo_ros.core.arrays import Float16, Float32, UInt8
 from unifygeo_ros.core.errors import EngineError, InputError
+from unifygeo_ros.core.unit_length import UNIT_LENGTH_TOLERANCE, wrong_length
 from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.inference.engine import Engine
 
@@ -71,11 +71,10 @@ class TimedEncoder:
                 found = outputs[name].shape if name in outputs else "nothing"
                 raise EngineError(f"{self.description}: {name} is {found}, the bundle says {shape}; export it again")
         descriptors = np.asarray(outputs["descriptor"], np.float32)
-        lengths = np.linalg.norm(descriptors, axis=1)
-        if not np.all(np.abs(lengths - 1) <= UNIT_LENGTH_TOLERANCE):  # also false for NaN
-            worst = float(lengths[np.argmax(np.where(np.isnan(lengths), np.inf, np.abs(lengths - 1)))])
+        wrong = wrong_length(descriptors)
+        if wrong is not None:
             raise EngineError(
-                f"{self.description}: a tile's descriptor has length {worst}, must be finite and 1 to within "
+                f"{self.description}: a tile's descriptor has length {wrong[1]}, must be finite and 1 to within "
                 f"{UNIT_LENGTH_TOLERANCE}; the model is damaged, or its fp16 overflows: try precision fp32"
             )
         match_maps = np.asarray(outputs["match_map"]).astype(np.float16)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unifygeo_ros.core.arrays import Bool, Float64
+from unifygeo_ros.core.covariance import covariance_problem
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.records import Prior
 
@@ -24,24 +25,19 @@ class Gate:
 
     def __post_init__(self) -> None:
         covariance = np.asarray(self.prior.covariance_m2, np.float64)
-        values = [self.prior.east_m, self.prior.north_m, self.sigma, *covariance.ravel()]
-        if covariance.shape != (2, 2) or not np.all(np.isfinite(values)) or self.sigma <= 0:
+        if not np.all(np.isfinite([self.prior.east_m, self.prior.north_m, self.sigma])) or self.sigma <= 0:
             raise InputError(
-                f"prior {self.prior.east_m}, {self.prior.north_m} with covariance {covariance.tolist()} and gate "
-                f"{self.sigma} sigma: all must be finite, the covariance 2x2 and the gate above 0"
+                f"prior {self.prior.east_m}, {self.prior.north_m} and gate {self.sigma} sigma: all must be finite, and "
+                "the gate above 0"
             )
-        var_east, var_north, cross = self._moments()
-        asymmetry = abs(float(covariance[0, 1] - covariance[1, 0]))
-        # Rounding may leave a covariance of perfectly correlated axes a hair on the wrong side; `touches` allows it.
-        if (
-            min(var_east, var_north) <= 0
-            or cross * cross > var_east * var_north * (1 + _SLACK)
-            or asymmetry > 1e-6 * max(var_east, var_north)
-        ):
-            raise InputError(
-                f"the prior's covariance {covariance.tolist()} is not symmetric positive definite; "
-                "give variances above 0 in m²"
-            )
+        problem = covariance_problem(covariance, 2, definite=False)
+        if problem is None:
+            var_east, var_north, cross = self._moments()
+            # Rounding may make a covariance of perfectly correlated axes slightly indefinite; `touches` allows that.
+            if min(var_east, var_north) <= 0 or cross * cross > var_east * var_north * (1 + _SLACK):
+                problem = f"{covariance.tolist()} is not positive definite"
+        if problem is not None:
+            raise InputError(f"the prior's covariance {problem}; give variances above 0 in m²")
 
     def _moments(self) -> tuple[float, float, float]:
         """Variances of east and north, and their covariance."""

@@ -27,7 +27,6 @@ from unifygeo_ros.aerial.manifest import (
     SEARCH,
     TILE_DTYPE,
     TILES,
-    UNIT_LENGTH_TOLERANCE,
     IndexManifest,
     cell_key,
     cell_keys,
@@ -38,6 +37,7 @@ from unifygeo_ros.core.arrays import Array, Float32, Float64, Int64, UInt8
 from unifygeo_ros.core.errors import IndexFormatError, InputError
 from unifygeo_ros.core.geodesy import LocalFrame
 from unifygeo_ros.core.records import Candidates
+from unifygeo_ros.core.unit_length import UNIT_LENGTH_TOLERANCE, wrong_length
 from unifygeo_ros.inference.bundle import ModelBundle, sha256_of_file
 
 _REMEDY = "copy the index again or build it again"
@@ -217,10 +217,10 @@ class TileIndex:
                 f"descriptor of shape {query.shape}, the index holds width {self.manifest.descriptor_dim}; "
                 "use the model that made the index"
             )
-        length = float(np.linalg.norm(query))
-        if not abs(length - 1) <= UNIT_LENGTH_TOLERANCE:  # also false for NaN
+        wrong = wrong_length(query[None])
+        if wrong is not None:
             raise InputError(
-                f"descriptor of length {length}, must be finite and 1 to within {UNIT_LENGTH_TOLERANCE}; "
+                f"descriptor of length {wrong[1]}, must be finite and 1 to within {UNIT_LENGTH_TOLERANCE}; "
                 "the image or the model is damaged"
             )
         return query

@@ -40,9 +40,6 @@ TILE_DTYPE = np.dtype(
     ]
 )
 
-UNIT_LENGTH_TOLERANCE = 1e-3
-"""How far a descriptor's length may be from 1: float16 arithmetic inside an engine errs by about 5e-4."""
-
 
 @dataclass(frozen=True)
 class FileRecord:

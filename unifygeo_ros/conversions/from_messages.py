@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from unifygeo_ros.conversions.sensor_frames import SensorPose
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.records import CameraImage
+from unifygeo_ros.core.time import stamp_from_parts
 from unifygeo_ros.images.encodings import decode_compressed_image, decode_raw_image
 from unifygeo_ros.motion.samples import (
     MAP_FRAME,
@@ -35,7 +36,7 @@ def frame_name(frame_id: str) -> str:
 
 def stamp_ns(header: Any) -> int:
     """Nanoseconds of a std_msgs/Header."""
-    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+    return stamp_from_parts(header.stamp.sec, header.stamp.nanosec)
 
 
 def camera_image(message: Any) -> CameraImage:

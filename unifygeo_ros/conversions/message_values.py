@@ -12,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from unifygeo_ros.core.arrays import Float64
+from unifygeo_ros.core.covariance import semi_axes
 from unifygeo_ros.core.records import Fix, Rejection, RejectionReason
+from unifygeo_ros.core.time import parts_from_stamp
 
 UNKNOWN_HEIGHT_VARIANCE_M2 = 100.0
 UNKNOWN_TILT_VARIANCE_RAD2 = 1.0
@@ -73,14 +75,15 @@ class DiagnosticText(NamedTuple):
 
 def outcome_diagnostic(outcome: Fix | Rejection) -> DiagnosticText:
     """The part that depends on the image alone; latencies and counters are the node's to add."""
-    values = [("stamp", f"{outcome.stamp_ns // 1_000_000_000}.{outcome.stamp_ns % 1_000_000_000:09d}")]
+    seconds, nanoseconds = parts_from_stamp(outcome.stamp_ns)
+    values = [("stamp", f"{seconds}.{nanoseconds:09d}")]
     if isinstance(outcome, Rejection):
         level = LEVEL_ERROR if outcome.reason in _FAULTS else LEVEL_WARN
         message = f"{outcome.reason.value}: {outcome.detail}"
         values.append(("reason", outcome.reason.value))
     else:
         level = LEVEL_OK
-        minor, major = np.sqrt(np.linalg.eigvalsh(outcome.covariance_m2))
+        major, minor = semi_axes(outcome.covariance_m2)
         message = f"fix, σ {major:.2f} m"
         values += [
             ("east_m", f"{outcome.east_m:.3f}"),

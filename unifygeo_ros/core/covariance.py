@@ -56,6 +56,28 @@ def semi_major_sigmas(covariances: Float64) -> Float64:
     return np.asarray(np.sqrt(np.linalg.eigvalsh(np.asarray(covariances)[:, :2, :2])[:, -1]))
 
 
+def semi_axes(covariance: npt.ArrayLike) -> tuple[float, float]:
+    """Standard deviations (major, minor) along the axes of the error ellipse of one covariance (2, 2)."""
+    minor, major = np.sqrt(np.linalg.eigvalsh(np.asarray(covariance, np.float64)))
+    return float(major), float(minor)
+
+
+def error_ellipse(covariance: npt.ArrayLike, probability: float = 0.95) -> tuple[float, float, float]:
+    """The ellipse that holds a share `probability` of a Gaussian in the plane.
+
+    Args:
+        covariance: (2, 2).
+        probability: between 0 and 1.
+
+    Returns:
+        Semi-major and semi-minor axis in the covariance's unit of length, and the angle of the major axis in radians,
+        counter-clockwise from x.
+    """
+    variances, directions = np.linalg.eigh(np.asarray(covariance, np.float64))
+    minor, major = math.sqrt(chi2_quantile(probability)) * np.sqrt(variances)
+    return float(major), float(minor), math.atan2(directions[1, 1], directions[0, 1])
+
+
 def chi2_quantile(probability: float, degrees: float = 2) -> float:
     """The value below which a χ² variable of so many degrees of freedom lies with the probability."""
     return float(2 * special.gammaincinv(degrees / 2, probability))  # scipy.stats takes half a second to import

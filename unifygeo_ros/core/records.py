@@ -10,10 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any, Mapping
 
-from unifygeo_ros.core.arrays import Bool, Int64
-from unifygeo_ros.core.arrays import Float32 as Float32
-from unifygeo_ros.core.arrays import Float64 as Float64
-from unifygeo_ros.core.arrays import UInt8 as UInt8
+from unifygeo_ros.core.arrays import Bool, Float32, Float64, Int64, UInt8
 
 
 @dataclass(frozen=True)

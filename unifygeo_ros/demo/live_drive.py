@@ -15,6 +15,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 
 from unifygeo_ros.conversions.from_messages import stamp_ns
+from unifygeo_ros.core.time import stamp_from_parts
 from unifygeo_ros.demo.node_process import NodeProcess
 from unifygeo_ros.demo.player import BagPlayer
 from unifygeo_ros.parameters.settings import NODE_NAME
@@ -111,4 +112,4 @@ def play_to_node(
 def _header_stamp_ns(data: bytes) -> int:
     """Stamp of a serialized message that starts with a Header: CDR, little-endian, after 4 bytes that say so."""
     seconds, nanoseconds = struct.unpack_from("<iI", data, 4)
-    return int(seconds * 1_000_000_000 + nanoseconds)
+    return stamp_from_parts(seconds, nanoseconds)

@@ -17,6 +17,7 @@ from rosbags.highlevel import AnyReader
 from rosgraph_msgs.msg import Clock
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
+from unifygeo_ros.core.time import ns_from_s, parts_from_stamp, s_from_ns
 
 CLOCK_PERIOD_S = 0.01
 """/clock ticks 100 times a second of wall time, so that timers on simulated time do not stutter."""
@@ -56,7 +57,7 @@ class BagPlayer:
     @property
     def duration_s(self) -> float:
         """Length of the bag in its own time."""
-        return (self._reader.end_time - self._reader.start_time) / 1e9
+        return s_from_ns(self._reader.end_time - self._reader.start_time)
 
     @property
     def message_counts(self) -> dict[str, int]:
@@ -87,9 +88,9 @@ class BagPlayer:
         start_wall = time.monotonic()
         start_ns = self._reader.start_time
         for topic, stamp_ns, data in self._messages():
-            due = start_wall + (stamp_ns - start_ns) / 1e9 / self.rate
+            due = start_wall + s_from_ns(stamp_ns - start_ns) / self.rate
             while (left := due - time.monotonic()) > 0:
-                self._tick(start_ns + int((time.monotonic() - start_wall) * self.rate * 1e9))
+                self._tick(start_ns + ns_from_s((time.monotonic() - start_wall) * self.rate))
                 time.sleep(min(left, CLOCK_PERIOD_S))
             self._tick(stamp_ns)
             before(topic, data)
@@ -108,7 +109,7 @@ class BagPlayer:
 
     def _tick(self, stamp_ns: int) -> None:
         message = Clock()
-        message.clock.sec, message.clock.nanosec = divmod(stamp_ns, 1_000_000_000)
+        message.clock.sec, message.clock.nanosec = parts_from_stamp(stamp_ns)
         self._clock.publish(message)
 
 

@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Ellipse
 
+from unifygeo_ros.core.covariance import error_ellipse, semi_axes
 from unifygeo_ros.core.geodesy import azimuth_from_yaw, tile_from_map
 from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.localization.panorama import prepare_panorama
 
 SHOWN_CANDIDATES = 6
-ELLIPSE_SIGMA = 2.448  # 95% of a Gaussian in the plane
 
 
 def draw(
@@ -41,9 +41,9 @@ def draw(
 def _headline(result: Fix | Rejection) -> str:
     if isinstance(result, Rejection):
         return f"rejected: {result.reason.value} — {result.detail}"
-    sigma = np.sqrt(np.linalg.eigvalsh(result.covariance_m2)[::-1])
+    major_m, minor_m = semi_axes(result.covariance_m2)
     return (
-        f"fix {result.latitude_deg:.6f}°, {result.longitude_deg:.6f}°   σ {sigma[0]:.1f} × {sigma[1]:.1f} m   "
+        f"fix {result.latitude_deg:.6f}°, {result.longitude_deg:.6f}°   σ {major_m:.1f} × {minor_m:.1f} m   "
         f"score {result.score:.3f}   ambiguity {result.ambiguity:.0%}   {result.timings_ms.get('total', 0):.0f} ms"
     )
 
@@ -136,11 +136,11 @@ def _draw_answer(axes: Axes, result: Fix | Rejection) -> None:
             annotation_clip=True,
         )
     if isinstance(result, Fix):
-        variances, directions = np.linalg.eigh(result.covariance_m2)
-        widths = 2 * ELLIPSE_SIGMA * np.sqrt(variances)
-        angle = math.degrees(math.atan2(directions[1, 1], directions[0, 1]))
+        major_m, minor_m, angle_rad = error_ellipse(result.covariance_m2)
         centre = (result.east_m, result.north_m)
-        axes.add_patch(Ellipse(centre, float(widths[1]), float(widths[0]), angle=angle, fill=False, ec="lime", lw=1.5))
+        axes.add_patch(
+            Ellipse(centre, 2 * major_m, 2 * minor_m, angle=math.degrees(angle_rad), fill=False, ec="lime", lw=1.5)
+        )
         axes.plot(*centre, "+", color="lime", ms=10)
         length = 4.0
         axes.annotate(

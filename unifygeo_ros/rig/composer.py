@@ -23,7 +23,7 @@ import numpy as np
 
 from unifygeo_ros.core.arrays import Bool, Float32, Float64, Int64, UInt8
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.core.se2 import Pose2
+from unifygeo_ros.core.se2 import Pose2, rotation_matrix
 from unifygeo_ros.rig.rig import Rig, RigCamera
 
 GRID = 8
@@ -155,8 +155,8 @@ class _Table:
         reach = np.where(down > height / FAR_M, height / np.maximum(down, 1e-9), FAR_M)
         points = self._centre_m + directions * reach[..., None]
         # base_link at the exposure ← base_link at the panorama's instant
-        cos, sin = math.cos(motion.yaw_rad), math.sin(motion.yaw_rad)
-        turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+        turn = np.eye(3)
+        turn[:2, :2] = rotation_matrix(motion.yaw_rad)
         points = points @ turn.T + np.array([motion.x_m, motion.y_m, 0.0])
         return self.camera.lens.project((points - self.camera.position_m) @ self.camera.base_from_optical)
 

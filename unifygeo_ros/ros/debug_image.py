@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from unifygeo_ros.core.arrays import UInt8
+from unifygeo_ros.core.covariance import semi_major_sigma
 from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection
 
 _HEIGHT = 384  # of the tile; the camera's strip is as wide as both tiles together
@@ -40,7 +41,7 @@ def draw_debug_image(
 def _caption(result: Fix | Rejection) -> UInt8:
     band = np.zeros((28, 2 * _HEIGHT, 3), np.uint8)
     if isinstance(result, Fix):
-        major_m = float(np.sqrt(np.linalg.eigvalsh(result.covariance_m2)[-1]))
+        major_m = semi_major_sigma(result.covariance_m2)
         text = f"fix  east {result.east_m:.1f} m  north {result.north_m:.1f} m  sigma {major_m:.1f} m"
         text += f"  ambiguity {result.ambiguity:.2f}"
     else:

@@ -20,6 +20,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from unifygeo_ros.conversions.message_values import outcome_diagnostic
+from unifygeo_ros.core.covariance import semi_major_sigma
 from unifygeo_ros.core.records import Fix, Rejection, RejectionReason
 from unifygeo_ros.ros.sources import RATE_WINDOW_S, SourceReport
 from unifygeo_ros.sessions.outcome import Outcome
@@ -152,7 +153,7 @@ class Health:
                 self._last_outcome, self._track = outcome.result, outcome.track
                 self._last_query = {
                     "heading_source": heading.source.value if heading else "none",
-                    "prior": f"σ {np.sqrt(np.linalg.eigvalsh(prior.covariance_m2)[-1]):.1f} m" if prior else "none",
+                    "prior": f"σ {semi_major_sigma(prior.covariance_m2):.1f} m" if prior else "none",
                 }
             for stage, milliseconds in timings_ms.items():
                 self._latencies_ms.setdefault(stage, deque(maxlen=LATENCY_WINDOW)).append(milliseconds)

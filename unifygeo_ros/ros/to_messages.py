@@ -19,7 +19,9 @@ from std_msgs.msg import Header
 
 from unifygeo_ros.conversions.message_values import navsatfix_covariance, pose_covariance, quaternion_of_yaw
 from unifygeo_ros.core.arrays import UInt8
+from unifygeo_ros.core.covariance import covariance_problem
 from unifygeo_ros.core.records import Fix, Hypothesis, TileDistribution
+from unifygeo_ros.core.time import parts_from_stamp
 
 
 class PublicationError(Exception):
@@ -27,7 +29,7 @@ class PublicationError(Exception):
 
 
 def time_message(stamp_ns: int) -> Time:
-    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+    seconds, nanoseconds = parts_from_stamp(stamp_ns)
     return Time(sec=seconds, nanosec=nanoseconds)
 
 
@@ -43,13 +45,9 @@ def check_fix(fix: Fix, last_stamp_ns: int | None) -> None:
     if last_stamp_ns is not None and fix.stamp_ns <= last_stamp_ns:
         raise PublicationError(f"stamp {fix.stamp_ns} ns is not after the last fix's {last_stamp_ns} ns")
     covariance = pose_covariance(fix.covariance_m2, fix.yaw_variance_rad2).reshape(6, 6)
-    if not np.isfinite(covariance).all():
-        raise PublicationError(f"covariance {fix.covariance_m2.tolist()}, {fix.yaw_variance_rad2} is not finite")
-    if not np.array_equal(covariance, covariance.T):
-        raise PublicationError(f"covariance {fix.covariance_m2.tolist()} is not symmetric")
-    smallest = float(np.linalg.eigvalsh(covariance)[0])
-    if not smallest > 0:
-        raise PublicationError(f"covariance has the eigenvalue {smallest:g}, all must be above 0")
+    problem = covariance_problem(fix.covariance_m2, 2) or covariance_problem(covariance, 6)
+    if problem is not None:
+        raise PublicationError(f"covariance {problem}")
 
 
 def pose_message(fix: Fix, map_frame: str) -> PoseWithCovarianceStamped:

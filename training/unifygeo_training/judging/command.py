@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_training.data.command import SPLITS, add_split_options, load_split
 
 
@@ -18,7 +19,9 @@ def add_command(subparsers: Any) -> None:
     test.add_argument("--part", choices=("train", "val", "test"), default=None, help="default: test, or val for CVUSA")
     add_split_options(test)
     test.add_argument("--network", type=Path, help="YAML of the network config of published weights, if another")
-    test.add_argument("--candidates", type=int, default=5, help="k (default: %(default)s, as in the paper)")
+    test.add_argument(
+        "--candidates", type=int, default=LocalizerConfig().candidates, help="k (default: %(default)s, as in the paper)"
+    )
     test.add_argument("--batch", type=int, default=32)
     test.add_argument("--workers", type=int, default=4, help="threads that read images")
     test.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")

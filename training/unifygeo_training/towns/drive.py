@@ -17,6 +17,7 @@ from rosbags.typesys import Stores, get_typestore
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.geodesy import Datum, LocalFrame, azimuth_from_yaw
+from unifygeo_ros.core.time import NS_PER_S, ns_from_s, parts_from_stamp, stamp_from_parts
 from unifygeo_training.towns.light import draw_appearance
 from unifygeo_training.towns.orthophoto import render_orthophoto, write_geotiff
 from unifygeo_training.towns.panorama import FULL_SPHERE, View, light_stage, render_panorama, set_stage
@@ -25,7 +26,7 @@ from unifygeo_training.towns.sensors import Imu, ImuNoise, Odometry, OdometryNoi
 from unifygeo_training.towns.town import build_town
 from unifygeo_training.towns.trajectory import Drive, clear_the_way, plan_drive
 
-EPOCH_NS = 1_750_000_000 * 1_000_000_000
+EPOCH_NS = stamp_from_parts(1_750_000_000, 0)
 """Stamp of the start of every drive, so that the same command writes the same bag."""
 
 
@@ -143,7 +144,7 @@ def record_drive(
 
 
 def _stamp_ns(time_s: float) -> int:
-    return EPOCH_NS + round(time_s * 1e9)
+    return EPOCH_NS + ns_from_s(time_s)
 
 
 def _write_bag(
@@ -156,7 +157,7 @@ def _write_bag(
     images: Iterator[tuple[int, bytes]],
 ) -> None:
     """Merges all topics by the time of recording into one rosbag2."""
-    delay_ns = round(settings.image_delay_s * 1e9)
+    delay_ns = ns_from_s(settings.image_delay_s)
     store = get_typestore(Stores.ROS2_JAZZY)
     build = _Messages(store.types)
     streams = [
@@ -210,7 +211,8 @@ class _Messages:
         return self._types[name](**fields)
 
     def _header(self, stamp_ns: int, frame: str) -> Any:
-        time = self._make("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+        seconds, nanoseconds = parts_from_stamp(stamp_ns)
+        time = self._make("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
         return self._make("std_msgs/msg/Header", stamp=time, frame_id=frame)
 
     def _vector(self, x: float, y: float, z: float) -> Any:
@@ -362,5 +364,5 @@ def _readme(town: Town, drive: Drive, settings: DriveSettings) -> str:
 - `/imu/data`, {settings.imu_rate_hz:g} Hz: yaw counter-clockwise from east, with a bias of about
   {np.degrees(inertial.yaw_bias_rad):g}° (one standard deviation) that walks.
 - `/ground_truth/odometry` (frame `map`) and `/ground_truth/navsat`, {settings.odometry_rate_hz:g} Hz: exact.
-- Stamps start at {EPOCH_NS // 10**9} s; the same command writes the same messages.
+- Stamps start at {EPOCH_NS // NS_PER_S} s; the same command writes the same messages.
 """

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.core.arrays import Float64, Int64
+from unifygeo_ros.core.covariance import chi2_quantile
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.evaluation.metrics import definitions as metrics
 
@@ -121,7 +122,7 @@ def _statistics(limit_m: float) -> list[tuple[str, str, str, Statistic]]:
         return lambda run, places: _nan_quantile(run.error_m[places], q)
 
     def false_share(run: _Columns, places: Int64) -> Float64:
-        wrong = (run.error_m > limit_m) & (run.nees > metrics.chi2_quantile(metrics.FALSE_FIX_PROBABILITY))
+        wrong = (run.error_m > limit_m) & (run.nees > chi2_quantile(metrics.FALSE_FIX_PROBABILITY))
         return _ratio(wrong[places], ~np.isnan(run.error_m)[places])
 
     def inconsistency(run: _Columns, places: Int64) -> Float64:

@@ -18,16 +18,15 @@ import numpy.typing as npt
 from scipy import stats
 
 from unifygeo_ros.core.arrays import Bool, Float64, Int64
+from unifygeo_ros.core.covariance import chi2_quantile, semi_major_sigmas
 from unifygeo_ros.core.errors import InputError
 
-DIMENSIONS = 2  # a fix is a point of the plane
-FALSE_FIX_PROBABILITY = 0.999  # a true fix lies outside its ellipse of this content once in a thousand times
+DIMENSIONS = 2
+"""A fix is a point of the plane."""
+FALSE_FIX_PROBABILITY = 0.999
+"""A true fix lies outside its ellipse of this content once in a thousand times."""
 PROTECTION_PROBABILITY = 0.999
-
-
-def chi2_quantile(probability: float, degrees: float = DIMENSIONS) -> float:
-    """χ² value below which a share `probability` lies."""
-    return float(stats.chi2.ppf(probability, degrees))
+"""Content of the ellipse that the protection level encloses."""
 
 
 def _finite(values: npt.ArrayLike, name: str) -> Float64:
@@ -302,9 +301,7 @@ def ellipse_coverage(nees: npt.ArrayLike, contents: Sequence[float]) -> tuple[Sh
 def major_sigmas(covariances: npt.ArrayLike) -> Float64:
     """Standard deviation along each ellipse's long axis: covariances (n, 2, 2) m² → float64 (n,) metres."""
     matrices = _finite(covariances, "covariances")
-    if not len(matrices):
-        return np.zeros(0)
-    return np.asarray(np.sqrt(np.linalg.eigvalsh(matrices)[:, -1]))
+    return semi_major_sigmas(matrices) if len(matrices) else np.zeros(0)
 
 
 # --- integrity --------------------------------------------------------------------------------------------------------

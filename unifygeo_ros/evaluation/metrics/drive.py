@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from unifygeo_ros.core.arrays import Bool, Float64, Int64
 from unifygeo_ros.core.records import Fix
+from unifygeo_ros.core.se2 import rotation_matrix
+from unifygeo_ros.core.time import NS_PER_S
 from unifygeo_ros.evaluation.metrics.results import FrameResult, SeenTiles
 from unifygeo_ros.localization.camera_mount import camera_offset_m
 from unifygeo_ros.localization.config import CameraMount
@@ -86,7 +88,7 @@ def gather(results: Iterable[FrameResult], mount: CameraMount) -> Drive:
     }
     return Drive(
         stamps_ns=np.array(columns["stamps_ns"], np.int64),
-        time_s=(log_times - log_times[0]) / 1e9 if len(rows) else np.zeros(0),
+        time_s=(log_times - log_times[0]) / NS_PER_S if len(rows) else np.zeros(0),
         outcomes=tuple(columns["outcomes"]),
         fixed=np.array([outcome == "fix" for outcome in columns["outcomes"]], np.bool_),
         has_truth=np.asarray(~np.isnan(arrays["truth_m"]).any(axis=1)),
@@ -178,7 +180,6 @@ def dead_reckoning(drive: Drive) -> Float64:
     # The orientation where there is one; the course is the next best.
     yaw = drive.truth_yaw_rad[start] if not math.isnan(drive.truth_yaw_rad[start]) else drive.track_yaw_rad[start]
     turn = yaw - drive.odometry[start, 2]
-    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     moved = drive.odometry[start:, :2] - drive.odometry[start, :2]
-    reckoned[start:] = drive.truth_m[start] + moved @ rotation.T
+    reckoned[start:] = drive.truth_m[start] + moved @ rotation_matrix(turn).T
     return reckoned

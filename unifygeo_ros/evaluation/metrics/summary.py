@@ -13,6 +13,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from unifygeo_ros.core.arrays import Bool, Float64, Int64
+from unifygeo_ros.core.covariance import chi2_quantile
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.evaluation.metrics import definitions as metrics
@@ -271,7 +272,7 @@ def _accuracy(drive: Drive, judged: Judged, with_truth: int) -> Accuracy:
 
 def _availability(drive: Drive, judged: Judged, criteria: Criteria) -> Availability:
     # 95% of a Gaussian with the ellipse's long axis in every direction lies within this radius.
-    radius = math.sqrt(metrics.chi2_quantile(0.95)) * metrics.major_sigmas(drive.covariance_m2[drive.fixed])
+    radius = math.sqrt(chi2_quantile(0.95)) * metrics.major_sigmas(drive.covariance_m2[drive.fixed])
     good = np.zeros(len(drive), np.bool_)
     good[judged.frame_index[~judged.gross]] = True
     return Availability(

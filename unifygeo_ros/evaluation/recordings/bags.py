@@ -14,6 +14,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.time import s_from_ns
 from unifygeo_ros.evaluation.recordings.recover import RawMessage, recover
 
 MAX_PROBLEMS = 1000
@@ -110,9 +111,9 @@ class Bag:
             if self._is_rosbag1:
                 return self._store.deserialize_ros1(message.data, message.type)
             return self._store.deserialize_cdr(message.data, message.type)
-        except Exception as error:  # struct, assertion, Unicode and type errors alike come of damaged bytes
+        except Exception as error:  # damaged bytes raise struct, assertion, Unicode and type errors
             raise InputError(
-                f"{self.path}: message on {message.topic} at {message.log_time_ns / 1e9:.3f} s is damaged ({error})"
+                f"{self.path}: message on {message.topic} at {s_from_ns(message.log_time_ns):.3f} s is damaged: {error}"
             ) from error
 
     def _reader(self) -> AnyReader:

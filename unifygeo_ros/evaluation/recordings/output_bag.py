@@ -20,6 +20,7 @@ from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import LocalFrame
 from unifygeo_ros.core.records import Fix
+from unifygeo_ros.core.time import parts_from_stamp
 from unifygeo_ros.evaluation.metrics.results import FrameResult
 
 POSE_TOPIC = "/unifygeo/fix"
@@ -48,7 +49,7 @@ class _Messages:
 
     def _header(self, stamp_ns: int, frame_id: str) -> Any:
         # A stamp before 1970 cannot be written; the diagnostic's text has it in full.
-        seconds, nanoseconds = divmod(max(0, stamp_ns), 1_000_000_000)
+        seconds, nanoseconds = parts_from_stamp(max(0, stamp_ns))
         time = self._new("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
         return self._new("std_msgs/msg/Header", stamp=time, frame_id=frame_id)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
 from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.time import s_from_ns
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -87,7 +88,7 @@ def _recover_mcap(path: Path, problems: list[str]) -> Iterator[RawMessage]:
                 try:
                     parts = breakup_chunk(record, validate_crc=True)
                 except Exception as error:  # checksum, decompression, lengths
-                    where = f"the chunk of {record.message_start_time / 1e9:.3f} s"
+                    where = f"the chunk of {s_from_ns(record.message_start_time):.3f} s"
                     problems.append(
                         f"{path.name}: {where} is damaged and left out ({str(error) or type(error).__name__})"
                     )

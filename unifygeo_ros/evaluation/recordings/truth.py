@@ -17,6 +17,8 @@ import pyproj
 from unifygeo_ros.core.arrays import Float64, Int64
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.geodesy import MAX_RANGE_M, Datum, LocalFrame, wrap_angle
+from unifygeo_ros.core.se2 import Pose2
+from unifygeo_ros.core.time import ns_from_s
 
 COURSE_WINDOW_S = 1.0
 """The course is the direction between the positions half of this before and after."""
@@ -148,7 +150,7 @@ class Truth:
         self.positions_m: Float64 = positions
         self.covariances_m2: Float64 = covariances
         self.yaw_rad: Float64 = np.arctan2(forward[:, 1], forward[:, 0])
-        self._max_gap_ns = round(max_gap_s * 1e9)
+        self._max_gap_ns = ns_from_s(max_gap_s)
         self._lever_arm_m = lever_arm_m
 
     def __len__(self) -> int:
@@ -172,8 +174,7 @@ class Truth:
         if forward or left:
             if direction is None:
                 return None
-            east -= forward * math.cos(direction) - left * math.sin(direction)
-            north -= forward * math.sin(direction) + left * math.cos(direction)
+            east, north = Pose2(float(east), float(north), direction).apply(-forward, -left)
         return TruthPose(float(east), float(north), covariance, None if math.isnan(yaw) else yaw, course)
 
     def _bracket(self, stamp_ns: int) -> tuple[int, int, float] | None:
@@ -193,7 +194,7 @@ class Truth:
         return np.asarray((1 - weight) * values[before] + weight * values[after])
 
     def _course(self, stamp_ns: int) -> float | None:
-        half = round(COURSE_WINDOW_S * 0.5e9)
+        half = ns_from_s(COURSE_WINDOW_S / 2)
         ends = []
         for stamp in (stamp_ns - half, stamp_ns + half):
             # At the edge of a gap the window is cut short there.

@@ -12,6 +12,7 @@ import numpy as np
 
 from unifygeo_ros.conversions.from_messages import stamp_ns
 from unifygeo_ros.core.arrays import Float64
+from unifygeo_ros.core.covariance import covariance_problem, symmetric
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.evaluation.recordings.truth import Recording
 from unifygeo_ros.motion.samples import roll_pitch_yaw
@@ -159,6 +160,5 @@ def _checked(sample: Sample) -> Sample | None:
 
 def _usable_covariance(matrix: Float64) -> Float64:
     """The matrix if it says something: all zero is how drivers leave it empty, and a negative one marks "unknown"."""
-    if not np.isfinite(matrix).all() or np.linalg.eigvalsh((matrix + matrix.T) / 2)[0] <= 0:
-        return _UNKNOWN
-    return np.asarray((matrix + matrix.T) / 2)
+    matrix = symmetric(matrix)
+    return matrix if covariance_problem(matrix, 2) is None else _UNKNOWN

@@ -14,6 +14,7 @@ import numpy as np
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import TileIndex
 from unifygeo_ros.core.arrays import Float64, UInt8
+from unifygeo_ros.core.covariance import chi2_quantile, error_ellipse
 from unifygeo_ros.core.records import Prior
 from unifygeo_ros.evaluation.metrics import definitions as metrics
 from unifygeo_ros.evaluation.metrics.drive import Drive
@@ -160,18 +161,16 @@ def _ellipses(drive: Drive, judged: Judged, extent: Extent) -> Iterator[str]:
     false = set(judged.frame_index[judged.false].tolist())
     fixes = np.flatnonzero(drive.fixed)
     step = max(1, math.ceil(len(fixes) / MAX_ELLIPSES))
-    scale = math.sqrt(metrics.chi2_quantile(0.95)) / extent.metres_per_pixel
     for count, place in enumerate(fixes.tolist()):
         if count % step and place not in false:
             continue
-        values, vectors = np.linalg.eigh(drive.covariance_m2[place])
+        major_m, minor_m, angle_rad = error_ellipse(drive.covariance_m2[place])
         x, y = extent.pixels(drive.fix_m[place])[0]
-        # An image's y points down, so the angle turns over.
-        angle = -math.degrees(math.atan2(vectors[1, 1], vectors[0, 1]))
+        angle = -math.degrees(angle_rad)  # an image's y axis points down
         kind = "false" if place in false else "true"
         yield (
             f'<ellipse class="{kind}" cx="{x:.1f}" cy="{y:.1f}" '
-            f'rx="{scale * math.sqrt(values[1]):.1f}" ry="{scale * math.sqrt(values[0]):.1f}" '
+            f'rx="{major_m / extent.metres_per_pixel:.1f}" ry="{minor_m / extent.metres_per_pixel:.1f}" '
             f'transform="rotate({angle:.1f} {x:.1f} {y:.1f})"/>'
         )
 
@@ -208,7 +207,7 @@ def _fixes(drive: Drive, judged: Judged, extent: Extent) -> Iterator[str]:
             f"{title}</circle>"
         )
     unjudged = np.flatnonzero(drive.fixed & ~drive.has_truth)
-    radii = math.sqrt(metrics.chi2_quantile(0.95)) * metrics.major_sigmas(drive.covariance_m2[unjudged])
+    radii = math.sqrt(chi2_quantile(0.95)) * metrics.major_sigmas(drive.covariance_m2[unjudged])
     for index, radius in zip(unjudged.tolist(), radii.tolist(), strict=True):
         x, y = extent.pixels(drive.fix_m[index])[0]
         # Where nothing has ground truth, the colour tells the accuracy that the fix declares.

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from unifygeo_ros.core.arrays import Float64
+from unifygeo_ros.core.covariance import chi2_quantile
 from unifygeo_ros.evaluation.metrics import definitions as metrics
 from unifygeo_ros.evaluation.metrics.drive import Drive, dead_reckoning
 from unifygeo_ros.evaluation.metrics.summary import DISTANCES_M, ELLIPSES, Judged, Summary
@@ -96,7 +97,7 @@ def error_over_time(drive: Drive, judged: Judged, criteria: Criteria) -> str:
         dense = len(time) > _MANY_POINTS
         top.set_title("Error of the fixes over the drive")
         if len(time):
-            radius = math.sqrt(metrics.chi2_quantile(0.95)) * judged.sigma_major_m
+            radius = math.sqrt(chi2_quantile(0.95)) * judged.sigma_major_m
             top.vlines(time, 0, radius, color=SKY, alpha=0.35, lw=1.6, rasterized=dense, label="declared 95% radius")
             fine = ~judged.false
             top.plot(time[fine], judged.errors_m[fine], ".", ms=4, color=BLUE, rasterized=dense, label="error")
@@ -149,7 +150,7 @@ def _declared_over_time(drive: Drive, criteria: Criteria) -> str:
         top.set_title("Declared accuracy of the fixes over the drive")
         time = drive.time_s[drive.fixed]
         if len(time):
-            radius = math.sqrt(metrics.chi2_quantile(0.95)) * metrics.major_sigmas(drive.covariance_m2[drive.fixed])
+            radius = math.sqrt(chi2_quantile(0.95)) * metrics.major_sigmas(drive.covariance_m2[drive.fixed])
             top.plot(time, radius, ".", ms=4, color=BLUE, rasterized=len(time) > _MANY_POINTS)
             _alert_limit(top, criteria.alert_limit_m, max(1.0, 1.25 * float(np.percentile(radius, 98))))
         top.set_ylabel("declared 95% radius, m")
@@ -190,7 +191,7 @@ def error_distribution(drive: Drive, judged: Judged) -> str:
         if len(errors):
             axes.step(errors, of_fixes, where="post", color=BLUE, label="of the fixes")
             axes.step(errors, of_fixes * len(judged.errors_m) / known, where="post", color=GREEN, label="of all images")
-        radius = math.sqrt(metrics.chi2_quantile(0.95)) * metrics.major_sigmas(drive.covariance_m2[drive.fixed])
+        radius = math.sqrt(chi2_quantile(0.95)) * metrics.major_sigmas(drive.covariance_m2[drive.fixed])
         radii, shares = metrics.error_distribution(radius)
         if len(radii):
             axes.step(
@@ -324,8 +325,8 @@ def nees_distribution(judged: Judged) -> str:
         axes.plot(
             grid, stats.chi2.pdf(grid, metrics.DIMENSIONS), color=INK, lw=1.3, label="consistent covariances: χ²(2)"
         )
-        axes.axvline(metrics.chi2_quantile(0.95), color=GREY, lw=1, ls="--")
-        axes.text(metrics.chi2_quantile(0.95) + 0.15, axes.get_ylim()[1] * 0.62, "95%", fontsize=8.5, color="#52606d")
+        axes.axvline(chi2_quantile(0.95), color=GREY, lw=1, ls="--")
+        axes.text(chi2_quantile(0.95) + 0.15, axes.get_ylim()[1] * 0.62, "95%", fontsize=8.5, color="#52606d")
         axes.set_xlim(0, 16)
         axes.set_xlabel("NEES")
         axes.set_ylabel("density")

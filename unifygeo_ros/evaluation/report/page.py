@@ -10,7 +10,8 @@ from pathlib import Path
 
 import jinja2
 
-from unifygeo_ros.evaluation.metrics.definitions import Consistency, Share, chi2_quantile
+from unifygeo_ros.core.covariance import chi2_quantile
+from unifygeo_ros.evaluation.metrics.definitions import Consistency, Share
 from unifygeo_ros.evaluation.metrics.drive import Drive
 from unifygeo_ros.evaluation.metrics.summary import Judged, Summary
 from unifygeo_ros.evaluation.report import figures
