@@ -50,9 +50,8 @@ from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.recordings.truth import Truth
 from unifygeo_ros.evaluation.replay import choose_topics, read_truth
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
-from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
+from unifygeo_ros.inference.bundle import GROUND_FEATURES, PYRAMID, ModelBundle, load_bundle
 from unifygeo_ros.inference.engine import EngineSet
-from unifygeo_ros.inference.interface import PYRAMID, F
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
@@ -61,7 +60,7 @@ from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.factory import make_session
 from unifygeo_ros.sessions.session import LocalizationSession
 
-CAMERA = CameraMount(x_m=0.2, z_m=2.0)
+CAMERA = CameraMount(x_m=0.2)
 """As `unifygeo-train towns drive` mounts it."""
 
 SIGMA95_2 = chi2_quantile(0.95)
@@ -233,11 +232,11 @@ class RememberedEngine:
 
         def encode() -> Any:
             found = self._engine.run({"image": image})
-            return np.concatenate([found[name][0] for name in ("descriptor", *F)])
+            return np.concatenate([found[name][0] for name in ("descriptor", *GROUND_FEATURES)])
 
         parts = np.split(self._memory.get(key, encode), np.cumsum(lengths)[:-1])
-        named = {name: part[None] for name, part in zip(("descriptor", *F), parts, strict=True)}
-        return named, {name: Kept(key, lambda name=name: named[name]) for name in F}
+        named = {name: part[None] for name, part in zip(("descriptor", *GROUND_FEATURES), parts, strict=True)}
+        return named, {name: Kept(key, lambda name=name: named[name]) for name in GROUND_FEATURES}
 
     def close(self) -> None:
         pass
