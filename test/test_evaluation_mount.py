@@ -10,7 +10,8 @@ from rosbags.rosbag2 import Writer
 
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.evaluation.recordings.bags import Bag
-from unifygeo_ros.evaluation.recordings.recorded_mount import mount_from_bag
+from unifygeo_ros.evaluation.recordings.recorded_mount import recorded_mount
+from unifygeo_ros.evaluation.recordings.static_transforms import StaticTransforms
 from unifygeo_ros.evaluation.setup_notes import mount_note
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.parameters.settings import NodeConfig, Settings
@@ -45,7 +46,7 @@ def test_a_chain_is_composed(tmp_path):
         ("base_link", "mast", (1.0, 2.0, 3.0), about_z(math.pi / 2)),
         ("mast", "camera", (0.5, 0.0, 0.25), about_z(0.3)),
     )
-    mount = mount_from_bag(bag, CameraMount(mask_path="mask.png"), "base_link", "camera")
+    mount = recorded_mount(StaticTransforms(bag), CameraMount(mask_path="mask.png"), "base_link", "camera")
     # The mast is turned to the left, so half a metre along its x axis is half a metre to the left.
     np.testing.assert_allclose((mount.x_m, mount.y_m), (1.0, 2.5))
     assert mount.yaw_rad == pytest.approx(math.pi / 2 + 0.3)
@@ -58,7 +59,7 @@ def test_frames_below_a_third_one(tmp_path):
         ("body", "base_link", (1.0, 0.0, 0.0), about_z(math.pi)),
         ("body", "camera", (3.0, 1.0, 2.0), LEVEL),
     )
-    mount = mount_from_bag(bag, CameraMount(), "base_link", "camera")
+    mount = recorded_mount(StaticTransforms(bag), CameraMount(), "base_link", "camera")
     # base_link looks backwards: 2 m ahead of it in the body is 2 m behind it.
     np.testing.assert_allclose((mount.x_m, mount.y_m), (-2.0, -1.0), atol=1e-12)
     assert math.cos(mount.yaw_rad - math.pi) == pytest.approx(1.0)
@@ -66,7 +67,7 @@ def test_frames_below_a_third_one(tmp_path):
 
 def test_a_hanging_camera_is_upside_down(tmp_path):
     bag = bag_with(tmp_path / "bag", ("base_link", "camera", (0.0, 0.0, 1.0), (1.0, 0.0, 0.0, 0.0)))
-    assert mount_from_bag(bag, CameraMount(), "base_link", "camera").upside_down
+    assert recorded_mount(StaticTransforms(bag), CameraMount(), "base_link", "camera").upside_down
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,25 @@ def test_a_hanging_camera_is_upside_down(tmp_path):
 def test_what_cannot_be_a_mount_is_refused(tmp_path, frame, rotation, words):
     bag = bag_with(tmp_path / "bag", ("base_link", "camera", (0.0, 0.0, 1.0), rotation))
     with pytest.raises(ConfigurationError, match=words):
-        mount_from_bag(bag, CameraMount(), "base_link", frame)
+        recorded_mount(StaticTransforms(bag), CameraMount(), "base_link", frame)
+
+
+def test_transforms_that_tf2_drops_are_left_out_and_noted(tmp_path):
+    """A zero quaternion of a frame that nobody asks for must not end the replay."""
+    good = ("base_link", "camera", (0.5, 0.0, 1.0), LEVEL)
+    bag = bag_with(
+        tmp_path / "bag",
+        good,
+        ("base_link", "lidar", (0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 0.0)),
+        ("base_link", "gps", (math.nan, 0.0, 1.0), LEVEL),
+        ("base_link", "camera", (9.0, 0.0, 1.0), (0.0, 0.0, 0.0, 1.1)),  # does not replace the good one
+        ("base_link", "base_link", (1.0, 0.0, 0.0), LEVEL),
+    )
+    transforms = StaticTransforms(bag)
+    assert transforms.frames == {"base_link", "camera"}
+    assert recorded_mount(transforms, CameraMount(), "base_link", "camera").x_m == 0.5
+    assert len(bag.problems) == 4
+    assert "the transform from 'base_link' to 'lidar' is none; it is left out, as by tf2" in bag.problems[0]
 
 
 def bag_with_image(path, frame_id, *links):
@@ -97,20 +116,20 @@ def bag_with_image(path, frame_id, *links):
 def test_a_recorded_mount_that_differs_from_the_parameters_is_reported(tmp_path):
     link = ("base_link", "insta360_link", (0.4, 0.0, 1.5), about_z(math.pi / 2))
     bag = bag_with_image(tmp_path, "/insta360_link", link)
-    note = mount_note(bag, "/image", Settings())
+    note = mount_note(bag, StaticTransforms(bag), "/image", Settings())
     assert "insta360_link at x 0.40 m, y 0.00 m, yaw 90.0° on base_link" in note
     assert "--set camera_frame=insta360_link" in note
     same = Settings(camera=CameraMount(x_m=0.4, yaw_rad=math.pi / 2))
-    assert mount_note(bag, "/image", same) is None
+    assert mount_note(bag, StaticTransforms(bag), "/image", same) is None
     used = Settings(node=NodeConfig(camera_frame="insta360_link"))
-    assert mount_note(bag, "/image", used) is None
+    assert mount_note(bag, StaticTransforms(bag), "/image", used) is None
 
 
 def test_a_recorded_mount_that_cannot_be_used_is_reported_too(tmp_path):
     bag = bag_with_image(tmp_path, "optical", ("base_link", "optical", (0.0, 0.0, 1.0), (-0.5, 0.5, -0.5, 0.5)))
-    assert "cannot serve as the camera's mount" in mount_note(bag, "/image", Settings())
+    assert "cannot serve as the camera's mount" in mount_note(bag, StaticTransforms(bag), "/image", Settings())
 
 
 def test_a_frame_that_is_not_recorded_needs_no_note(tmp_path):
     bag = bag_with_image(tmp_path, "camera", ("base_link", "lidar", (0.0, 0.0, 1.0), about_z(1.0)))
-    assert mount_note(bag, "/image", Settings()) is None
+    assert mount_note(bag, StaticTransforms(bag), "/image", Settings()) is None

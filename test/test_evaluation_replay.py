@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import random_bundle
-from drives import START_NS, Circle, write_drive
+from drives import START_NS, STORE, TYPES, Circle, header, vector, write_drive
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
+from scipy.spatial.transform import Rotation
 from worlds import World, colour_world
 
 from unifygeo_ros import cli
@@ -28,6 +29,7 @@ from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.parameters.options import settings_of_options
 
+TF = "tf2_msgs/msg/TFMessage"
 EVO_APE = shutil.which("evo_ape", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
@@ -294,6 +296,106 @@ def test_output_and_report_name_the_set_up(done, place, capsys):
     text = "Mode single; heading: imu /imu/data; odometry: /odom; mount: x 0.00 m, y 0.00 m, yaw 0.0° (parameters)."
     assert text in capsys.readouterr().out
     assert text in (done / "report.html").read_text()
+
+
+def rewritten(place, path, change, *links):
+    """The drive with messages as `change(topic, message)` leaves them, and links (`transform_link`) in /tf_static."""
+    with AnyReader([place / "drive"]) as reader, Writer(path, version=9) as writer:
+        if links:
+            static = writer.add_connection("/tf_static", TF, typestore=STORE)
+            writer.write(static, START_NS, STORE.serialize_cdr(TYPES[TF](transforms=list(links)), TF))
+        out = {c.id: writer.add_connection(c.topic, c.msgtype, typestore=STORE) for c in reader.connections}
+        for connection, time_ns, data in reader.messages():
+            message = STORE.deserialize_cdr(data, connection.msgtype)
+            change(connection.topic, message)
+            writer.write(out[connection.id], time_ns, STORE.serialize_cdr(message, connection.msgtype))
+    return path
+
+
+def transform_link(child, place_m, rotation):
+    x, y, z, w = rotation.as_quat().tolist()
+    transform = TYPES["geometry_msgs/msg/Transform"](
+        translation=vector(*place_m), rotation=TYPES["geometry_msgs/msg/Quaternion"](x=x, y=y, z=z, w=w)
+    )
+    return TYPES["geometry_msgs/msg/TransformStamped"](
+        header=header(0.0, "base_link"), child_frame_id=child, transform=transform
+    )
+
+
+def turned(topic, message, mount):
+    """An IMU that is mounted so: the orientation of its own frame, as a driver by REP-145 gives it."""
+    if topic == "/imu/data":
+        message.header.frame_id = "imu_link"
+        q = message.orientation
+        q.x, q.y, q.z, q.w = (Rotation.from_quat([q.x, q.y, q.z, q.w]) * mount).as_quat().tolist()
+
+
+def assert_same_fixes(found, expected):
+    assert [type(frame.outcome) for frame in found] == [type(frame.outcome) for frame in expected]
+    fixes = 0
+    for a, b in zip(found, expected, strict=True):
+        if isinstance(b.outcome, Fix):
+            fixes += 1
+            assert (a.outcome.east_m, a.outcome.north_m) == pytest.approx(
+                (b.outcome.east_m, b.outcome.north_m), abs=0.02
+            )
+            assert a.outcome.yaw_rad == pytest.approx(b.outcome.yaw_rad, abs=1e-4)
+    assert fixes >= 8
+
+
+@pytest.mark.parametrize("angles", [(math.pi, 0.0, 0.0), (0.3, -0.8, 2.0)], ids=["upside down", "any"])
+def test_an_imu_that_is_mounted_otherwise_gives_the_same_fixes_if_tf_static_says_so(done, tmp_path, capsys, angles):
+    mount = Rotation.from_euler("xyz", angles)
+    link = transform_link("imu_link", (0.2, 0.0, 0.5), mount)
+    bag = rewritten(done, tmp_path / "bag", lambda topic, message: turned(topic, message, mount), link)
+    assert run(done, tmp_path / "out.mcap", "--report", tmp_path / "r.html", bag=bag) == 0
+    assert_same_fixes(frames(tmp_path), frames(done))
+    text = "imu_link on base_link: x 0.20 m, y 0.00 m, z 0.50 m, roll"
+    assert text in capsys.readouterr().out
+    assert text in (tmp_path / "r.html").read_text()
+
+
+def test_an_imu_in_a_frame_that_tf_static_lacks_is_refused_with_the_words_of_the_node(done, tmp_path, capsys):
+    bag = rewritten(done, tmp_path / "bag", lambda topic, message: turned(topic, message, Rotation.identity()))
+    gates = ("--set", "localizer.heading_search=false")
+    assert run(done, tmp_path / "out.mcap", "--report", tmp_path / "r.html", *gates, bag=bag) == 0
+    assert {frame.outcome.reason for frame in frames(tmp_path)} == {RejectionReason.NO_HEADING}
+    words = (
+        "frame 'imu_link': TF has no transform to 'base_link'; publish that static transform, or set input_frames to "
+        "base if the axes are base_frame's"
+    )
+    end = json.loads((tmp_path / "out.frames.jsonl").read_text().splitlines()[-1])
+    assert end["problems"] == [f"Refused 601 of /imu/data: {words}"]
+    assert f"Messages of /imu/data will be refused, {words}" in capsys.readouterr().out
+    # The wrong name of an upright IMU.
+    assert run(done, tmp_path / "base.mcap", "--set", "input_frames=base", bag=bag) == 0
+    assert_same_fixes(frames(tmp_path, "base"), frames(done))
+
+
+def test_wheel_odometry_of_another_frame_gives_the_tracks_of_base_link(done, tmp_path):
+    """Its child frame is 1.5 m ahead and turned to the left; the oracle is that frame's own pose and velocity."""
+    options = ("--set", "session.mode=sequence", "--set", "session.heading_source=none")
+    options += ("--set", "session.prior_source=none", "--max-frames", 12)
+    mount, arm_m, rate = Rotation.from_euler("z", 0.5), np.array([1.5, 0.0, 0.0]), 5.0 / 30.0
+
+    def moved(topic, message):
+        if topic == "/odom":
+            message.child_frame_id = "wheels"
+            pose, twist = message.pose.pose, message.twist.twist
+            base = Rotation.from_quat([0.0, 0.0, pose.orientation.z, pose.orientation.w])
+            dx, dy, _ = base.apply(arm_m)
+            pose.position.x, pose.position.y = pose.position.x + dx, pose.position.y + dy
+            pose.orientation.z, pose.orientation.w = (base * mount).as_quat()[2:].tolist()
+            velocity = mount.inv().apply([twist.linear.x, rate * 1.5, 0.0])  # the turn sweeps the lever to the left
+            twist.linear.x, twist.linear.y = velocity[:2].tolist()
+
+    bag = rewritten(done, tmp_path / "bag", moved, transform_link("wheels", arm_m, mount))
+    assert run(done, tmp_path / "base.mcap", *options) == 0
+    assert run(done, tmp_path / "wheels.mcap", *options, bag=bag) == 0
+    expected, found = frames(tmp_path, "base"), frames(tmp_path, "wheels")
+    for a, b in zip(found, expected, strict=True):
+        assert a.odometry == pytest.approx(b.odometry, abs=1e-9)
+        assert type(a.outcome) is type(b.outcome)
 
 
 def test_without_fixes_the_output_says_what_to_check(place, tmp_path, capsys):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from unifygeo_ros.conversions.sensor_frames import SensorPose
+from unifygeo_ros.conversions.sensor_frames import SensorPose, frame_name
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.records import CameraImage
 from unifygeo_ros.core.time import stamp_from_parts
@@ -27,11 +27,6 @@ from unifygeo_ros.motion.samples import (
 )
 
 _X_Y_YAW = np.ix_((0, 1, 5), (0, 1, 5))  # of x, y, z, about x, about y, about z
-
-
-def frame_name(frame_id: str) -> str:
-    """A frame's name without the leading slash of ROS 1."""
-    return frame_id.lstrip("/")
 
 
 def stamp_ns(header: Any) -> int:

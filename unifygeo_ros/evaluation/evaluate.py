@@ -21,7 +21,8 @@ from unifygeo_ros.evaluation.metrics.results import FrameResult, ResultFile, rea
 from unifygeo_ros.evaluation.metrics.summary import Summary, judge, summarise
 from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.recordings.output_bag import check_output_path, write_output_bag
-from unifygeo_ros.evaluation.recordings.recorded_mount import mount_from_bag
+from unifygeo_ros.evaluation.recordings.recorded_mount import recorded_mount
+from unifygeo_ros.evaluation.recordings.static_transforms import RecordedFrames, StaticTransforms
 from unifygeo_ros.evaluation.recordings.truth import Truth
 from unifygeo_ros.evaluation.recordings.truth_sources import read_truth_file
 from unifygeo_ros.evaluation.replay import Topics, choose_topics, read_truth, replay
@@ -30,7 +31,7 @@ from unifygeo_ros.evaluation.report.frame_details import render_frame_details, w
 from unifygeo_ros.evaluation.report.page import write_report
 from unifygeo_ros.evaluation.report.whole_files import write_whole
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
-from unifygeo_ros.evaluation.setup_notes import advice, mount_note, setup_text
+from unifygeo_ros.evaluation.setup_notes import advice, frame_notes, mount_note, setup_text
 from unifygeo_ros.inference.bundle import ModelBundle, check_calibrated, load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.localizer import Localizer
@@ -49,7 +50,7 @@ class ReplayRequest:
         image_topic: Name of the topic, or None to find it by type. Of the other topics "none" leaves them out.
         truth_file: TUM or CSV trajectory in place of a topic.
         settings: Of the node. Its camera, localizer, session and tracker act as on the vehicle, as do the engine's and
-            camera_frame and base_frame; what concerns ROS topics and lifecycle does not.
+            camera_frame, base_frame, map_frame and input_frames; what concerns ROS topics and lifecycle does not.
         output: The bag. The results that a replay is resumed from lie beside it.
         report: HTML file; its numbers lie beside it as JSON. None: no report.
         restart: Replace the results that are there.
@@ -93,8 +94,10 @@ def evaluate(request: ReplayRequest) -> Summary:
         truth_from_file=request.truth_file is not None,
     )
     settings = request.settings
+    transforms = StaticTransforms(bag)
+    frames = RecordedFrames(transforms, settings.node.base_frame, settings.node.input_frames)
     if settings.node.camera_frame:
-        mount = mount_from_bag(bag, settings.camera, settings.node.base_frame, settings.node.camera_frame)
+        mount = recorded_mount(transforms, settings.camera, settings.node.base_frame, settings.node.camera_frame)
         settings = dataclasses.replace(settings, camera=mount)
         request = dataclasses.replace(request, settings=settings)
     truth = _open_truth(request, bag, topics, index)
@@ -112,11 +115,12 @@ def evaluate(request: ReplayRequest) -> Summary:
         frames_path = request.output.with_name(f"{request.output.stem}.frames.jsonl")
         if request.restart:
             frames_path.unlink(missing_ok=True)
-        note = mount_note(bag, topics.image.name, settings)
-        if note is not None:
-            _logger.warning(note)
+        note = mount_note(bag, transforms, topics.image.name, settings)
+        notes = [*([] if note is None else [note]), *frame_notes(bag, topics, frames)]
+        for text in notes:
+            _logger.warning(text)
         with ResultFile(frames_path, identity) as results:
-            _replay_with_progress(request, bag, topics, localizer, truth, results)
+            _replay_with_progress(request, bag, topics, localizer, frames, truth, results)
             write_output_bag(request.output, results.frames(), index.frame, with_truth=truth is not None)
             drive = gather(results.frames(), settings.camera)
             hints = advice(results.frames(), settings, topics)
@@ -126,8 +130,8 @@ def evaluate(request: ReplayRequest) -> Summary:
                 identity=identity,
                 latency_ms=read_timings(results.timings_path),
                 problems=results.problems,
-                setup=setup_text(settings, topics),
-                advice=(note, *hints) if note is not None else hints,
+                setup=setup_text(settings, topics, frames),
+                advice=(*notes, *hints),
             )
             if request.report is not None:
                 _write_report(request, summary, drive, bag, topics, localizer, results)
@@ -175,6 +179,7 @@ def _replay_with_progress(
     bag: Bag,
     topics: Topics,
     localizer: Localizer,
+    frames: RecordedFrames,
     truth: Truth | None,
     results: ResultFile,
 ) -> None:
@@ -198,6 +203,8 @@ def _replay_with_progress(
             request.settings.tracker,
             truth,
             results,
+            frames=frames,
+            map_frame=request.settings.node.map_frame,
             max_frames=request.max_frames,
             progress=advance,
         )
@@ -239,6 +246,7 @@ def _identity(
             "tiles": len(index),
             "datum": f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, {datum.height_m:g} m",
         },
+        "frames": {name: getattr(request.settings.node, name) for name in ("base_frame", "map_frame", "input_frames")},
         "camera": dataclasses.asdict(request.settings.camera),
         "localizer": dataclasses.asdict(request.settings.localizer),
         "session": dataclasses.asdict(request.settings.session),

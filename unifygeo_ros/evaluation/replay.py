@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass
-from typing import Callable, Iterator
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterator
 
 from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odometry_sample, stamp_ns
+from unifygeo_ros.conversions.sensor_frames import SensorFrames
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.records import CameraImage, Fix, Rejection, RejectionReason
 from unifygeo_ros.evaluation.metrics.results import FrameResult, RecordedQuery, ResultFile
@@ -101,26 +103,36 @@ def replay(
     truth: Truth | None,
     results: ResultFile,
     *,
+    frames: SensorFrames,
+    map_frame: str,
     max_frames: int | None = None,
     progress: Callable[[FrameResult], None] = lambda result: None,
 ) -> None:
     """Localize every image of a bag and append each result.
 
     What `results` holds already is not computed again: the session is shown those images with their known answers, so
-    that it stands where it stood. progress: called after each image, known or new. Raises InputError where images and
-    messages contradict the results.
+    that it stands where it stood. Samples that are refused become problems of the bag, with the words that the node has
+    for them.
+
+    Args:
+        frames: Where the IMU and the odometry's child frame are on the vehicle.
+        map_frame: Odometry in this frame is absolute.
+        progress: Called after each image, known or new.
+
+    Raises:
+        InputError: The bag's images contradict the results.
     """
     if results.complete:
         return
     session = make_session(localizer, session_config, tracker_config)
-    odometry: MotionBuffer[OdometrySample] = MotionBuffer(session_config.buffer_limits)
+    motion = _Motion(bag, topics, session, frames, map_frame, MotionBuffer(session_config.buffer_limits))
     names = [topic.name for topic in (topics.image, topics.odometry, topics.imu) if topic is not None]
     # Read lazily: at most one known result is in memory.
     known = itertools.islice(results.frames(), results.done)
     number = 0
     for message in bag.messages(names):
         if message.topic != topics.image.name:
-            _feed_motion(bag, message, topics, session, odometry)
+            motion.take(message)
             continue
         if max_frames is not None and number >= max_frames:
             break
@@ -131,31 +143,52 @@ def replay(
             _recall(bag, message, session, before)
             progress(before)
         else:
-            result, timings_ms = _localize(bag, message, number, localizer, session, odometry, truth)
+            result, timings_ms = _localize(bag, message, number, localizer, session, motion.odometry, truth)
             results.append(result, timings_ms)
             progress(result)
         number += 1
+    motion.note_refusals()
     results.finish(tuple(bag.problems))
 
 
-def _feed_motion(
-    bag: Bag,
-    message: BagMessage,
-    topics: Topics,
-    session: LocalizationSession,
-    odometry: MotionBuffer[OdometrySample],
-) -> None:
-    try:
-        content = bag.deserialize(message)
-    except InputError as error:
-        bag.note(str(error))
-        return
-    if topics.imu is not None and message.topic == topics.imu.name:
-        session.add_imu(imu_sample(content))
-    else:
-        sample = odometry_sample(content)
-        session.add_odometry(sample)
-        odometry.add(sample)
+@dataclass
+class _Motion:
+    """Takes IMU and odometry into the session, as `unifygeo_ros.ros.inputs` does."""
+
+    bag: Bag
+    topics: Topics
+    session: LocalizationSession
+    frames: SensorFrames
+    map_frame: str
+    odometry: MotionBuffer[OdometrySample]
+    """What was accepted, for the results."""
+    refusals: Counter[str] = field(default_factory=Counter)
+
+    def take(self, message: BagMessage) -> None:
+        is_imu = self.topics.imu is not None and message.topic == self.topics.imu.name
+        try:
+            content = self.bag.deserialize(message)
+        except InputError as error:
+            self.bag.note(str(error))
+            return
+        try:
+            refusal = self._take_imu(content) if is_imu else self._take_odometry(content)
+        except InputError as error:
+            refusal = str(error)
+        if refusal is not None:
+            self.refusals[f"{message.topic}: {refusal}"] += 1
+
+    def note_refusals(self) -> None:
+        for what, count in self.refusals.items():
+            self.bag.note(f"Refused {count} of {what}")
+
+    def _take_imu(self, content: Any) -> str | None:
+        return self.session.add_imu(imu_sample(content, self.frames.pose(content.header.frame_id)))
+
+    def _take_odometry(self, content: Any) -> str | None:
+        sample = odometry_sample(content, self.map_frame, self.frames.pose(content.child_frame_id))
+        self.odometry.add(sample)
+        return self.session.add_odometry(sample)
 
 
 def _decode(bag: Bag, message: BagMessage) -> CameraImage | Rejection:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Iterable
+from typing import Any, Iterable
 
+from unifygeo_ros.conversions.sensor_frames import SensorFrames, frame_name
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import Fix, Rejection
 from unifygeo_ros.evaluation.metrics.results import FrameResult
 from unifygeo_ros.evaluation.recordings.bags import Bag
-from unifygeo_ros.evaluation.recordings.recorded_mount import mount_from_bag, recorded_frames
+from unifygeo_ros.evaluation.recordings.recorded_mount import recorded_mount
+from unifygeo_ros.evaluation.recordings.static_transforms import StaticTransforms
 from unifygeo_ros.evaluation.replay import Topics
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.parameters.settings import Settings
@@ -23,8 +25,8 @@ _SAME_PLACE_M = 0.05
 _SAME_ANGLE_RAD = math.radians(1.0)
 
 
-def setup_text(settings: Settings, topics: Topics) -> str:
-    """Mount, heading source and mode, with where each comes from."""
+def setup_text(settings: Settings, topics: Topics, frames: SensorFrames) -> str:
+    """Mount, heading source, mode and the sensors' frames, with where each comes from."""
     session, node = settings.session, settings.node
     origin = f"/tf_static, frame {node.camera_frame}" if node.camera_frame else "parameters"
     sources = {"imu": topics.imu, "odometry": topics.odometry}
@@ -38,10 +40,28 @@ def setup_text(settings: Settings, topics: Topics) -> str:
     text = f"Mode {session.mode}; heading: {heading}; odometry: {odometry}; mount: {_mount(settings.camera)} ({origin})"
     if session.stamp_offset_s:
         text += f"; stamps {session.stamp_offset_s:+g} s"
+    for frame, place in frames.known().items():
+        text += (
+            f"; {place}" if place.startswith("frame ") else f"; {frame} on {frames.base_frame}: {place} (/tf_static)"
+        )
     return text + "."
 
 
-def mount_note(bag: Bag, image_topic: str, settings: Settings) -> str | None:
+def frame_notes(bag: Bag, topics: Topics, frames: SensorFrames) -> list[str]:
+    """Look up the frames of the first IMU and odometry messages. Returns why messages will be refused, if they are."""
+    notes = []
+    for topic, field in ((topics.imu, "header"), (topics.odometry, "child")):
+        first = None if topic is None else _first_message(bag, topic.name)
+        if topic is None or first is None:
+            continue
+        try:
+            frames.pose(first.header.frame_id if field == "header" else first.child_frame_id)
+        except InputError as error:
+            notes.append(f"Messages of {topic.name} will be refused, {error}")
+    return notes
+
+
+def mount_note(bag: Bag, transforms: StaticTransforms, image_topic: str, settings: Settings) -> str | None:
     """Compare the mount with the one that the bag's static transforms give for the images' frame.
 
     Returns:
@@ -49,11 +69,12 @@ def mount_note(bag: Bag, image_topic: str, settings: Settings) -> str | None:
     """
     if settings.node.camera_frame:
         return None
-    frame, base = _frame_id(bag, image_topic), settings.node.base_frame
-    if not frame or not {frame, base} <= recorded_frames(bag):
+    first, base = _first_message(bag, image_topic), settings.node.base_frame
+    frame = "" if first is None else frame_name(first.header.frame_id)
+    if not frame or not {frame, base} <= transforms.frames:
         return None
     try:
-        recorded = mount_from_bag(bag, settings.camera, base, frame)
+        recorded = recorded_mount(transforms, settings.camera, base, frame)
     except ConfigurationError as error:
         return f"The images' frame {frame} is in /tf_static, but cannot serve as the camera's mount: {error}."
     used = settings.camera
@@ -134,11 +155,11 @@ def _angles(camera: CameraMount) -> tuple[float, float, float]:
     return camera.yaw_rad, camera.pitch_rad, camera.roll_rad
 
 
-def _frame_id(bag: Bag, topic: str) -> str:
-    """The frame of a topic's first readable message, without a leading slash."""
+def _first_message(bag: Bag, topic: str) -> Any:
+    """A topic's first readable message, or None."""
     for message in bag.messages([topic]):
         try:
-            return str(bag.deserialize(message).header.frame_id).lstrip("/")
+            return bag.deserialize(message)
         except InputError:
             continue
-    return ""
+    return None

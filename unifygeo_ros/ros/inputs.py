@@ -12,12 +12,13 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image, Imu
 
-from unifygeo_ros.conversions.from_messages import frame_name, imu_sample, initial_pose, odometry_sample, stamp_ns
+from unifygeo_ros.conversions.from_messages import imu_sample, initial_pose, odometry_sample, stamp_ns
+from unifygeo_ros.conversions.sensor_frames import frame_name
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.time import ns_from_s
 from unifygeo_ros.motion.samples import MAP_FRAME
 from unifygeo_ros.parameters.settings import Settings
-from unifygeo_ros.ros.frames import SensorFrames
+from unifygeo_ros.ros.frames import TfFrames
 from unifygeo_ros.ros.health import Health
 from unifygeo_ros.ros.sources import (
     IMU,
@@ -56,7 +57,7 @@ class Inputs:
         self._map_frame = settings.node.map_frame
         self._session = session
         self._health = health
-        self._frames = SensorFrames(node, settings.node.base_frame, settings.node.input_frames)
+        self._frames = TfFrames(node, settings.node.base_frame, settings.node.input_frames)
         self._reliable = settings.node.reliability == "reliable"
         self._subscriptions: list[Subscription] = []
         config = settings.session
