@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from unifygeo_ros.demo.command import shipped_folder
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -59,6 +61,10 @@ def test_the_demo_and_its_model_are_installed_and_found(prefix):
         expected = {path.relative_to(ROOT / name) for path in (ROOT / name).rglob("*") if path.is_file()}
         installed = prefix / "share/unifygeo_ros" / name
         assert {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()} == expected
+
+
+def test_a_checkout_in_the_root_folder_has_its_demo_in_itself():
+    assert shipped_folder("demo", Path("/u/unifygeo_ros/demo/command.py")) == Path("/u/demo")
 
 
 def test_every_package_of_the_source_is_installed(prefix):

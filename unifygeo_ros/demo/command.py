@@ -6,15 +6,25 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-INSTALLED_SHARE = Path(__file__).resolve().parents[5] / "share" / "unifygeo_ros"
-"""Of pip and of colcon: PREFIX/lib/python3.*/site-packages/unifygeo_ros/demo/command.py."""
+THIS_FILE = Path(__file__).resolve()
 
 
-def shipped_folder(name: str) -> Path:
-    """A folder that ships with the package, `demo` or `models`: in the checkout, or below share/ of an installation."""
-    in_checkout = REPOSITORY / name
-    return in_checkout if in_checkout.is_dir() else INSTALLED_SHARE / name
+def shipped_folder(name: str, module: Path = THIS_FILE) -> Path:
+    """A folder that ships with the package, `demo` or `models`.
+
+    Args:
+        name: of the folder.
+        module: this file: CHECKOUT/unifygeo_ros/demo/command.py, or, installed by pip or colcon,
+            PREFIX/lib/python3.*/site-packages/unifygeo_ros/demo/command.py.
+
+    Returns:
+        The folder of the checkout if it is there, else of PREFIX/share/unifygeo_ros.
+    """
+    package = module.parent.parent
+    in_checkout = package.parent / name
+    if in_checkout.is_dir() or package.parent.name not in ("site-packages", "dist-packages"):
+        return in_checkout
+    return package.parents[3] / "share" / "unifygeo_ros" / name
 
 
 def add_command(subparsers: Any) -> None:
