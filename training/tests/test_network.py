@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import TOWNS_ATTO
+from small_runs import SMALL, TOWNS_ATTO
 
-from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_training.checkpoint import load_published, our_name, published_name, read_tensors
 from unifygeo_training.model import NetworkConfig, UnifyGeo
 from unifygeo_training.model.encoder import Aggregator
@@ -179,3 +179,24 @@ def test_the_rows_of_cvusa_and_cvact_need_not_fill_the_last_cell():
     network = UnifyGeo(config).eval()
     ground = network.encode_ground(torch.zeros(1, 140, 320, 3, dtype=torch.uint8))
     assert [level.shape[1] for level in ground.levels] == [320, 160, 80, 40]
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "regnety_002", "convnextv2_atto"])
+def test_trunks_of_other_families_give_the_same_pyramid(backbone: str) -> None:
+    config = SMALL.model_copy(update={"backbone": backbone, "ground_width": 256, "ground_height": 64})
+    network = UnifyGeo(config).eval()
+    assert [size for _, size in network.pyramid_shape] == [2, 4, 8, 16]
+    ground = network.encode_ground(torch.zeros(1, 64, 256, 3, dtype=torch.uint8))
+    aerial = network.encode_aerial(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    assert [tuple(map_.shape[1:]) for map_ in aerial.pyramid] == [(c, s, s) for c, s in network.pyramid_shape]
+    assert [level.shape[1] for level in ground.levels] == [c for c, _ in network.pyramid_shape]
+    assert network.decode(ground.levels, aerial.pyramid).logits.shape == (1, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "why"),
+    [("resnet18000", "resnet18000.*Unknown model"), ("vit_tiny_patch16_224", r"strides .* not \(4, 8, 16\)")],
+)
+def test_a_trunk_that_does_not_fit_is_one_error(backbone: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        UnifyGeo(SMALL.model_copy(update={"backbone": backbone}))

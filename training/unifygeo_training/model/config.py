@@ -19,11 +19,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class NetworkConfig(BaseModel):
     """Shape of the network. The defaults are the published one (384 × 768 ground, 384 × 384 aerial).
 
-    backbone: any ConvNeXt of timm, with its pretrained tag if it has one; its first three stages are the shared
-    encoder. ground_elevation_*_deg: what the panorama's rows cover, edge to edge. metres_per_pixel: of the aerial
-    image as it enters the network. output_stride: aerial pixels for one pixel of the distribution D.
-    layer_scale: initial layer scale of all ConvNeXt blocks that start at random, 0.1 for training from scratch;
-    pretrained weights bring their own. aggregator: "average" is the paper's ablation without the feature aggregator.
+    backbone: a convolutional model of timm with maps at 1/4, 1/8 and 1/16 (ConvNeXt, ResNet, RegNet, EfficientNet, …),
+    with its pretrained tag if it has one; the stages that make these maps are the shared encoder.
+    ground_elevation_*_deg: what the panorama's rows cover, edge to edge. metres_per_pixel: of the aerial image as it
+    enters the network. output_stride: aerial pixels for one pixel of the distribution D. layer_scale: initial layer
+    scale of all ConvNeXt blocks that start at random, 0.1 for training from scratch; pretrained weights bring their
+    own. aggregator: "average" is the paper's ablation without the feature aggregator.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -7,12 +7,16 @@ from typing import Any, Literal
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import is_model_in_modules
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
-from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_training.model.config import NetworkConfig
 from unifygeo_training.model.layers import EPS, ChannelNorm32, GeM, LayerNorm32, unit_length
+
+STRIDES = (4, 8, 16)
+"""Pixels of the image for one cell of the trunk's maps."""
 
 
 class Head(nn.Module):
@@ -74,23 +78,27 @@ class Branch(nn.Module):
     """Ground or aerial branch; both have this shape and share no weights."""
 
     def __init__(self, config: NetworkConfig, *, pretrained: bool) -> None:
-        """pretrained: trunk and both heads start from timm's weights, else at random.
+        """pretrained: trunk and both heads start from timm's weights, else at random. The heads are ConvNeXt blocks:
+        with a trunk of another family they start at random in any case.
 
-        Raises InputError where the weights cannot be had.
+        Raises:
+            InputError: the weights cannot be had.
+            ConfigurationError: timm has no such trunk, or its maps are not those of `features`.
         """
         super().__init__()
-        layout = {
-            "conv_mlp": False,  # linear layers on NHWC: the published layout, whatever the member's own default
-            "ls_init_value": config.layer_scale,
-        }
-        self.trunk = _timm_model(
-            config.backbone, pretrained=pretrained, features_only=True, out_indices=(0, 1, 2), **layout
-        )
+        convnext = _is_convnext(config.backbone)
+        layout: dict[str, Any] = {}
+        if convnext:
+            layout = {
+                "conv_mlp": False,  # linear layers on NHWC: the published layout, whatever the member's own default
+                "ls_init_value": config.layer_scale,
+            }
+        self.trunk = _trunk(config.backbone, pretrained=pretrained, **layout)
         self.channels: tuple[int, ...] = tuple(self.trunk.feature_info.channels())
         self.fine_head = Head(self.channels[-1], config.layer_scale)
         self.semantic_head = Head(self.channels[-1], config.layer_scale)
         self.aggregator = Aggregator(2 * self.channels[-1], kind=config.aggregator)
-        if pretrained:
+        if pretrained and convnext:
             stage = _timm_model(config.backbone, pretrained=True, num_classes=0, **layout).stages[3]
             for head in (self.fine_head, self.semantic_head):
                 head.load_stage(stage)
@@ -113,6 +121,29 @@ class Branch(nn.Module):
     def descriptor(self, sixteenth: Tensor) -> Tensor:
         """F¹ → global descriptor v (N, C), float32, unit length."""
         return self.aggregator(self.semantic_head(sixteenth))
+
+
+def _is_convnext(backbone: str) -> bool:
+    """Whether a timm model has the blocks of `Head`. ConvNeXt V2 has others."""
+    name = backbone.partition(".")[0]
+    return is_model_in_modules(name, ["convnext"]) and not name.startswith("convnextv2")
+
+
+def _trunk(backbone: str, *, pretrained: bool, **options: Any) -> Any:
+    """The stages of a timm model that give maps at 1/4, 1/8 and 1/16, as a module."""
+    problem = "its last four maps cannot be taken"
+    try:
+        trunk = _timm_model(backbone, pretrained=pretrained, features_only=True, out_indices=(-4, -3, -2), **options)
+        strides = tuple(trunk.feature_info.reduction())
+        if strides == STRIDES:
+            return trunk
+        problem = f"its maps have the strides {strides}, not {STRIDES}"
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # timm's, for names and for such models
+        problem = str(error) or problem
+    raise ConfigurationError(
+        f"network.backbone {backbone}: {problem}; take a convolutional model of timm with four stages, "
+        "such as convnext_atto or resnet18"
+    )
 
 
 def _timm_model(backbone: str, *, pretrained: bool, **options: Any) -> Any:
