@@ -99,9 +99,8 @@ def write_index(
         done = min(partial.shards * region.settings.shard_tiles, total)
         if done:
             logger.info("%s: going on after %d of %d tiles", partial.folder, done, total)
-        bar = stack.enter_context(
-            tqdm(total=total, initial=done, desc="Encoding tiles", unit="tile", disable=not progress)
-        )
+        hidden = None if progress else True  # None: shown on a terminal only
+        bar = stack.enter_context(tqdm(total=total, initial=done, desc="Encoding tiles", unit="tile", disable=hidden))
         # One thread writes, so that the disk's flushes do not hold up the encoder; one shard waits at most.
         writer = stack.enter_context(ThreadPoolExecutor(1, "index-writer"))
         writing: Future[None] | None = None

@@ -35,6 +35,8 @@ REMAPS = {"image/compressed": IMAGE_TOPIC, "odometry": ODOMETRY_TOPIC, "imu": IM
 CLOSE_M = 5.0
 SAME_M = 0.01
 """A live fix and the replay's fix of the same image agree if they are no further apart."""
+MISSING_SHARE = 0.1
+"""If the node gives so many fewer fixes than the replay, images were dropped."""
 
 
 def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
@@ -69,7 +71,7 @@ def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
     )
     print()
     print(live_table(live, _live_errors_m(live, data / BAG, index)))
-    print(f"live against replay: {_agreement(live, output / 'fixes.frames.jsonl')}")
+    print(_agreement(live, output / "fixes.frames.jsonl", rate))
     print(verdict(summary))
     print(
         "\nThe model learned from procedural towns alone, and this town was not among them: the numbers say that the\n"
@@ -137,7 +139,7 @@ def _drive(bag: Path, parameters: Path, index: Path, model: Path, rate: float, l
     process = NodeProcess(parameters, log, overrides=overrides, remaps=REMAPS)
     try:
         images = Bag(bag).topics[IMAGE_TOPIC].count
-        with tqdm(total=images, unit="image", desc="   drive") as bar:
+        with tqdm(total=images, unit="image", desc="   drive", disable=None) as bar:
 
             def show(published: int, fixes: int) -> None:
                 bar.set_postfix_str(f"{fixes} fixes", refresh=False)
@@ -160,8 +162,8 @@ def _live_errors_m(live: LiveDrive, bag_path: Path, index: TileIndex) -> dict[in
     return errors
 
 
-def _agreement(live: LiveDrive, frames: Path) -> str:
-    """How the live fixes compare with the replay's, image by image."""
+def _agreement(live: LiveDrive, frames: Path, rate: float) -> str:
+    """How the live fixes compare with the replay's, image by image, and why if they are much fewer."""
     replayed = {
         frame.outcome.stamp_ns: frame.outcome for frame in read_frames(frames) if isinstance(frame.outcome, Fix)
     }
@@ -170,8 +172,15 @@ def _agreement(live: LiveDrive, frames: Path) -> str:
         math.hypot(live.fixes[s].east_m - replayed[s].east_m, live.fixes[s].north_m - replayed[s].north_m) for s in both
     ]
     same = sum(distance <= SAME_M for distance in apart_m)
-    return (
-        f"{same} of {len(both)} common fixes are the same to {SAME_M * 100:g} cm "
+    missing = len(replayed.keys() - both)
+    text = (
+        f"live against replay: {same} of {len(both)} common fixes are the same to {SAME_M * 100:g} cm "
         f"(largest difference {max(apart_m, default=0.0):.2f} m); "
-        f"{len(live.fixes.keys() - both)} only live, {len(replayed.keys() - both)} only in the replay"
+        f"{len(live.fixes.keys() - both)} only live, {missing} only in the replay"
     )
+    if missing > MISSING_SHARE * len(replayed):
+        text += (
+            f"\nThe node did not keep up: it dropped images, since this machine is busy or slow for a drive at "
+            f"{rate:g} times its pace. Try `unifygeo demo --rate {max(rate / 4, 0.1):g}`."
+        )
+    return text

@@ -184,9 +184,8 @@ def _replay_with_progress(
     results: ResultFile,
 ) -> None:
     images = min(topics.image.count, request.max_frames or topics.image.count)
-    with tqdm(
-        total=images, unit="image", desc="replay", disable=request.quiet or results.complete, file=sys.stderr
-    ) as bar:
+    hidden = True if request.quiet or results.complete else None  # None: shown on a terminal only
+    with tqdm(total=images, unit="image", desc="replay", disable=hidden, file=sys.stderr) as bar:
         fixes = 0
 
         def advance(result: FrameResult) -> None:
