@@ -35,13 +35,11 @@ LATENCY_WINDOW = 300
 MIN_LATENCIES = 10
 """Latencies of fewer images are not judged: the first ones of a busy machine are slow."""
 
+_IMAGE = "_image"
 FAULTY_IMAGES = {
-    RejectionReason.BLACK_IMAGE: "black",
-    RejectionReason.FROZEN_IMAGE: "frozen",
-    RejectionReason.BLURRED_IMAGE: "blurred",
-    RejectionReason.BAD_IMAGE: "unusable",
+    reason: reason.value.removesuffix(_IMAGE) for reason in RejectionReason if reason.value.endswith(_IMAGE)
 }
-"""Rejections that tell of the camera, and the word for such images."""
+"""Rejections that tell of the camera, by their names, and the word for such images: black_image, "black"."""
 
 
 @dataclass
