@@ -54,7 +54,6 @@ def test_every_message_arrives_in_order_and_the_clock_is_monotone(tmp_path, node
     write_bag(tmp_path / "bag")
     player = BagPlayer(node, tmp_path / "bag", rate=4.0)
     assert player.duration_s == pytest.approx((COUNT - 1) * PERIOD_NS / 1e9, abs=1e-6)
-    assert player.message_counts == {"/camera/image/compressed": COUNT}
     images, clock = [], []
     other = rclpy.create_node("listener", context=node.context)
     other.create_subscription(CompressedImage, "/camera/image/compressed", images.append, QoSProfile(depth=50))

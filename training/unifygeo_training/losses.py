@@ -13,7 +13,8 @@ from torch import Tensor
 from unifygeo_training.distributed import gathered, rank
 
 MATCHING_TEMPERATURE = 0.1
-POSITIVE_THRESHOLD = 1e-2  # of the Gaussian label, whose peak is 1
+POSITIVE_THRESHOLD = 1e-2
+"""Threshold on the Gaussian label, whose peak is 1: pixels above it are positives."""
 LABEL_SMOOTHING = 0.1
 MAX_SCALE = 100.0
 

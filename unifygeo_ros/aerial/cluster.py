@@ -32,7 +32,8 @@ from unifygeo_ros.core.geodesy import Datum
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_ros.inference.select import CPU_BACKENDS, open_engines
 
-_IN_FLIGHT = 2  # shards handed to each worker: one in work, one waiting
+_IN_FLIGHT = 2
+"""Shards handed to each worker: one in work, one waiting."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from unifygeo_ros.aerial.index import TileIndex
 from unifygeo_ros.core.arrays import Float64, Int64
 from unifygeo_ros.core.errors import ConfigurationError
 
-_PIXELS = 512  # of the longer side of the map that is drawn
-_PICTURED = 400  # tiles shown with their own pixels at most
+_PIXELS = 512
+"""Length of the longer side of the drawn map."""
+_PICTURED = 400
+"""At most this many tiles are drawn with their own pixels."""
 
 
 def draw_coverage(index: TileIndex, path: Path) -> None:

@@ -26,11 +26,16 @@ from unifygeo_ros.aerial.raster import apply
 from unifygeo_ros.core.arrays import Bool, Int64, UInt8
 from unifygeo_ros.core.errors import InputError
 
-_GRID_TOLERANCE_PX = 0.01  # files whose pixels lie this close to each other's grid share it
-_OPEN_FILES = 64  # for each thread
-_NEARLY_BLACK = 4  # see _known_where_nothing_is_stated
-_SAMPLE_PIXELS = 512  # rows and columns of each file's sample for the percentiles
-_MOST_BLOCKS = 1 << 21  # asking for one takes 17 µs
+_GRID_TOLERANCE_PX = 0.01
+"""Files whose pixels are this close to one common grid are read as one raster."""
+_OPEN_FILES = 64
+"""Limit of open files for each thread."""
+_NEARLY_BLACK = 4
+"""Largest value of a fill pixel; see `_known_where_nothing_is_stated`."""
+_SAMPLE_PIXELS = 512
+"""Rows and columns of each file's sample for the percentiles."""
+_MOST_BLOCKS = 1 << 21
+"""Limit of the blocks that are queried one by one; a query takes 17 µs."""
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _OTHER_COLOURS = {
     *(ColorInterp.cyan, ColorInterp.magenta, ColorInterp.yellow, ColorInterp.black),

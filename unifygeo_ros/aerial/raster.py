@@ -33,7 +33,8 @@ from unifygeo_ros.inference.bundle import AerialSpec
 MAX_AFFINE_RESIDUAL_PX = 0.1
 """Largest distance, in raster pixels, between a tile's true place and its affine approximation."""
 
-_EDGE_POINTS = 17  # along each edge of a footprint, whose straight edges are curves in the map
+_EDGE_POINTS = 17
+"""Points along each edge of a footprint: its straight edges are curves in the map."""
 _CHUNK_POINTS = 1 << 20
 _STRIP_PIXELS = 1 << 22
 

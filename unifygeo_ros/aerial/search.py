@@ -33,10 +33,13 @@ GPU_SCRATCH_BYTES = 64 << 20
 GPU_MOST_CANDIDATES = 2048
 """FAISS selects no more than these on a GPU; for more, the CPU searches."""
 
-_PROBED = 10  # candidates compared with the CPU's when a GPU search is opened
+_PROBED = 10
+"""Number of candidates that are compared with the CPU's when a GPU search is opened."""
 _TRAINING_POINTS = 262_144
-_PROBES = 64  # inverted lists visited
-_REFINED = 32  # times k: codes whose descriptors are compared exactly, at least _REFINED_AT_LEAST
+_PROBES = 64
+"""Number of inverted lists that a query visits."""
+_REFINED = 32
+"""For k results, k times this many descriptors are compared exactly, and at least `_REFINED_AT_LEAST`."""
 _REFINED_AT_LEAST = 512
 _ADD_BLOCK = 65_536
 

@@ -27,7 +27,8 @@ METRES_PER_PIXEL: Mapping[str, float] = {
 """Of the tiles as they come, 640 × 640 pixels."""
 
 _TILE_NAME = re.compile(r"satellite_(-?\d+\.\d+)_(-?\d+\.\d+)\.(?:png|jpg)")
-_SCALE_TOLERANCE = 1.5  # between the data set's metres per pixel and the model's
+_SCALE_TOLERANCE = 1.5
+"""Largest factor between the data set's metres per pixel and the model's."""
 
 
 class VigorCity:

@@ -26,7 +26,8 @@ from unifygeo_ros.motion.samples import (
     roll_pitch_yaw,
 )
 
-_X_Y_YAW = np.ix_((0, 1, 5), (0, 1, 5))  # of x, y, z, about x, about y, about z
+_X_Y_YAW = np.ix_((0, 1, 5), (0, 1, 5))
+"""Rows and columns x, y, yaw of a pose covariance (x, y, z, about x, about y, about z)."""
 
 
 def stamp_ns(header: Any) -> int:

@@ -19,10 +19,10 @@ from unifygeo_ros.core.time import parts_from_stamp
 UNKNOWN_HEIGHT_VARIANCE_M2 = 100.0
 UNKNOWN_TILT_VARIANCE_RAD2 = 1.0
 
-# diagnostic_msgs/DiagnosticStatus
 LEVEL_OK = 0
 LEVEL_WARN = 1
 LEVEL_ERROR = 2
+"""Levels of diagnostic_msgs/DiagnosticStatus."""
 
 _FAULTS = frozenset(
     {
@@ -34,7 +34,7 @@ _FAULTS = frozenset(
         RejectionReason.NO_HEADING,
     }
 )
-"""Rejections that someone has to mend; the others are the answer "not here, not now"."""
+"""Rejections caused by a fault that needs intervention; the others only say that this image gives no fix."""
 
 
 def quaternion_of_yaw(yaw_rad: float) -> tuple[float, float, float, float]:

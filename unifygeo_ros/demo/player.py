@@ -59,11 +59,6 @@ class BagPlayer:
         """Length of the bag in its own time."""
         return s_from_ns(self._reader.end_time - self._reader.start_time)
 
-    @property
-    def message_counts(self) -> dict[str, int]:
-        """Messages by topic played."""
-        return {c.topic: c.msgcount for c in self._connections}
-
     def wait_for_subscribers(
         self, topic: str, timeout_s: float, while_waiting: Callable[[], None] = lambda: None
     ) -> None:

@@ -26,7 +26,8 @@ MAX_TILE_PIXELS = 1 << 24
 MAX_FILE_BYTES = 1 << 30
 """Most bytes of an image file. MAX_PIXELS pixels without compression would take 0.75 GiB."""
 
-_OPAQUE = 0.5  # share of the largest alpha value from which a pixel counts as known
+_OPAQUE = 0.5
+"""Share of the largest alpha value from which a pixel counts as known."""
 
 
 def read_bytes(path: Path | str, remedy: str) -> bytes:

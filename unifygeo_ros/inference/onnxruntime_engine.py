@@ -20,8 +20,8 @@ from unifygeo_ros.inference.onnx_providers import Provider, provider_options
 
 logger = logging.getLogger(__name__)
 
-# ONNX Runtime's names of element types. Only these three cross the borders of a bundle's graphs.
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
+"""ONNX Runtime's names of the element types that the graphs of a bundle have as inputs and outputs."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """TensorRT's two libraries under one set of names.
 
-* ``tensorrt``: on a Jetson the system's (10.3 in JetPack 6), elsewhere NVIDIA's package; up to TensorRT 11.
+* ``tensorrt``: on a Jetson the system's (10.3 in JetPack 6), on other machines NVIDIA's package; up to TensorRT 11.
 * ``tensorrt_rtx``: TensorRT for RTX, which installs from PyPI. It builds without a GPU, for a compute capability.
 
 They share one Python API but for three points: `tensorrt` keeps the timings of a build, `tensorrt_rtx` the kernels that
@@ -24,13 +24,13 @@ from unifygeo_ros.inference.engine import BackendUnavailable
 
 logger = logging.getLogger(__name__)
 
-OLDEST = (10, 3)  # of `tensorrt`: what JetPack 6 brings
+OLDEST = (10, 3)
+"""Oldest supported version of `tensorrt`: that of JetPack 6."""
 
-# Module names by backend, in the order in which they are tried, and the remedy where none is there.
 MODULES = {
     "tensorrt": (
         ("tensorrt",),
-        "on a Jetson use the system's Python packages (docs/how-to/jetson.md), elsewhere "
+        "on a Jetson use the system's Python packages (docs/how-to/jetson.md), on other machines "
         "`pip install tensorrt-cu13` or cu12",
     ),
     "tensorrt_rtx": (
@@ -38,6 +38,7 @@ MODULES = {
         "`pip install tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs`",
     ),
 }
+"""For each backend the module names, in the order in which they are tried, and the remedy if none is installed."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Library:
         return self.backend == "tensorrt_rtx"
 
     def logger(self) -> Any:
-        """The library's logger, which writes to ours; `last_error` is its last message of that kind."""
+        """The library's logger, which writes to this module's; `last_error` is its last message of that kind."""
         log = _logger(self.module)
         log.last_error = ""
         return log

@@ -34,7 +34,8 @@ from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.fixes import PoseEstimate, build_fix
 
 MAX_HYPOTHESES = 8
-_LEAST_WEIGHT = 0.01  # of a hypothesis
+_LEAST_WEIGHT = 0.01
+"""Hypotheses of less weight are left out."""
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,10 @@ mean colour of ImageNet, near 0 after the networks' normalisation; the training'
 MIN_TILT_RAD = 2e-3
 """Smaller tilts are not corrected: a quarter of a row of the largest ground input, 384 rows for 180°."""
 
-_WHOLE_ROWS = 0.02  # the level way takes elevations this near to whole rows; 2% of a row is invisible
-_WHOLE_COLUMNS = 1 / 64  # a roll this near to whole columns is made of whole columns
+_WHOLE_ROWS = 0.02
+"""The shortcut for level images needs elevations within this many rows of a whole row; 2% of a row is invisible."""
+_WHOLE_COLUMNS = 1 / 64
+"""A shift within this many columns of a whole number is made as a whole number of columns."""
 _SHARPNESS_WIDTH = 512
 _MASK_WIDTH = 1024
 

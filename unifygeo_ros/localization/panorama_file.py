@@ -18,7 +18,8 @@ from unifygeo_ros.images.metadata import Crop, PanoramaMetadata, read_metadata
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.localization.panorama import FILL_RGB
 
-_SCALE_TOLERANCE = 0.01  # between the two axes of a resized image
+_SCALE_TOLERANCE = 0.01
+"""Largest relative difference between the scales of the two axes of a resized image."""
 
 
 @dataclass(frozen=True)

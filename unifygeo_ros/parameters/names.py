@@ -16,8 +16,10 @@ RETIRED = {"camera.z_m": "the camera's height never had an effect; remove the li
 """Parameters of earlier versions, and what to do about them."""
 
 _GROUPS = frozenset(name.partition(".")[0] for name in PARAMETERS if "." in name)
-_ALIKE = 0.6  # difflib's ratio from which a name is suggested
-_MEANT = 0.8  # ... and from which an unknown name in a section for several nodes is taken for a slip
+_ALIKE = 0.6
+"""Least similarity (difflib's ratio) at which a name is suggested."""
+_MEANT = 0.8
+"""Least similarity at which an unknown name in a section for several nodes is reported as a spelling mistake."""
 
 
 def nearest_name(name: str) -> str | None:

@@ -11,7 +11,8 @@ from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.covariance import semi_major_sigma
 from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection
 
-_HEIGHT = 384  # of the tile; the camera's strip is as wide as both tiles together
+_HEIGHT = 384
+"""Height of a drawn tile in pixels; the camera's strip is as wide as two tiles."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 

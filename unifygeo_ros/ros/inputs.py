@@ -36,8 +36,10 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
-IMAGE_QUEUE = 5  # the inbox keeps one; the rest is for the executor to take and count
-MOTION_QUEUE = 200  # a second of a fast IMU, should the executor be late
+IMAGE_QUEUE = 5
+"""The inbox keeps one image; the queue lets the executor receive and count the others."""
+MOTION_QUEUE = 200
+"""One second of a fast IMU, for when the executor is late."""
 INITIAL_POSE = "initial pose"
 
 

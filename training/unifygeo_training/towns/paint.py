@@ -12,7 +12,8 @@ from unifygeo_ros.core.arrays import Bool, Float64
 
 Colour = tuple[float, float, float]
 
-_SHIFT = 5  # fractional bits of OpenCV's coordinates
+_SHIFT = 5
+"""Fractional bits of OpenCV's coordinates."""
 
 FREE_M = 0.5
 """Pixel of the raster of taken ground."""

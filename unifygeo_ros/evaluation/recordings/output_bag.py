@@ -32,8 +32,10 @@ _POSE = "geometry_msgs/msg/PoseWithCovarianceStamped"
 _NAVSATFIX = "sensor_msgs/msg/NavSatFix"
 _DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 
-_UNKNOWN_YAW_VARIANCE_RAD2 = (np.pi**2) / 3  # of an angle that may be any
-_EXACT_M2 = 1e-9  # robot_localization raises smaller variances to this
+_UNKNOWN_YAW_VARIANCE_RAD2 = (np.pi**2) / 3
+"""Variance of an angle that is uniform over the circle."""
+_EXACT_M2 = 1e-9
+"""Variance of an exact value: robot_localization raises smaller variances to this."""
 
 
 class _Messages:

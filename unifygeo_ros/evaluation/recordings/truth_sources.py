@@ -18,8 +18,10 @@ from unifygeo_ros.evaluation.recordings.truth import Recording
 from unifygeo_ros.motion.samples import roll_pitch_yaw
 
 _UNKNOWN = np.full((2, 2), np.nan)
-_NO_FIX = -1  # sensor_msgs/NavSatStatus: STATUS_NO_FIX
-_COVARIANCE_UNKNOWN = 0  # sensor_msgs/NavSatFix: COVARIANCE_TYPE_UNKNOWN
+_NO_FIX = -1
+"""sensor_msgs/NavSatStatus: STATUS_NO_FIX."""
+_COVARIANCE_UNKNOWN = 0
+"""sensor_msgs/NavSatFix: COVARIANCE_TYPE_UNKNOWN."""
 
 
 class Sample(NamedTuple):

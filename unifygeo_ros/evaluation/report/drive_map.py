@@ -21,7 +21,8 @@ from unifygeo_ros.evaluation.metrics.drive import Drive
 from unifygeo_ros.evaluation.metrics.summary import Judged
 from unifygeo_ros.evaluation.report.figures import reason_colour
 
-IMAGE_PIXELS = 1800  # of the longer side
+IMAGE_PIXELS = 1800
+"""Length of the longer side of the map image."""
 MARGIN_M = 25.0
 MAX_ELLIPSES = 1500
 _ERROR_COLOURS = ((1.0, "#2dc937"), (3.0, "#99c140"), (5.0, "#e7b416"), (10.0, "#db7b2b"), (math.inf, "#cc3232"))

@@ -61,7 +61,8 @@ _STYLE: Any = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
-_MANY_POINTS = 4000  # above, points are drawn as pixels inside the SVG
+_MANY_POINTS = 4000
+"""More points than this are drawn as pixels inside the SVG."""
 
 
 def reason_colour(reason: str) -> str:
