@@ -161,7 +161,7 @@ def situations() -> list[Situation]:
 
 @dataclass(frozen=True)
 class Kept:
-    """An output by its key; computed only where somebody needs it."""
+    """An output by its key; computed only on demand."""
 
     key: bytes
     make: Callable[[], Any]

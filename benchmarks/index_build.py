@@ -2,8 +2,8 @@
 
 Network of the published size with random weights, ONNX Runtime on the CPU, a compressed GeoTIFF at half the model's
 metres per pixel in another CRS than the map's. The share of the build's time during which the encoder runs must be at
-least 90%: reading, warping, packing and writing happen beside it. The network is made and exported here (a minute)
-unless --bundle gives one exported before. Exits with 1 when the limit is missed.
+least 90%: reading, warping, packing and writing happen at the same time. The network is made and exported here (a
+minute) unless --bundle gives one exported before. Exits with 1 when the limit is missed.
 """
 
 from __future__ import annotations

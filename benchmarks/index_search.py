@@ -10,8 +10,8 @@ Descriptors are random unit vectors of the published width, the tile table is re
 search reads, are sparse files of the right length.
 
 `--recall N` measures the inverted file instead: how many of the exact five nearest of N tiles it finds, and how much
-faster. Its descriptors are made so that tiles look alike as exp(−d²/2ℓ²) of their distance d, ℓ half a tile, half of
-each descriptor's length being noise of its own; queries are tiles with as much noise again.
+faster. Its descriptors are made so that the similarity of tiles is exp(−d²/2ℓ²) of their distance d, ℓ half a tile,
+half of each descriptor's length being noise of its own; queries are tiles with as much noise again.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ def write_laps(bag: Path, images: int) -> float:
                 last_ns = recorded_ns + number * lap_ns
                 message = later(message, number * lap_ns)
                 if connection.topic == ODOMETRY:
-                    told = odometry_sample(message)
-                    here = start.then(Pose(told.x_m, told.y_m, told.yaw_rad))
+                    sample = odometry_sample(message)
+                    here = start.then(Pose(sample.x_m, sample.y_m, sample.yaw_rad))
                     message = moved_to(message, here)
                 written += connection.topic == IMAGES
                 bar.update(connection.topic == IMAGES)

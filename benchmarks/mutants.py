@@ -56,7 +56,7 @@ def score(name: str, folder: Path, sample: int, seed: int, timeout_s: float) -> 
     """Mutation score of one module in percent, None where it has no mutants; prints the survivors."""
     module, tests = MODULES[name]
     tree, session, config = folder / "tree", folder / f"{name}.sqlite", folder / f"{name}.toml"
-    shutil.copy(ROOT / module, tree / module)  # whole, whatever a killed run left there
+    shutil.copy(ROOT / module, tree / module)  # in case a killed run left a mutant there
     config.write_text(
         CONFIG.format(module=module, timeout=timeout_s, python=sys.executable, tests=" ".join(tests)), encoding="utf-8"
     )

@@ -5,7 +5,7 @@ The node runs as a process of its own; this one publishes JPEGs of 1920×960 pix
 newest is kept, so there is no queue that could grow); the node's memory and its slope after a minute and a half, when
 all buffers have been used; latencies by stage over the last 300 frames.
 
-What the node adds to decoding and localizing is told in processor time, which a busy machine does not distort:
+What the node adds to decoding and localizing is measured in processor time, which a busy machine does not distort:
 `own_cpu` of the worker for a localized frame (session, messages, their publication), and the main thread's for an image
 sent (with three IMU samples, services and diagnostics).
 
@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--height", type=int, default=960, help="rows of the images; twice as many columns")
     parser.add_argument("--bundle", type=Path, help="model bundle (with --index and --panorama)")
     parser.add_argument("--index", type=Path)
-    parser.add_argument("--panorama", type=Path, help="a JPEG to show in place of the made-up world")
+    parser.add_argument("--panorama", type=Path, help="a JPEG to show instead of the synthetic world")
     parser.add_argument("--cycles", type=int, default=0, help="disable and enable that often afterwards")
     args = parser.parse_args()
     print(describe_machine("rclpy", "onnxruntime", "numpy"))

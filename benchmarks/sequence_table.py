@@ -17,7 +17,7 @@ Settings are chosen on validation drives (towns 900 to 999), never on those of t
         --sweep accuracy_correlation_m=2,4,8 --sweep correlation_m=5,10 drives/900 drives/901
 
 tries all combinations. A drive is one draw of the odometry's scale, of its drift and of the IMU's bias, and ANEES over
-a few drives says little; `--redraw` adds replays of each drive with these errors drawn anew, the images as they are.
+a few drives says little; `--redraw` adds replays of each drive with these errors drawn again, the images as they are.
 """
 
 from __future__ import annotations

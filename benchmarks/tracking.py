@@ -2,7 +2,7 @@
 
     python benchmarks/tracking.py
 
-Three tables. The first and the last run the real tracker on made-up observations of a moving camera (the network is
+Three tables. The first and the last run the real tracker on synthetic observations of a moving camera (the network is
 not run: its cost does not depend on the tracker). Times are CPU times of one thread, so that a busy machine does not
 change them.
 
@@ -258,7 +258,7 @@ class Mixture:
 
 
 def images_of(side_m: int, seed: int, count: int) -> list[tuple[tuple[int, int], Evidence, np.ndarray]]:
-    """Moves, evidence and truths: a place that looks alike for the first half, outliers, spurious answers."""
+    """Moves, evidence and truths: an ambiguous place for the first half, outliers, spurious answers."""
     rng = np.random.default_rng(seed)
     truth, alias = np.array([side_m * 0.4, side_m * 0.4]), np.array([side_m * 0.3, side_m * 0.1])
     images = []

@@ -174,7 +174,7 @@ def judge(
     whole, workers = sum(stages.values()), config.hardware.workers
     print(f"{config.network.backbone}, batches of {config.batch_size}, {config.hardware.precision}:")
     for stage, seconds in {**preparing, **stages}.items():
-        share = "on one core, beside it" if stage in preparing else f"{seconds / whole:.1%} of a step"
+        share = "on one core, in parallel" if stage in preparing else f"{seconds / whole:.1%} of a step"
         print(
             f"  {stage:16} {config.batch_size / seconds:10.1f} pairs a second {1e3 * seconds:8.1f} ms a batch, {share}"
         )

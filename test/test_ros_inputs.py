@@ -52,8 +52,8 @@ def test_sources_that_never_speak_are_reported_soon_after_activation(region, tmp
         status = vehicle.wait_for_status("inputs", lambda s: s.level == b"\x01", "silent sources")
         assert time.monotonic() - active_s < 2.0
         assert status.message == (
-            "no imu since activation on /imu (nobody publishes it): the heading is searched; no odometry since "
-            "activation on /odometry (nobody publishes it): motion is guessed from tracker.speed_m_s"
+            "no imu since activation on /imu (no publisher): the heading is searched; no odometry since "
+            "activation on /odometry (no publisher): motion is guessed from tracker.speed_m_s"
         )
         vehicle.show(region.panorama(PLACE))
         outcome = vehicle.wait_for_status("localization", lambda s: "last.heading_source" in values(s), "outcome")

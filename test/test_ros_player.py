@@ -94,7 +94,7 @@ def test_what_cannot_be_played_is_refused(tmp_path, node):
     with pytest.raises(ConfigurationError, match="rate is 0"):
         BagPlayer(node, tmp_path / "bag", rate=0.0)
     player = BagPlayer(node, tmp_path / "bag")
-    with pytest.raises(ConfigurationError, match="nobody subscribed"):
+    with pytest.raises(ConfigurationError, match="had no subscriber"):
         player.wait_for_subscribers("/camera/image/compressed", 0.1)
     with pytest.raises(ConfigurationError, match="does not hold /image"):
         player.wait_for_subscribers("/image", 0.1)

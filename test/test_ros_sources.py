@@ -51,7 +51,7 @@ def test_a_silent_source_is_reported_within_two_seconds_with_its_topic_and_what_
     watch = watch_of(session__heading_source="imu", session__mode="sequence")
     assert problems(watch, START_S + 0.5) == []
     assert problems(watch, START_S + 1.0, {"/imu": 0, "/odometry": 2}) == [
-        "no imu since activation on /imu (nobody publishes it): the heading is searched",
+        "no imu since activation on /imu (no publisher): the heading is searched",
         "no odometry since activation on /odometry (2 publishers): motion is guessed from tracker.speed_m_s",
     ]
 

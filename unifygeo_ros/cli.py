@@ -1,4 +1,5 @@
-"""The command `unifygeo`: each subcommand lives beside the flow it starts, in a module with `add_command(subparsers)`.
+"""The command `unifygeo`: each subcommand is defined next to the code it starts, in a module with
+`add_command(subparsers)`.
 
 Modules of subcommands import what is heavy only when they run, so `unifygeo --help` answers at once.
 """

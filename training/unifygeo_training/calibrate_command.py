@@ -41,7 +41,7 @@ def add_command(subparsers: Any) -> None:
     parity.add_argument("checkpoint", type=Path, help="the checkpoint or the weights that the bundle was made from")
     parity.add_argument("bundle", type=Path, help="the bundle")
     parity.add_argument("data", type=Path, help="a cached town to take images from, or the root of a data set")
-    parity.add_argument("--output", type=Path, help="the report (default: BUNDLE.parity.json, beside the bundle)")
+    parity.add_argument("--output", type=Path, help="the report (default: BUNDLE.parity.json, next to the bundle)")
     parity.add_argument("--pairs", type=int, default=64, help="(default: %(default)s)")
     _add_data_options(parity)
     parity.set_defaults(run=_parity)

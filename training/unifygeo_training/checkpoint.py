@@ -17,7 +17,7 @@ from unifygeo_ros.core.errors import InputError
 from unifygeo_training.model.config import NetworkConfig
 from unifygeo_training.model.network import UnifyGeo
 
-# The published names and ours, as pairs of prefixes. Complete in both directions: every tensor name starts with
+# Pairs of prefixes: the published name, this network's name. Complete in both directions: every tensor name starts with
 # exactly one entry of its side; what follows the prefix is the same on both sides.
 _BRANCH = (
     ("encoder.model.", "trunk."),
@@ -60,7 +60,7 @@ _PREFIXES: tuple[tuple[str, str], ...] = (
 
 
 def our_name(published: str) -> str | None:
-    """Our name of a published tensor, None if there is none."""
+    """This network's name of a published tensor, None if there is none."""
     return _rename(published, _PREFIXES)
 
 

@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand. An error that the user can mend is one line on stderr and exit status 2."""
+    """Run a subcommand. An error that the user can correct is one line on stderr and exit status 2."""
     program = "unifygeo-train"
     try:
         options = build_parser().parse_args(arguments)

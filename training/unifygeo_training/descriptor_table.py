@@ -45,7 +45,7 @@ class _Views(Dataset[dict[str, npt.NDArray[Any]]]):
 def describe(
     network: UnifyGeo, pairs: ComparablePairs, config: FitConfig, fabric: Fabric, step: int
 ) -> DescriptorTable:
-    """The table that belongs to a step. To be called by all ranks alike.
+    """The table that belongs to a step. Every rank must call it.
 
     It depends on the weights, the config and the step alone: a run that resumes at this step makes the same one.
     Raises UnifyGeoError where a descriptor is not finite.

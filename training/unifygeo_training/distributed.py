@@ -34,7 +34,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone(
             memory_format=torch.contiguous_format
-        )  # collectives take a tensor's memory as it lies, whatever its strides
+        )  # collectives read a tensor's memory in order and ignore its strides
         torch.distributed.all_reduce(total)
         return total[rank() * ctx.count : (rank() + 1) * ctx.count]
 

@@ -91,7 +91,7 @@ class DecoderGraph(nn.Module):
 
 @dataclass(frozen=True)
 class BundleText:
-    """What the manifest says beside numbers."""
+    """The texts of the manifest."""
 
     name: str
     licence: str

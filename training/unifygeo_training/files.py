@@ -15,7 +15,7 @@ from typing import BinaryIO
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A stream whose content replaces the file `path` at the end, on the disk before it has the name.
 
-    A kill leaves the old or the new file, and `.NAME.part` beside it, which the next call overwrites.
+    A kill leaves the old or the new file, and `.NAME.part` in the same folder, which the next call overwrites.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -32,8 +32,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait until no other process works on `path`, then hold it. The lock is the file `.NAME.lock` beside it, and ends
-    with its process."""
+    """Wait until no other process works on `path`, then hold it. The lock is the file `.NAME.lock` in the same folder,
+    and ends with its process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     while True:

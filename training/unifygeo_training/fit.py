@@ -128,7 +128,8 @@ class Run:
         self.table: DescriptorTable | None = None
 
     def batches(self, pairs: PairSet, first: int, last: int, clock: _Clock) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Steps first … last − 1 with this rank's batches; before some steps the places are described anew."""
+        """Steps first … last − 1 with this rank's batches; before some steps the descriptors of the places are
+        recomputed."""
         hard, start = self.config.hard_negatives, first
         while start < last:
             end, draw = last, pairs.draw
@@ -209,7 +210,7 @@ class Run:
         if changed:
             raise InputError(
                 f"{path} was written with another {', '.join(changed)} than the config says; "
-                "choose another --output to start anew"
+                "choose another --output for a new run"
             )
         self.network.load_state_dict(state["model"], strict=True)
         self.optimiser.load_state_dict(state["optimiser"])

@@ -33,7 +33,7 @@ class PrecisionParity:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The tolerances stand beside the numbers. pairs: how many panoramas, each with its tile."""
+    """Deviations with their tolerances. pairs: how many panoramas, each with its tile."""
 
     weights_sha256: str
     pairs: int

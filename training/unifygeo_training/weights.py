@@ -34,7 +34,7 @@ class Weights:
 
 
 def open_weights(path: Path, network: Path | None = None) -> Weights:
-    """Open weights of any kind, told apart by their content.
+    """Open weights of any kind; the content decides which kind it is.
 
     network: YAML of the network config of a published state dict, where it is not the published one.
     Raises InputError or BundleError where the file or folder is none of the three, or does not fit.

@@ -199,5 +199,5 @@ def _get(ray: Any, references: list[Any]) -> list[Any]:
             raise type(cause)(str(cause)) from None
         raise EngineError(
             f"a worker of the cluster was lost ({' '.join(str(error).split())[:300]}); start the same build again, it "
-            "goes on where it stopped"
+            "resumes where it stopped"
         ) from error

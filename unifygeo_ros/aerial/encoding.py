@@ -27,7 +27,7 @@ MINIMUM_TEXTURE = 1.0
 """Grey levels (standard deviation) under which a tile is of one colour and shows nothing: water, fog, fill."""
 
 Advance = Callable[[int], None]
-"""Told how many more tiles of the plan are done."""
+"""Called with the number of tiles of the plan that were just finished."""
 
 Shards = Generator[Shard, None, None]
 """Closing it stops the threads behind it."""
@@ -112,7 +112,7 @@ def _encode_shard(
     checker: ThreadPoolExecutor,
     advance: Advance,
 ) -> Shard:
-    """tiles: goes on with those of `numbers`."""
+    """tiles: continues with those of `numbers`."""
     kept: list[int] = []
     pngs: list[bytes] = []
     batch: list[UInt8] = []

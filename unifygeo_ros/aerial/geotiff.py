@@ -1,4 +1,4 @@
-"""GeoTIFFs (and whatever else GDAL georeferences) as rasters; files that share a pixel grid become one raster."""
+"""GeoTIFFs (and other formats that GDAL georeferences) as rasters; files that share a pixel grid become one raster."""
 
 from __future__ import annotations
 
@@ -356,14 +356,14 @@ def _rectangles(cells: Bool) -> Iterator[tuple[int, int, int, int]]:
 
 @contextlib.contextmanager
 def _georeference_is_checked_here() -> Iterator[None]:
-    """Without rasterio's warning beside the error of `_inspect`."""
+    """Without rasterio's warning, which would repeat the error of `_inspect`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         yield
 
 
 def _shares_grid(one: _File, other: _File) -> bool:
-    """Whether the pixels of both lie on one grid, and are read alike."""
+    """Whether the pixels of both lie on one grid and are read in the same way."""
     if (one.crs_wkt, one.bands, one.dtype, one.palette) != (other.crs_wkt, other.bands, other.dtype, other.palette):
         return False
     # Across the other file the two grids may drift apart by no more than the tolerance.

@@ -57,8 +57,8 @@ class Imagery(Protocol):
         ...
 
     def describe(self) -> Mapping[str, Any]:
-        """For the manifest: kind, file names, CRS, metres per pixel. No paths and no times: the same imagery elsewhere
-        makes the same index."""
+        """For the manifest: kind, file names, CRS, metres per pixel. No paths and no times: the same imagery in another
+        folder makes the same index."""
         ...
 
     def fingerprint(self) -> str:

@@ -76,9 +76,9 @@ class VerifiedRows:
 class TileIndex:
     """An opened index. Safe for reading from several threads.
 
-    manifest: what the index says of itself. frame: the map frame. centres_m: float64 (n, 2), east and north of the tile
-    centres, mapped, read-only. descriptors: float32 (n, C). match_maps: float16 (n, S, S, C_0), unit length along the
-    last axis. Both are taken by tile ids and verified when they are.
+    manifest: the description stored in the index. frame: the map frame. centres_m: float64 (n, 2), east and north of
+    the tile centres, mapped, read-only. descriptors: float32 (n, C). match_maps: float16 (n, S, S, C_0), unit length
+    along the last axis. Both are taken by tile ids and verified when they are.
     """
 
     def __init__(self, path: Path, manifest: IndexManifest, search_device: str = "auto", gpu: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""What an index says of itself, and the layout of its files (docs/reference/index_format.md)."""
+"""The manifest of an index, and the layout of its files (docs/reference/index_format.md)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class IndexManifest:
-    """All that an index says of itself.
+    """The manifest of an index.
 
     weights_sha256, model: of the bundle that made it. encoder: backend and precision. datum: of the map frame.
     tile_size: rows = columns. stride_m: distance of neighbouring tile centres, None where they lie as the data set has

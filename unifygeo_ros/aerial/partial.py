@@ -74,7 +74,7 @@ class _State:
 class PartialIndex:
     """Writes OUTPUT.partial and turns it into OUTPUT. One process at a time; a context manager.
 
-    plan: everything that decides the bytes of the index. An interrupted build goes on only under the same plan.
+    plan: everything that decides the bytes of the index. An interrupted build resumes only under the same plan.
     """
 
     def __init__(self, output: Path, plan: Mapping[str, Any]) -> None:
@@ -304,7 +304,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
             free = shutil.disk_usage(parent).free / 1e6
             raise ConfigurationError(
                 f"{folder}: the disk is full ({error.strerror}, {free:.0f} MB free); free space and start the same "
-                "build again, it goes on where it stopped"
+                "build again, it resumes where it stopped"
             ) from error
         raise ConfigurationError(
             f"{folder}: cannot be written ({error}); give an output in a folder that can"

@@ -326,7 +326,7 @@ def _choose_level(raster: Raster, metres_per_pixel: float) -> RasterLevel:
             f"{COARSEST * metres_per_pixel:.4g} m ({COARSEST:g} times the {metres_per_pixel:.4g} m it was trained at); "
             "get finer imagery or a model trained on coarser"
         )
-    # 1 % of tolerance: a level of the model's own resolution serves it, whatever the rounding of the CRS.
+    # 1 % of tolerance: a level of the model's own resolution serves it despite the rounding of the CRS.
     fine_enough = [i for i, resolution in enumerate(resolutions) if resolution <= metres_per_pixel * 1.01]
     return levels[fine_enough[-1] if fine_enough else 0]
 

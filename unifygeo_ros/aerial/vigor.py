@@ -60,7 +60,7 @@ class VigorCity:
         return f"{self._folder.resolve()} {len(status)} {total} {last}"
 
     def tiles(self, frame: LocalFrame, aerial: AerialSpec, stride: float) -> VigorTiles:
-        """stride has no meaning here: the tiles lie where the data set has them."""
+        """stride is ignored: the data set gives the positions of the tiles."""
         metres_per_pixel = self._scale() * SIZE / aerial.size
         ratio = metres_per_pixel / aerial.metres_per_pixel
         if not 1 / _SCALE_TOLERANCE <= ratio <= _SCALE_TOLERANCE:

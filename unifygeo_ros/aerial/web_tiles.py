@@ -113,7 +113,7 @@ class _Zoom:
             tile = decode_rgba(self._store.read(self.zoom, x % across, y), name)
             if tile.shape[:2] != (side, side):
                 raise InputError(
-                    f"{name}: {tile.shape[1]}x{tile.shape[0]} pixels, the others have {side}; make all alike"
+                    f"{name}: {tile.shape[1]}x{tile.shape[0]} pixels, the others have {side}; give all tiles one size"
                 )
             top, left = y * side - row, x * side - column
             first_row, first_column = max(top, 0), max(left, 0)

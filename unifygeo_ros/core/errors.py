@@ -7,7 +7,7 @@ shown to a user as it is. A *rejection* of an image is not an error: it is the v
 
 
 class UnifyGeoError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and correct."""
 
 
 class ConfigurationError(UnifyGeoError):

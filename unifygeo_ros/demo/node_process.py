@@ -60,7 +60,7 @@ class NodeProcess:
             raise EngineError(f"the node ended with status {status}; the end of {self._log}:\n{tail}")
 
     def wait(self, timeout_s: float) -> int:
-        """Its status when it has ended by itself. Raises subprocess.TimeoutExpired."""
+        """Wait for the process to end, and return its status. Raises subprocess.TimeoutExpired."""
         return self._process.wait(timeout_s)
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = STOP_TIMEOUT_S) -> int:

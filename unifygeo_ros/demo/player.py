@@ -62,9 +62,9 @@ class BagPlayer:
     def wait_for_subscribers(
         self, topic: str, timeout_s: float, while_waiting: Callable[[], None] = lambda: None
     ) -> None:
-        """Return as soon as somebody listens to a topic. Raises ConfigurationError after timeout_s.
+        """Return as soon as a topic has a subscriber. Raises ConfigurationError after timeout_s.
 
-        while_waiting: called again and again, to notice what makes waiting useless; its errors pass through.
+        while_waiting: called repeatedly; an error that it raises ends the waiting.
         """
         if topic not in self._publishers:
             raise ConfigurationError(f"the bag does not hold {topic}, only {', '.join(sorted(self._publishers))}")
@@ -72,7 +72,7 @@ class BagPlayer:
         while self._publishers[topic].get_subscription_count() == 0:
             while_waiting()
             if time.monotonic() > deadline:
-                raise ConfigurationError(f"nobody subscribed to {topic} within {timeout_s:g} s; is the node active?")
+                raise ConfigurationError(f"{topic} had no subscriber within {timeout_s:g} s; is the node active?")
             time.sleep(0.02)
 
     def play(self, before: MessageHook = _nothing, after: MessageHook = _nothing) -> None:

@@ -23,7 +23,7 @@ def _add_replay(subparsers: Any) -> None:
         "replay",
         help="localize a recorded drive and judge the fixes",
         description="Run the localizer over a bag (rosbag2 folder, .mcap, .db3, or rosbag1 .bag) as the node would, "
-        "write a bag with fixes and ground truth, and a report. Started again, an interrupted replay goes on where it "
+        "write a bag with fixes and ground truth, and a report. Started again, an interrupted replay resumes where it "
         "stopped. Topics are found by type where only one serves.",
     )
     replay.add_argument("bag", type=Path, metavar="BAG", help="the recorded drive")
@@ -36,7 +36,7 @@ def _add_replay(subparsers: Any) -> None:
         required=True,
         type=Path,
         metavar="OUT.mcap",
-        help="bag of fixes, diagnostics and ground truth (no ending: a rosbag2 folder); results lie beside it",
+        help="bag of fixes, diagnostics and ground truth (no ending: a rosbag2 folder); results are written next to it",
     )
     replay.add_argument("--report", type=Path, metavar="REPORT.html", help="write the report, and its numbers as .json")
     replay.add_argument("--image-topic", metavar="TOPIC", help="Image or CompressedImage")
@@ -98,7 +98,7 @@ def _replay(args: argparse.Namespace) -> int:
     except OSError as error:  # what is read has errors of its own: this is a full or read-only disk
         raise InputError(
             f"{error.filename or args.output}: cannot be written ({error.strerror or error}); free some space or "
-            "choose another --output and --report. What is done is kept: the same command goes on from there"
+            "choose another --output and --report. Finished images are kept: the same command resumes from there"
         ) from error
     print(verdict(summary))
     print(summary.setup)

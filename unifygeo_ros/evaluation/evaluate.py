@@ -51,8 +51,8 @@ class ReplayRequest:
         truth_file: TUM or CSV trajectory in place of a topic.
         settings: Of the node. Its camera, localizer, session and tracker act as on the vehicle, as do the engine's and
             camera_frame, base_frame, map_frame and input_frames; what concerns ROS topics and lifecycle does not.
-        output: The bag. The results that a replay is resumed from lie beside it.
-        report: HTML file; its numbers lie beside it as JSON. None: no report.
+        output: The bag. The results that a replay resumes from are in the same folder.
+        report: HTML file; its numbers are written next to it as JSON. None: no report.
         restart: Replace the results that are there.
     """
 
@@ -218,7 +218,7 @@ def _identity(
     index: TileIndex,
     engines: str,
 ) -> dict[str, Any]:
-    """What the results depend on, without paths: the same files elsewhere are the same."""
+    """What the results depend on, without paths: moving the files changes nothing."""
     names = {
         "image": topics.image,
         "truth": topics.truth,
@@ -256,7 +256,7 @@ def _identity(
 
 
 def _fingerprint(files: list[Path]) -> str:
-    """SHA-256 of each file's size, first and last MiB: a bag of a day is told from another without reading it all."""
+    """SHA-256 of each file's size, first and last MiB: distinguishes large bags without reading them whole."""
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size

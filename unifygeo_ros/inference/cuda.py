@@ -45,7 +45,7 @@ def load_driver() -> ModuleType:
 class CudaDevice:
     """One GPU: its primary context (the one TensorRT uses), one stream of its own, and memory on it.
 
-    Every engine of a set shares the device, hence the stream: what one leaves in memory the next may read without
+    All engines of a set share the device and the stream: what one leaves in memory the next may read without
     waiting, because the stream runs in order.
     """
 

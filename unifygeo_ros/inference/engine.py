@@ -21,7 +21,7 @@ class BackendUnavailable(EngineError):
 class ResidentArray(Protocol):
     """An output left where the engine computed it, for a later `run` of an engine of the same set.
 
-    It belongs to the caller: it stays valid until the engines are closed, whatever runs in between, and its memory is
+    It belongs to the caller: it stays valid until the engines are closed, and its memory is
     freed with the last reference to it.
     """
 

@@ -5,8 +5,8 @@ repeats those facts together with the SHA-256 of the rest. A file that does not 
 bytes do not have that hash, is treated as missing.
 
 An engine is code: the GPU runs it, and a library that was not made for hostile input reads it. The checksum protects
-against damage only, since whoever can write a file can write its checksum. So folder and files must belong to the user
-(or to root) and be writable by nobody else.
+against damage only, since anyone who can write a file can write its checksum. So folder and files must belong to the
+user (or to root) and must not be writable by others.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class EngineCache:
 
 
 def make_trusted_folder(folder: Path, *, private: bool = False) -> None:
-    """Make a folder of compiled engines for the user alone, whatever the umask, or check the one that is there.
+    """Make a folder of compiled engines for the user alone, regardless of the umask, or check the one that is there.
 
     Args:
         folder: The folder.

@@ -31,8 +31,8 @@ PROVIDERS = {
 INSTALL = {
     "onnx_cpu": "pip install onnxruntime",
     "onnx_cuda": "pip install onnxruntime-gpu in its place",
-    "onnx_tensorrt": "pip install onnxruntime-gpu in its place, and TensorRT's libraries beside it",
-    "onnx_tensorrt_rtx": "pip install onnxruntime-ep-nv-tensorrt-rtx beside onnxruntime 1.24 or newer",
+    "onnx_tensorrt": "pip install onnxruntime-gpu instead of onnxruntime, and TensorRT's libraries",
+    "onnx_tensorrt_rtx": "pip install onnxruntime-ep-nv-tensorrt-rtx in addition to onnxruntime 1.24 or newer",
 }
 """Remedy by backend where its provider is not there."""
 
@@ -92,7 +92,7 @@ def _plugin_devices(name: str) -> list[Any]:
     """The plugin's devices, its library registered first. Raises BackendUnavailable."""
     try:
         plugin = importlib.import_module(PLUGIN)
-    except Exception as error:  # ImportError, and whatever its own loading of libraries raises
+    except Exception as error:  # ImportError, and the errors of its own loading of libraries
         raise BackendUnavailable(f"{PLUGIN} cannot be imported ({error}); {INSTALL['onnx_tensorrt_rtx']}") from error
     if not hasattr(onnxruntime, "register_execution_provider_library"):
         raise BackendUnavailable(

@@ -94,7 +94,7 @@ def build_plan(
         plan = builder.build_serialized_network(network, config)
     except EngineError:
         raise
-    except Exception as error:  # whatever the bindings throw: TypeError of a null builder, RuntimeError, …
+    except Exception as error:  # the bindings raise TypeError (a null builder), RuntimeError, …
         raise EngineError(f"{onnx_path}: {library.backend} cannot build it ({error}); {log.last_error}") from error
     if plan is None:
         raise EngineError(f"{onnx_path}: {library.backend} {library.version} cannot build it; {log.last_error}")

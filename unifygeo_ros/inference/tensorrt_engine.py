@@ -499,6 +499,6 @@ class TensorRTEngine:
         if content and content != self._stored_runtime_cache:
             try:
                 self._cache.store(self._runtime_cache_key, content)
-            except EngineError as error:  # the next start compiles them again, nothing else is lost
+            except EngineError as error:  # the next start compiles them again
                 logger.warning("%s: compiled kernels are not kept: %s", self._graph, error)
             self._stored_runtime_cache = content

@@ -79,7 +79,7 @@ _LOGGERS: dict[int, Any] = {}
 
 
 def _logger(module: Any) -> Any:
-    """One logger for each library and process, never freed: TensorRT goes on using the first that it was given."""
+    """One logger for each library and process, never freed: TensorRT keeps using the first one that it was given."""
     if id(module) in _LOGGERS:
         return _LOGGERS[id(module)]
     levels = {

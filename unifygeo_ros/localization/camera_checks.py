@@ -1,7 +1,7 @@
 """Is an image of the right aspect really an equirectangular panorama?
 
 A dual-fisheye stream and a stretched pinhole image have the aspect of a full sphere too, and the network finds a
-place for them too. Two properties tell them apart, whatever the camera's orientation and whatever it sees:
+place for them too. Two properties distinguish them, for every orientation of the camera and every scene:
 
 * **Poles.** A row at the angle θ from the top or bottom edge of a sphere is a circle of circumference 2π sin θ,
   stretched over the whole width. What is θ wide for a camera is 1 / sin θ times as wide in the row, so near the poles

@@ -23,8 +23,8 @@ UNIFORM_YAW_VARIANCE = math.pi**2 / 3
 class MotionNoise:
     """How wrong the odometry is. All are standard deviations, except the persistence.
 
-    The error of scale is a coordinate of the belief. Beside it position and yaw drift as random walks along the way, so
-    that variances add up however a path is cut into steps.
+    The error of scale is a coordinate of the belief. In addition position and yaw drift as random walks along the way,
+    so that variances add up however a path is cut into steps.
     """
 
     scale: float = 0.02

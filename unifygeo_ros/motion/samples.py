@@ -285,7 +285,7 @@ class MotionBuffer(Generic[SampleT]):
         return samples
 
     def runs(self, first_ns: int, last_ns: int) -> list[list[SampleT]]:
-        """All that is known of the motion from one stamp to another: as `span`, but one list for each stretch between
+        """The motion from one stamp to another: as `span`, but one list for each stretch between
         gaps, none longer than what was measured."""
         samples: list[SampleT] = []
         first, last = self.at(first_ns), self.at(last_ns)

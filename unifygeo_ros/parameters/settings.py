@@ -1,6 +1,6 @@
 """The node's settings, all groups of them: what ROS parameters are made from. Imports no ROS.
 
-Settings that only the node has are in `NodeConfig`; the others keep their home beside the code that they steer and
+Settings that only the node has are in `NodeConfig`; the others are defined next to the code that uses them and
 become parameters with the group's prefix: `camera.x_m`, `localizer.gate_sigma_m`, `session.heading_source`,
 `tracker.outlier`.
 """
@@ -110,7 +110,7 @@ class NodeConfig:
     )
     debug_image_period_s: float = setting(
         0.0,
-        "shortest time between two ~/debug_image/compressed messages, made while somebody listens; 0: none",
+        "shortest time between two ~/debug_image/compressed messages, made while there are subscribers; 0: none",
         minimum=0.0,
         maximum=3600.0,
         live=True,

@@ -3,7 +3,7 @@
 Not with diagnostic_updater: it is not on PyPI, and would replace only the few lines of `_status`.
 
 Everything may be called from any thread. Levels: OK means that the thing works, WARN that it works but not with the
-last input, ERROR that no fix can come until somebody acts.
+last input, ERROR that no fix can come until the fault is repaired.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _IMAGE = "_image"
 FAULTY_IMAGES = {
     reason: reason.value.removesuffix(_IMAGE) for reason in RejectionReason if reason.value.endswith(_IMAGE)
 }
-"""Rejections that tell of the camera, by their names, and the word for such images: black_image, "black"."""
+"""Rejections caused by the camera, found by their names, and the word for such images: black_image, "black"."""
 
 
 @dataclass

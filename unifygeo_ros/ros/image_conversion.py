@@ -78,7 +78,7 @@ class CvBridgeConversion:
         check_raw_image(message.data, message.encoding, message.height, message.width, message.step)
         try:
             pixels = self._bridge.imgmsg_to_cv2(message, desired_encoding="rgb8")
-        except Exception as error:  # CvBridgeError, and whatever its binary raises
+        except Exception as error:  # CvBridgeError, and the errors of its C++ part
             raise InputError(f"cv_bridge cannot convert {message.encoding} to rgb8: {error}") from error
         return CameraImage(np.ascontiguousarray(pixels, np.uint8), stamp_ns(message.header))
 

@@ -1,4 +1,4 @@
-"""Files → a session ready to localize, step by step, so that a node that is told to stop can stop in between."""
+"""Files → a session ready to localize, step by step, so that a node can stop between two steps."""
 
 from __future__ import annotations
 

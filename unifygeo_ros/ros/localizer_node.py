@@ -10,7 +10,7 @@ from typing import Callable
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM. Returns the exit status."""
-    # ROS and the libraries take a second or more to import; whoever interrupts that has nothing to clean up.
+    # ROS and the libraries take a second or more to import; an interrupt during that time leaves nothing to clean up.
     _on_signals(lambda *_: os._exit(0))
     import rclpy
     from rclpy.executors import SingleThreadedExecutor

@@ -47,11 +47,11 @@ STOP_TIMEOUT_S = 5.0
 """How long the node waits for the end of an image, or of a step of loading, when it has to stop."""
 
 SIGNAL_PERIOD_S = 0.05
-"""How often a transition that waits for the loader looks whether the process was told to stop."""
+"""How often a transition that waits for the loader checks whether the process was asked to stop."""
 
 
 class _Stopped(Exception):
-    """The process was told to stop while a model was loading."""
+    """The process was asked to stop while a model was loading."""
 
 
 Transition = Callable[["LocalizerNode", LifecycleState], TransitionCallbackReturn]
@@ -139,7 +139,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         self._health.state("inactive", model=identity)
         jump_ns = ns_from_s(self._settings.session.time_jump_s)
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-jump_ns), on_clock_change=True)
-        # The session forgets the drive by itself when images jump back; the clock may say so before any image does.
+        # The session restarts when the stamps of images jump back; the clock may jump before an image arrives.
         self._jump_handle = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
         return TransitionCallbackReturn.SUCCESS
 
@@ -223,7 +223,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self.trigger_activate()
 
     def close(self) -> None:
-        """Free everything, whatever the state."""
+        """Free everything, in any state."""
         self._unload()
 
     def _load(self) -> Loaded:

@@ -22,7 +22,7 @@ def declare_parameters(node: Node) -> None:
             its name is unknown and nearly that of a parameter. Other unknown names may be another node's, from a
             section for all nodes; the log names them.
     """
-    # rclpy keeps the overrides that reached the node here, and passes over those that nobody declares.
+    # rclpy keeps the overrides that reached the node here, and ignores those that are never declared.
     overrides = getattr(node, "_parameter_overrides", {})
     check_names(overrides, only_ours=False)
     for name in overrides:
@@ -43,7 +43,7 @@ def read_settings(node: Node) -> Settings:
 
 
 def changed_settings(settings: Settings, parameters: list[Parameter], *, configured: bool) -> Settings:
-    """The settings after a request to set parameters; those that are not ours are left to rclpy.
+    """The settings after a request to set parameters; parameters of rclpy itself are left to rclpy.
 
     configured: whether a model is loaded, and so only live settings may change. Raises ConfigurationError.
     """

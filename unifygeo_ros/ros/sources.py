@@ -149,7 +149,7 @@ class SourceWatch:
             if other in self._records:
                 wanted = f"in the frame {source.frame!r}" if source.frame else "in a frame other than map_frame"
                 return f"no odometry {wanted} since activation, only in another, on {source.topic}"
-            known = {None: "", 0: " (nobody publishes it)"}.get(publishers, f" ({publishers} publishers)")
+            known = {None: "", 0: " (no publisher)"}.get(publishers, f" ({publishers} publishers)")
             return f"no {name} since activation on {source.topic}{known}"
         if not record.accepted:
             assert record.last_refusal is not None

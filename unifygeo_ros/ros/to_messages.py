@@ -37,7 +37,7 @@ def check_fix(fix: Fix, last_stamp_ns: int | None) -> None:
     """Last look at a fix before it is published. last_stamp_ns: of the fix before.
 
     Raises PublicationError unless everything is finite, the covariance is symmetric and positive definite, and time
-    went on: robot_localization takes a NaN into its state and never recovers.
+    advanced: robot_localization takes a NaN into its state and never recovers.
     """
     numbers = (fix.east_m, fix.north_m, fix.latitude_deg, fix.longitude_deg, fix.yaw_rad)
     if not all(map(math.isfinite, numbers)):

@@ -121,7 +121,7 @@ class Worker:
 
     def _publish(self, fix: Fix) -> bool:
         """Let a fix out if the guard lets it pass. Returns whether it did."""
-        # Where time went back the session started anew, and the fixes may, too.
+        # After time has gone back the session has restarted, so an earlier stamp is valid.
         epoch = self._session.status().resets
         last_ns = self._last_fix[1] if self._last_fix is not None and self._last_fix[0] == epoch else None
         try:

@@ -1,4 +1,4 @@
-"""What arrives beside the images: odometry, IMU, an initial pose. One monitor that owns its lock.
+"""The inputs other than images: odometry, IMU, an initial pose. One monitor that owns its lock.
 
 Every method may be called from any thread and holds the lock for well under a millisecond.
 """

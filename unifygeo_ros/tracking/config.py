@@ -77,7 +77,7 @@ class TrackerConfig:
     )
     odometry_walk: float = setting(
         MotionNoise.walk,
-        "drift of the odometry's position beside its scale, standard deviation in metres per √metre",
+        "drift of the odometry's position in addition to its scale error, standard deviation in metres per √metre",
         minimum=0.0,
         maximum=10.0,
         acts="mode sequence",
@@ -120,7 +120,7 @@ class TrackerConfig:
     )
     restart_probability: float = setting(
         3e-4,
-        "probability that the vehicle was carried elsewhere between two",
+        "probability that the vehicle was carried to another place between two",
         minimum=1e-9,
         maximum=0.5,
         advanced=True,

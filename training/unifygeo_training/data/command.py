@@ -36,7 +36,7 @@ def load_split(
 
 
 def add_split_options(parser: argparse.ArgumentParser) -> None:
-    """What `load_split` and `SplitImages` can be told."""
+    """The options of `load_split` and `SplitImages`."""
     parser.add_argument(
         "--labels", choices=("corrected", "original"), default="corrected", help="VIGOR's label version"
     )

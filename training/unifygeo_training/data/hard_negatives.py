@@ -1,4 +1,4 @@
-"""Hard negatives: batches of places that the network finds alike, after Sample4Geo (Deuser et al., ICCV 2023).
+"""Hard negatives: batches of places with similar descriptors, after Sample4Geo (Deuser et al., ICCV 2023).
 
 A batch is filled anchor by anchor: one place at random, then places whose aerial descriptors are nearest to the
 anchor's ground descriptor. Of a pool of the nearest, one half of what is taken are the very nearest and the other half
@@ -27,9 +27,9 @@ batch. It errs by about 2e-4, rounding of both sides."""
 
 class HardNegativesConfig(BaseModel):
     """from_step: the first batch drawn by descriptor; until then the data set draws, from neighbours. every: steps
-    after which the descriptors are computed anew. pool, take: of the `pool` nearest places `take` join the anchor, half
-    of them the nearest, half at random from the rest. places: how many places, drawn anew each time, are described and
-    make up the batches until the next time; None: all. Describing costs a forward pass of both encoders for each.
+    after which the descriptors are recomputed. pool, take: of the `pool` nearest places `take` join the anchor, half of
+    them the nearest, half at random from the rest. places: how many places, drawn at random each time, are described
+    and make up the batches until the next time; None: all. Describing costs a forward pass of both encoders for each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

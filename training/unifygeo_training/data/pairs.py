@@ -35,7 +35,7 @@ class PairSet(Protocol):
 
 
 class Batches(Dataset[dict[str, npt.NDArray[Any]]]):
-    """Item s is the complete batch of step s: a run that resumes at step s goes on as if it had never stopped."""
+    """Item s is the complete batch of step s: a run that resumes at step s continues as if it had never stopped."""
 
     def __init__(
         self,

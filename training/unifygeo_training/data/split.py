@@ -27,7 +27,7 @@ class CrossViewSplit:
     and lower edge of the panorama files. gallery: m aerial files, north up, square.
     tiles: int64 (n, 1 + s), gallery rows; column 0 the positive, the others the semi-positives or NO_TILE.
     offsets_px: float64 (n, 1 + s, 2), the camera relative to the centre of each of those tiles as (down, right), in
-    pixels of tile_size; NaN beside NO_TILE. A camera may lie outside a tile that is labelled semi-positive.
+    pixels of tile_size; NaN where the tile is NO_TILE. A camera may lie outside a tile that is labelled semi-positive.
     tile_size: rows = columns of the aerial files. metres_per_pixel: float64 (m,), at tile_size; NaN where unknown.
     gallery_lat_lon: float64 (m, 2) degrees, tile centres; ground_lat_lon: float64 (n, 2); NaN where unknown.
     """

@@ -72,7 +72,7 @@ def read_labels(file: Path) -> list[LabelRow]:
 def load_vigor(root: Path, area: Area, part: Part, *, labels: Labels = "corrected") -> CrossViewSplit:
     """The queries of one split and its gallery, which is every tile of the split's cities.
 
-    labels: the version, told by comparing the labels with the coordinates in the file names, not by the folder.
+    labels: the version, found by comparing the labels with the coordinates in the file names, not by the folder.
     Image files are not touched; `unifygeo-train check-data` looks at them.
 
     Raises InputError for labels of the other version alone, a missing folder or list, a malformed row, or a label that
@@ -108,7 +108,7 @@ def load_vigor(root: Path, area: Area, part: Part, *, labels: Labels = "correcte
             ground_lat_lon=_positions(ground, r",(-?[\d.]+),(-?[\d.]+),"),
         )
         disagreement_m = label_disagreement_m(split)
-        found: Labels = "original" if disagreement_m > CORRECTED_WITHIN_M else "corrected"  # NaN: cannot be told
+        found: Labels = "original" if disagreement_m > CORRECTED_WITHIN_M else "corrected"  # NaN: unknown
         if found == labels or np.isnan(disagreement_m):
             return split
         seen.append(f"{root / label_folder} has {found} ones ({disagreement_m:.2f} m off the coordinates in the names)")

@@ -1,1 +1,1 @@
-"""How good a network is: every metric on a gallery of any size, and the paper's tables to lay beside it."""
+"""How good a network is: every metric on a gallery of any size, and the paper's tables for comparison."""

@@ -1,4 +1,4 @@
-"""Judgements as text and JSON, in the layout of the paper's Tables I–VII so that one can be laid beside the other."""
+"""Judgements as text and JSON, in the layout of the paper's Tables I–VII so that both can be compared line by line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def to_json(judgement: Judgement, checkpoint: str, ablation: Ablation) -> str:
         "format_version": FORMAT_VERSION,
         "checkpoint": checkpoint,
         "ablation": dataclasses.asdict(ablation),
-        **dataclasses.asdict(dataclasses.replace(judgement, results=None)),  # those are arrays, saved beside it
+        **dataclasses.asdict(dataclasses.replace(judgement, results=None)),  # arrays, in their own file
     }
     del content["results"]
     for part in _untrained(ablation):

@@ -90,7 +90,7 @@ class Branch(nn.Module):
         layout: dict[str, Any] = {}
         if convnext:
             layout = {
-                "conv_mlp": False,  # linear layers on NHWC: the published layout, whatever the member's own default
+                "conv_mlp": False,  # linear layers on NHWC: the published layout; timm's defaults differ
                 "ls_init_value": config.layer_scale,
             }
         self.trunk = _trunk(config.backbone, pretrained=pretrained, **layout)

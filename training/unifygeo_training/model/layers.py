@@ -1,4 +1,4 @@
-"""Pieces that are computed in float32 whatever the precision around them (bf16 autocast, fp16 export)."""
+"""Layers that are always computed in float32, also under bf16 autocast and in an fp16 export."""
 
 from __future__ import annotations
 

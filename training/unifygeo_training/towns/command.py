@@ -43,7 +43,7 @@ def add_command(subparsers: Any) -> None:
     orthophoto.add_argument("--output", type=Path, required=True, help="the file, .tif")
     orthophoto.set_defaults(run=_orthophoto)
 
-    picture = commands.add_parser("picture", help="show panoramas of a town beside the places where they were taken")
+    picture = commands.add_parser("picture", help="show panoramas of a town next to the tiles where they were taken")
     picture.add_argument("--seed", type=int, required=True)
     picture.add_argument("--panoramas", type=int, default=4, help="(default: %(default)s)")
     picture.add_argument("--output", type=Path, required=True, help="the file, .png")

@@ -1,4 +1,4 @@
-"""A picture to judge a town by: from above, and panoramas beside the tiles around their cameras."""
+"""An overview picture of a town: seen from above, and panoramas next to the tiles around their cameras."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ OBJECT = np.dtype(
         ("trim", np.float64),  # 0 none, 1 bands between storeys, 2 balconies, 3 ribbon windows
     ]
 )
-"""One solid; also a numba record type, hence no nested arrays."""
+"""One solid; also a numba record type, which cannot hold nested arrays."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Wheel odometry and an IMU with honest noise, from the true motion."""
+"""Wheel odometry and an IMU simulated from the true motion, with noise of the declared size."""
 
 from __future__ import annotations
 

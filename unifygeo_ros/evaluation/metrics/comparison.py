@@ -171,7 +171,7 @@ def _difference(
     a, b = (float(statistic(run, everything)[0]) for run in runs)
     if np.isnan(a) or np.isnan(b):
         return Difference(name, unit, better, _known(a), _known(b), None)
-    # Both runs are drawn alike: what makes an image hard is hard for both and falls out of the difference.
+    # The same images are drawn from both runs: images that are hard for both cancel in the difference.
     differences = statistic(runs[1], drawn) - statistic(runs[0], drawn)
     differences = differences[~np.isnan(differences)]
     if not len(differences):

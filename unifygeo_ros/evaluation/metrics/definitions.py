@@ -24,7 +24,7 @@ from unifygeo_ros.core.errors import InputError
 DIMENSIONS = 2
 """A fix is a point of the plane."""
 FALSE_FIX_PROBABILITY = 0.999
-"""A true fix lies outside its ellipse of this content once in a thousand times."""
+"""A fix with a correct covariance lies outside its ellipse of this content once in a thousand times."""
 PROTECTION_PROBABILITY = 0.999
 """Content of the ellipse that the protection level encloses."""
 
@@ -253,7 +253,7 @@ def anees_bounds(count: float, confidence: float = 0.95) -> tuple[float, float]:
 def effective_sample_size(values: npt.ArrayLike) -> float:
     """n / (1 + 2 Σ ρ_k), the autocorrelations ρ_k summed up to the first that is not positive; between 1 and n.
 
-    Neighbouring frames see the same houses and err alike, so that n frames are fewer independent trials.
+    Neighbouring frames see the same houses and have correlated errors, so n frames are fewer than n independent trials.
     """
     series = _finite(values, "values")
     count = len(series)
@@ -308,7 +308,7 @@ def major_sigmas(covariances: npt.ArrayLike) -> Float64:
 
 
 def gross_errors(errors: npt.ArrayLike, alert_limit_m: float) -> Bool:
-    """Fixes further from the truth than the alert limit, whatever they declared: bool (n,)."""
+    """Fixes further from the truth than the alert limit, regardless of their covariance: bool (n,)."""
     return np.asarray(_finite(errors, "errors") > alert_limit_m)
 
 
@@ -316,13 +316,14 @@ def false_fixes(errors: npt.ArrayLike, nees: npt.ArrayLike, alert_limit_m: float
     """Fixes that would harm a filter: beyond the alert limit *and* outside their own 99.9% ellipse. bool (n,).
 
     Either condition alone misleads. Outside the ellipse but a metre away is a calibration fault (NEES shows it) that
-    does no harm; far away but inside a wide ellipse is a fix of little value that says so (availability shows it).
+    does no harm; far away but inside a wide ellipse is a fix that declares its little value (availability shows it).
     """
     return gross_errors(errors, alert_limit_m) & (_finite(nees, "NEES") > chi2_quantile(FALSE_FIX_PROBABILITY))
 
 
 def protection_levels(covariances: npt.ArrayLike) -> Float64:
-    """Radius that a fix claims not to exceed but once in a thousand times: K σ_major with K = √χ²₀.₉₉₉(2) = 3.72.
+    """Radius that the error exceeds once in a thousand times if the covariance is correct: K σ_major with K =
+    √χ²₀.₉₉₉(2) = 3.72.
 
     covariances: (n, 2, 2) of the fixes alone, as the robot sees them. A circle of this radius holds the 99.9% ellipse.
     """
@@ -408,8 +409,8 @@ class Interval:
 def block_bootstrap_places(count: int, block: int, draws: int, generator: np.random.Generator) -> Int64:
     """Places for a circular block bootstrap: int64 (draws, count).
 
-    Whole runs of `block` successive frames are drawn, since neighbouring frames err alike and drawing them one by one
-    would make the intervals too narrow (Politis and Romano, 1992).
+    Whole runs of `block` successive frames are drawn, since errors of neighbouring frames are correlated and drawing
+    them one by one would make the intervals too narrow (Politis and Romano, 1992).
     """
     if block < 1:
         raise InputError(f"bootstrap block of {block} frames, must be at least 1")

@@ -1,8 +1,8 @@
 """What a replay leaves behind for each image, and the file that holds it.
 
 The file has one JSON object a line: who made it, then one result an image in the order of the bag, then the end. It is
-flushed after every image, so an interrupted replay goes on where it stopped. Nothing in it depends on the machine's
-clock; latencies go into a second file beside it.
+flushed after every image, so an interrupted replay resumes where it stopped. Nothing in it depends on the machine's
+clock; latencies go into a second file in the same folder.
 """
 
 from __future__ import annotations

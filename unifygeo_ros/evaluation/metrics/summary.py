@@ -74,8 +74,8 @@ class Availability:
 @dataclass(frozen=True)
 class Integrity:
     """Of the judged fixes. false_fix: beyond the alert limit and outside their own 99.9% ellipse. gross_error: beyond
-    the alert limit, whatever they declared. risk_coverage_area: mean risk of a false fix when the fixes are taken in
-    the order of their declared accuracy."""
+    the alert limit, regardless of their covariance. risk_coverage_area: mean risk of a false fix when the fixes are
+    taken in the order of their declared accuracy."""
 
     false_fix: metrics.Share | None
     gross_error: metrics.Share | None
@@ -366,7 +366,7 @@ def read_summary(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); give the JSON that `unifygeo replay` wrote") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: not a {FORMAT} file; give the JSON that `unifygeo replay` wrote beside its report")
+        raise InputError(f"{path}: not a {FORMAT} file; give the JSON that `unifygeo replay` wrote next to its report")
     if content.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
             f"{path}: schema version {content.get('schema_version')}, this release reads {SCHEMA_VERSION}; "

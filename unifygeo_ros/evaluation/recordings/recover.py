@@ -22,7 +22,7 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 class RawMessage(NamedTuple):
-    """One message as it lies in a bag."""
+    """One message as stored in a bag."""
 
     topic: str
     type: str

@@ -157,7 +157,8 @@ class Truth:
         return len(self.stamps_ns)
 
     def at(self, stamp_ns: int) -> TruthPose | None:
-        """The pose at a stamp, None in a gap (or where the lever arm cannot be applied for want of a direction)."""
+        """The pose at a stamp, None in a gap (or where the lever arm cannot be applied because no direction is
+        known)."""
         bracket = self._bracket(stamp_ns)
         if bracket is None:
             return None

@@ -137,7 +137,7 @@ def _number(path: Path, line: int, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{path}:{line}: {text.strip()!r} is not a finite number; mend or remove the line")
+        raise InputError(f"{path}:{line}: {text.strip()!r} is not a finite number; correct or remove the line")
     return value
 
 
@@ -146,7 +146,7 @@ def _nanoseconds(path: Path, line: int, text: str, shift: int) -> int:
     try:
         return int(Decimal(text.strip()).scaleb(shift).to_integral_value())
     except (InvalidOperation, ValueError, OverflowError) as error:
-        raise InputError(f"{path}:{line}: {text.strip()!r} is not a time; mend or remove the line") from error
+        raise InputError(f"{path}:{line}: {text.strip()!r} is not a time; correct or remove the line") from error
 
 
 def _sample_of_pose(header: Any, pose: Any, covariance: Float64) -> Sample | None:

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else to be read."""
+"""The report: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -138,7 +138,8 @@ def consistency_text(consistency: Consistency) -> str:
     if consistency.within_effective_bounds:
         kind = "over-confident" if over else "conservative"
         return (
-            f"the declared covariances look {kind} (ANEES {consistency.anees:.2f}), but neighbouring images err alike: "
+            f"the declared covariances look {kind} (ANEES {consistency.anees:.2f}), but errors of "
+            "neighbouring images are correlated: "
             f"the {consistency.count} fixes are worth about {consistency.effective_count:.0f} independent ones, for "
             "which it is within the 95% bounds."
         )
