@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import cv2
 import pytest
@@ -90,6 +91,17 @@ def test_several_plots_bear_the_images_names(files, capsys, tmp_path):
     paths = (folder / "north.png", folder / "black.png")
     run(capsys, folder, *paths, "--plot", tmp_path / "fix.png", "--heading-deg", 0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fix_black.png", "fix_north.png"]
+
+
+@pytest.mark.parametrize(
+    ("plot", "why"), [("nowhere/fix.png", "no folder .*nowhere; make it"), ("fix.doc", "cannot be drawn into .*doc")]
+)
+def test_a_plot_that_cannot_be_written_is_one_line(files, capsys, tmp_path, plot, why):
+    _, folder = files
+    status, _, err = run(capsys, folder, folder / "north.png", "--plot", tmp_path / plot, "--heading-deg", 0)
+    assert status == 2
+    assert re.search(why, err)
+    assert err.count("\n") == 1
 
 
 def test_mistakes_are_one_line_with_the_limit(files, capsys):

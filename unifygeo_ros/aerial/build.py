@@ -113,7 +113,8 @@ def write_index(
         if partial.tiles == 0:
             raise InputError(
                 f"none of {total} tiles of {side_m:.1f} m is known to {region.settings.minimum_coverage:.0%} and shows "
-                "anything; check the imagery and its nodata value, or lower --minimum-coverage"
+                "anything; check that the imagery is larger than a tile, check its nodata value, or lower "
+                "--minimum-coverage"
             )
         partial.finish(_manifest(region, bundle, encoder_description, partial.tiles, partial.skipped))
         encoded = partial.tiles - before

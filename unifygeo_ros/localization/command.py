@@ -85,6 +85,8 @@ def _locate(args: argparse.Namespace) -> int:
     from unifygeo_ros.localization.localizer import Localizer
 
     config, mount = settings_of(args, LocalizerConfig), settings_of(args, CameraMount)
+    if args.plot is not None and not args.plot.parent.is_dir():
+        raise ConfigurationError(f"--plot {args.plot}: there is no folder {args.plot.parent}; make it, or name another")
     bundle = load_bundle(args.model)
     check_calibrated(bundle, args.accept_uncalibrated)
     index = open_index(args.index, bundle=bundle)

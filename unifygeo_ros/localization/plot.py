@@ -12,6 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Ellipse
 
 from unifygeo_ros.core.covariance import error_ellipse, semi_axes
+from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.geodesy import azimuth_from_yaw, tile_from_map
 from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection
 from unifygeo_ros.localization.localizer import Localizer
@@ -23,7 +24,11 @@ SHOWN_CANDIDATES = 6
 def draw(
     path: Path, localizer: Localizer, image: CameraImage, observation: Observation | Rejection, result: Fix | Rejection
 ) -> None:
-    """Write the picture of one image's observation and result (PNG, PDF, SVG, by the suffix)."""
+    """Write the picture of one image's observation and result (PNG, PDF, SVG, by the suffix).
+
+    Raises:
+        ConfigurationError: The file cannot be written, or its suffix is of no kind of picture.
+    """
     figure = Figure(figsize=(13, 4.2 if isinstance(observation, Rejection) else 11.5), layout="constrained")
     figure.suptitle(_headline(result), fontsize=12)
     if isinstance(observation, Rejection):
@@ -35,7 +40,12 @@ def draw(
         _draw_panorama(rows[0].subplots(), localizer, image, observation)
         _draw_candidates(rows[1], localizer, observation)
         _draw_winner(rows[2], localizer, observation, result)
-    figure.savefig(path, dpi=110)
+    try:
+        figure.savefig(path, dpi=110)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"{path}: cannot be drawn into ({error}); give a .png in a folder that exists and that you may write to"
+        ) from error
 
 
 def _headline(result: Fix | Rejection) -> str:
