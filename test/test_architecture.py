@@ -14,7 +14,7 @@ ROS_PACKAGES = ("ros", "demo")
 """Packages that may import rclpy."""
 
 
-def test_importing_all_but_the_node_and_the_demo_loads_neither_ros_nor_torch():
+def test_imports_outside_the_node_load_neither_ros_nor_torch():
     """In a fresh interpreter, since this one may have loaded anything."""
     modules = [
         module.name

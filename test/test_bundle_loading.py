@@ -149,7 +149,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @FUZZ
 @given(data=st.data())
-def test_odd_values_anywhere(original: ModelBundle, scratch: Path, data: st.DataObject) -> None:
+def test_manifest_with_odd_values_is_read_or_refused(original: ModelBundle, scratch: Path, data: st.DataObject) -> None:
     raw = json.loads(manifest_text(original))
     path = data.draw(st.sampled_from(leaves(raw)[1:]))
     target = raw
@@ -165,7 +165,7 @@ def test_odd_values_anywhere(original: ModelBundle, scratch: Path, data: st.Data
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, "", "null", '{"format": "unifygeo-bundle"}'])
-def test_hostile_json(original: ModelBundle, scratch: Path, text: str) -> None:
+def test_hostile_json_manifest_is_refused(original: ModelBundle, scratch: Path, text: str) -> None:
     assert load_or_refuse(scratch, text.encode()) is None
 
 

@@ -32,7 +32,7 @@ def panorama_of_ground(aerial: np.ndarray, row: float, col: float, mpp: float, h
     return np.where(elevation[:, None, None] < 0, seen, 200).astype(np.uint8)
 
 
-def test_the_bundle_finds_tile_and_place(tmp_path: Path) -> None:
+def test_bundle_matches_tile_and_position(tmp_path: Path) -> None:
     bundle = random_bundle(tmp_path)
     spec, ground = bundle.manifest.aerial, bundle.manifest.ground
     tiles = np.stack([smooth_image(spec.size, seed) for seed in range(8)])

@@ -106,7 +106,7 @@ def test_an_equirectangular_image_and_one_that_shows_nothing_pass(image):
     ],
     ids=["dual fisheye", "pinhole", "quarter"],
 )
-def test_other_projections_of_the_same_world_are_refused_with_value_and_limit(image, words):
+def test_other_projections_are_refused_with_value_and_limit(image, words):
     found = problem(image)
     assert found is not None
     assert words in found

@@ -50,7 +50,7 @@ def test_covariance_problem_names_the_wrong_shape():
     assert covariance_problem(np.eye(3), 2) == "has the shape (3, 3) and not (2, 2)"
 
 
-def test_covariance_problem_accepts_an_exact_value_where_it_need_not_be_definite():
+def test_covariance_problem_accepts_a_semidefinite_matrix_if_allowed():
     assert covariance_problem(np.zeros((2, 2)), 2, definite=False) is None
     assert covariance_problem(np.diag([1.0, 0.0]), 2, definite=False) is None
     assert "at least 0" in covariance_problem(np.diag([1.0, -1e-3]), 2, definite=False)

@@ -82,13 +82,13 @@ def decided(observation, prior=None, config=None, mount=None, centres=((0.0, 0.0
     return decide(observation, found, prior, config, calibration, mount or CameraMount(), FRAME)
 
 
-def test_the_answer_is_the_centre_of_the_most_probable_pixel():
+def test_most_probable_position_is_a_pixel_centre():
     # Row 0 is the northern edge: its centres are 31 m north of the tile's centre.
     d = distribution({(0, 31): 0.6, (31, 0): 0.4}, centre=(100.0, 200.0))
     np.testing.assert_allclose(most_probable_position(d), [131.0, 231.0])
 
 
-def test_the_answer_is_refined_by_the_pixels_around_it():
+def test_answer_position_is_refined_by_neighbouring_pixels():
     # A quarter of the mass one column (2 m) to the east and one row to the south; (10, 10) is at (−11, 11).
     d = distribution({(10, 10): 0.6, (11, 11): 0.2, (20, 20): 0.2})
     np.testing.assert_allclose(most_probable_position(d), [-11.0 + 0.5, 11.0 - 0.5], atol=1e-6)
@@ -97,7 +97,7 @@ def test_the_answer_is_refined_by_the_pixels_around_it():
     np.testing.assert_allclose(most_probable_position(d), [-11.0 + 0.5, 31.0], atol=1e-6)
 
 
-def test_the_second_moment_is_taken_about_the_answer_in_metres():
+def test_second_moment_is_about_the_answer_in_metres():
     # Half the mass at the answer, half 2 columns (4 m) east and 1 row (2 m) south.
     d = distribution({(10, 10): 0.5, (11, 12): 0.5})
     east, north = most_probable_position(d)
@@ -107,13 +107,13 @@ def test_the_second_moment_is_taken_about_the_answer_in_metres():
     np.testing.assert_allclose(second_moment_m2(d, east, north, 4.0), pixel, atol=1e-5)
 
 
-def test_a_gaussian_gives_its_covariance_back():
+def test_position_covariance_of_a_gaussian_is_its_own():
     covariance = np.array([[30.0, 12.0], [12.0, 20.0]])
     d = gaussian(1.0, 1.0, covariance)
     np.testing.assert_allclose(second_moment_m2(d, 1.0, 1.0, math.inf), covariance, rtol=0.02)
 
 
-def test_a_distribution_cut_by_the_edge_keeps_its_spread():
+def test_position_covariance_at_the_tile_edge_keeps_the_spread():
     variance = np.diag([36.0, 36.0])
     at_edge = gaussian(31.0, 0.0 + 1.0, variance)
     east, north = most_probable_position(at_edge)
@@ -122,13 +122,13 @@ def test_a_distribution_cut_by_the_edge_keeps_its_spread():
     assert second_moment_m2(at_edge, east, north, math.inf)[0, 0] == pytest.approx(36.0, rel=0.2)
 
 
-def test_a_radius_under_a_pixel_still_holds_the_answers_pixel():
+def test_answer_radius_below_a_pixel_holds_the_answers_pixel():
     d = distribution({(10, 10): 0.5, (11, 11): 0.5})
     east, north = most_probable_position(d)
     assert np.linalg.eigvalsh(second_moment_m2(d, east, north, 0.1))[0] > 0
 
 
-def test_the_covariance_is_the_spread_the_floor_and_what_the_heading_does():
+def test_fix_covariance_sums_spread_floor_and_heading_error():
     calibration = dataclasses.replace(CALIBRATION, covariance_scale=0.6, heading_lever_m=3.0)
     found = answered(
         observed(distribution({(16, 16): 0.9, (2, 2): 0.1}), heading=Heading(0.0, 0.04, HeadingSource.CONSTANT)),
@@ -145,7 +145,7 @@ def test_mass_near_a_point():
     assert mass_within(d, east, north, 4.0) == pytest.approx(0.8)
 
 
-def test_the_candidates_may_all_be_wrong():
+def test_confidence_allows_that_all_candidates_are_wrong():
     """Bias −ln 3: even odds among the candidates are odds of one to three. Rivals keep theirs against the answer."""
     calibration = dataclasses.replace(CALIBRATION, confidence=Confidence(bias=-math.log(3.0)))
     d = distribution({(16, 16): 0.5, (4, 4): 0.5})
@@ -157,7 +157,7 @@ def test_the_candidates_may_all_be_wrong():
     assert [h.weight for h in answered(observed(d), calibration=sure).hypotheses] == pytest.approx([0.75, 0.25])
 
 
-def test_a_searched_heading_has_a_confidence_of_its_own():
+def test_confidence_of_a_searched_heading_has_its_own_constants():
     calibration = dataclasses.replace(CALIBRATION, searched_confidence=Confidence(bias=-2.0, score_weight=1.0))
     d = distribution({(16, 16): 0.5, (4, 4): 0.5})
     searched = dataclasses.replace(d, heading=NORTH)
@@ -166,7 +166,7 @@ def test_a_searched_heading_has_a_confidence_of_its_own():
     assert answered(observed(searched), calibration=calibration).ambiguity == pytest.approx(1 / (1 + math.exp(-1.0)))
 
 
-def test_a_place_off_the_map_is_a_third_possibility_beside_right_and_wrong():
+def test_off_map_probability_is_a_third_hypothesis():
     """right : wrong : outside = 1 : 1/a : (1 − π) / (π b), worked by hand."""
     calibration = dataclasses.replace(
         CALIBRATION,
@@ -197,7 +197,7 @@ def test_the_clues_are_belief_score_spread_and_agreeing_candidates():
     assert answered(observed(four)).clues.spread == pytest.approx(math.log(4 * 2.0**2))
 
 
-def test_each_clue_moves_the_odds_by_its_weight():
+def test_log_odds_add_each_clue_by_its_weight():
     confidence = Confidence(bias=0.5, belief_weight=2.0, score_weight=3.0, spread_weight=-0.25, agreeing_weight=0.125)
     clues = Clues(belief=1 / (1 + math.exp(-1.0)), score=1.5, spread=4.0, agreeing=2.0)
     assert confidence.log_odds(clues) == pytest.approx(0.5 + 2.0 + 4.5 - 1.0 + 0.25)
@@ -208,7 +208,7 @@ def test_each_clue_moves_the_odds_by_its_weight():
     assert ratio == pytest.approx(math.exp(-1.0) / (1 + math.exp(-6.25)))
 
 
-def test_a_second_mode_is_ambiguity_and_a_hypothesis():
+def test_second_mode_adds_ambiguity_and_a_hypothesis():
     d = distribution({(16, 16): 0.6, (16, 17): 0.1, (4, 4): 0.2, (4, 5): 0.05, (28, 28): 0.05})
     found = answered(observed(d))
     assert found.ambiguity == pytest.approx(0.3, abs=1e-6)
@@ -217,7 +217,7 @@ def test_a_second_mode_is_ambiguity_and_a_hypothesis():
     assert (found.hypotheses[1].east_m, found.hypotheses[1].north_m) == (-23.0, 23.0)
 
 
-def test_candidates_that_see_the_same_place_agree_and_others_are_rivals():
+def test_candidates_within_the_answer_radius_agree():
     # The answer is at (1, −1). Tile 1 is centred 32 m east: its cell (4, 0) is at (4, −4): agreement. Tile 2's is not.
     matches = matches_of([1.0, 1.0, 1.0], [(4, 4), (4, 0), (0, 0)])
     np.testing.assert_allclose(match_peaks_m(matches, np.array([[0, 0], [32, 0], [0, 32.0]]), SIDE_M)[1], [4.0, -4.0])
@@ -226,7 +226,7 @@ def test_candidates_that_see_the_same_place_agree_and_others_are_rivals():
     assert [(h.tile_id, round(h.weight, 3)) for h in found.hypotheses] == [(0, 0.667), (2, 0.333)]
 
 
-def test_a_decoded_rival_counts_with_its_own_distribution():
+def test_ambiguity_counts_a_decoded_rival_by_its_distribution():
     matches = matches_of([1.0, 1.0], [(4, 4), (4, 4)])
     first = distribution({(16, 16): 1.0})
     second = distribution({(16, 16): 0.25, (2, 2): 0.75}, tile_id=1)
@@ -239,7 +239,7 @@ def test_beliefs_are_the_softmax_of_the_scores():
     np.testing.assert_allclose(beliefs, [1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2))], rtol=1e-6)
 
 
-def test_the_lever_arm_leads_from_the_camera_to_base_link():
+def test_fix_is_moved_by_the_lever_arm_to_base_link():
     # Facing north, the camera 2 m ahead and 1 m to the left: 2 m north and 1 m west of base_link.
     observation = observed(distribution({(16, 16): 1.0}), heading=Heading(math.pi / 2, 0.01, HeadingSource.CONSTANT))
     fix = decided(observation, mount=CameraMount(x_m=2.0, y_m=1.0))
@@ -315,7 +315,7 @@ LOGITS = st.one_of(
 
 @given(LOGITS, st.floats(0.01, 100), st.floats(0, 9), st.floats(-50, 50), st.floats(-50, 50))
 @settings(max_examples=150)
-def test_whatever_the_decoder_says_the_covariance_is_positive_definite(logits, temperature, variance, x, y):
+def test_covariance_of_random_decoder_outputs_is_positive_definite(logits, temperature, variance, x, y):
     probability = probabilities(logits, temperature)
     assert probability.dtype == np.float32
     assert probability.min() >= 0

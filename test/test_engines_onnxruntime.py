@@ -130,7 +130,7 @@ def test_the_seed_decides_weights_and_outputs(bundle: ModelBundle, tmp_path: Pat
     assert np.abs(outputs[0] - outputs[2]).max() > 0.1
 
 
-def test_a_closed_engine_says_so(bundle: ModelBundle) -> None:
+def test_closed_engine_refuses_to_run(bundle: ModelBundle) -> None:
     with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
         pass
     with pytest.raises(EngineError, match="closed"):

@@ -200,14 +200,14 @@ def test_a_gpu_that_the_plugin_does_not_have_is_refused(plugin: Plugin) -> None:
         find_provider("onnx_tensorrt_rtx", 2)
 
 
-def test_an_onnxruntime_without_plugins_is_told_apart(plugin: Plugin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnxruntime_without_plugins_is_recognised(plugin: Plugin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(onnxruntime, "register_execution_provider_library")
     with pytest.raises(BackendUnavailable, match=r"takes no plugins; pip install .* onnxruntime 1\.24 or newer"):
         find_provider("onnx_tensorrt_rtx", 0)
 
 
 @pytest.mark.parametrize(("backend", "package"), [("onnx_tensorrt", "onnxruntime-gpu"), ("onnx_tensorrt_rtx", "rtx")])
-def test_what_is_not_installed_is_named_with_its_package(bundle: ModelBundle, backend: str, package: str) -> None:
+def test_missing_provider_is_named_with_its_package(bundle: ModelBundle, backend: str, package: str) -> None:
     if os.path.exists("/dev/nvidiactl"):
         pytest.skip("has a GPU")
     with pytest.raises(BackendUnavailable, match=f"pip install .*{package}"):
@@ -250,7 +250,7 @@ def test_more_residents_than_the_profile_takes_are_refused(narrow: Any) -> None:
         narrow.aerial_encoder.run_resident(images(3), PYRAMID)
 
 
-def test_opening_says_what_it_opens(bundle: ModelBundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_open_engines_logs_graph_precision_and_provider(bundle: ModelBundle, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         open_engines(bundle, backend="onnx_cpu", threads=1).close()
     assert "Opening ground_encoder fp32 with CPUExecutionProvider" in caplog.text

@@ -276,7 +276,7 @@ def test_a_file_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> N
 
 
 @pytest.mark.parametrize("which", ["folder", "file"])
-def test_what_belongs_to_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+def test_cache_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
     """Root's is trusted: whoever is root can write everything."""
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")
@@ -289,7 +289,7 @@ def test_what_belongs_to_somebody_else_is_refused(tmp_path: Path, monkeypatch: p
         cache.load(_key())
 
 
-def test_a_new_cache_is_the_users_alone_whatever_the_umask(tmp_path: Path) -> None:
+def test_new_cache_is_private_under_any_umask(tmp_path: Path) -> None:
     old = os.umask(0o002)
     try:
         cache = EngineCache(tmp_path / "a" / "cache")
@@ -498,7 +498,7 @@ def test_graphs_on_and_off_are_equal(bundle: ModelBundle, backend: str, driver: 
     assert driver.launches == (0 if backend == "tensorrt_rtx" else 2)
 
 
-def test_everything_is_given_back(engines: EngineSet, driver: FakeDriver) -> None:
+def test_close_frees_all_gpu_memory(engines: EngineSet, driver: FakeDriver) -> None:
     for _ in range(4):
         _, pyramid = engines.aerial_encoder.run_resident({"image": images((64, 64), 1)}, PYRAMID)
         _, f = engines.ground_encoder.run_resident({"image": images((32, 128), 1)}, GROUND_FEATURES)
@@ -567,7 +567,7 @@ def test_a_capture_that_fails_is_logged_and_tried_again(
     assert (driver.graphs, driver.launches) == (1, 2)
 
 
-def test_a_capture_that_always_fails_is_given_up_with_a_word(
+def test_graph_capture_that_always_fails_is_given_up_and_logged(
     engines: EngineSet, driver: FakeDriver, backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     if backend == "tensorrt_rtx":
@@ -613,9 +613,7 @@ def test_warm_up_runs_all_three_engines(engines: EngineSet, bundle: ModelBundle,
     assert driver.activations == [1, 1, 1]
 
 
-def test_memory_that_is_not_there_is_an_error(
-    bundle: ModelBundle, backend: str, driver: FakeDriver, tmp_path: Path
-) -> None:
+def test_out_of_gpu_memory_is_an_error(bundle: ModelBundle, backend: str, driver: FakeDriver, tmp_path: Path) -> None:
     driver.memory = 100_000
     with (
         open_engines(bundle, backend=backend, cache_dir=tmp_path) as engines,
@@ -685,7 +683,7 @@ def test_auto_says_what_it_skipped_and_took(bundle: ModelBundle, caplog: pytest.
     assert engines.description in caplog.text
 
 
-def test_a_backend_that_is_there_but_fails_is_skipped_aloud(
+def test_backend_that_fails_to_open_is_skipped_with_a_warning(
     driver: FakeDriver, bundle: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*arguments: object, **keywords: object) -> None:

@@ -92,7 +92,7 @@ def test_whole_bags(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MAKERS if "rosbag1" not in kind])
-def test_a_bag_that_was_cut_off_gives_the_whole_chunks_or_rows_before_the_cut(tmp_path, kind):
+def test_truncated_bag_gives_the_whole_chunks_or_rows_before_the_cut(tmp_path, kind):
     path = MAKERS[kind](tmp_path)
     file = storage_file(path)
     size = file.stat().st_size
@@ -144,7 +144,7 @@ def add_chunk_checksums(file):
     file.write_bytes(data)
 
 
-def test_a_broken_chunk_of_an_mcap_file_costs_that_chunk(tmp_path):
+def test_mcap_with_a_broken_chunk_loses_only_that_chunk(tmp_path):
     path = MAKERS["mcap"](tmp_path)
     add_chunk_checksums(storage_file(path))
     assert stamps(Bag(path)) == list(range(COUNT))
@@ -158,7 +158,7 @@ def test_a_broken_chunk_of_an_mcap_file_costs_that_chunk(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["mcap", "mcap_zstd"])
-def test_damage_without_a_checksum_costs_one_image(tmp_path, kind):
+def test_mcap_damage_without_a_checksum_loses_one_image(tmp_path, kind):
     path = MAKERS[kind](tmp_path)
     overwrite_middle(storage_file(path))
     bag = Bag(path)
@@ -193,7 +193,7 @@ def test_sqlite_with_a_broken_page_gives_the_rows_before_it(tmp_path):
     assert 0.2 * COUNT < len(found) < 0.8 * COUNT
 
 
-def test_a_recorder_that_died_leaves_no_metadata(tmp_path):
+def test_bag_without_metadata_of_a_killed_recorder_is_read(tmp_path):
     path = MAKERS["mcap"](tmp_path)
     (path / "metadata.yaml").unlink()
     bag = Bag(path)
@@ -205,7 +205,7 @@ def test_single_files_are_bags(tmp_path):
     assert stamps(Bag(storage_file(MAKERS["mcap"](tmp_path)))) == list(range(COUNT))
 
 
-def test_what_is_no_bag_is_refused(tmp_path):
+def test_open_bag_refuses_other_files(tmp_path):
     with pytest.raises(InputError, match="no such bag"):
         Bag(tmp_path / "missing.mcap")
     (tmp_path / "notes.txt").write_text("hello")

@@ -30,7 +30,7 @@ def test_one_error_is_every_statistic():
     assert (result.mean, result.rmse, result.median, result.p95, result.maximum) == (2.5,) * 5
 
 
-def test_nothing_gives_none_and_not_zero():
+def test_metrics_of_no_frames_are_none():
     assert metrics.error_statistics([]) is None
     assert metrics.signed_statistics([]) is None
     assert metrics.consistency([]) is None
@@ -42,7 +42,7 @@ def test_nothing_gives_none_and_not_zero():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_not_finite_is_refused_and_not_rewarded(bad):
+def test_metrics_refuse_values_that_are_not_finite(bad):
     for function in (metrics.error_statistics, metrics.signed_statistics, metrics.consistency):
         with pytest.raises(InputError, match="entry 1"):
             function([1.0, bad])
@@ -124,7 +124,7 @@ def test_anees_bounds_equal_the_tables():
 
 
 @pytest.mark.parametrize(("factor", "inside"), [(1.0, True), (2.0, False), (0.5, False)])
-def test_anees_of_honest_and_dishonest_covariances(factor, inside):
+def test_anees_of_consistent_and_overconfident_covariances(factor, inside):
     generator = np.random.default_rng(5)
     covariance = np.array([[3.0, 1.2], [1.2, 1.0]])
     errors = generator.multivariate_normal([0, 0], covariance, 3000)
@@ -190,7 +190,7 @@ def test_risk_coverage_worked_by_hand():
     assert curve.area == pytest.approx((1 / 3 + 1 / 4) / 4)
 
 
-def test_risk_coverage_cannot_be_flattered_by_the_order_of_ties():
+def test_risk_coverage_does_not_depend_on_the_order_of_ties():
     failed = np.array([False, True])
     one = metrics.risk_coverage([1.0, 1.0], failed, 2)
     other = metrics.risk_coverage([1.0, 1.0], failed[::-1], 2)
@@ -208,7 +208,7 @@ def test_risk_at_full_coverage_is_the_failure_rate(uncertainties, extra):
     assert np.all(np.diff(curve.coverage) > 0)
 
 
-def test_block_bootstrap_draws_runs_and_every_frame_alike():
+def test_block_bootstrap_draws_runs_and_every_frame_equally_often():
     places = metrics.block_bootstrap_places(10, 4, 3000, np.random.default_rng(0))
     assert places.shape == (3000, 10)
     np.testing.assert_array_equal((places[:, 1:4] - places[:, :3]) % 10, 1)

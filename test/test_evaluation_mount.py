@@ -40,7 +40,7 @@ def bag_with(path, *links):
     return Bag(path)
 
 
-def test_a_chain_is_composed(tmp_path):
+def test_recorded_mount_composes_a_chain_of_transforms(tmp_path):
     bag = bag_with(
         tmp_path / "bag",
         ("base_link", "mast", (1.0, 2.0, 3.0), about_z(math.pi / 2)),
@@ -75,7 +75,7 @@ def test_a_hanging_camera_is_upside_down(tmp_path):
     [("lidar", LEVEL, "does not connect lidar with base_link; frames there: base_link, camera"),
      ("camera", (-0.5, 0.5, -0.5, 0.5), "not an optical frame")],
 )  # fmt: skip
-def test_what_cannot_be_a_mount_is_refused(tmp_path, frame, rotation, words):
+def test_recorded_mount_refuses_invalid_transforms(tmp_path, frame, rotation, words):
     bag = bag_with(tmp_path / "bag", ("base_link", "camera", (0.0, 0.0, 1.0), rotation))
     with pytest.raises(ConfigurationError, match=words):
         recorded_mount(StaticTransforms(bag), CameraMount(), "base_link", frame)

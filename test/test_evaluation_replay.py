@@ -169,7 +169,7 @@ def test_navsatfix_as_truth_agrees_with_odometry_as_truth(done, tmp_path):
         assert math.cos(ours.truth.course_rad - theirs.truth.yaw_rad) > 0.99
 
 
-def test_open_choices_are_listed(place, tmp_path, capsys):
+def test_ambiguous_topics_are_listed(place, tmp_path, capsys):
     assert run(place, tmp_path / "x.mcap", truth=None) == 2
     error = capsys.readouterr().err
     assert "--odometry-topic" in error
@@ -177,13 +177,13 @@ def test_open_choices_are_listed(place, tmp_path, capsys):
     assert "/odom" in error
 
 
-def test_an_output_without_meaning_is_refused_before_the_replay(place, tmp_path, capsys):
+def test_unusable_output_is_refused_before_the_replay(place, tmp_path, capsys):
     assert run(place, tmp_path / "out.bag") == 2
     assert "must end in .mcap" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_a_cut_bag_costs_its_end_only(place, done, tmp_path):
+def test_replay_of_a_cut_bag_loses_only_its_end(place, done, tmp_path):
     # Raw images fill several chunks of 1 MiB; the one that was cut is lost as a whole.
     write_drive(place / "cut", colour_world(), open_index(place / "index").frame, raw=True)
     file = place / "cut" / "cut.mcap"
@@ -344,7 +344,7 @@ def assert_same_fixes(found, expected):
 
 
 @pytest.mark.parametrize("angles", [(math.pi, 0.0, 0.0), (0.3, -0.8, 2.0)], ids=["upside down", "any"])
-def test_an_imu_that_is_mounted_otherwise_gives_the_same_fixes_if_tf_static_says_so(done, tmp_path, capsys, angles):
+def test_replay_corrects_a_rotated_imu_by_tf_static(done, tmp_path, capsys, angles):
     mount = Rotation.from_euler("xyz", angles)
     link = transform_link("imu_link", (0.2, 0.0, 0.5), mount)
     bag = rewritten(done, tmp_path / "bag", lambda topic, message: turned(topic, message, mount), link)
@@ -355,7 +355,7 @@ def test_an_imu_that_is_mounted_otherwise_gives_the_same_fixes_if_tf_static_says
     assert text in (tmp_path / "r.html").read_text()
 
 
-def test_an_imu_in_a_frame_that_tf_static_lacks_is_refused_with_the_words_of_the_node(done, tmp_path, capsys):
+def test_replay_refuses_an_imu_of_an_unknown_frame_as_the_node_does(done, tmp_path, capsys):
     bag = rewritten(done, tmp_path / "bag", lambda topic, message: turned(topic, message, Rotation.identity()))
     gates = ("--set", "localizer.heading_search=false")
     assert run(done, tmp_path / "out.mcap", "--report", tmp_path / "r.html", *gates, bag=bag) == 0

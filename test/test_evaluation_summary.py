@@ -221,7 +221,7 @@ def random_drive(seed, count=400, *, error=1.0, sigma=1.0, missing=0.2):
         (2.0, "too large by a factor of 2.0"),
     ],
 )
-def test_verdict_says_whether_to_believe(sigma, words):
+def test_verdict_on_covariance_consistency(sigma, words):
     text = verdict(summary_of(random_drive(8, 2000, sigma=sigma)))
     assert words in text
     assert "None is false" in text
@@ -233,7 +233,7 @@ def written(tmp_path, name, frames):
     return read_summary(path)
 
 
-def test_comparison_finds_a_real_difference_and_no_other(tmp_path):
+def test_comparison_reports_only_real_differences(tmp_path):
     a = written(tmp_path, "a.json", random_drive(1, error=1.0))
     b = written(tmp_path, "b.json", random_drive(1, error=1.3, sigma=1.3))
     found = {difference.name: difference for difference in compare(a, b).differences}
@@ -246,7 +246,7 @@ def test_comparison_finds_a_real_difference_and_no_other(tmp_path):
     assert not compare(b, a).regressions
 
 
-def test_comparison_of_a_run_with_itself_is_nothing(tmp_path):
+def test_comparison_of_a_run_with_itself_reports_no_difference(tmp_path):
     a = written(tmp_path, "a.json", random_drive(1))
     comparison = compare(a, a)
     assert all(difference.judgement == "same" for difference in comparison.differences)
@@ -254,7 +254,7 @@ def test_comparison_of_a_run_with_itself_is_nothing(tmp_path):
     assert "median error" in to_text(comparison, "a", "a")
 
 
-def test_bootstrap_intervals_hold_the_truth_about_as_often_as_they_say(tmp_path):
+def test_bootstrap_intervals_have_their_nominal_coverage(tmp_path):
     """Independent images, the same error in both runs: 95% of the intervals contain 0."""
     held = 0
     for seed in range(60):

@@ -50,7 +50,7 @@ def test_interpolates_position_yaw_and_uncertainty():
     assert pose.course_rad == pytest.approx(math.atan2(8, 4))
 
 
-def test_gaps_stay_gaps_and_nothing_is_extrapolated():
+def test_truth_is_none_in_gaps_and_outside_the_recording():
     truth = Truth(recording([0, 1, 4, 5], [(0, 0), (1, 0), (4, 0), (5, 0)]), FRAME, max_gap_s=2.0)
     at = [
         None if pose is None else pose.east_m for pose in (truth.at(round(t * SECOND)) for t in np.arange(-0.5, 6, 0.5))
@@ -131,7 +131,7 @@ def test_another_datum_and_unknown_frames():
             Truth(recording([0, 1], [(0, 0), (5, 0)]), FRAME, plane_frame=text)
 
 
-def test_truth_of_another_continent_is_refused():
+def test_truth_far_from_the_datum_is_refused():
     with pytest.raises(InputError, match="--truth-frame"):
         Truth(recording([0, 1], [(37.4, -122.1)] * 2, geodetic=True), FRAME)
 

@@ -95,7 +95,7 @@ def test_a_flipped_byte_in_a_png_is_found():
         decode_image(bytes(data), "flipped.png")
 
 
-def test_promised_gigabytes_are_refused():
+def test_header_that_declares_gigabytes_is_refused():
     import zlib
 
     header = b"IHDR" + (100_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])

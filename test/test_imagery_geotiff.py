@@ -136,7 +136,7 @@ def test_averaging_keeps_fine_texture_from_aliasing(tmp_path):
     assert np.abs(tile.pixels[tile.valid].astype(int) - 125).max() <= 8
 
 
-def test_very_fine_imagery_is_read_in_strips_with_the_same_result(tmp_path, monkeypatch):
+def test_very_fine_imagery_read_in_strips_gives_the_same_result(tmp_path, monkeypatch):
     path = town(tmp_path / "town.tif", resolution=0.25)
     expected = tiles_of(path, spec=AerialSpec(64, 1.1))
     numbers = range(len(expected.centres_m))
@@ -269,7 +269,7 @@ def test_a_geotransform_that_is_singular_or_not_finite_is_refused(tmp_path, tran
         tiles_of(vrt)
 
 
-def test_files_with_control_points_or_other_colours_are_refused_with_the_remedy(tmp_path):
+def test_control_points_and_other_colours_are_refused_with_the_remedy(tmp_path):
     corners = [(0, 0, 9.0, 48.5), (0, 300, 9.002, 48.5), (300, 0, 9.0, 48.498), (300, 300, 9.002, 48.498)]
     points = [rasterio.control.GroundControlPoint(row, col, lon, lat) for row, col, lon, lat in corners]
     path = write_geotiff(tmp_path / "points.tif", textured(300, 300), None, Affine.identity())
@@ -293,7 +293,7 @@ def test_all_nodata_is_named_as_the_cause(tmp_path):
         tiles_of(path)
 
 
-def test_too_coarse_imagery_is_called_coarse_even_where_it_is_too_large(tmp_path):
+def test_too_coarse_imagery_is_reported_before_its_size(tmp_path):
     path = write_geotiff(tmp_path / "coarse.tif", textured(500, 500), "EPSG:32632",
                          from_origin(400_000, 5_500_000, 300, 300))  # fmt: skip
     with pytest.raises(InputError, match=r"coarse\.tif: 30\d.* m per pixel, the model can use at most"):
@@ -481,7 +481,7 @@ def test_the_finer_of_two_overlapping_rasters_shows_where_it_is_named_first(tmp_
 
 @pytest.mark.parametrize("profile", [{}, {"compress": "deflate", "tiled": True, "blockxsize": 64, "blockysize": 64},
                                      {"compress": "jpeg", "photometric": "ycbcr"}, {"compress": "lzw"}])  # fmt: skip
-def test_a_truncated_file_is_refused_never_filled(tmp_path, profile):
+def test_truncated_geotiff_is_refused(tmp_path, profile):
     path = town(tmp_path / "town.tif", **profile)
     whole = path.read_bytes()
     tiles = tiles_of(path)
@@ -499,7 +499,7 @@ def test_a_truncated_file_is_refused_never_filled(tmp_path, profile):
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_flipped_bytes_are_read_or_refused_but_nothing_else(tmp_path_factory, data):
+def test_geotiff_with_flipped_bytes_is_read_or_refused(tmp_path_factory, data):
     """Whatever the bytes are: tiles or an InputError, never a crash or another exception."""
     folder = tmp_path_factory.mktemp("fuzz")
     profile = data.draw(st.sampled_from([{}, {"compress": "deflate"}, {"compress": "jpeg", "photometric": "ycbcr"}]))

@@ -51,7 +51,7 @@ def built(bundle, engines, imagery, tmp_path_factory):
     return build_index([imagery], bundle, engines, output)
 
 
-def test_an_index_holds_what_the_encoder_says_of_the_stored_pixels(built, bundle, engines):
+def test_index_holds_the_encodings_of_its_stored_pixels(built, bundle, engines):
     index = open_index(built.path, bundle=bundle, verify=True)
     assert len(index) == built.tiles == built.encoded > 50
     for tile_id in (0, len(index) // 2, len(index) - 1):
@@ -136,7 +136,7 @@ print(kill_at - 1)
 """
 
 
-def test_a_build_killed_at_any_moment_goes_on_to_the_same_bytes(bundle, imagery, tmp_path):
+def test_build_killed_at_any_moment_resumes_to_the_same_bytes(bundle, imagery, tmp_path):
     result = subprocess.run([sys.executable, "-c", KILLED_BUILDS, str(imagery), str(bundle.path), str(tmp_path)],
                             capture_output=True, text=True, check=False)  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -148,12 +148,12 @@ def test_a_build_killed_at_any_moment_goes_on_to_the_same_bytes(bundle, imagery,
         assert contents(tmp_path / str(number)) == whole, number
 
 
-def test_two_builds_write_the_same_bytes_whatever_their_readers(built, bundle, engines, imagery, tmp_path):
+def test_builds_with_different_readers_write_the_same_bytes(built, bundle, engines, imagery, tmp_path):
     again = build_index([imagery], bundle, engines, tmp_path / "again", readers=5)
     assert contents(again.path) == contents(built.path)
 
 
-def test_batches_of_one_say_the_same(built, bundle, engines, imagery, tmp_path):
+def test_build_with_batches_of_one_gives_the_same_index(built, bundle, engines, imagery, tmp_path):
     single = build_index([imagery], bundle, engines, tmp_path / "single", settings=BuildSettings(batch_size=1))
     one, many = open_index(single.path), open_index(built.path)
     np.testing.assert_array_equal(one.centres_m, many.centres_m)
@@ -161,7 +161,7 @@ def test_batches_of_one_say_the_same(built, bundle, engines, imagery, tmp_path):
     np.testing.assert_allclose(one.match_maps.verify(), many.match_maps.verify(), atol=1e-3)
 
 
-def test_a_full_disk_stops_a_build_that_goes_on_when_there_is_room(bundle, engines, imagery, tmp_path):
+def test_build_stops_at_a_full_disk_and_resumes(bundle, engines, imagery, tmp_path):
     def build(name):
         return build_index([imagery], bundle, engines, tmp_path / name, settings=BuildSettings(shard_tiles=40))
 
@@ -216,14 +216,14 @@ def set_first(name, value):
         (lambda outputs: outputs.update(descriptor=outputs["descriptor"][:, 1:]), r"descriptor is \(8, 31\)"),
     ],
 )
-def test_what_no_healthy_encoder_says_is_refused(bundle, engines, imagery, tmp_path, change, message):
+def test_build_refuses_invalid_encoder_outputs(bundle, engines, imagery, tmp_path, change, message):
     spoilt = replace(engines, aerial_encoder=Spoilt(engines.aerial_encoder, change, run=3))
     with pytest.raises(EngineError, match=message):
         build_index([imagery], bundle, spoilt, tmp_path / "index")
     assert not list(tmp_path.iterdir())  # not one shard was complete, so nothing is left
 
 
-def test_an_interrupted_build_goes_on_only_with_the_same_plan(bundle, engines, imagery, tmp_path):
+def test_interrupted_build_resumes_only_with_the_same_plan(bundle, engines, imagery, tmp_path):
     output = tmp_path / "index"
     shards = BuildSettings(shard_tiles=20)
     spoilt = replace(engines, aerial_encoder=Spoilt(engines.aerial_encoder, set_first("descriptor", np.nan), run=12))
@@ -362,7 +362,7 @@ def test_settings_out_of_range_are_refused(bundle, engines, imagery, tmp_path, s
         build_index([imagery], bundle, engines, tmp_path / "index", settings=BuildSettings(**settings))
 
 
-def test_the_command_builds_tells_and_draws(bundle, imagery, tmp_path, capsys):
+def test_command_builds_reports_and_draws(bundle, imagery, tmp_path, capsys):
     output = tmp_path / "index"
     command = ["index", "build", str(imagery), "--model", str(bundle.path), "--output", str(output)]
     command += ["--backend", "onnx_cpu", "--stride", "1", "--datum", "48.5,9.0,430", "--bands", "1,2,3"]

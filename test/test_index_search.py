@@ -99,7 +99,7 @@ def smallest_mahalanobis(gate, centre, side):
 
 @settings(max_examples=200)
 @given(gate=gates(), centre=st.tuples(positions, positions))
-def test_a_square_touches_the_ellipse_where_sampling_its_edge_says_so(gate, centre):
+def test_gate_touches_agrees_with_sampled_square_edges(gate, centre):
     sampled = smallest_mahalanobis(gate, np.array(centre), SIDE_M)
     touches = bool(gate.touches(np.array([centre]), SIDE_M)[0])
     if sampled <= gate.sigma:
@@ -110,7 +110,7 @@ def test_a_square_touches_the_ellipse_where_sampling_its_edge_says_so(gate, cent
         assert sampled <= gate.sigma + step
 
 
-def test_gates_worked_by_hand():
+def test_gate_touches_worked_by_hand():
     gate = Gate(Prior(0.0, 0.0, np.diag([100.0, 4.0])), 3.0)  # 30 m east, 6 m north
     squares = np.array([[45.9, 0.0], [46.1, 0.0], [0.0, 21.9], [0.0, 22.1], [-45.9, 15.9], [46.0, 22.0], [0.0, 0.0]])
     np.testing.assert_array_equal(gate.touches(squares, 32.0), [True, False, True, False, True, False, True])
@@ -129,7 +129,7 @@ def test_a_gated_search_is_a_filtered_exhaustive_search(index, gate, k, seed):
     np.testing.assert_allclose(found.similarities, similarities[best], atol=1e-6)
 
 
-def test_a_gate_along_a_line_is_a_line():
+def test_gate_of_a_degenerate_covariance_is_a_line():
     """Perfectly correlated, as covariances that were turned by 45° may be after rounding."""
     along = np.array([[400.0, 400.0], [400.0, 400.0]])
     gate = Gate(Prior(0.0, 0.0, along), 3.0)  # 60 m north-east and south-west
@@ -137,14 +137,14 @@ def test_a_gate_along_a_line_is_a_line():
     np.testing.assert_array_equal(gate.touches(squares, 32.0), [True, True, False, False, True])
 
 
-def test_a_gate_beside_the_map_holds_nothing(index):
+def test_gate_outside_the_map_holds_no_tile(index):
     found = index.search(unit_rows(1)[0], 5, Gate(Prior(50_000.0, -1e9, np.eye(2)), 4.0))
     assert found.tile_ids.shape == found.similarities.shape == (0,)
     everything = index.tiles_within(Gate(Prior(0.0, 0.0, np.eye(2) * 1e16), 4.0))
     np.testing.assert_array_equal(everything, np.arange(len(index)))
 
 
-def test_a_gated_search_looks_at_no_other_descriptor(index, monkeypatch):
+def test_gated_search_reads_only_gated_descriptors(index, monkeypatch):
     """Tiles outside the gate are not even verified, so they were not touched."""
     fresh = open_index(index.path)
     gate = Gate(Prior(100.0, 100.0, np.eye(2) * 25.0), 3.0)
@@ -216,7 +216,7 @@ def test_the_inverted_file_is_the_same_in_every_build(large, tmp_path, few_are_e
     assert again.manifest == large.manifest
 
 
-def test_the_rule_of_the_search():
+def test_choose_search_is_inverted_above_a_million_tiles():
     assert choose_search(1_000_000) == "exact"
     assert choose_search(1_000_001) == "ivfpq"
 
@@ -299,7 +299,7 @@ def test_missing_and_short_files_are_refused(index, tmp_path):
             open_index(folder)
 
 
-def test_a_million_tiles_open_without_being_read(tmp_path):
+def test_open_index_of_a_million_tiles_reads_no_tile(tmp_path):
     """In a fresh interpreter: how much memory opening adds, measured by the kernel. benchmarks/index_search.py measures
     the time."""
     program = """

@@ -115,7 +115,7 @@ def test_more_candidates_than_a_gpu_selects_come_from_the_cpu(gpu: FakeGpu) -> N
     assert found.tile_ids[0] == 5
 
 
-def test_a_gpu_that_is_too_small_is_an_error_by_name_and_a_warning_in_auto(
+def test_gpu_too_small_is_an_error_by_name_and_a_warning_in_auto(
     gpu: FakeGpu, caplog: pytest.LogCaptureFixture
 ) -> None:
     gpu.memory = 1000

@@ -120,7 +120,7 @@ def test_a_fix_equals_its_recomputation_in_plain_numpy(setting, sessions_and_til
     )
 
 
-def test_places_are_found(setting, localizer):
+def test_locate_finds_known_places(setting, localizer):
     world, _, _, index = setting
     errors = []
     for place in PLACES:
@@ -332,7 +332,7 @@ class NotFinite:
 
 
 @pytest.mark.parametrize(("engine", "output"), [("ground_encoder", "f2"), ("decoder", "logits")])
-def test_values_that_are_not_finite_never_leave(setting, engine, output):
+def test_locate_returns_no_values_that_are_not_finite(setting, engine, output):
     world, bundle, engines, index = setting
     broken = EngineSet(
         **{name: getattr(engines, name) for name in ("ground_encoder", "aerial_encoder", "decoder", "description")}

@@ -42,7 +42,7 @@ def run(capsys, folder, *arguments):
     return status, [json.loads(line) for line in captured.out.splitlines()], captured.err
 
 
-def test_a_line_of_json_for_each_image(files, capsys):
+def test_locate_prints_one_json_line_per_image(files, capsys):
     world, folder = files
     paths = [folder / f"{name}.png" for name in ("north", "black", "cut")]
     status, (fix, black, cut), _ = run(capsys, folder, *paths, "--heading-deg", 0, *OPEN)
@@ -77,7 +77,7 @@ def test_a_prior_is_given_as_latitude_longitude_and_metres(files, capsys):
 
 
 @pytest.mark.parametrize("name", ["north", "black"])
-def test_the_plot_is_drawn(files, capsys, tmp_path, name):
+def test_locate_draws_the_plot(files, capsys, tmp_path, name):
     _, folder = files
     status, _, _ = run(capsys, folder, folder / f"{name}.png", "--plot", tmp_path / "fix.png", *OPEN)
     assert status == 0
@@ -104,7 +104,7 @@ def test_a_plot_that_cannot_be_written_is_one_line(files, capsys, tmp_path, plot
     assert err.count("\n") == 1
 
 
-def test_mistakes_are_one_line_with_the_limit(files, capsys):
+def test_locate_errors_are_one_line_with_the_limit(files, capsys):
     _, folder = files
     status, lines, err = run(capsys, folder, folder / "north.png", "--gate-ambiguity", 2)
     assert (status, lines) == (2, [])

@@ -22,7 +22,7 @@ KINDS = [
 
 @pytest.mark.parametrize(("read", "name", "error", "made_by", "remedy"), KINDS)
 @pytest.mark.parametrize("text", ["", "{", "\x00", "[" * 100_000, '{"format": ' + "9" * 10_000 + "}"])
-def test_what_is_not_json(
+def test_read_manifest_refuses_text_that_is_not_json(
     read: Read, name: str, error: type[UnifyGeoError], made_by: str, remedy: str, text: str
 ) -> None:
     """Down to brackets and digits without end, which Python's parser refuses in ways of their own."""
@@ -32,7 +32,7 @@ def test_what_is_not_json(
 
 @pytest.mark.parametrize(("read", "name", "error", "made_by", "remedy"), KINDS)
 @pytest.mark.parametrize("content", [[], "text", None, {}, {"format": "unifygeo-other"}, {"format_version": 1}])
-def test_what_is_no_manifest(
+def test_read_manifest_refuses_other_json(
     read: Read, name: str, error: type[UnifyGeoError], made_by: str, remedy: str, content: Any
 ) -> None:
     with pytest.raises(error, match=f"here: not a {name} manifest; give a folder that {made_by} wrote"):
@@ -41,7 +41,7 @@ def test_what_is_no_manifest(
 
 @pytest.mark.parametrize(("read", "name", "error", "made_by", "remedy"), KINDS)
 @pytest.mark.parametrize("version", [-1, 0, 99, "1", True, 2.0, None])
-def test_another_version(
+def test_read_manifest_refuses_another_version(
     read: Read, name: str, error: type[UnifyGeoError], made_by: str, remedy: str, version: Any
 ) -> None:
     with pytest.raises(error, match=f"here: format version {version}, this release reads [12]; {remedy}"):

@@ -79,7 +79,7 @@ CASES = [
 
 @pytest.mark.parametrize(("vehicle", "camera_yaw", "mark", "expected"), CASES)
 @pytest.mark.parametrize("ground", [FULL, MIDDLE], ids=["full", "middle"])
-def test_a_mark_lands_where_the_convention_says(vehicle, camera_yaw, mark, expected, ground):
+def test_prepare_puts_a_mark_where_the_convention_says(vehicle, camera_yaw, mark, expected, ground):
     image = CameraImage(image_with_mark(*mark), 7)
     mount = CameraMount(yaw_rad=camera_yaw * DEG)
     panorama = prepare_panorama(image, ground, mount, facing(vehicle))
@@ -90,7 +90,7 @@ def test_a_mark_lands_where_the_convention_says(vehicle, camera_yaw, mark, expec
     assert_direction(mark_direction(panorama, ground), *expected)
 
 
-def test_single_pixels_at_the_written_places():
+def test_prepare_maps_single_pixels_worked_by_hand():
     # 8 x 16: column c looks at (c + 0.5)·22.5° − 180°, row r at 90° − (r + 0.5)·22.5°. Facing east rolls by 4 columns.
     ground = GroundSpec(8, 16, math.pi / 2, -math.pi / 2, 4)
     pixels = np.zeros((8, 16, 3), np.uint8)
@@ -130,7 +130,7 @@ def test_upside_down_changes_both_signs():
         (15, 0, (0, 0), (0, 0)),
     ],
 )
-def test_tilt_is_taken_out(roll, pitch, mark, expected):
+def test_prepare_removes_tilt(roll, pitch, mark, expected):
     image = CameraImage(image_with_mark(*mark), 0, roll * DEG, pitch * DEG)
     got = mark_direction(prepare_panorama(image, FULL, LEVEL, facing(0)), FULL)
     if mark == (90, 10):  # x = 0, y = −cos 10°, z = sin 10° in base_link; pitched by 20° about y
@@ -147,7 +147,7 @@ def test_tilt_is_taken_out(roll, pitch, mark, expected):
     st.floats(-50, 50), st.booleans(), st.floats(-60, 60), st.floats(-40, 40),
 )  # fmt: skip
 @settings(max_examples=40)
-def test_any_geometry_agrees_with_rotation_matrices(
+def test_prepare_of_any_geometry_agrees_with_rotation_matrices(
     vehicle, camera_yaw, roll, pitch, azimuth, elevation, down, camera_roll, camera_pitch
 ):
     def rotation(axis, degrees):
@@ -173,7 +173,7 @@ def test_any_geometry_agrees_with_rotation_matrices(
 
 
 @pytest.mark.parametrize(("roll", "pitch"), [(0.1, 0.0), (0.0, -0.3), (0.2, 0.4), (-1.5, 0.0)])
-def test_a_tilted_camera_of_a_smooth_sphere_gives_the_panorama_of_a_level_one(roll, pitch):
+def test_levelled_image_of_a_tilted_camera_equals_a_level_one(roll, pitch):
     """What a tilted camera sees is rendered by turning the sphere itself, not by the code under test."""
     height = 240
     azimuth = ((np.arange(2 * height) + 0.5) / (2 * height) * 2 * np.pi - np.pi)[None, :]
@@ -206,14 +206,14 @@ def smooth_image(height=480, seed=0, harmonics=6):
     return (127 + 120 * image / harmonics).astype(np.uint8)
 
 
-def test_the_general_way_agrees_with_the_level_way():
+def test_general_projection_agrees_with_the_level_shortcut():
     pixels = smooth_image()
     level = prepare_panorama(CameraImage(pixels, 0), MIDDLE, LEVEL, facing(33.3)).pixels
     nearly = prepare_panorama(CameraImage(pixels, 0, 0.00205, 0.0), MIDDLE, LEVEL, facing(33.3)).pixels
     assert np.abs(level.astype(int) - nearly).max() <= 2
 
 
-def test_turning_the_vehicle_rolls_the_panorama_without_a_seam():
+def test_heading_rolls_the_panorama_without_a_seam():
     pixels = smooth_image()
     north = prepare_panorama(CameraImage(pixels, 0), MIDDLE, LEVEL, facing(0)).pixels
     for degrees in (1, 90, 180, 271):
@@ -300,7 +300,7 @@ def test_useless_images_are_rejected_with_value_and_limit(image, reason, words):
     assert re.search(words, rejection.detail), rejection.detail
 
 
-def test_blur_is_told_by_detail_not_by_resolution():
+def test_blur_check_depends_on_detail_not_resolution():
     fine = np.random.default_rng(2).integers(0, 255, (240, 480, 3), np.uint8)
     config = LocalizerConfig(check_projection=False)  # noise is no panorama
     for factor in (2, 4):

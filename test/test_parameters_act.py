@@ -95,7 +95,7 @@ def attributes(kind):
                 yield from declared | methods | own
 
 
-def test_each_parameter_of_camera_localizer_session_and_tracker_is_read_where_it_acts(monkeypatch, region, tmp_path):
+def test_parameters_of_the_session_are_read_where_they_act(monkeypatch, region, tmp_path):
     dynamic = fields_read_in_replays(monkeypatch, region, tmp_path)
     # A replay of a few images does not come through every branch. Where only one class of the package has an attribute
     # of that name, code that reads it reads this one.

@@ -145,7 +145,7 @@ def test_nothing_asks_pypi_for_a_package_of_this_repository():
 # -- versions ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_lowest_versions_that_are_tested_are_the_lower_bounds_that_are_declared():
+def test_lowest_tested_versions_are_the_declared_lower_bounds():
     arguments = setup_arguments()
     extras = arguments["extras_require"]
     lowest = pins("lowest.txt")
@@ -156,7 +156,7 @@ def test_the_lowest_versions_that_are_tested_are_the_lower_bounds_that_are_decla
     assert set(lowest) == {"onnx"}  # of the tests themselves
 
 
-def test_what_make_installs_is_what_the_extras_cpu_and_tools_ask_for():
+def test_make_installs_the_extras_cpu_and_tools():
     arguments = setup_arguments()
     asked = [*arguments["install_requires"], *arguments["extras_require"]["cpu"], *arguments["extras_require"]["tools"]]
     assert set(pins("runtime.txt")) == {name_of(line) for line in asked}
@@ -170,7 +170,7 @@ def test_every_dependency_in_package_xml_is_released_or_a_rosdep_key():
         assert name in FACTS["released"] or name in FACTS["keys"], name
 
 
-def test_rosdep_installs_no_gpu_package_and_nothing_that_has_no_wheel_for_a_jetson():
+def test_rosdep_keys_install_on_a_jetson_without_gpu_packages():
     installed = {
         str(FACTS["keys"][key][release]) for key in FACTS["keys"] for release in ("jammy", "noble", "resolute")
     }
@@ -243,7 +243,7 @@ def test_commands_that_need_none_of_the_tools_run_without_them():
     assert "towns-atto" in done.stdout
 
 
-def test_a_missing_module_of_our_own_is_a_traceback():
+def test_missing_module_of_the_package_itself_is_a_traceback():
     done = without({"unifygeo_ros.evaluation"}, "from unifygeo_ros.cli import main; sys.exit(main(['--version']))")
     assert done.returncode == 0, done.stderr  # the rule is by top-level name; nothing is missing here
     done = without(set(), "from unifygeo_ros import cli; cli.COMMAND_MODULES = ('unifygeo_ros.nowhere',); cli.main([])")

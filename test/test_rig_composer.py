@@ -122,7 +122,7 @@ def test_composed_sphere_equals_the_sphere_rendered_directly(cameras):
     assert all(gain == pytest.approx(1.0, abs=0.01) for gain in composed.gains.values())
 
 
-def test_seen_is_what_the_lenses_show():
+def test_compose_seen_mask_is_the_lens_coverage():
     cam = camera("front", PINHOLE)
     composed = Composer(Rig((cam,)), WIDTH).compose({"front": CameraView(image_of(cam))})
     # An oracle of OpenCV's: the directions of all pixels, put onto the panorama.
@@ -154,7 +154,7 @@ def test_a_camera_that_exposed_earlier_is_turned_by_the_vehicles_turn():
     assert np.abs(wrong.pixels.astype(float) - expected_panorama())[wrong.seen].max() > 15.0
 
 
-def test_the_ground_plane_fits_together_across_cameras_and_motion():
+def test_compose_ground_plane_is_continuous_across_cameras_and_motion():
     """Road marks on the plane z = 0 seen from cameras at different positions, one of them exposed 1.5 m earlier."""
 
     def ground_view(cam, moved_m):
@@ -197,7 +197,7 @@ def test_detail_finer_than_a_pixel_is_averaged_not_aliased():
     assert np.abs(values - 127.5).max() < 12
 
 
-def test_exposure_differences_are_evened_out():
+def test_compose_evens_out_exposure_differences():
     factors = [1.0, 0.7, 1.0, 1.3, 1.0, 0.8]
     views = {}
     for cam, factor in zip(SURROUND, factors, strict=True):
@@ -208,7 +208,7 @@ def test_exposure_differences_are_evened_out():
     np.testing.assert_allclose(corrected / corrected.mean(), 1.0, atol=0.03)
 
 
-def test_a_missing_camera_leaves_its_sector_unseen_and_a_black_one_darkens_no_other():
+def test_compose_missing_camera_is_unseen_and_black_one_isolated():
     views = {cam.name: CameraView(image_of(cam)) for cam in SURROUND}
     whole = Composer(Rig(tuple(SURROUND)), WIDTH).compose(views)
     gone = {name: view for name, view in views.items() if name != "cam0"}
@@ -221,7 +221,7 @@ def test_a_missing_camera_leaves_its_sector_unseen_and_a_black_one_darkens_no_ot
     assert all(gain == pytest.approx(1.0, abs=0.02) for gain in dark.gains.values())
 
 
-def test_an_image_decoded_at_a_fraction_of_its_size_gives_the_same_panorama():
+def test_compose_of_reduced_images_gives_the_same_panorama():
     whole = {cam.name: CameraView(image_of(cam)) for cam in SURROUND}
     half = {n: CameraView(cv2.resize(v.pixels, (160, 120), interpolation=cv2.INTER_AREA)) for n, v in whole.items()}
     composer = Composer(Rig(tuple(SURROUND)), WIDTH)

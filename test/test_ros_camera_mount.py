@@ -50,7 +50,7 @@ def test_a_tilted_camera_keeps_its_angles(angles):
 
 
 @pytest.mark.parametrize(("roll", "rest"), [(math.pi - 0.1, -0.1), (-math.pi + 0.1, 0.1)])
-def test_a_hanging_tilted_camera_is_upside_down_and_tilted_by_the_rest(roll, rest):
+def test_mount_of_a_hanging_tilted_camera_is_upside_down_plus_tilt(roll, rest):
     mount = mount_from_transform(CAMERA, transform(roll, 0.2, 1.0), "camera")
     assert mount.upside_down
     assert (mount.roll_rad, mount.pitch_rad, mount.yaw_rad) == pytest.approx((rest, 0.2, 1.0))
@@ -130,7 +130,7 @@ def test_tf_gives_the_same_fix_as_the_parameters(region, tmp_path):
     assert math.dist(by_tf[:2], without_lever_arm[:2]) == pytest.approx(lever_arm_m, abs=1e-6)
 
 
-def test_a_frame_that_nobody_publishes_is_refused_and_the_node_can_be_mended(region, tmp_path):
+def test_frame_without_publisher_is_refused_and_can_be_corrected(region, tmp_path):
     parameters = {"camera_frame": "periscope", "tf_timeout_s": 0.5}
     with vehicle_with_tf(region, tmp_path, parameters) as vehicle:
         assert not vehicle.change_state("configure")

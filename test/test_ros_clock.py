@@ -39,7 +39,7 @@ def test_before_the_first_tick_images_are_from_the_future(vehicle, region):
     assert "/clock" in status.message
 
 
-def test_a_loop_of_the_bag_starts_anew(vehicle, region):
+def test_looping_bag_restarts_the_session(vehicle, region):
     jumps = []
     for _loop in range(3):
         for step in range(3):

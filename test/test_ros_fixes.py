@@ -94,7 +94,7 @@ def test_navsat_is_the_same_place(vehicle, region, localizer):
     assert (east, north) == pytest.approx((fix.pose.pose.position.x, fix.pose.pose.position.y), abs=1e-3)
 
 
-def test_hypotheses_and_heatmap_tell_the_same_story(vehicle, region):
+def test_hypotheses_and_heatmap_agree(vehicle, region):
     stamp = vehicle.show(region.panorama(PLACES[1]))
     fix = vehicle.fix_for(stamp)
     (poses,) = vehicle.wait_for(lambda: [m for m in vehicle.received["~/hypotheses"] if stamp_of(m) == stamp], "poses")
@@ -207,7 +207,7 @@ def test_motion_that_cannot_be_used_is_refused(vehicle, region, topic, message, 
     vehicle.fix_for(vehicle.show(region.panorama(PLACES[0])))
 
 
-def test_a_camera_that_stops_is_reported_and_may_come_back(vehicle, region):
+def test_stopped_camera_is_reported_and_may_resume(vehicle, region):
     vehicle.fix_for(vehicle.show(region.panorama(PLACES[0])))
     status = vehicle.wait_for_status("camera", lambda s: s.level == b"\x02", "missing images")
     assert "no image for" in status.message
@@ -248,7 +248,7 @@ def test_only_the_newest_of_a_burst_is_localized(vehicle, region):
 # -- services and parameters -------------------------------------------------------------------------------------------
 
 
-def test_disabled_it_is_silent_and_a_trigger_gives_one_fix(vehicle, region):
+def test_disabled_node_is_silent_and_a_trigger_gives_one_fix(vehicle, region):
     assert vehicle.enable(False).success
     vehicle.show(region.panorama(PLACES[0]))
     status = vehicle.wait_for_status("localization", lambda s: s.message.startswith("disabled"), "disabled")
@@ -265,7 +265,7 @@ def test_disabled_it_is_silent_and_a_trigger_gives_one_fix(vehicle, region):
     vehicle.fix_for(vehicle.show(region.panorama(PLACES[0])))
 
 
-def test_a_trigger_without_a_camera_says_so(vehicle):
+def test_trigger_without_images_reports_failure(vehicle):
     vehicle.spin(1.2)
     answer = vehicle.trigger()
     assert not answer.success
@@ -296,7 +296,7 @@ def test_many_enable_cycles(vehicle, region):
             vehicle.fix_for(vehicle.show(region.panorama(PLACES[cycle % 3])))
 
 
-def test_reset_forgets_the_drive(vehicle, region):
+def test_reset_clears_the_session(vehicle, region):
     """After a reset an older stamp is welcome: the drive starts anew."""
     stamp = vehicle.show(region.panorama(PLACES[0]))
     vehicle.fix_for(stamp)

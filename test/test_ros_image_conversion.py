@@ -33,7 +33,7 @@ def message(encoding, padding=0, seed=0):
     return image
 
 
-def test_the_encodings_left_to_cv_bridge_are_known_to_our_own_code_too():
+def test_encodings_left_to_cv_bridge_are_known_to_own_decoder():
     assert set(ENCODINGS) >= set(CV_BRIDGE_ENCODINGS)
 
 

@@ -44,7 +44,7 @@ def drive_until(vehicle, region, condition, *, imu=None, odometry=None, imu_fram
     raise AssertionError(f"not reached; last: {vehicle.status('inputs')}")
 
 
-def test_sources_that_never_speak_are_reported_soon_after_activation(region, tmp_path):
+def test_silent_sources_are_reported_soon_after_activation(region, tmp_path):
     parameters = {"session.heading_source": "imu", "session.mode": "sequence"}
     with running(region, tmp_path, parameters) as vehicle:
         vehicle.wait_for_status("node", lambda s: s.message == "active", "active node")
@@ -70,7 +70,7 @@ def test_a_late_odometry_is_reported_and_one_in_time_is_not(region, tmp_path):
         assert float(values(status)["odometry.rate_hz"]) > 0
 
 
-def test_an_imu_in_a_frame_that_nobody_knows_is_refused_and_taken_if_the_user_says_so(region, tmp_path):
+def test_imu_of_an_unknown_frame_is_refused_unless_declared(region, tmp_path):
     """Here without TF, or with one that does not hold the frame: the same refusal either way."""
     parameters = {"session.heading_source": "imu"}
     with running(region, tmp_path, parameters) as vehicle:
@@ -91,7 +91,7 @@ def test_an_imu_in_a_frame_that_nobody_knows_is_refused_and_taken_if_the_user_sa
         assert 2 * math.atan2(orientation.z, orientation.w) == pytest.approx(math.pi / 2)
 
 
-def test_an_imu_that_hangs_upside_down_is_right_if_tf_says_so(region, tmp_path):
+def test_imu_mounted_upside_down_is_corrected_by_tf(region, tmp_path):
     """Real tf2_ros: the transform is published after the node became active, and the messages before it are refused."""
     tf2_ros = pytest.importorskip("tf2_ros", reason="tf2_ros comes with ROS")
     with running(region, tmp_path, {"session.heading_source": "imu"}) as vehicle:

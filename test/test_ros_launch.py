@@ -88,7 +88,7 @@ def test_the_ekf_file_holds_parameters_that_exist(name):
         assert any(parameters[f"{key}_config"]), key  # without it nothing is fused
 
 
-def test_a_misspelt_a_foreign_and_an_unreachable_parameter_are_noticed():
+def test_parameter_check_finds_misspelt_foreign_and_unreachable_names():
     parameters = {"pose0": "fix", "pose0_rejection_treshold": 3.0, "imu0_rejection_threshold": 3.0, "odom1": "odom"}
     assert unknown_ekf_parameters(parameters) == set(parameters) - {"pose0"}
 
@@ -298,7 +298,7 @@ def processes(log):
     )
 
 
-def test_launched_it_localizes_and_ends_cleanly(installed):
+def test_launched_node_localizes_and_ends_cleanly(installed):
     """launch/localizer_launch.py, by launch_testing."""
     _, environment = installed
     program = "from launch_testing.launch_test import main; raise SystemExit(main())"

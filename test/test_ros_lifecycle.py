@@ -269,7 +269,7 @@ def test_a_signal_during_a_load_that_never_ends(start, region, tmp_path, number)
     assert "Traceback" not in node.output()
 
 
-def test_autostart_that_fails_says_why_and_can_be_mended(start, region):
+def test_autostart_that_fails_reports_why_and_can_be_corrected(start, region):
     _, vehicle = start({"autostart": True, "index": "/nowhere"})
     vehicle.wait_for_status("node", lambda s: s.level == b"\x02" and "/nowhere" in s.message, "error")
     assert vehicle.set_parameter("index", str(region.index)).successful

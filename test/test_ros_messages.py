@@ -75,12 +75,12 @@ def test_navsat_is_one_that_navsat_transform_takes():
         ({"yaw_variance_rad2": math.inf}, "not finite"),
     ],
 )
-def test_the_guard_stops_what_would_poison_a_filter(change, why):
+def test_check_fix_refuses_invalid_covariances_and_positions(change, why):
     with pytest.raises(PublicationError, match=why):
         check_fix(dataclasses.replace(FIX, **change), last_stamp_ns=None)
 
 
-def test_the_guard_stops_a_fix_that_is_not_newer():
+def test_check_fix_refuses_a_stamp_that_is_not_newer():
     check_fix(FIX, FIX.stamp_ns - 1)
     for last in (FIX.stamp_ns, FIX.stamp_ns + 1):
         with pytest.raises(PublicationError, match="not after"):

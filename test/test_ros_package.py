@@ -29,14 +29,14 @@ def prefix(tmp_path_factory):
     return folder / "install" / "unifygeo_ros"
 
 
-def test_colcon_takes_it_for_an_ament_package(prefix):
+def test_colcon_identifies_the_package_as_ament(prefix):
     """A malformed package.xml would silently be taken for plain Python, without the ament hooks."""
     assert (prefix / "share/ament_index/resource_index/packages/unifygeo_ros").is_file()
     assert (prefix / "share/unifygeo_ros/package.xml").is_file()
     assert "ament_prefix_path" in (prefix / "share/unifygeo_ros/package.dsv").read_text()
 
 
-def test_ros2_run_finds_the_programs_and_they_start_with_the_python_of_the_active_environment(prefix):
+def test_ros2_run_starts_programs_with_the_active_python(prefix):
     """colcon may be of another Python than the one that has the packages: the system's beside a virtual environment."""
     for program in ("unifygeo", "localizer_node"):
         file = prefix / "lib/unifygeo_ros" / program
@@ -63,7 +63,7 @@ def test_the_demo_and_its_model_are_installed_and_found(prefix):
         assert {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()} == expected
 
 
-def test_a_checkout_in_the_root_folder_has_its_demo_in_itself():
+def test_demo_files_are_found_in_a_checkout_in_the_root_folder():
     assert shipped_folder("demo", Path("/u/unifygeo_ros/demo/command.py")) == Path("/u/demo")
 
 

@@ -59,7 +59,7 @@ def test_what_may_change_while_running():
         check_live({"bundle": "x", "heatmap_period_s": 1.0})
 
 
-def test_parameters_of_a_vehicle_fit_a_page_and_name_the_mode_or_source_that_they_act_in():
+def test_vehicle_parameters_fit_a_page_and_name_their_mode():
     vehicle = {name: spec for name, spec in PARAMETERS.items() if not spec.advanced}
     assert len(vehicle) <= 41
     assert {"bundle", "index", "camera.yaw_rad", "session.mode", "localizer.gate_sigma_m"} <= vehicle.keys()

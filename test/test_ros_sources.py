@@ -47,7 +47,7 @@ def test_the_settings_say_which_sources_are_required(parameters, expected):
     assert {source.name: source.required for source in watch_of(**parameters).sources} == expected
 
 
-def test_a_silent_source_is_reported_within_two_seconds_with_its_topic_and_what_it_costs():
+def test_silent_source_is_reported_with_topic_and_consequence():
     watch = watch_of(session__heading_source="imu", session__mode="sequence")
     assert problems(watch, START_S + 0.5) == []
     assert problems(watch, START_S + 1.0, {"/imu": 0, "/odometry": 2}) == [
@@ -56,7 +56,7 @@ def test_a_silent_source_is_reported_within_two_seconds_with_its_topic_and_what_
     ]
 
 
-def test_a_source_that_is_used_only_if_it_is_there_may_be_silent():
+def test_optional_source_may_be_silent():
     assert problems(watch_of(), START_S + 60.0) == []
 
 
@@ -122,6 +122,6 @@ def test_a_source_too_slow_to_interpolate_is_reported():
     assert problem.startswith("imu comes 1.0 times a second, sample_gap_s 0.5 needs 2")
 
 
-def test_a_rejected_image_is_named_as_the_consequence_where_the_heading_must_not_be_searched():
+def test_source_report_names_rejection_if_search_is_disabled():
     watch = watch_of(session__heading_source="imu", localizer__heading_search=False)
     assert problems(watch, START_S + 2.0)[0].endswith(": every image is rejected")

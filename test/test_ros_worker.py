@@ -109,7 +109,7 @@ def at(stamp_ns, **changes):
         {"yaw_variance_rad2": 0.0},
     ],
 )
-def test_a_broken_fix_is_held_back_and_the_next_one_goes_out(run, broken):
+def test_worker_withholds_an_invalid_fix_and_publishes_the_next(run, broken):
     outlet, status = run([at(1), at(2, **broken)])
     assert [fix.stamp_ns for fix in outlet.fixes] == [1]
     assert status.level == b"\x02"
@@ -120,7 +120,7 @@ def test_a_broken_fix_is_held_back_and_the_next_one_goes_out(run, broken):
     assert status.level == b"\x00"
 
 
-def test_a_fix_is_never_older_than_the_one_before_until_the_session_starts_anew(run):
+def test_worker_publishes_rising_stamps_until_the_session_restarts(run):
     outlet, _ = run([at(5), at(4), at(5), at(6)])
     assert [fix.stamp_ns for fix in outlet.fixes] == [5, 6]
     outlet, _ = run([at(5), at(4)], resets=[0, 1])
@@ -137,7 +137,7 @@ def test_an_engine_that_fails_is_reported_and_does_not_end_the_worker(run):
     assert threading.current_thread() not in outlet.threads
 
 
-def test_no_observation_of_an_earlier_image_is_shown_beside_a_refused_one(run):
+def test_worker_shows_no_earlier_observation_with_a_rejection(run):
     outlet, _ = run([Rejection(1, RejectionReason.FROZEN_IMAGE, "frozen")])
     assert outlet.observations == [None]
 

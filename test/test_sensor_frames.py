@@ -128,14 +128,14 @@ def test_the_same_frame_needs_no_pose():
 
 
 @pytest.mark.parametrize("broken", [{"x": math.nan}, {"x": 0.0, "y": 0.0, "z": 0.0, "w": 0.0}])
-def test_a_transform_that_is_none_is_refused(broken):
+def test_invalid_transform_is_refused(broken):
     turn = fields(**{"x": 0.0, "y": 0.0, "z": 0.0, "w": 1.0, **broken})
     with pytest.raises(InputError, match="are no transform"):
         SensorPose.from_transform(fields(rotation=turn, translation=vector(POSITION_M)))
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan])
-def test_an_orientation_that_is_none_is_left_to_the_sample_s_own_check(value):
+def test_invalid_orientation_is_left_to_the_samples_check(value):
     sensor, _ = mounted(MOUNTS["any"])
     message = fields(
         header=header(), orientation=fields(x=value, y=value, z=value, w=value), orientation_covariance=[0.0] * 9

@@ -72,7 +72,7 @@ def test_extrapolated_turn_agrees_with_fine_integration() -> None:
     assert (ahead.x_m, ahead.y_m) == pytest.approx(exact, abs=0.01)
 
 
-def test_nothing_is_made_up_before_the_first_sample_or_across_a_gap() -> None:
+def test_pose_at_is_none_before_the_first_sample_and_in_a_gap() -> None:
     buffer = filled(odometry(1.0), odometry(1.5), odometry(2.2), odometry(2.6))
     assert buffer.at(round(0.99 * SECOND)) is None
     assert buffer.at(round(1.25 * SECOND)) is not None
@@ -113,7 +113,7 @@ def test_a_bad_sample_is_refused_and_leaves_no_trace(fault: dict[str, object]) -
     assert buffer.at(round(1.1 * SECOND)) == before
 
 
-def test_late_samples_are_refused_and_a_clock_set_back_starts_anew() -> None:
+def test_late_samples_are_refused_and_a_clock_set_back_restarts() -> None:
     buffer = filled(odometry(100.0), odometry(100.1))
     assert buffer.add(odometry(100.1)) is not None
     assert buffer.add(odometry(99.2)) is not None
@@ -122,7 +122,7 @@ def test_late_samples_are_refused_and_a_clock_set_back_starts_anew() -> None:
     assert len(buffer) == 1
 
 
-def test_a_buffer_keeps_its_age_and_stays_bounded() -> None:
+def test_motion_buffer_is_bounded_by_its_age() -> None:
     buffer: MotionBuffer[OdometrySample] = MotionBuffer(LIMITS)
     for step in range(20_000):
         buffer.add(odometry(1 + step * 0.02))
@@ -167,10 +167,10 @@ def test_quaternion_angles_rebuild_the_rotation(roll: float, pitch: float, yaw: 
     assert roll_pitch_yaw(*q) == pytest.approx((roll, pitch, yaw), abs=1e-6)
 
 
-def test_an_empty_quaternion_is_no_orientation() -> None:
+def test_zero_quaternion_gives_no_orientation() -> None:
     assert all(map(math.isnan, roll_pitch_yaw(0.0, 0.0, 0.0, 0.0)))
     assert all(map(math.isnan, roll_pitch_yaw(math.nan, 0.0, 0.0, 1.0)))
 
 
-def test_map_frame_is_a_frame() -> None:
+def test_odometry_in_the_map_frame_is_accepted() -> None:
     assert OdometrySample(1, MAP_FRAME, 0.0, 0.0, 0.0).fault() is None

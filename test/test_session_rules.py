@@ -81,7 +81,7 @@ def reason(outcome: Outcome) -> RejectionReason:
     return result.reason
 
 
-def test_without_sources_the_image_goes_alone() -> None:
+def test_session_without_sources_passes_the_image_alone() -> None:
     localizer, session = make()
     assert isinstance(session.locate(image(1.0)).result, Fix)
     assert localizer.prior is None
@@ -166,7 +166,7 @@ def test_last_fix_without_odometry_spreads_with_time_and_ends() -> None:
     assert localizer.prior is None
 
 
-def test_last_fix_is_given_up_after_rejections_in_a_row() -> None:
+def test_last_fix_prior_ends_after_consecutive_rejections() -> None:
     localizer, session = make(prior_source="last_fix", last_fix_failures=2)
     session.locate(image(1.0))
     localizer.answer = lambda im: Rejection(im.stamp_ns, RejectionReason.PRIOR_CONFLICT, "")
@@ -201,7 +201,7 @@ def test_stamps_must_rise_and_a_small_step_back_is_dropped() -> None:
     assert isinstance(session.locate(image(10.1)).result, Fix)
 
 
-def test_fixes_never_step_back_but_for_a_time_jump() -> None:
+def test_fix_stamps_rise_except_after_a_time_jump() -> None:
     _, session = make(time_jump_s=1.0)
     stamps = []
     for time_s in (5.0, 5.5, 5.2, 4.6, 6.0, 5.9, 7.0):
@@ -212,7 +212,7 @@ def test_fixes_never_step_back_but_for_a_time_jump() -> None:
     assert len(stamps) == 4
 
 
-def test_time_jump_starts_anew_and_keeps_the_new_times_samples() -> None:
+def test_time_jump_restarts_and_keeps_newer_samples() -> None:
     localizer, session = make(prior_source="last_fix", heading_source="imu")
     session.add_odometry(odometry(100.0))
     session.locate(image(100.0))
@@ -264,7 +264,7 @@ def test_without_odometry_repetitions_are_counted() -> None:
     assert "frozen_repeats is 2" in results[2].detail  # type: ignore[union-attr]
 
 
-def test_bad_samples_are_counted_and_poison_nothing() -> None:
+def test_bad_samples_are_counted_and_ignored() -> None:
     localizer, session = make(prior_source="odometry", heading_source="imu")
     session.add_odometry(odometry(1.0, 5, 5, frame=MAP_FRAME))
     session.add_imu(imu(1.0, yaw=1.0))
@@ -299,7 +299,7 @@ def test_outcome_holds_what_was_asked_and_seen() -> None:
     assert (refused.query, refused.observation) == (None, None)
 
 
-def test_recall_leaves_the_session_as_locate_would_and_localizes_nothing() -> None:
+def test_recall_updates_the_session_as_locate_does() -> None:
     first, session = make(prior_source="last_fix")
     second, again = make(prior_source="last_fix")
     known = session.locate(image(1.0)).result
@@ -351,7 +351,7 @@ def test_reset_forgets_and_drops_the_result_in_flight() -> None:
     assert localizer.prior is None
 
 
-def test_after_a_reset_older_images_are_welcome() -> None:
+def test_after_a_reset_older_images_are_accepted() -> None:
     _, session = make()
     session.locate(image(10.0))
     session.reset()

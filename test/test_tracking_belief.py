@@ -157,7 +157,7 @@ def test_filter_agrees_with_an_exhaustive_grid(seed: int) -> None:
     assert max(differences) < 0.02
 
 
-def test_the_grid_drive_is_no_trivial_one() -> None:
+def test_grid_drive_is_not_trivial() -> None:
     """The oracle itself is uncertain on the way and certain at the end, else agreement would mean little."""
     _, _, density = drive_both(0)
     assert density.max() > 0.03
@@ -175,7 +175,7 @@ def three_hypotheses() -> Belief:
 
 
 @pytest.mark.parametrize("exponent", [0.05, 0.3, 0.7, 1.0])
-def test_a_hypothesis_is_worth_its_whole_likelihood_to_the_power_of_what_is_new(exponent: float) -> None:
+def test_hypothesis_weight_is_its_likelihood_to_the_power_beta(exponent: float) -> None:
     """Eq. 3 against sums over the grid: weights, and for β = 1 the densities inside the hypotheses, too."""
     belief = three_hypotheses()
     e = evidence([(0.5, 61.0, 60.0, 1.5), (0.2, 62.0, 59.0, 2.0), (0.1, 40.0, 100.0, 5.0)], open_share=0.2)
@@ -201,7 +201,7 @@ def test_a_hypothesis_is_worth_its_whole_likelihood_to_the_power_of_what_is_new(
             assert 0.5 * float(np.abs(density - exact).sum()) < 1e-3
 
 
-def test_an_image_of_which_nothing_is_new_changes_nothing() -> None:
+def test_observe_with_novelty_zero_returns_the_belief() -> None:
     belief = three_hypotheses()
     e = evidence([(0.8, 61.0, 60.0, 1.5)], open_share=0.2)
     after, likelihoods = observe(belief, e, 0.0)
@@ -211,7 +211,7 @@ def test_an_image_of_which_nothing_is_new_changes_nothing() -> None:
     np.testing.assert_allclose(after.weights[:3], belief.weights, rtol=1e-4)
 
 
-def test_what_is_forgotten_goes_elsewhere_and_not_back_to_what_is_kept() -> None:
+def test_pruned_weight_moves_to_the_uniform_component() -> None:
     belief = one(0.0, 0.01)
     rng = np.random.default_rng(2)
     e = evidence([(0.5 / 30, *rng.uniform(60, 150, 2), 1.0) for _ in range(30)], open_share=0.5)
@@ -225,7 +225,7 @@ def test_what_is_forgotten_goes_elsewhere_and_not_back_to_what_is_kept() -> None
     assert reduced.weights[0] == pytest.approx(everything.weights[0])
 
 
-def test_a_light_hypothesis_is_not_crowded_out_by_variants_of_a_heavy_one() -> None:
+def test_light_hypothesis_survives_variants_of_a_heavy_one() -> None:
     rng = np.random.default_rng(4)
     count = 100
     means = np.concatenate([rng.normal(0.0, 2.0, (count, 3)) * [1, 1, 0.01], [[500.0, 300.0, 1.0]]])
@@ -240,7 +240,7 @@ def test_a_light_hypothesis_is_not_crowded_out_by_variants_of_a_heavy_one() -> N
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_written_out_mahalanobis_lengths_are_those_of_the_inverse(dimensions: int) -> None:
+def test_mahalanobis_lengths_equal_those_of_the_inverse(dimensions: int) -> None:
     rng = np.random.default_rng(6)
     roots = rng.standard_normal((40, dimensions, dimensions)) * np.array([20.0, 3.0, 0.01])[:dimensions, None]
     covariances = roots @ roots.transpose(0, 2, 1) + 1e-6 * np.eye(dimensions)
@@ -277,7 +277,7 @@ def test_prediction_agrees_with_monte_carlo() -> None:
     assert (after.weights[0], after.uniform_weight) == (0.9, 0.1)
 
 
-def test_the_scale_of_the_odometry_is_learnt_on_the_way() -> None:
+def test_odometry_scale_is_estimated_on_the_way() -> None:
     """Odometry that says 5% too little, on a straight street and then round a corner, and positions of 1 m: the filter
     finds the scale to within its own sigma, and its positions are better than the same without the scale."""
     rng = np.random.default_rng(8)
@@ -337,7 +337,7 @@ def test_predict_moves_hypotheses_that_overflow_to_the_uniform_component(distanc
     assert reduced.weights[near].sum() > 0.1  # the image's place is a hypothesis: the filter goes on
 
 
-def test_a_hypothesis_of_unknown_yaw_stays_a_distribution_however_far_it_moves() -> None:
+def test_predict_keeps_covariance_valid_for_an_unknown_yaw() -> None:
     covariance = np.diag([0.3, 0.3, math.pi**2 / 3])
     belief = hypotheses(np.ones(1), np.zeros((1, 3)), covariance[None], np.zeros(1), np.zeros(1, int), 0.0)
     motion = Motion(5.0, 0.0, 0.1, 5.0, np.diag([0.05, 0.05, 0.5]))
@@ -398,7 +398,7 @@ def one(yaw: float, variance: float) -> Belief:
     )
 
 
-def test_a_given_heading_orients_but_never_beyond_its_own_certainty() -> None:
+def test_observe_yaw_repeated_keeps_the_headings_own_variance() -> None:
     belief = one(0.0, 3.0)
     for _ in range(50):
         belief = observe_yaw(belief, 0.4, 0.01, 0.01, 1.0)
@@ -407,13 +407,13 @@ def test_a_given_heading_orients_but_never_beyond_its_own_certainty() -> None:
     assert belief.weights[0] == pytest.approx(0.5, abs=0.01)  # agreeing is no merit
 
 
-def test_a_heading_that_contradicts_costs_at_most_its_outlier_share() -> None:
+def test_observe_yaw_contradiction_costs_at_most_the_outlier_share() -> None:
     belief = observe_yaw(one(0.0, 0.01), 2.5, 0.01, 0.02, 1.0)
     assert belief.weights[0] == pytest.approx(0.02 / 1.02, rel=1e-3)
     assert belief.means[0, 2] == pytest.approx(0.0, abs=1e-3)
 
 
-def test_an_image_under_an_assumed_heading_tells_of_poses_that_face_there_alone() -> None:
+def test_assumed_heading_applies_only_to_poses_of_similar_yaw() -> None:
     """Three hypotheses at one place where the image finds nothing: one faces as assumed, one away, one may face
     anywhere."""
     covariances = np.tile(np.diag([1.0, 1.0, 0.001]), (3, 1, 1))
@@ -520,7 +520,7 @@ def test_a_single_pixel_is_a_mode_of_its_own_size() -> None:
     np.testing.assert_allclose(covariances[0], 0.25 / 12 * np.eye(2), atol=1e-9)
 
 
-def test_tile_weights_are_a_softmax_with_the_rivals_in_it() -> None:
+def test_tile_weights_are_a_softmax_including_the_rivals() -> None:
     weights, outside = tile_weights([1.0, 0.9], 0.1)
     np.testing.assert_allclose(weights, np.array([math.e, 1.0]) / (math.e + 1))
     assert outside == 0.0
@@ -531,7 +531,7 @@ def test_tile_weights_are_a_softmax_with_the_rivals_in_it() -> None:
 
 
 @pytest.mark.parametrize("spread", [0.3, 0.8, 1.0, 1.5])
-def test_rival_evidence_is_foretold_from_the_best_few(spread: float) -> None:
+def test_rival_evidence_is_predicted_from_the_best_candidates(spread: float) -> None:
     """Exponentially falling logits, of which the best twenty of 5,000 are seen: within a factor of two, mostly."""
     rng = np.random.default_rng(8)
     errors = []
@@ -542,7 +542,7 @@ def test_rival_evidence_is_foretold_from_the_best_few(spread: float) -> None:
     assert float(np.quantile(np.abs(errors), 0.9)) < 1.5
 
 
-def test_rival_evidence_of_all_tiles_seen_is_their_sum() -> None:
+def test_rival_evidence_of_all_tiles_is_their_sum() -> None:
     logits = np.array([3.0, 1.0, 0.5])
     assert log_evidence_of_all(logits, 3) == pytest.approx(float(np.logaddexp.reduce(logits)))
     assert log_evidence_of_all(np.zeros(0), 3) == -math.inf

@@ -70,7 +70,7 @@ def test_a_drive_is_found_and_kept_without_a_false_fix(heading: str) -> None:
 
 
 @pytest.mark.parametrize("heading", ["imu", "none"])
-def test_places_that_look_alike_resolve_while_driving(heading: str) -> None:
+def test_ambiguous_places_are_resolved_while_driving(heading: str) -> None:
     """For 120 m two other places look exactly like the true one: no fix before that ends but the true one's."""
     run, _, _ = run_drive(make_drive(1, 60), ALIASED, 1, heading=heading)
     assert run.false_fixes(5.0) == 0.0
@@ -81,7 +81,7 @@ def test_places_that_look_alike_resolve_while_driving(heading: str) -> None:
 
 
 @pytest.mark.parametrize("heading", ["imu", "none"])
-def test_a_vehicle_carried_elsewhere_is_found_again(heading: str) -> None:
+def test_kidnapped_vehicle_is_found_again(heading: str) -> None:
     for seed in (1, 2):
         drive = moved(make_drive(seed, 30), make_drive(seed + 50, 30))
         run, _, _ = run_drive(drive, PLAIN, seed, heading=heading)
@@ -92,7 +92,7 @@ def test_a_vehicle_carried_elsewhere_is_found_again(heading: str) -> None:
         assert "lost" in run.states
 
 
-def test_one_image_from_elsewhere_gives_no_fix_and_does_not_end_the_track() -> None:
+def test_single_outlier_image_gives_no_fix_and_keeps_the_track() -> None:
     drive = make_drive(0, 30)
 
     def prepare(session: SequenceSession, time_s: float) -> None:
@@ -171,7 +171,7 @@ def test_a_stretch_without_usable_images_gives_no_fix_and_is_bridged() -> None:
     assert run.false_fixes(8.0) == 0.0
 
 
-def test_a_camera_that_stays_away_for_longer_than_the_buffers_reach_loses_no_motion() -> None:
+def test_camera_gap_longer_than_the_buffer_loses_no_motion() -> None:
     """40 s without any image, buffers of 10 s: the way driven meanwhile is still in the belief."""
     drive = make_drive(1, 80)
     stamps = drive.stamps()
@@ -199,7 +199,7 @@ def test_a_camera_that_stays_away_for_longer_than_the_buffers_reach_loses_no_mot
     assert isinstance(result, (Fix, Rejection))
 
 
-def test_a_standing_vehicle_does_not_become_certain() -> None:
+def test_standing_vehicle_does_not_gain_certainty() -> None:
     """A hundred images from one place are one image: no first fix before it drives."""
     run, _, _ = run_drive(make_drive(3, 60, standing=30.0), ALIASED, 3)
     assert run.first_fix_s(1.0) > 30.0
@@ -219,7 +219,7 @@ def test_a_parked_vehicle_keeps_its_place() -> None:
     assert run.false_fixes(5.0) == 0.0
 
 
-def test_nothing_that_comes_in_poisons_the_belief() -> None:
+def test_bad_inputs_leave_the_belief_finite() -> None:
     drive = make_drive(0, 30)
     nan = math.nan
 
@@ -265,7 +265,7 @@ def pooled(config: TrackerConfig | None = None) -> Run:
     return whole
 
 
-def test_covariances_and_integrity_hold_what_they_say() -> None:
+def test_covariances_and_integrity_are_calibrated() -> None:
     """ANEES not above one beyond its spread (errors of neighbouring fixes are correlated: some 30 independent ones),
     ellipses that hold at least what their integrity promises."""
     run = pooled(HONEST)
@@ -274,7 +274,7 @@ def test_covariances_and_integrity_hold_what_they_say() -> None:
 
 
 @pytest.mark.parametrize("drift", [0.0, 0.05])
-def test_the_odometrys_scale_is_found_and_told_in_the_status(drift: float) -> None:
+def test_odometry_scale_is_estimated_and_in_the_status(drift: float) -> None:
     """Wheels that are off by two and a half of the expected standard deviations all the way cost no accuracy."""
     for seed in (0, 2):
         drive = make_drive(seed, 60, drift=drift)
@@ -287,7 +287,7 @@ def test_the_odometrys_scale_is_found_and_told_in_the_status(drift: float) -> No
         assert np.mean(run.inside) > 0.9
 
 
-def test_image_only_fixes_do_not_borrow_the_odometrys_certainty() -> None:
+def test_image_only_fixes_exclude_the_odometrys_information() -> None:
     """They are less certain than the posterior, since only the new part of an image counts: a filter that takes in all
     of them must not take their common error for many. The track still keeps wrong places out."""
     drive = make_drive(0, 60)
@@ -336,7 +336,7 @@ def test_reset_clears_the_published_track_even_while_an_image_is_localized() -> 
     assert reset.reason is RejectionReason.RESET
 
 
-def test_plan_remembers_nothing() -> None:
+def test_tracker_plan_changes_no_state() -> None:
     """Plans that are not followed by an update change nothing: the same fixes with three plans for each image."""
     drive = make_drive(1, 15)
 

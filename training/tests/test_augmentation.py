@@ -75,7 +75,7 @@ def test_the_published_label_rule() -> None:
     assert quarter_turns(panorama, tile, position(dr, dc), 1)[2] == pytest.approx(position(dc, -dr))
 
 
-def test_four_turns_and_two_mirrors_change_nothing() -> None:
+def test_four_turns_or_two_mirrors_are_the_identity() -> None:
     rng = np.random.default_rng(0)
     pair = (
         rng.integers(0, 256, (6, 16, 3), dtype=np.uint8),

@@ -86,7 +86,7 @@ def _evidence(n: int = 300, size: int = 24) -> Evidence:
     )
 
 
-def test_fit_sharpens_timid_logits_and_writes_what_export_reads(tmp_path: Path) -> None:
+def test_calibration_sharpens_flat_logits_and_writes_what_export_reads(tmp_path: Path) -> None:
     report = fit([_evidence()], "made up")
     # N(0, 1) errors, and logits of N(0, 2): the temperature that makes them N(0, 1) is one half.
     assert report.calibration.distribution_temperature == pytest.approx(0.5, rel=0.15)

@@ -108,7 +108,7 @@ def test_a_region_is_one_citys_neighbouring_tiles_and_the_queries_on_them(root: 
     np.testing.assert_array_equal(region.aerial_image(3), data.aerial_image(int(region.rows[3])))
 
 
-def test_weights_are_told_apart_by_their_content(tmp_path: Path) -> None:
+def test_open_weights_recognises_each_kind_by_content(tmp_path: Path) -> None:
     network = UnifyGeo(SMALL.model_copy(update={"output_stride": 1}))
     config = tmp_path / "network.yaml"
     config.write_text(json.dumps(network.config.model_dump(mode="json")))
@@ -126,7 +126,7 @@ def test_weights_are_told_apart_by_their_content(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_a_bundle_in_the_networks_place_computes_what_its_graphs_do(root: Path) -> None:
+def test_bundle_weights_compute_what_its_graphs_do(root: Path) -> None:
     """Shapes and channels as `UnifyGeo` gives them: the match map's product with f0 is the level M⁰ that is used."""
     network = open_weights(SHIPPED).network
     assert isinstance(network.config, NetworkConfig)

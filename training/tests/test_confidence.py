@@ -35,7 +35,7 @@ def probability(confidence: Confidence, clues: Clues) -> float:
     return float(1 / (1 + np.exp(-confidence.log_odds(clues))))
 
 
-def test_the_odds_that_made_the_outcomes_are_found_again() -> None:
+def test_fit_confidence_recovers_the_true_odds() -> None:
     rng = np.random.default_rng(0)
     beliefs, scores = rng.uniform(0.2, 1.0, 40_000), rng.normal(1.2, 0.3, 40_000)
     spreads, agreeing = rng.normal(3.0, 1.0, 40_000), rng.integers(0, 4, 40_000).astype(float)
@@ -72,13 +72,13 @@ def test_without_images_off_the_map_there_is_nothing_to_fit() -> None:
         fit_on_map(outcomes_of([0.9, 0.9], [1.0, 1.0], [True, True]))
 
 
-def test_without_errors_it_stays_as_sure_as_it_was_at_least() -> None:
+def test_fit_confidence_without_errors_keeps_the_confidence() -> None:
     beliefs = np.linspace(0.5, 0.99, 50)
     found = fit_confidence(outcomes_of(beliefs, np.full(50, 1.0), np.ones(50)))
     assert all(probability(found, Clues(b, 1.0)) >= b for b in beliefs)
 
 
-def test_a_score_that_says_nothing_is_not_used_against_an_answer() -> None:
+def test_fit_confidence_ignores_an_uninformative_score() -> None:
     rng = np.random.default_rng(1)
     scores = rng.normal(1.0, 0.3, 5000)
     found = fit_confidence(outcomes_of(np.full(5000, 0.8), scores, scores < 1.0))  # the worse the better
@@ -99,7 +99,7 @@ def test_answers_are_counted_at_each_gate_on_the_map_and_off_it() -> None:
     assert (outside[0.02], outside[0.1]) == (0.0, 0.5)
 
 
-def test_the_shipped_model_finds_its_way_in_a_small_town(tmp_path: Path) -> None:
+def test_shipped_model_localizes_in_a_small_town(tmp_path: Path) -> None:
     """Positions and headings are right. By chance one answer in 600 would be; a searched heading is found for few. In
     the index of its western half the panoramas of the eastern half are off the map."""
     town = TownStreets(load_town(render_pairs(902, 24, tmp_path, size_m=300.0)))

@@ -38,7 +38,7 @@ def test_vigor_in_every_layout(tmp_path, nested, labels, newline):
 
 @pytest.mark.parametrize("labels", ["corrected", "original"])
 @pytest.mark.parametrize("folder", ["splits", "splits_new"])
-def test_the_label_version_is_told_by_content_not_by_folder(tmp_path, labels, folder):
+def test_label_version_is_found_by_content_not_by_folder(tmp_path, labels, folder):
     make_vigor(tmp_path, labels=labels, folder=folder)
     assert load_vigor(tmp_path, "cross-area", "test", labels=labels).name.endswith(f"({labels} labels)")
     other = {"corrected": "original", "original": "corrected"}[labels]

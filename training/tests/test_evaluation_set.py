@@ -64,7 +64,7 @@ def test_only_the_elevations_of_the_network_are_cut_from_the_panorama(tmp_path):
 
 
 @pytest.mark.parametrize("resize", ["area", "bilinear"])
-def test_a_panorama_is_prepared_as_the_robot_does_or_as_the_published_weights_had_it(tmp_path, resize):
+def test_panorama_preparation_of_the_robot_and_of_the_published_weights(tmp_path, resize):
     """Eightfold reduction of noise: area is the mean of 8 × 8 pixels, bilinear that of the four in the middle."""
     make_vigor(tmp_path)
     split = load_vigor(tmp_path, "cross-area", "test", labels="original")

@@ -93,7 +93,7 @@ def _config(**changes: int) -> HardNegativesConfig:
     return HardNegativesConfig(**{"from_step": 1, "every": 1, **changes})
 
 
-def test_when_places_are_described() -> None:
+def test_places_are_encoded_at_the_scheduled_steps() -> None:
     config = HardNegativesConfig(from_step=3, every=4)
     assert [step for step in range(13) if config.describes_at(step)] == [3, 7, 11]
     assert [config.next_description(step) for step in (0, 2, 3, 6, 7, 10)] == [3, 3, 7, 7, 11, 11]
@@ -106,7 +106,7 @@ def test_tiles_overlap_in_both_axes_and_in_one_area() -> None:
     assert not tiles.excludes(0, [])
 
 
-def test_a_batch_by_hand() -> None:
+def test_hard_negative_batch_by_hand() -> None:
     """Every other place of the line, so that no tiles overlap; angles fall apart as the places do."""
     table = _table([0, 10, 20, 30, 40, 50, 60, 70], places=range(0, 16, 2))
     sampler = HardNegatives(Line(16), table, _config(pool=4, take=4))
@@ -280,7 +280,7 @@ def test_a_checkpoint_from_before_hard_negatives_is_continued(tmp_path: Path) ->
     assert torch.load(fit(small_config(), Dots(), tmp_path, stop_after=2), weights_only=True)["step"] == 2
 
 
-def test_only_some_places_are_described_if_that_is_wanted(tmp_path: Path) -> None:
+def test_only_some_places_are_encoded_if_configured(tmp_path: Path) -> None:
     config = small_config(steps=7, hard_negatives={**HARD, "places": 16})
     pairs = Streets()
     first = torch.load(fit(config, pairs, tmp_path, stop_after=4), weights_only=True)["hard_negatives"]["places"]

@@ -175,7 +175,7 @@ def judged(checkpoint, data, ablation, recalls, without):
     }
 
 
-def test_an_ablation_stands_in_the_papers_order_with_means_and_paired_differences():
+def test_ablation_table_has_paper_order_means_and_paired_differences():
     attention, gem = {"feature_aggregator": True}, {"feature_aggregator": False}
     rows = [
         judged("ours", "town 1", {**attention, "reranking_loss": True}, 40.0, 30.0),
@@ -200,7 +200,7 @@ RETRIEVAL_ALONE = Ablation(localization=False, matching=False, reranking_loss=Fa
 METRIC_ALONE = Ablation(retrieval=False, reranking_loss=False)
 
 
-def test_networks_without_unified_learning_stand_where_they_were_trained():
+def test_ablation_table_leaves_out_what_a_network_was_not_trained_for():
     """Rows 1 and 2 of the paper: retrieval alone in V and VII (the tile's centre), metric localization alone in VI."""
     ours = judged("ours", "town 1", {}, 40.0, 30.0)
     retrieval = judged("retrieval", "town 1", vars(RETRIEVAL_ALONE), 88.0, 77.0)

@@ -36,7 +36,7 @@ def test_deviation_is_relative_to_the_largest_value() -> None:
     assert not compare(_outputs(), found, "fp32").passed
 
 
-def test_an_answer_that_moved_is_counted() -> None:
+def test_parity_counts_moved_answers() -> None:
     expected, found = _outputs(), _outputs()
     expected["logits"][0, 4, 4] = found["logits"][0, 4, 4] = 10.0  # a tie that the smallest change decides
     found["logits"][0, 4, 4] += 1e-3
@@ -45,7 +45,7 @@ def test_an_answer_that_moved_is_counted() -> None:
     assert not result.passed
 
 
-def test_what_is_not_finite_does_not_pass() -> None:
+def test_parity_refuses_values_that_are_not_finite() -> None:
     found = _outputs()
     found["f0"][0, 0] = np.nan
     assert not compare(_outputs(), found, "fp16").passed

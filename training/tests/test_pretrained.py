@@ -56,7 +56,7 @@ def test_without_pretrained_weights_everything_starts_at_random(weights: dict[st
     assert float(network.ground.fine_head.block.gamma.detach().mean()) == pytest.approx(SMALL.layer_scale)
 
 
-def test_weights_that_cannot_be_had_are_one_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_pretrained_weights_are_one_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: Any, **__: Any) -> None:
         raise OSError("[Errno 101] Network is unreachable\nand much more")
 

@@ -138,7 +138,7 @@ def test_without_the_rule_batches_have_false_negatives() -> None:
     assert any(_false_negatives(rng.choice(2 * QUERIES, 4, replace=False).tolist()) for _ in range(20))
 
 
-def test_what_excludes_what_by_hand(pairs: SplitPairs) -> None:
+def test_excluded_pairs_by_hand(pairs: SplitPairs) -> None:
     """Query 2 stands on tiles 2 and 3. Tile 2 is a semi-positive of query 1, tile 3 the positive of query 3."""
     excluded = [other for other in range(2 * QUERIES) if pairs.tiles(None).excludes(2, [other])]
     assert excluded == [1, 2, 3]

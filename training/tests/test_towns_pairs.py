@@ -58,7 +58,7 @@ def test_pairs_are_cached_read_back_and_left_alone(tmp_path: Path) -> None:
         ({"metres_per_pixel": 0.25}, "metres_per_pixel 0.5, not 0.25"),
     ],
 )
-def test_a_town_with_other_settings_is_not_taken_for_the_one_asked_for(tmp_path, change, named):
+def test_render_pairs_refuses_a_folder_of_other_settings(tmp_path, change, named):
     settings = {"size_m": SIZE_M, "metres_per_pixel": RES}
     render_pairs(5, 1, tmp_path, **settings)
     with pytest.raises(ConfigurationError, match=named):
@@ -81,7 +81,7 @@ def _render(output: str) -> None:
     render_pairs(5, 2, Path(output), size_m=SIZE_M, metres_per_pixel=1.0)
 
 
-def test_two_processes_at_once_leave_one_whole_town_even_if_one_is_killed(tmp_path: Path) -> None:
+def test_two_processes_write_one_whole_town_even_if_one_is_killed(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     first, second = (context.Process(target=_render, args=(str(tmp_path),)) for _ in range(2))
     first.start()
