@@ -226,6 +226,25 @@ def test_candidates_within_the_answer_radius_agree():
     assert [(h.tile_id, round(h.weight, 3)) for h in found.hypotheses] == [(0, 0.667), (2, 0.333)]
 
 
+@pytest.mark.parametrize(("east_m", "ambiguity"), [(15.6, 0.0), (15.7, 0.5)])
+def test_a_candidate_agrees_up_to_the_answers_radius_and_half_a_cells_diagonal(east_m, ambiguity):
+    # 10 m and √2 · 4 m: 15.66 m. The answer is at (1, −1), the middle of cell (4, 4) 4 m east and south of a tile's.
+    matches = matches_of([1.0, 1.0], [(4, 4), (4, 4)])
+    centres = ((0.0, 0.0), (1.0 + east_m - 4.0, -1.0 + 4.0))
+    config = LocalizerConfig(answer_radius_m=10.0)
+    found = answered(observed(distribution({(16, 16): 1.0}), matches), centres=centres, config=config)
+    assert found.ambiguity == pytest.approx(ambiguity, abs=1e-3)
+    rivals = [(h.east_m, h.north_m, h.tile_id) for h in found.hypotheses[1:]]
+    np.testing.assert_allclose(rivals, [(1.0 + east_m, -1.0, 1)] if ambiguity else np.zeros((0,)), atol=1e-6)
+
+
+def test_rivals_at_one_place_are_one_hypothesis_with_both_weights():
+    matches = matches_of([1.0, 1.0, 1.0], [(4, 4), (0, 0), (0, 0)])
+    found = answered(observed(distribution({(16, 16): 1.0}), matches), centres=((0.0, 0.0), (0.0, 0.0), (3.0, 0.0)))
+    assert [(h.tile_id, round(h.weight, 3)) for h in found.hypotheses] == [(0, 0.333), (1, 0.667)]
+    assert (found.hypotheses[1].east_m, found.hypotheses[1].north_m) == (-28.0, 28.0)
+
+
 def test_ambiguity_counts_a_decoded_rival_by_its_distribution():
     matches = matches_of([1.0, 1.0], [(4, 4), (4, 4)])
     first = distribution({(16, 16): 1.0})

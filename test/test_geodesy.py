@@ -65,3 +65,63 @@ def test_tile_and_map_are_inverses(pixels):
 def test_yaw_is_counter_clockwise_from_east(azimuth_deg, yaw_deg):
     assert np.degrees(yaw_from_azimuth(np.radians(azimuth_deg))) == pytest.approx(yaw_deg)
     assert wrap_angle(azimuth_from_yaw(np.radians(yaw_deg)) - np.radians(azimuth_deg)) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("values", [(89.0, 180.0), (-89.0, -180.0)])
+def test_a_datum_may_lie_on_its_limits(values):
+    assert Datum(*values).height_m == 0.0
+
+
+@pytest.mark.parametrize("values", [(89.01, 0.0), (-89.01, 0.0), (0.0, 180.01), (0.0, -180.01), (float("nan"), 0.0)])
+def test_a_datum_beyond_its_limits_is_refused(values):
+    with pytest.raises(InputError, match="latitude ±89°, longitude ±180°"):
+        Datum(*values)
+
+
+def from_the_earths_centre(latitude_deg, longitude_deg, height_m):
+    """Textbook formula of WGS84: x, y, z in metres."""
+    a, f = 6378137.0, 1 / 298.257223563
+    latitude, longitude, e2 = np.radians(latitude_deg), np.radians(longitude_deg), f * (2 - f)
+    n = a / np.sqrt(1 - e2 * np.sin(latitude) ** 2)
+    return np.array(
+        [
+            (n + height_m) * np.cos(latitude) * np.cos(longitude),
+            (n + height_m) * np.cos(latitude) * np.sin(longitude),
+            (n * (1 - e2) + height_m) * np.sin(latitude),
+        ]
+    )
+
+
+def test_points_up_to_the_limit_agree_with_the_textbook_and_keep_the_datums_height():
+    latitude, longitude, height = 47.5, 8.5, 3000.0
+    east = np.array([[0.0, 50_000.0, -40_000.0], [30_000.0, 12.5, 0.0]])
+    north = np.array([[50_000.0, 0.0, -30_000.0], [-40_000.0, 7.5, 0.0]])
+    answer = LocalFrame(Datum(latitude, longitude, height)).geodetic_from_map(east, north)
+    assert answer.shape == (2, 3, 2)
+    la, lo = np.radians(latitude), np.radians(longitude)
+    to_east = np.array([-np.sin(lo), np.cos(lo), 0.0])
+    to_north = np.array([-np.sin(la) * np.cos(lo), -np.sin(la) * np.sin(lo), np.cos(la)])
+    from_datum = from_the_earths_centre(answer[..., 0], answer[..., 1], height) - from_the_earths_centre(
+        latitude, longitude, height
+    ).reshape(3, 1, 1)
+    np.testing.assert_allclose(np.tensordot(to_east, from_datum, 1), east, atol=1e-6)
+    np.testing.assert_allclose(np.tensordot(to_north, from_datum, 1), north, atol=1e-6)
+    back = LocalFrame(Datum(latitude, longitude, height)).map_from_geodetic(answer[..., 0], answer[..., 1])
+    np.testing.assert_allclose(back, np.stack([east, north], axis=-1), atol=1e-6)
+
+
+def test_no_points_give_no_positions():
+    frame = LocalFrame(Datum(48.0, 9.0))
+    assert frame.geodetic_from_map([], []).shape == (0, 2)
+    assert frame.map_from_geodetic([], []).shape == (0, 2)
+
+
+def test_angles_are_wrapped_to_minus_pi_inclusive_and_pi_exclusive():
+    angles = np.array([np.pi, -np.pi, 3 * np.pi, 0.5, 2 * np.pi + 0.5, -3.5])
+    np.testing.assert_allclose(wrap_angle(angles), [-np.pi, -np.pi, -np.pi, 0.5, 0.5, 2 * np.pi - 3.5], atol=1e-12)
+
+
+def test_pixels_of_a_tile_with_an_odd_number_of_rows():
+    # The middle pixel of three is the centre; rows and columns may each be an array, the scale one for all.
+    np.testing.assert_allclose(map_from_tile([0, 1], [1, 2], 10.0, 20.0, 3, 0.5), [[10.0, 20.5], [10.5, 20.0]])
+    np.testing.assert_allclose(tile_from_map([10.0, 10.5], [20.5, 20.0], 10.0, 20.0, 3, 0.5), [[0, 1], [1, 2]])

@@ -116,6 +116,30 @@ def test_a_malformed_label_names_its_line(tmp_path, line, message):
         read_labels(file)
 
 
+def test_empty_lines_of_a_label_file_are_passed_over(tmp_path):
+    file = tmp_path / "labels.txt"
+    file.write_text("\n".join(["p" + " t 1 2" * 4, "", "q" + " t 3 4" * 4, ""]))
+    assert [(row.panorama, row.deltas[0]) for row in read_labels(file)] == [("p", (1.0, 2.0)), ("q", (3.0, 4.0))]
+
+
+def test_a_label_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"labels\.txt: cannot be read"):
+        read_labels(tmp_path / "labels.txt")
+
+
+def test_each_split_has_its_own_label_file(tmp_path):
+    make_vigor(tmp_path)
+    own = {"same_area_balanced_train": 2, "same_area_balanced_test": 3, "pano_label_balanced": 4}
+    for stem, times in own.items():
+        for file in tmp_path.glob(f"splits/*/{stem}.txt"):
+            file.write_text(file.read_text() * times)
+    sizes = [
+        len(load_vigor(tmp_path, area, part, labels="original").ground)
+        for area, part in (("same-area", "train"), ("same-area", "test"), ("cross-area", "train"))
+    ]
+    assert sizes == [4 * 2, 4 * 3, 2 * 4]  # of four cities and of two
+
+
 def test_a_label_outside_the_gallery_is_refused(tmp_path):
     make_vigor(tmp_path)
     (tmp_path / "splits/Chicago/satellite_list.txt").write_text("satellite_1_2.png")

@@ -64,6 +64,16 @@ def test_descriptors_that_must_not_score_are_refused(descriptors, message):
             metrics.retrieval_ranks(QUERY, descriptors, np.array([0]))
 
 
+def test_descriptors_that_differ_a_little_have_not_collapsed():
+    metrics.check_descriptors(unit([[1, 0], [1, 1e-4]]), "query")
+    with pytest.raises(InputError, match="all 2 query descriptors are the same"):
+        metrics.check_descriptors(unit([[1, 0], [1, 1e-8]]), "query")
+
+
+def test_the_curve_runs_from_1_to_50_metres():
+    np.testing.assert_array_equal(metrics.CURVE_M, np.linspace(1.0, 50.0, 50))
+
+
 def test_retrieval_scores_by_hand():
     ranks, masked = np.array([1, 2, 6, 30]), np.array([1, 1, 6, 30])
     scores = metrics.retrieval_scores(ranks, masked, gallery_size=3000)  # one percent: 30
