@@ -1,4 +1,4 @@
-"""The examples, run as the README says, on an image of the demo's drive."""
+"""The examples, run on images of the demo's drive."""
 
 import math
 import re
@@ -96,3 +96,17 @@ def test_the_library_needs_none_of_the_tools(shown):
     done: subprocess.CompletedProcess = without(TOOLS, program)
     assert done.returncode == 0, done.stderr
     assert distance_m(done.stdout, navsat) < 2.0
+
+
+def test_extract_images_saves_every_so_many_of_the_bag_as_they_are(tmp_path):
+    program = [sys.executable, ROOT / "examples/extract_images.py", ROOT / "demo/drive/bag"]
+    subprocess.run([*program, "/camera/image/compressed", tmp_path / "images", "100"], check=True)
+    files = sorted((tmp_path / "images").iterdir())
+    assert [file.name for file in files] == ["00000.jpg", "00100.jpg"]
+    with AnyReader([ROOT / "demo/drive/bag"]) as bag:
+        connections = [connection for connection in bag.connections if connection.topic == "/camera/image/compressed"]
+        images = [bag.deserialize(raw, c.msgtype) for c, _, raw in bag.messages(connections)]
+    assert files[1].read_bytes() == bytes(images[100].data)
+    missing = subprocess.run([*program, "/odom", tmp_path / "none"], capture_output=True, text=True)
+    assert missing.returncode == 1
+    assert "its topics: /camera/image/compressed" in missing.stderr
