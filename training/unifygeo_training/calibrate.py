@@ -46,38 +46,45 @@ TEMPERATURES = (1e-3, 1e2)
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the fits need of n queries.
-
-    logits, turned_logits: float32 (n, P, P) on the positive tile, with the exact heading and with a wrong one.
-    pixel: int64 (n,), the camera's, row-major. side_m: of each tile. offsets_m: float64 (n, 2), the camera east and
-    north of the positive's centre. tile_scores: float32 (n, k), of the re-ranked candidates, best first. holds_camera:
-    bool (n, k). roll_scores: float32 (n, columns), max M⁰ of each roll on the positive tile.
-    """
+    """What the fits need of n queries."""
 
     logits: Float32
+    """float32 (n, P, P) on the positive tile, with the exact heading and with a wrong one."""
     turned_logits: Float32
+    """See `logits`."""
     pixel: Int64
+    """int64 (n,), the camera's, row-major."""
     side_m: Float64
+    """Side of each tile."""
     offsets_m: Float64
+    """float64 (n, 2), the camera east and north of the positive's centre."""
     tile_scores: Float32
+    """float32 (n, k), of the re-ranked candidates, best first."""
     holds_camera: Bool
+    """bool (n, k)."""
     roll_scores: Float32
+    """float32 (n, columns), max M⁰ of each roll on the positive tile."""
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """calibration: the result. nll_before, nll_after: mean negative log-likelihood of each temperature's truth at
-    temperature 1 (of the logits) or 0.05 (of cosines), and at the fitted one. right_share: share of answers on the
-    positive tile within RIGHT_WITHIN_M, the ones that the covariance is fitted on. queries: how many; data: which.
-    answers: what became of the localizer's answers, with a heading and with it searched (`Answers`)."""
+    """The fitted constants and how they were found."""
 
     calibration: Calibration
+    """The result."""
     nll_before: dict[str, float]
+    """Mean negative log-likelihood of each temperature's truth at temperature 1 (of the logits) or 0.05 (of cosines),
+    and at the fitted one."""
     nll_after: dict[str, float]
+    """See `nll_before`."""
     right_share: float
+    """Share of answers on the positive tile within RIGHT_WITHIN_M, the ones that the covariance is fitted on."""
     queries: int
+    """Number of queries."""
     data: str
+    """Name of the data."""
     answers: dict[str, Any] = field(default_factory=dict)
+    """Outcomes of the localizer's answers, with a given and with a searched heading (`Answers`)."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"

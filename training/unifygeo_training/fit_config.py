@@ -20,32 +20,34 @@ class _Settings(BaseModel):
 
 
 class OptimiserConfig(_Settings):
-    """AdamW with linear warm-up and cosine decay to zero, both counted in steps.
-
-    clip_norm: gradients have norms of 150 to 400 with the weights of Eq. 5; a clip at 1 would make every step the
-    same length.
-    """
+    """AdamW with linear warm-up and cosine decay to zero, both counted in steps."""
 
     learning_rate: float = Field(default=4.5e-4, gt=0.0)
     weight_decay: float = Field(default=0.04, ge=0.0)
     warmup_steps: int = Field(default=500, ge=0)
     clip_norm: float = Field(default=100.0, gt=0.0)
+    """Largest norm of a gradient. Gradients have norms of 150 to 400 with the weights of Eq. 5; a clip at 1 would make
+    every step the same length."""
 
 
 class HardwareConfig(_Settings):
-    """accelerator, devices, nodes, strategy, precision: as Lightning Fabric understands them.
-
-    threads: of the CPU's arithmetic, 0: torch's default. workers: processes that prepare batches.
-    """
+    """Devices, precision and processes of a run."""
 
     accelerator: str = "auto"
+    """As Lightning Fabric understands them."""
     devices: int | Literal["auto"] = "auto"
+    """As Lightning Fabric understands them."""
     nodes: int = Field(default=1, ge=1)
+    """As Lightning Fabric understands them."""
     strategy: str = "auto"
+    """As Lightning Fabric understands them."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    """As Lightning Fabric understands them."""
     compile: bool = False
     threads: int = Field(default=0, ge=0)
+    """Threads of the CPU's arithmetic, 0: torch's default."""
     workers: int = Field(default=2, ge=0)
+    """Processes that prepare batches."""
 
 
 DataConfig = Annotated[Union[TownsConfig, VigorConfig, CentreAlignedConfig], Field(discriminator="kind")]
@@ -57,25 +59,25 @@ def with_kind(data: Any) -> Any:
 
 
 class FitConfig(_Settings):
-    """data: of the kind that its key `kind` names, of towns without it. batch_size: over all devices. steps: optimiser
-    steps of the whole run.
-
-    start_from: a checkpoint of the same network whose weights are the initial ones; the optimiser starts afresh.
-    hard_negatives: None: the data set draws all batches.
-    """
+    """Everything that decides a training run."""
 
     network: NetworkConfig = NetworkConfig()
     pretrained: bool = False
     start_from: Path | None = None
+    """a checkpoint of the same network whose weights are the initial ones; the optimiser starts afresh."""
     data: DataConfig
+    """A data set of the kind that its key `kind` names; towns if it has none."""
     augmentation: AugmentationConfig = AugmentationConfig()
     losses: LossConfig = Field(default=LossConfig(), validate_default=True)
     hard_negatives: HardNegativesConfig | None = None
+    """None: the data set draws all batches."""
     optimiser: OptimiserConfig = OptimiserConfig()
     hardware: HardwareConfig = HardwareConfig()
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=64, ge=2)
+    """Over all devices."""
     steps: int = Field(ge=1)
+    """Optimiser steps of the whole run."""
     log_every: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
 

@@ -78,16 +78,15 @@ def nearest(queries: Float32, gallery: Float32, k: int) -> tuple[Float32, Int64]
 
 @dataclass(frozen=True)
 class RetrievalScores:
-    """Percentages of queries. recall_percent: cut-off at one hundredth of the gallery, at least 1 (R@1%).
-
-    hit_rate: the positive is first when the semi-positives are masked.
-    """
+    """Percentages of queries."""
 
     recall_1: float
     recall_5: float
     recall_10: float
     recall_percent: float
+    """Cut-off at one hundredth of the gallery, at least 1 (R@1%)."""
     hit_rate: float
+    """The positive is first when the semi-positives are masked."""
 
 
 def retrieval_scores(ranks: Int64, masked_ranks: Int64, gallery_size: int) -> RetrievalScores:
@@ -101,13 +100,11 @@ def retrieval_scores(ranks: Int64, masked_ranks: Int64, gallery_size: int) -> Re
 
 @dataclass(frozen=True)
 class RerankedScores:
-    """Percentages of queries after re-ranking. R@5 and beyond cannot change at k = 5.
-
-    hit_rate: the positive is first among the candidates when the semi-positives are masked.
-    """
+    """Percentages of queries after re-ranking. R@5 and beyond cannot change at k = 5."""
 
     recall_1: float
     hit_rate: float
+    """The positive is first among the candidates when the semi-positives are masked."""
 
 
 def reranked_scores(order: Int64, positives: Int64, semi_positives: Int64) -> RerankedScores:
@@ -122,11 +119,12 @@ def reranked_scores(order: Int64, positives: Int64, semi_positives: Int64) -> Re
 
 @dataclass(frozen=True)
 class MetricScores:
-    """Errors on the positive tile: mean and median in metres; recall: percentage within METRIC_THRESHOLDS_M."""
+    """Errors on the positive tile; mean and median in metres."""
 
     mean_m: float
     median_m: float
     recall: dict[float, float]
+    """Percentage within METRIC_THRESHOLDS_M."""
 
 
 def metric_scores(errors_m: Float64) -> MetricScores:
@@ -141,15 +139,13 @@ def metric_scores(errors_m: Float64) -> MetricScores:
 
 @dataclass(frozen=True)
 class CvglScores:
-    """Large-scale fine-grained localization: percentage of queries within each of CVGL_THRESHOLDS_M.
-
-    geographic: distance from the predicted to the true position on the earth, whichever tile won.
-    strict: the positive tile must win, and its error be within the threshold. The paper's numbers are of this kind:
-    in each of its rows R@10m is 97 to 98% of R@1 and never above it.
-    """
+    """Large-scale fine-grained localization: percentage of queries within each of CVGL_THRESHOLDS_M."""
 
     geographic: dict[float, float]
+    """Distance from the predicted to the true position on the earth, whichever tile won."""
     strict: dict[float, float]
+    """The positive tile must win, and its error be within the threshold. The paper's numbers are of this kind: in each
+    of its rows R@10m is 97 to 98% of R@1 and never above it."""
 
 
 def cvgl_scores(

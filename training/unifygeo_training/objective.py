@@ -16,12 +16,7 @@ SMALLEST_SIGMA_PX = 0.25
 
 
 class LossConfig(BaseModel):
-    """Weights of Eq. 5; 0 switches a term off, which gives the ablation rows of Tables V–VII.
-
-    gaussian_sigma: of the label, in pixels of a tile of 384; scaled with the distribution's size.
-    retrieval_from_step: L_G joins at this step, with heads that no gradient has touched before. Training from
-    scratch with all terms at once collapses the global descriptors; pretrained trunks can start at 0.
-    """
+    """Weights of Eq. 5; 0 switches a term off, which gives the ablation rows of Tables V–VII."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,7 +25,10 @@ class LossConfig(BaseModel):
     matching: float = Field(default=10.0, ge=0.0)
     reranking: float = Field(default=1.0, ge=0.0)
     gaussian_sigma: float = Field(default=4.0, gt=0.0)
+    """Standard deviation of the label, in pixels of a tile of 384; scaled with the distribution's size."""
     retrieval_from_step: int = Field(default=0, ge=0)
+    """L_G joins at this step, with heads that no gradient has touched before. Training from scratch with all terms at
+    once collapses the global descriptors; pretrained trunks can start at 0."""
     retrieval_ramp_steps: int = Field(default=0, ge=0)
 
     def retrieval_at(self, step: int) -> float:

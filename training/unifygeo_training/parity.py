@@ -22,21 +22,24 @@ MOVED_TOLERANCE = {"fp32": 0.0, "fp16": 0.02}
 
 @dataclass(frozen=True)
 class PrecisionParity:
-    """deviation: for each output its largest deviation relative to the output's largest value. cosine: smallest cosine
-    between descriptors. answers_moved: share of pairs whose most probable pixel moved by more than one pixel."""
+    """Deviations of one precision."""
 
     deviation: dict[str, float]
+    """For each output its largest deviation relative to the output's largest value."""
     cosine: float
+    """Smallest cosine between descriptors."""
     answers_moved: float
+    """Share of pairs whose most probable pixel moved by more than one pixel."""
     passed: bool
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Deviations with their tolerances. pairs: how many panoramas, each with its tile."""
+    """Deviations with their tolerances."""
 
     weights_sha256: str
     pairs: int
+    """How many panoramas, each with its tile."""
     data: str
     tolerance: dict[str, float]
     moved_tolerance: dict[str, float]

@@ -22,13 +22,16 @@ ENLARGED = 4
 
 
 class Streets(Protocol):
-    """name: for messages. seed: of what is drawn at random. mount: of the camera. columns: steps of a turn in which
-    a panorama can be rolled."""
+    """Where panoramas and tiles of an evaluation come from."""
 
     name: str
+    """Name for messages."""
     seed: int
+    """Seed of everything that is drawn at random."""
     mount: CameraMount
+    """Mount of the camera."""
     columns: int
+    """Steps of a turn in which a panorama can be rolled."""
 
     def __len__(self) -> int:
         """Panoramas."""

@@ -23,13 +23,16 @@ from unifygeo_training.model.network import Aerial, Ground, UnifyGeo
 
 @dataclass(frozen=True)
 class Weights:
-    """network: in evaluation mode. kind: "checkpoint", "bundle" or "published". ablation: what it was trained for.
-    data: the config's section of the data that it was trained on, empty where that is not known."""
+    """A network and what it was made from."""
 
     network: UnifyGeo | BundleNetwork
+    """In evaluation mode."""
     kind: str
+    """"checkpoint", "bundle" or "published"."""
     ablation: Ablation = field(default_factory=Ablation)
+    """What it was trained for."""
     data: Mapping[str, Any] = field(default_factory=dict)
+    """The config's section of the data that it was trained on, empty where that is not known."""
     bundle: ModelBundle | None = None
 
 

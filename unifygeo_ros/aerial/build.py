@@ -37,15 +37,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did. tiles, skipped: of the whole index. encoded: tiles encoded by this run (fewer after a kill).
-    seconds: of this run. encoder_share: of that time, how much the encoder was running."""
+    """What a build did."""
 
     path: Path
     tiles: int
+    """Tiles of the whole index."""
     skipped: int
+    """Tiles of the whole plan that were left out."""
     encoded: int
+    """Tiles encoded by this run (fewer after a kill)."""
     seconds: float
+    """Duration of this run."""
     encoder_share: float
+    """Share of that time during which the encoder was running."""
 
 
 def build_index(

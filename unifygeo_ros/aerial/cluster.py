@@ -38,16 +38,17 @@ _IN_FLIGHT = 2
 
 @dataclass(frozen=True)
 class RayOptions:
-    """address: of the cluster: "auto", "ray://HOST:PORT", or "local" for a cluster on this machine alone. workers: how
-    many; 0: one for each GPU of the cluster, or for each machine where there is none or a CPU backend was asked for.
-    readers: threads that cut tiles in each worker,
-    0: one for each core of its machine."""
+    """How a build uses a Ray cluster."""
 
     address: str
+    """Address of the cluster: "auto", "ray://HOST:PORT", or "local" for a cluster on this machine alone."""
     workers: int = 0
+    """Number of workers; 0: one for each GPU of the cluster, or for each machine where there is none or a CPU backend
+    was asked for."""
     backend: str = "auto"
     precision: str = "auto"
     readers: int = 0
+    """Threads that cut tiles in each worker, 0: one for each core of its machine."""
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,12 @@ _PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 @dataclass(frozen=True)
 class EncodedTiles:
-    """descriptors: float32 (n, C), unit length. match_maps: float16 (n, S, S, C_0), finite."""
+    """Outputs of the aerial encoder for n tiles."""
 
     descriptors: Float32
+    """float32 (n, C), unit length."""
     match_maps: Float16
+    """float16 (n, S, S, C_0), finite."""
 
 
 class TimedEncoder:
@@ -145,11 +147,13 @@ def _encode_shard(
 
 @dataclass(frozen=True)
 class _PackedTile:
-    """pixels: uint8 (L, L, 3) RGB. png: the same, losslessly packed, so that the winner is encoded again from the very
-    pixels the index was made of, whichever decoder unpacks them."""
+    """One tile as it is stored."""
 
     pixels: UInt8
+    """uint8 (L, L, 3) RGB."""
     png: bytes
+    """The same, losslessly packed, so that the winner is encoded again from the very pixels the index was made of,
+    whichever decoder unpacks them."""
 
 
 def _read_ahead(region: Region, numbers: Iterator[int], readers: int) -> Generator[_PackedTile | None, None, None]:

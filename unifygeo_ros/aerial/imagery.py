@@ -17,14 +17,12 @@ the pixels that the model was trained on; beyond, what it learned to look at is 
 
 @dataclass(frozen=True)
 class TileImage:
-    """One north-up tile.
-
-    pixels: uint8 (L, L, 3) RGB, black where nothing is known (as in the coarse dropout of training).
-    valid: bool (L, L), where the imagery says something.
-    """
+    """One north-up tile."""
 
     pixels: UInt8
+    """uint8 (L, L, 3) RGB, black where nothing is known (as in the coarse dropout of training)."""
     valid: Bool
+    """bool (L, L), where the imagery says something."""
 
 
 class TileSet(Protocol):
@@ -72,17 +70,16 @@ class Imagery(Protocol):
 
 @dataclass(frozen=True)
 class ImageryOptions:
-    """How bands become RGB and what counts as unknown.
-
-    bands: three band numbers from 1 for red, green, blue; None: the first three of a file with three or more, else the
-    first for all. scale: the values that become 0 and 255; None: as they are in 8-bit files, the 0.5th and 99.5th
-    percentile of the imagery in others; either is written into the manifest. nodata: value that marks unknown pixels
-    where the files do not say it themselves (all bands equal to it).
-    """
+    """How bands become RGB and what counts as unknown."""
 
     bands: tuple[int, int, int] | None = None
+    """Three band numbers from 1 for red, green, blue; None: the first three of a file with three or more, else the
+    first for all."""
     scale: tuple[float, float] | None = None
+    """The values that become 0 and 255; None: as they are in 8-bit files, the 0.5th and 99.5th percentile of the
+    imagery in others; either is written into the manifest."""
     nodata: float | None = None
+    """Value that marks unknown pixels where the files do not say it themselves (all bands equal to it)."""
 
     def __post_init__(self) -> None:
         if self.scale is not None and not self.scale[0] < self.scale[1]:

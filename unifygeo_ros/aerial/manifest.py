@@ -51,29 +51,32 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class IndexManifest:
-    """The manifest of an index.
-
-    weights_sha256, model: of the bundle that made it. encoder: backend and precision. datum: of the map frame.
-    tile_size: rows = columns. stride_m: distance of neighbouring tile centres, None where they lie as the data set has
-    them. imagery: the source's own words (kind, files, CRS, metres per pixel). skipped: tiles left out as empty.
-    search: "exact" or "ivfpq".
-    """
+    """The manifest of an index."""
 
     model: str
+    """Name of the bundle that made the index."""
     weights_sha256: str
+    """Checksum of the weights of the bundle that made the index."""
     encoder: str
+    """Backend and precision."""
     datum: Datum
+    """Origin of the map frame."""
     tiles: int
     skipped: int
+    """Tiles left out as empty."""
     tile_size: int
+    """Rows = columns."""
     metres_per_pixel: float
     stride_m: float | None
+    """Distance of neighbouring tile centres, None where they lie as the data set has them."""
     minimum_coverage: float
     descriptor_dim: int
     match_size: int
     match_channels: int
     imagery: Mapping[str, Any]
+    """The source's own words (kind, files, CRS, metres per pixel)."""
     search: str
+    """"exact" or "ivfpq"."""
     files: Mapping[str, FileRecord]
     format: str = FORMAT.name
     format_version: int = FORMAT.version

@@ -49,17 +49,18 @@ _WORKING_FILES = (PLAN, JOURNAL)
 
 @dataclass(frozen=True)
 class Shard:
-    """The encoded tiles of one stretch of the plan, empty ones left out.
-
-    centres_m: float64 (n, 2). descriptors: float32 (n, C). match_maps: float16 (n, S, S, C_0). pngs: n encoded tiles.
-    skipped: tiles of the stretch that were left out.
-    """
+    """The encoded tiles of one stretch of the plan, empty ones left out."""
 
     centres_m: Float64
+    """float64 (n, 2)."""
     descriptors: Float32
+    """float32 (n, C)."""
     match_maps: Float16
+    """float16 (n, S, S, C_0)."""
     pngs: tuple[bytes, ...]
+    """n encoded tiles."""
     skipped: int
+    """Tiles of the stretch that were left out."""
 
 
 @dataclass

@@ -39,14 +39,14 @@ _HEIGHT_TOLERANCE_M = 1e-7
 
 @dataclass(frozen=True)
 class Datum:
-    """Origin of a map frame.
-
-    latitude_deg, longitude_deg: WGS84 degrees; height_m: ellipsoidal height, metres.
-    """
+    """Origin of a map frame."""
 
     latitude_deg: float
+    """WGS84 degrees."""
     longitude_deg: float
+    """WGS84 degrees."""
     height_m: float = 0.0
+    """Ellipsoidal height, metres."""
 
     def __post_init__(self) -> None:
         if not (abs(self.latitude_deg) <= 89.0 and abs(self.longitude_deg) <= 180.0):

@@ -13,11 +13,14 @@ from unifygeo_ros.images.files import decode_image
 
 
 class _Layout(NamedTuple):
-    """How an encoding lies in memory. channels: samples a pixel; bits: of a sample; to_rgb: OpenCV conversion."""
+    """How an encoding lies in memory."""
 
     channels: int
+    """Samples of a pixel."""
     bits: int
+    """Bits of a sample."""
     to_rgb: int | None
+    """The OpenCV conversion."""
 
 
 # REP-118 and sensor_msgs/image_encodings.hpp. OpenCV names a Bayer pattern by its second row, hence the crossed names.

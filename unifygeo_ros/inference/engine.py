@@ -117,11 +117,12 @@ class EngineSet:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a graph. shape: without the batch axis, which is the first and dynamic."""
+    """One input or output of a graph."""
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    """Without the batch axis, which is the first and dynamic."""
 
     @property
     def row_bytes(self) -> int:

@@ -40,20 +40,20 @@ _LEAST_WEIGHT = 0.01
 
 @dataclass(frozen=True)
 class Answer:
-    """Where the camera most probably is.
-
-    covariance_m2: float64 (2, 2), of the error if the camera is within answer_radius_m. clues: what the observation
-    shows of whether it is. ambiguity: probability that it is not, by the bundle's calibration. outside: which part of
-    that is that the camera is not on the map. hypotheses: the answer, then its rivals by falling weight.
-    """
+    """Where the camera most probably is."""
 
     east_m: float
     north_m: float
     covariance_m2: Float64
+    """float64 (2, 2), of the error if the camera is within answer_radius_m."""
     clues: Clues
+    """The observations from which that probability is computed."""
     ambiguity: float
+    """Probability that the camera is not there, by the bundle's calibration."""
     outside: float
+    """The part of the ambiguity that the camera is not on the map."""
     hypotheses: tuple[Hypothesis, ...]
+    """The answer, then its rivals by falling weight."""
 
 
 def most_probable_position(distribution: TileDistribution) -> Float64:

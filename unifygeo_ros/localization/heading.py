@@ -24,15 +24,15 @@ from unifygeo_ros.core.softmax import softmax
 
 @dataclass(frozen=True)
 class HeadingSearch:
-    """How well each tile fits under each heading.
-
-    tile_ids: int64 (m,). azimuths_rad: float64 (E, R), azimuth of base_link's x axis for roll r of encoding e; the
-    rolls of one encoding are evenly spaced over the whole circle. scores: float32 (m, E, R), similarity + max M⁰.
-    """
+    """How well each tile fits under each heading."""
 
     tile_ids: Int64
+    """int64 (m,)."""
     azimuths_rad: Float64
+    """float64 (E, R), azimuth of base_link's x axis for roll r of encoding e; the rolls of one encoding are evenly
+    spaced over the whole circle."""
     scores: Float32
+    """float32 (m, E, R), similarity + max M⁰."""
 
     @property
     def best_tile(self) -> int:

@@ -107,18 +107,18 @@ class OdometrySample:
 
 @dataclass(frozen=True)
 class ImuSample:
-    """Orientation of base_link from an IMU whose axes are base_link's.
-
-    roll_rad, pitch_rad: about base_link's x and y (REP-103). yaw_rad: REP-103, as absolute as the IMU is; the session's
-    imu_yaw_offset_rad is added to it. yaw_variance_rad2: 0 where the source brings none. All three angles NaN where
-    the IMU gives no orientation (a message whose orientation_covariance starts with −1): refused, and counted as such.
-    """
+    """Orientation of base_link from an IMU whose axes are base_link's."""
 
     stamp_ns: int
     roll_rad: float
+    """About base_link's x and y (REP-103)."""
     pitch_rad: float
+    """About base_link's x and y (REP-103)."""
     yaw_rad: float
+    """REP-103, as absolute as the IMU is; the session's imu_yaw_offset_rad is added to it."""
     yaw_variance_rad2: float = 0.0
+    """0 where the source brings none. All three angles NaN where the IMU gives no orientation (a message whose
+    orientation_covariance starts with −1): refused, and counted as such."""
 
     def fault(self) -> str | None:
         """As `OdometrySample.fault`."""
@@ -151,17 +151,15 @@ class ImuSample:
 
 @dataclass(frozen=True)
 class InitialPose:
-    """Where an operator says base_link is: map frame, metres, REP-103 yaw.
-
-    stamp_ns: when that holds; 0: from the next image on. covariance: float64 (3, 3) of east (m), north (m), yaw (rad),
-    positive definite.
-    """
+    """Where an operator says base_link is: map frame, metres, REP-103 yaw."""
 
     stamp_ns: int
+    """When that holds; 0: from the next image on."""
     east_m: float
     north_m: float
     yaw_rad: float
     covariance: Float64
+    """float64 (3, 3) of east (m), north (m), yaw (rad), positive definite."""
 
     def fault(self) -> str | None:
         """As `OdometrySample.fault`."""
@@ -199,17 +197,16 @@ def _turn(first_rad: float, second_rad: float, share: float) -> float:
 
 @dataclass(frozen=True)
 class BufferLimits:
-    """How far a buffer reaches. All in nanoseconds.
-
-    age: samples older than this before the newest are dropped. gap: two samples further apart are not interpolated
-    between. extrapolation: how far beyond the newest sample its velocity is followed. time_jump: a stamp that lies
-    further back than this clears the buffer (the clock or the driver was restarted).
-    """
+    """How far a buffer reaches. All in nanoseconds."""
 
     age: int
+    """Samples older than this before the newest are dropped."""
     gap: int
+    """Two samples further apart are not interpolated between."""
     extrapolation: int
+    """How far beyond the newest sample its velocity is followed."""
     time_jump: int
+    """a stamp that lies further back than this clears the buffer (the clock or the driver was restarted)."""
 
 
 SampleT = TypeVar("SampleT", OdometrySample, ImuSample)

@@ -44,7 +44,7 @@ FAULTY_IMAGES = {
 
 @dataclass
 class _Counts:
-    """Numbers since the node was started. reasons: last sentence by rejection reason."""
+    """Numbers since the node was started."""
 
     images: int = 0
     ignored: int = 0
@@ -53,6 +53,7 @@ class _Counts:
     fixes: int = 0
     rejections: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, str] = field(default_factory=dict)
+    """Last sentence by rejection reason."""
     refused_inputs: Counter[str] = field(default_factory=Counter)
     unpublished: int = 0
     failures: int = 0

@@ -9,15 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Frame:
-    """An image message as it arrived.
-
-    arrived_s: monotonic clock, seconds. transport_s: from the stamp to the arrival by the node's clock, negative where
-    the stamp is ahead of it; it may be as far ahead as future_s.
-    """
+    """An image message as it arrived."""
 
     message: Any
     arrived_s: float
+    """Monotonic clock, seconds."""
     transport_s: float
+    """From the stamp to the arrival by the node's clock, negative where the stamp is ahead of it; it may be as far
+    ahead as future_s."""
     future_s: float
 
 

@@ -20,12 +20,13 @@ from unifygeo_ros.sessions.session import LocalizationSession
 
 @dataclass(frozen=True)
 class Loaded:
-    """All that a configured node holds. identity: what was loaded, for log and diagnostics."""
+    """All that a configured node holds."""
 
     session: LocalizationSession
     localizer: Localizer
     index: TileIndex
     identity: Mapping[str, str]
+    """What was loaded, for log and diagnostics."""
     _resources: contextlib.ExitStack
 
     def close(self) -> None:

@@ -49,13 +49,14 @@ class TimeRules:
 
 @dataclass(frozen=True)
 class SourceReport:
-    """How one source stands. problem: "" where there is none."""
+    """How one source stands."""
 
     source: Source
     rate_hz: float
     age_s: float | None
     """How much older than the last image its newest message was; negative if newer. None before both were there."""
     problem: str
+    """Empty where there is none."""
 
 
 def configured_sources(settings: Settings, imu_topic: str, odometry_topic: str) -> tuple[Source, ...]:

@@ -12,16 +12,14 @@ Position = tuple[float, float]
 
 
 class AugmentationConfig(BaseModel):
-    """Probabilities (0: never) and strengths. `colour`: largest relative change of gain, contrast, saturation.
-
-    heading_sigma_deg: standard deviation of a turn of the panorama alone, so that the network forgives a heading
-    that is not quite right; rounded to whole columns.
-    """
+    """Probabilities (0: never) and strengths. `colour`: largest relative change of gain, contrast, saturation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     geometry: bool = True
     heading_sigma_deg: float = Field(default=0.0, ge=0.0)
+    """Standard deviation of a turn of the panorama alone, so that the network forgives a heading that is not quite
+    right; rounded to whole columns."""
     colour: float = Field(default=0.3, ge=0.0, lt=1.0)
     blur: float = Field(default=0.1, ge=0.0, le=1.0)
     sharpen: float = Field(default=0.1, ge=0.0, le=1.0)

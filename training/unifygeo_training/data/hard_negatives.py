@@ -26,19 +26,21 @@ batch. It errs by about 2e-4, rounding of both sides."""
 
 
 class HardNegativesConfig(BaseModel):
-    """from_step: the first batch drawn by descriptor; until then the data set draws, from neighbours. every: steps
-    after which the descriptors are recomputed. pool, take: of the `pool` nearest places `take` join the anchor, half of
-    them the nearest, half at random from the rest. places: how many places, drawn at random each time, are described
-    and make up the batches until the next time; None: all. Describing costs a forward pass of both encoders for each.
-    """
+    """When and from which places hard negatives are drawn."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     from_step: int = Field(ge=0)
+    """The first batch drawn by descriptor; until then the data set draws, from neighbours."""
     every: int = Field(ge=1)
+    """Steps after which the descriptors are recomputed."""
     pool: int = Field(default=128, ge=1)
+    """Size of the pool of nearest places from which an anchor draws."""
     take: int = Field(default=64, ge=1)
+    """How many of the pool join the anchor, half of them the nearest, half at random from the rest."""
     places: int | None = Field(default=None, ge=2)
+    """How many places, drawn at random each time, are encoded and make up the batches until the next time; None: all.
+    Encoding costs a forward pass of both encoders for each."""
 
     def describes_at(self, step: int) -> bool:
         """Whether the descriptors are computed before this step."""
@@ -62,15 +64,18 @@ class TileChoice(Protocol):
 
 @dataclass(frozen=True)
 class Tiles:
-    """Squares that may lie anywhere (`TileChoice`). area: int64 (n,); centre_m: float64 (n, 2); side_m: of every tile.
+    """Squares that may lie anywhere (`TileChoice`).
 
-    Two tiles overlap if they lie in one area and their centres are less than a side apart in both axes: then each
-    shows a part of the other, and none is a true negative of the other's panorama.
+    Two tiles overlap if they lie in one area and their centres are less than a side apart in both axes: then each shows
+    a part of the other, and none is a true negative of the other's panorama.
     """
 
     area: Int64
+    """int64 (n,)."""
     centre_m: Float64
+    """float64 (n, 2)."""
     side_m: float
+    """Of every tile."""
 
     def excludes(self, place: int, others: Sequence[int]) -> bool:
         """Whether a place's tile overlaps one of the others'."""
@@ -97,15 +102,16 @@ class ComparablePairs(PairSet, Protocol):
 
 @dataclass(frozen=True)
 class DescriptorTable:
-    """What hard negatives are drawn by. places: int64 (m,), ascending. ground, aerial: int16 (m, C), see STEPS_OF_UNIT.
-
-    step: the table was computed before this step. It belongs to the state of a run and is saved with it.
-    """
+    """What hard negatives are drawn by."""
 
     step: int
+    """The table was computed before this step. It belongs to the state of a run and is saved with it."""
     places: Int64
+    """int64 (m,), ascending."""
     ground: Int16
+    """int16 (m, C), see STEPS_OF_UNIT."""
     aerial: Int16
+    """int16 (m, C), see STEPS_OF_UNIT."""
 
     def state(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""

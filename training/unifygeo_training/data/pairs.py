@@ -16,12 +16,14 @@ from unifygeo_training.data.augmentation import AugmentationConfig, augment
 
 @dataclass(frozen=True)
 class Pair:
-    """panorama: uint8 (H, W, 3) RGB, north in the centre column. tile: uint8 (L, L, 3) RGB, north up.
-    position: (row, column) of the camera as fractions of the tile's side from its upper left corner."""
+    """One training pair."""
 
     panorama: UInt8
+    """uint8 (H, W, 3) RGB, north in the centre column."""
     tile: UInt8
+    """uint8 (L, L, 3) RGB, north up."""
     position: tuple[float, float]
+    """(row, column) of the camera as fractions of the tile's side from its upper left corner."""
 
 
 class PairSet(Protocol):

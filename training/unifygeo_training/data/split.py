@@ -21,28 +21,30 @@ METRES_PER_DEGREE = 111_320.0
 
 @dataclass(frozen=True)
 class CrossViewSplit:
-    """One split of a cross-view data set: n queries against a gallery of m tiles.
-
-    ground: n panorama files, centre column facing north. ground_top_rad, ground_bottom_rad: elevations of the upper
-    and lower edge of the panorama files. gallery: m aerial files, north up, square.
-    tiles: int64 (n, 1 + s), gallery rows; column 0 the positive, the others the semi-positives or NO_TILE.
-    offsets_px: float64 (n, 1 + s, 2), the camera relative to the centre of each of those tiles as (down, right), in
-    pixels of tile_size; NaN where the tile is NO_TILE. A camera may lie outside a tile that is labelled semi-positive.
-    tile_size: rows = columns of the aerial files. metres_per_pixel: float64 (m,), at tile_size; NaN where unknown.
-    gallery_lat_lon: float64 (m, 2) degrees, tile centres; ground_lat_lon: float64 (n, 2); NaN where unknown.
-    """
+    """One split of a cross-view data set: n queries against a gallery of m tiles."""
 
     name: str
     ground: tuple[Path, ...]
+    """n panorama files, centre column facing north."""
     gallery: tuple[Path, ...]
+    """m aerial files, north up, square."""
     tiles: Int64
+    """int64 (n, 1 + s), gallery rows; column 0 the positive, the others the semi-positives or NO_TILE."""
     offsets_px: Float64
+    """float64 (n, 1 + s, 2), the camera relative to the centre of each of those tiles as (down, right), in pixels of
+    tile_size; NaN where the tile is NO_TILE. A camera may lie outside a tile that is labelled semi-positive."""
     tile_size: int
+    """Rows = columns of the aerial files."""
     metres_per_pixel: Float64
+    """float64 (m,), at tile_size; NaN where unknown."""
     gallery_lat_lon: Float64
+    """float64 (m, 2) degrees, tile centres."""
     ground_lat_lon: Float64
+    """float64 (n, 2); NaN where unknown."""
     ground_top_rad: float = math.pi / 2
+    """Elevations of the upper and lower edge of the panorama files."""
     ground_bottom_rad: float = -math.pi / 2
+    """Elevations of the upper and lower edge of the panorama files."""
 
     @property
     def positives(self) -> Int64:

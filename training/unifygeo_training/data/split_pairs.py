@@ -23,18 +23,22 @@ Missing = Literal["error", "skip"]
 
 
 class VigorConfig(BaseModel):
-    """folder: the root of VIGOR. area, labels: as `unifygeo-train check-data` names them; the part is train. missing:
-    whether images that are not on disk end the run or are left out. resize: as in `SplitImages`."""
+    """Training pairs of VIGOR."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     tells_positions: ClassVar[bool] = True
 
     kind: Literal["vigor"]
     folder: Path
+    """The root of VIGOR."""
     area: Area
+    """As `unifygeo-train check-data` names them; the part is train."""
     labels: Labels = "corrected"
+    """As `unifygeo-train check-data` names them; the part is train."""
     missing: Missing = "error"
+    """Whether images that are not on disk end the run or are left out."""
     resize: Resize = "area"
+    """As in `SplitImages`."""
 
     def describe(self) -> str:
         return f"VIGOR {self.area} train ({self.labels} labels)"
@@ -45,15 +49,18 @@ class VigorConfig(BaseModel):
 
 
 class CentreAlignedConfig(BaseModel):
-    """folder: the root of CVUSA or CVACT. Every camera stands in the middle of its tile. missing, resize: as above."""
+    """Training pairs of CVUSA or CVACT, where every camera stands in the middle of its tile."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     tells_positions: ClassVar[bool] = False
 
     kind: Literal["cvusa", "cvact"]
     folder: Path
+    """The root of CVUSA or CVACT."""
     missing: Missing = "error"
+    """As in `VigorConfig`."""
     resize: Resize = "area"
+    """As in `SplitImages`."""
 
     def describe(self) -> str:
         return f"{self.kind.upper()} train"

@@ -19,22 +19,23 @@ from unifygeo_training.towns.town import FIRST_HELD_OUT_SEED
 
 
 class TownsConfig(BaseModel):
-    """folder: what `unifygeo-train towns render` wrote. first_seed, last_seed: the towns to use, both included.
-
-    towns_per_batch: how many towns share a batch: neighbours in one town are the hard negatives.
-    camera_range: the camera lies anywhere in this central share of the tile's side. Half-overlapping tiles always
-    offer one with the camera in its central half; more than that forgives coarser tilings.
-    """
+    """Training pairs of rendered towns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     tells_positions: ClassVar[bool] = True
 
     kind: Literal["towns"] = "towns"
     folder: Path
+    """What `unifygeo-train towns render` wrote."""
     first_seed: int = Field(default=0, ge=0)
+    """The towns to use, both included."""
     last_seed: int = Field(ge=0)
+    """The towns to use, both included."""
     towns_per_batch: int = Field(default=1, ge=1)
+    """How many towns share a batch: neighbours in one town are the hard negatives."""
     camera_range: float = Field(default=0.65, gt=0.0, le=0.9)
+    """The camera lies anywhere in this central share of the tile's side. Half-overlapping tiles always offer one with
+    the camera in its central half; more than that forgives coarser tilings."""
 
     @model_validator(mode="after")
     def _seeds_are_for_training(self) -> TownsConfig:
@@ -55,12 +56,16 @@ class TownsConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Member:
-    """One place in a batch. town: index; panorama: index in the town; east_m, north_m: centre of the tile."""
+    """One place in a batch."""
 
     town: int
+    """Index of the town."""
     panorama: int
+    """Index in the town."""
     east_m: float
+    """Centre of the tile."""
     north_m: float
+    """Centre of the tile."""
 
 
 class TownPairs:

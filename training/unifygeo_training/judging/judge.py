@@ -33,18 +33,19 @@ CANDIDATES = LocalizerConfig().candidates
 
 @dataclass(frozen=True)
 class QueryResults:
-    """What became of each of n queries.
-
-    nearest, reranked: int64 (n, k), rows of the gallery, best first. positives: int64 (n,). offsets_m: by answer, as
-    `Judgement` names them and "metric", float64 (n, 2): metres east and north of the centre of the tile that the
-    answer lies on. errors_m: by answer, float64 (n,), on the earth. Both are empty where the data tell no positions.
-    """
+    """What became of each of n queries."""
 
     nearest: Int64
+    """int64 (n, k), rows of the gallery, best first."""
     reranked: Int64
+    """int64 (n, k), rows of the gallery, best first."""
     positives: Int64
+    """int64 (n,)."""
     offsets_m: dict[str, Float64]
+    """By answer, as `Judgement` names them and "metric", float64 (n, 2): metres east and north of the centre of the
+    tile that the answer lies on."""
     errors_m: dict[str, Float64]
+    """By answer, float64 (n,), on the earth. Both are empty where the data tell no positions."""
 
     def arrays(self) -> dict[str, Array]:
         """Everything by name, for `np.savez`."""
@@ -59,12 +60,7 @@ class QueryResults:
 
 @dataclass(frozen=True)
 class Judgement:
-    """All metrics of one network on one evaluation set. Fields that the data cannot give are None.
-
-    final: the pipeline's answer. without_reranking: the same, with the nearest tile decoded. tile_centre: the
-    re-ranked winner's centre as the answer. retrieval_only: the nearest tile's centre. metric: on the positive tile.
-    curve: of the pipeline's answer, over `metrics.CURVE_M`.
-    """
+    """All metrics of one network on one evaluation set. Fields that the data cannot give are None."""
 
     data: str
     queries: int
@@ -73,11 +69,17 @@ class Judgement:
     retrieval: metrics.RetrievalScores
     reranked: metrics.RerankedScores
     metric: metrics.MetricScores | None
+    """On the positive tile."""
     final: metrics.CvglScores | None
+    """The pipeline's answer."""
     without_reranking: metrics.CvglScores | None
+    """The same, with the nearest tile decoded."""
     tile_centre: metrics.CvglScores | None
+    """The re-ranked winner's centre as the answer."""
     retrieval_only: metrics.CvglScores | None
+    """The nearest tile's centre."""
     curve: metrics.CvglScores | None
+    """Of the pipeline's answer, over `metrics.CURVE_M`."""
     results: QueryResults
 
 

@@ -35,18 +35,18 @@ and the hit rate, which is the one before re-ranking; metric mean and median."""
 
 @dataclass(frozen=True)
 class Ablation:
-    """What a network was trained for, and the switches of Tables V–VII.
-
-    retrieval: the descriptors (L_G). localization: the decoder (L_D). matching: the fine-grained features by L_M.
-    feature_aggregator: FA; without it the paper pools by the average. reranking_loss: L_R. Whether re-ranking is *used*
-    is not a property of the network; both are always judged.
-    """
+    """What a network was trained for, and the switches of Tables V–VII."""
 
     retrieval: bool = True
+    """The descriptors (L_G)."""
     localization: bool = True
+    """The decoder (L_D)."""
     matching: bool = True
+    """The fine-grained features by L_M."""
     feature_aggregator: bool = True
+    """FA; without it the paper pools by the average."""
     reranking_loss: bool = True
+    """L_R. Whether re-ranking is *used* is not a property of the network; both are always judged."""
 
     @property
     def unified_learning(self) -> bool:
@@ -220,11 +220,13 @@ _RETRIEVAL = ("recall_1", "recall_5", "recall_10", "recall_percent", "hit_rate")
 
 @dataclass(frozen=True)
 class _Row:
-    """switches: of the configuration, in the order of the paper's columns, so that sorted rows stand in the order of
-    the paper's. values: of each data set, all numbers."""
+    """One row of the ablation tables."""
 
     switches: tuple[bool, ...]
+    """Of the configuration, in the order of the paper's columns, so that sorted rows stand in the order of the
+    paper's."""
     values: list[list[float]]
+    """Of each data set, all numbers."""
 
 
 def _means(header: Sequence[str], rows: Sequence[_Row]) -> str:

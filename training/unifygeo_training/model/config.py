@@ -18,27 +18,27 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 class NetworkConfig(BaseModel):
     """Shape of the network. The defaults are the published one (384 × 768 ground, 384 × 384 aerial).
-
-    backbone: a convolutional model of timm with maps at 1/4, 1/8 and 1/16 (ConvNeXt, ResNet, RegNet, EfficientNet, …),
-    with its pretrained tag if it has one; the stages that make these maps are the shared encoder.
-    ground_elevation_*_deg: what the panorama's rows cover, edge to edge. metres_per_pixel: of the aerial image as it
-    enters the network. output_stride: aerial pixels for one pixel of the distribution D. layer_scale: initial layer
-    scale of all ConvNeXt blocks that start at random, 0.1 for training from scratch; pretrained weights bring their
-    own. aggregator: "average" is the paper's ablation without the feature aggregator.
-    """
+    ground_elevation_*_deg are the elevations that the panorama's rows cover, edge to edge."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = "convnext_tiny.fb_in22k_ft_in1k_384"
+    """A convolutional model of timm with maps at 1/4, 1/8 and 1/16 (ConvNeXt, ResNet, RegNet, EfficientNet, …), with
+    its pretrained tag if it has one; the stages that make these maps are the shared encoder."""
     ground_height: int = Field(default=384, ge=HEAD_STRIDE)
     ground_width: int = Field(default=768, ge=HEAD_STRIDE, multiple_of=HEAD_STRIDE)
     ground_elevation_top_deg: float = Field(default=90.0, gt=-90.0, le=90.0)
     ground_elevation_bottom_deg: float = Field(default=-90.0, ge=-90.0, lt=90.0)
     aerial_size: int = Field(default=384, ge=HEAD_STRIDE, multiple_of=HEAD_STRIDE)
     metres_per_pixel: float = Field(default=0.185, gt=0.0)
+    """Of the aerial image as it enters the network."""
     output_stride: Literal[1, 2] = 1
+    """Aerial pixels for one pixel of the distribution D."""
     layer_scale: float = Field(default=1e-6, gt=0.0)
+    """Initial layer scale of all ConvNeXt blocks that start at random, 0.1 for training from scratch; pretrained
+    weights bring their own."""
     aggregator: Literal["attention", "gem", "average"] = "attention"
+    """"average" is the paper's ablation without the feature aggregator."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 

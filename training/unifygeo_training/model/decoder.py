@@ -71,10 +71,12 @@ class Output(nn.Sequential):
 
 
 class Decoded(NamedTuple):
-    """logits: (N, P, P) float32, D = softmax over all of them. matches: M⁰ … M³, float32 (N, S_l, S_l), cosines."""
+    """Outputs of the decoder."""
 
     logits: Tensor
+    """(N, P, P) float32, D = softmax over all of them."""
     matches: tuple[Tensor, ...]
+    """M⁰ … M³, float32 (N, S_l, S_l), cosines."""
 
 
 class Decoder(nn.Module):

@@ -16,19 +16,23 @@ INITIAL_TEMPERATURE = 0.07
 
 
 class Ground(NamedTuple):
-    """descriptor: v_g (N, C) float32 unit length, None if not asked for. levels: f_g⁰ … f_g³ (N, C_l), the same."""
+    """Outputs of the ground encoder."""
 
     descriptor: Tensor | None
+    """v_g (N, C) float32 unit length, None if not asked for."""
     levels: tuple[Tensor, ...]
+    """f_g⁰ … f_g³ (N, C_l), the same."""
 
 
 class Aerial(NamedTuple):
-    """descriptor: v_a as in Ground. pyramid: F_a⁰ … F_a³ (N, C_l, S_l, S_l).
-    match_map: F_a⁰ as the matching sees it, float32 (N, C_0, S_0, S_0), unit length over channels."""
+    """Outputs of the aerial encoder."""
 
     descriptor: Tensor | None
+    """v_a as in Ground."""
     pyramid: tuple[Tensor, ...]
+    """F_a⁰ … F_a³ (N, C_l, S_l, S_l)."""
     match_map: Tensor
+    """F_a⁰ as the matching sees it, float32 (N, C_0, S_0, S_0), unit length over channels."""
 
 
 class UnifyGeo(nn.Module):

@@ -29,11 +29,12 @@ SPILL_M = 20.0
 
 @dataclass(frozen=True)
 class Block:
-    """One block. label: its number in the raster of blocks, where it lies in `rows` and `columns`."""
+    """One block."""
 
     character: str
     area_m2: float
     label: int
+    """Its number in the raster of blocks, where it covers `rows` and `columns`."""
     rows: slice
     columns: slice
 

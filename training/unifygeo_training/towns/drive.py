@@ -32,23 +32,25 @@ EPOCH_NS = stamp_from_parts(1_750_000_000, 0)
 
 @dataclass(frozen=True)
 class DriveSettings:
-    """What to record. lever_arm_m: camera in base_link, forward, left, up; its centre column faces forward.
+    """What to record.
 
-    base_link is the vehicle's middle on the ground. image_delay_s: from the exposure, which the stamp tells, to the
-    recording, as a camera's driver needs it. jpeg_quality: of the panoramas, OpenCV's 0 … 100.
-    orthophoto_jpeg_quality: None for lossless.
+    base_link is the vehicle's middle on the ground.
     """
 
     length_m: float = 600.0
     image_rate_hz: float = 2.0
     image_delay_s: float = 0.1
+    """Time from the exposure, which is the stamp, to the recording, as a camera's driver needs it."""
     odometry_rate_hz: float = 20.0
     imu_rate_hz: float = 50.0
     lever_arm_m: tuple[float, float, float] = (0.2, 0.0, 2.0)
+    """Camera in base_link, forward, left, up; its centre column faces forward."""
     view: View = FULL_SPHERE
     samples: int = 2
     jpeg_quality: int = 92
+    """OpenCV's quality of the panoramas, 0 … 100."""
     orthophoto_jpeg_quality: int | None = None
+    """None for lossless."""
     odometry_noise: OdometryNoise = field(default_factory=OdometryNoise)
     imu_noise: ImuNoise = field(default_factory=ImuNoise)
 

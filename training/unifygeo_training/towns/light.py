@@ -12,23 +12,26 @@ from unifygeo_ros.core.arrays import Float32
 
 @dataclass(frozen=True)
 class Appearance:
-    """What differs between two pictures of the same town.
-
-    sun_azimuth_rad: clockwise from north, towards the sun. sun, sky: (3,) strengths of direct and diffuse light, RGB.
-    plants: (3,) factors on the albedo of vegetation, RGB. haze_m: distance at which haze hides 63%.
-    gain: (3,) of the camera. gamma, noise (standard deviation in 8-bit counts). clouds: share of sky, 0 … 1.
-    """
+    """What differs between two pictures of the same town."""
 
     sun_azimuth_rad: float
+    """Clockwise from north, towards the sun."""
     sun_elevation_rad: float
     sun: tuple[float, float, float]
+    """(3,) strengths of direct and diffuse light, RGB."""
     sky: tuple[float, float, float]
+    """(3,) strengths of direct and diffuse light, RGB."""
     plants: tuple[float, float, float]
+    """(3,) factors on the albedo of vegetation, RGB."""
     haze_m: float
+    """Distance at which haze hides 63%."""
     gain: tuple[float, float, float]
+    """(3,) factors of the camera, RGB."""
     gamma: float
     noise: float
+    """Standard deviation in 8-bit counts."""
     clouds: float
+    """Share of sky, 0 … 1."""
     seed: int
 
 

@@ -43,12 +43,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class Hits:
-    """objects: int32 (H, W), index of the solid seen, or FLOOR or SKY. faces: int8 (H, W).
-    distance_m: float64 (H, W), horizontal distance; inf for SKY."""
+    """What the ray of each pixel meets."""
 
     objects: npt.NDArray[np.int32]
+    """int32 (H, W), index of the solid seen, or FLOOR or SKY."""
     faces: npt.NDArray[np.int8]
+    """int8 (H, W)."""
     distance_m: Float64
+    """float64 (H, W), horizontal distance; inf for SKY."""
 
 
 def column_azimuths(width: int, centre_rad: float) -> Float64:

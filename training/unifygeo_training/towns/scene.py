@@ -92,21 +92,20 @@ OBJECT = np.dtype(
 
 @dataclass(frozen=True)
 class Town:
-    """A town, without light or season.
-
-    objects: (n,) of OBJECT. ground: uint8 (P, P, 4), albedo RGB and share of vegetation, row 0 north.
-    marks: quadrilaterals painted on the ground, float64 (m, 4, 2) as x, y: crosswalk stripes.
-    origin: UTM east, north of the south-west corner, metres.
-    """
+    """A town, without light or season."""
 
     seed: int
     size_m: float
     metres_per_pixel: float
     origin: tuple[float, float]
+    """UTM east and north of the south-west corner, metres."""
     objects: npt.NDArray[np.void]
+    """(n,) of OBJECT."""
     ground: UInt8
+    """uint8 (P, P, 4), albedo RGB and share of vegetation, row 0 north."""
     streets: tuple[Street, ...]
     marks: Float64
+    """Quadrilaterals painted on the ground, float64 (m, 4, 2) as x, y: crosswalk stripes."""
 
 
 def clearance(objects: npt.NDArray[np.void], x: float, y: float, height_m: float = 2.6, views: int = GROUND) -> float:

@@ -14,57 +14,68 @@ GRAVITY_M_S2 = 9.81
 
 @dataclass(frozen=True)
 class OdometryNoise:
-    """scale: one standard deviation of the wheel radius' error, drawn once a drive. yaw_rate_bias_rad_s: likewise.
-    speed_m_s, yaw_rate_rad_s: white noise of each sample."""
+    """Standard deviations of the errors of wheel odometry."""
 
     scale: float = 0.02
+    """One standard deviation of the wheel radius' error, drawn once a drive."""
     yaw_rate_bias_rad_s: float = np.radians(0.06)
+    """One standard deviation of the bias, drawn once a drive."""
     speed_m_s: float = 0.03
+    """White noise of each sample."""
     yaw_rate_rad_s: float = np.radians(0.4)
+    """White noise of each sample."""
 
 
 @dataclass(frozen=True)
 class ImuNoise:
-    """yaw_bias_rad: standard deviation at the start. yaw_walk_rad_sqrt_s: its random walk. yaw_rad, tilt_rad: white.
-    gyro_bias_rad_s, gyro_rad_s, accelerometer_bias_m_s2, accelerometer_m_s2: of rates and accelerations."""
+    """Standard deviations of the errors of an IMU."""
 
     yaw_bias_rad: float = np.radians(1.0)
+    """Standard deviation at the start."""
     yaw_walk_rad_sqrt_s: float = np.radians(0.06)
+    """Its random walk."""
     yaw_rad: float = np.radians(0.3)
+    """White."""
     tilt_rad: float = np.radians(0.15)
+    """White."""
     gyro_bias_rad_s: float = np.radians(0.05)
+    """Of rates and accelerations."""
     gyro_rad_s: float = np.radians(0.2)
+    """Of rates and accelerations."""
     accelerometer_bias_m_s2: float = 0.05
+    """Of rates and accelerations."""
     accelerometer_m_s2: float = 0.12
+    """Of rates and accelerations."""
 
 
 @dataclass(frozen=True)
 class Odometry:
-    """Dead reckoning in the odom frame, whose origin is base_link at time 0; arrays (n,).
-
-    speed_m_s, yaw_rate_rad_s: measured, the mean over the interval that ends at the sample; sample k is sample k − 1
-    moved along the arc that they describe.
-    """
+    """Dead reckoning in the odom frame, whose origin is base_link at time 0; arrays (n,)."""
 
     time_s: Float64
     x_m: Float64
     y_m: Float64
     yaw_rad: Float64
     speed_m_s: Float64
+    """Measured, the mean over the interval that ends at the sample; sample k is sample k − 1 moved along the arc that
+    they describe."""
     yaw_rate_rad_s: Float64
+    """See `speed_m_s`."""
 
 
 @dataclass(frozen=True)
 class Imu:
-    """yaw_rad: REP-103, of the true yaw's frame. roll_rad, pitch_rad. rates: (n, 3) rad/s. accelerations: (n, 3) m/s²,
-    gravity included, in base_link."""
+    """IMU samples in base_link; arrays of n samples."""
 
     time_s: Float64
     roll_rad: Float64
     pitch_rad: Float64
     yaw_rad: Float64
+    """REP-103, in the frame of the true yaw."""
     rates: Float64
+    """(n, 3) rad/s."""
     accelerations: Float64
+    """(n, 3) m/s², gravity included, in base_link."""
 
 
 def dead_reckon(speed_m_s: Float64, yaw_rate_rad_s: Float64, interval_s: float) -> tuple[Float64, Float64, Float64]:

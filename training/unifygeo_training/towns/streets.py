@@ -17,23 +17,24 @@ SHARPEST_CROSSING_RAD = np.radians(38)
 
 @dataclass(frozen=True)
 class Street:
-    """One street between two crossings.
-
-    line: float64 (n, 2), centre line x, y about SAMPLE_M apart, from crossing `start` to crossing `end`.
-    width_m: kerb to kerb, parking included. rank: 0 avenue, 1 street, 2 side street, 3 lane.
-    pavement_m: width of the footway at each side. parking_left, parking_right: a row of cars at that kerb.
-    set_back_m: how far from each end the crossing reaches.
-    """
+    """One street between two crossings."""
 
     start: int
     end: int
     line: Float64
+    """float64 (n, 2), centre line x, y about SAMPLE_M apart, from crossing `start` to crossing `end`."""
     width_m: float
+    """Kerb to kerb, parking included."""
     rank: int
+    """0 avenue, 1 street, 2 side street, 3 lane."""
     pavement_m: float
+    """Width of the footway at each side."""
     parking_left: bool
+    """a row of cars at that kerb."""
     parking_right: bool
+    """a row of cars at that kerb."""
     set_back_m: tuple[float, float]
+    """How far from each end the crossing reaches."""
 
     @property
     def length_m(self) -> float:

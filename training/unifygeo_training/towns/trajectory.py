@@ -31,19 +31,20 @@ BODY_M = 1.1
 
 @dataclass(frozen=True)
 class Motion:
-    """Where base_link is at some times; all arrays (n,), angles by REP-103 in the town's grid.
-
-    x_m, y_m: town coordinates. yaw_rad: of the direction of travel, unwrapped. speed_m_s: forward. yaw_rate_rad_s.
-    acceleration_m_s2: forward; the lateral one is speed · yaw rate.
-    """
+    """Where base_link is at some times; all arrays (n,), angles by REP-103 in the town's grid."""
 
     time_s: Float64
     x_m: Float64
+    """Town coordinates."""
     y_m: Float64
+    """Town coordinates."""
     yaw_rad: Float64
+    """Of the direction of travel, unwrapped."""
     speed_m_s: Float64
+    """Forward."""
     yaw_rate_rad_s: Float64
     acceleration_m_s2: Float64
+    """Forward; the lateral one is speed · yaw rate."""
 
 
 class Drive:

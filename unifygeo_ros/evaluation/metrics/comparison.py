@@ -50,11 +50,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """images: compared, by stamp. only_a, only_b: images that one run alone has."""
+    """Two replays of one drive, compared."""
 
     images: int
+    """Number of compared images, matched by stamp."""
     only_a: int
+    """Images that one run alone has."""
     only_b: int
+    """Images that one run alone has."""
     block: int
     differences: tuple[Difference, ...]
 

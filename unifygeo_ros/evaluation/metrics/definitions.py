@@ -149,10 +149,11 @@ def time_to_first(stamps_s: npt.ArrayLike, answered: npt.ArrayLike) -> float | N
 
 @dataclass(frozen=True)
 class Outage:
-    """The longest time without an answer. start_s: when it began, same clock as the stamps."""
+    """The longest time without an answer."""
 
     duration_s: float
     start_s: float
+    """When it began, same clock as the stamps."""
 
 
 def longest_outage(stamps_s: npt.ArrayLike, answered: npt.ArrayLike) -> Outage | None:
@@ -332,17 +333,18 @@ def protection_levels(covariances: npt.ArrayLike) -> Float64:
 
 @dataclass(frozen=True)
 class Stanford:
-    """Counts of the regions of the Stanford (integrity) diagram, error against protection level.
-
-    nominal: error ≤ PL ≤ AL. misleading: PL < error ≤ AL. hazardous: PL ≤ AL < error. unavailable: PL > AL, error ≤ PL.
-    unavailable_misleading: AL < PL < error.
-    """
+    """Counts of the regions of the Stanford (integrity) diagram, error against protection level."""
 
     nominal: int
+    """Error ≤ PL ≤ AL."""
     misleading: int
+    """PL < error ≤ AL."""
     hazardous: int
+    """PL ≤ AL < error."""
     unavailable: int
+    """PL > AL, error ≤ PL."""
     unavailable_misleading: int
+    """AL < PL < error."""
 
 
 def stanford_regions(errors: npt.ArrayLike, protection_levels_m: npt.ArrayLike, alert_limit_m: float) -> Stanford:
@@ -363,15 +365,14 @@ def stanford_regions(errors: npt.ArrayLike, protection_levels_m: npt.ArrayLike, 
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """What is risked when only the most confident fixes are used.
-
-    coverage: (m,) share of all frames that keep their fix, rising. risk: (m,) share of the kept fixes that fail.
-    area: mean risk over the fixes, each kept set weighted by its newly added fixes; lower is better.
-    """
+    """What is risked when only the most confident fixes are used."""
 
     coverage: Float64
+    """(m,) share of all frames that keep their fix, rising."""
     risk: Float64
+    """(m,) share of the kept fixes that fail."""
     area: float
+    """Mean risk over the fixes, each kept set weighted by its newly added fixes; lower is better."""
 
 
 def risk_coverage(uncertainties: npt.ArrayLike, failed: npt.ArrayLike, total: int) -> RiskCoverage | None:

@@ -37,18 +37,17 @@ class RecordedQuery:
 
 @dataclass(frozen=True)
 class SeenTiles:
-    """The candidates after re-ranking, best first.
-
-    centres_m: float64 (k, 2), east and north. retrieval_ranks: the place each had before, from 0.
-    yaw_rad: the heading that was used, given or found.
-    """
+    """The candidates after re-ranking, best first."""
 
     tile_ids: tuple[int, ...]
     centres_m: Float64
+    """float64 (k, 2), east and north."""
     scores: tuple[float, ...]
     similarities: tuple[float, ...]
     retrieval_ranks: tuple[int, ...]
+    """Rank of each by retrieval, before re-ranking, from 0."""
     yaw_rad: float
+    """The heading that was used, given or found."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +68,23 @@ class TileRanks:
 
 @dataclass(frozen=True)
 class FrameResult:
-    """One image of the drive.
-
-    number: its place in the image topic, from 0. log_time_ns: when it was recorded. truth: None in a gap. query,
-    tiles, ranks: None where the image did not get so far. odometry: x (m), y (m), yaw (rad) in the odometry's own
-    frame at the exposure, None where there is none.
-    """
+    """One image of the drive."""
 
     number: int
+    """Its number in the image topic, from 0."""
     log_time_ns: int
+    """When it was recorded."""
     outcome: Fix | Rejection
     truth: TruthPose | None
+    """None in a gap."""
     query: RecordedQuery | None
+    """None where the image did not get so far."""
     tiles: SeenTiles | None
+    """None where the image did not get so far."""
     ranks: TileRanks | None
+    """None where the image did not get so far."""
     odometry: tuple[float, float, float] | None
+    """x (m), y (m), yaw (rad) in the odometry's own frame at the exposure, None where there is none."""
 
 
 def to_json(result: FrameResult) -> str:

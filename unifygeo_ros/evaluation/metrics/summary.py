@@ -43,11 +43,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Errors of the judged fixes, metres and degrees.
-
-    within_of_fixes, within_of_images: share of judged fixes, and of all images with ground truth, whose fix lies within
-    each of `distances_m`. truth_sigma_m: median standard deviation of the ground truth along its long axis.
-    """
+    """Errors of the judged fixes, metres and degrees."""
 
     error_m: metrics.ErrorStatistics | None
     along_track_m: metrics.SignedStatistics | None
@@ -55,42 +51,49 @@ class Accuracy:
     yaw_deg: metrics.SignedStatistics | None
     distances_m: tuple[float, ...]
     within_of_fixes: tuple[float | None, ...]
+    """Share of judged fixes, and of all images with ground truth, whose fix lies within each of `distances_m`."""
     within_of_images: tuple[float | None, ...]
+    """See `within_of_fixes`."""
     truth_sigma_m: float | None
+    """Median standard deviation of the ground truth along its long axis."""
 
 
 @dataclass(frozen=True)
 class Availability:
-    """fix: share of images with a fix. declared: share with a fix that claims 95% within the alert limit.
-    time_to_first_good_fix_s: until a fix within the alert limit."""
+    """How often there was a fix."""
 
     fix: metrics.Share | None
+    """Share of images with a fix."""
     declared: metrics.Share | None
+    """Share with a fix that claims 95% within the alert limit."""
     time_to_first_fix_s: float | None
     time_to_first_good_fix_s: float | None
+    """Until a fix within the alert limit."""
     longest_outage: metrics.Outage | None
 
 
 @dataclass(frozen=True)
 class Integrity:
-    """Of the judged fixes. false_fix: beyond the alert limit and outside their own 99.9% ellipse. gross_error: beyond
-    the alert limit, regardless of their covariance. risk_coverage_area: mean risk of a false fix when the fixes are
-    taken in the order of their declared accuracy."""
+    """Of the judged fixes."""
 
     false_fix: metrics.Share | None
+    """Beyond the alert limit and outside their own 99.9% ellipse."""
     gross_error: metrics.Share | None
+    """Beyond the alert limit, regardless of their covariance."""
     stanford: metrics.Stanford
     risk_coverage_area: float | None
+    """Mean risk of a false fix when the fixes are taken in the order of their declared accuracy."""
 
 
 @dataclass(frozen=True)
 class CovarianceJudgement:
-    """position, yaw: normalised errors. coverage: share of truths inside each of `ellipses`."""
+    """Normalised errors of position and yaw."""
 
     position: metrics.Consistency | None
     without_false_fixes: metrics.Consistency | None
     ellipses: tuple[float, ...]
     coverage: tuple[metrics.Share | None, ...]
+    """Share of truths inside each of `ellipses`."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +117,14 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table of baselines. answered: images with ground truth that it answers. within: share of all
-    images with ground truth that it puts within each of the distances. rank of false answers is not given: baselines
-    declare no accuracy."""
+    """One row of the table of baselines."""
 
     name: str
     answered: int
+    """Images with ground truth that it answers."""
     within: tuple[float | None, ...]
+    """Share of all images with ground truth that it puts within each of the distances. Baselines declare no accuracy,
+    so there is no rank of false answers."""
     error_m: metrics.ErrorStatistics | None
 
 

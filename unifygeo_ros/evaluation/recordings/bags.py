@@ -23,19 +23,22 @@ STORAGE_SUFFIXES = (".mcap", ".db3", ".bag")
 
 @dataclass(frozen=True)
 class BagTopic:
-    """A topic of a bag. type: in ROS 2's spelling, also for rosbag1. count: its messages."""
+    """A topic of a bag."""
 
     name: str
     type: str
+    """In ROS 2's spelling, also for rosbag1."""
     count: int
+    """Number of its messages."""
 
 
 class BagMessage(NamedTuple):
-    """One message, not yet deserialized. log_time_ns: when it was recorded."""
+    """One message, not yet deserialized."""
 
     topic: str
     type: str
     log_time_ns: int
+    """When it was recorded."""
     data: bytes
 
 

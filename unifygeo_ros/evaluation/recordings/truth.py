@@ -28,35 +28,33 @@ COURSE_MINIMUM_M = 0.5
 
 @dataclass(frozen=True)
 class Recording:
-    """Ground truth as it was recorded.
-
-    stamps_ns: int64 (n,), any order. positions: float64 (n, 2), latitude and longitude in degrees if `geodetic`, else
-    x and y of a plane frame in metres. yaw_rad: float64 (n,), counter-clockwise from x (from east if geodetic), NaN
-    where not known. covariances_m2: float64 (n, 2, 2) of x and y (east and north if geodetic), NaN where not known.
-    source: topic or file, for messages.
-    """
+    """Ground truth as it was recorded."""
 
     stamps_ns: Int64
+    """int64 (n,), any order."""
     positions: Float64
+    """float64 (n, 2), latitude and longitude in degrees if `geodetic`, else x and y of a plane frame in metres."""
     geodetic: bool
     yaw_rad: Float64
+    """float64 (n,), counter-clockwise from x (from east if geodetic), NaN where not known."""
     covariances_m2: Float64
+    """float64 (n, 2, 2) of x and y (east and north if geodetic), NaN where not known."""
     source: str
+    """Topic or file, for messages."""
 
 
 @dataclass(frozen=True)
 class TruthPose:
-    """Pose of base_link in the map frame at one stamp.
-
-    covariance_m2: float64 (2, 2), zero where the truth is taken as exact. yaw_rad: orientation, None if the recording
-    has none. course_rad: direction of travel, counter-clockwise from east, None while standing.
-    """
+    """Pose of base_link in the map frame at one stamp."""
 
     east_m: float
     north_m: float
     covariance_m2: Float64
+    """float64 (2, 2), zero where the truth is taken as exact."""
     yaw_rad: float | None
+    """Orientation, None if the recording has none."""
     course_rad: float | None
+    """Direction of travel, counter-clockwise from east, None while standing."""
 
 
 PlaneToMap = Callable[[Float64], Float64]

@@ -30,13 +30,16 @@ _ERROR_COLOURS = ((1.0, "#2dc937"), (3.0, "#99c140"), (5.0, "#e7b416"), (10.0, "
 
 @dataclass(frozen=True)
 class Extent:
-    """A square-pixelled view of the map. east_m, north_m: its upper left corner. metres_per_pixel: of the image."""
+    """A square-pixelled view of the map."""
 
     east_m: float
+    """Its upper left corner."""
     north_m: float
+    """Its upper left corner."""
     width: int
     height: int
     metres_per_pixel: float
+    """Scale of the image."""
 
     @property
     def mark(self) -> float:
@@ -52,13 +55,17 @@ class Extent:
 
 @dataclass(frozen=True)
 class DriveMap:
-    """jpeg: base64. layers: (name, SVG drawings) from the bottom up. scale_bar_m, scale_bar_px: a round length."""
+    """The map of a drive, ready for the page."""
 
     extent: Extent
     jpeg: str
+    """base64."""
     layers: tuple[tuple[str, str], ...]
+    """(name, SVG drawings) from the bottom up."""
     scale_bar_m: float
+    """a round length."""
     scale_bar_px: float
+    """a round length."""
 
 
 def draw_map(drive: Drive, judged: Judged, index: TileIndex) -> DriveMap | None:

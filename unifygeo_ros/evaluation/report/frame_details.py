@@ -29,7 +29,7 @@ _TRUTH_BGR, _FIX_BGR = (60, 230, 60), (40, 60, 235)
 
 @dataclass(frozen=True)
 class FrameDetails:
-    """One image in detail. Pictures are base64 JPEG. candidates: (caption, picture), best first."""
+    """One image in detail. Pictures are base64 JPEG."""
 
     number: int
     time_s: float
@@ -43,6 +43,7 @@ class FrameDetails:
     panorama: str
     distribution: str
     candidates: tuple[tuple[str, str], ...]
+    """(caption, picture), best first."""
 
 
 def worst_frames(drive: Drive, judged: Judged, count: int = 10) -> Int64:

@@ -30,12 +30,13 @@ LEAST_FIXES = 10.0
 
 @dataclass(frozen=True)
 class Card:
-    """One headline number. tone: how it is to be taken."""
+    """One headline number."""
 
     title: str
     value: str
     note: str
     tone: str = PLAIN
+    """How the number is to be judged."""
 
 
 def write_report(
