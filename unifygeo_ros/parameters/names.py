@@ -18,7 +18,7 @@ RETIRED = {"camera.z_m": "the camera's height never had an effect; remove the li
 _GROUPS = frozenset(name.partition(".")[0] for name in PARAMETERS if "." in name)
 _ALIKE = 0.6
 """Least similarity (difflib's ratio) at which a name is suggested."""
-_MEANT = 0.8
+_MEANT = 0.82
 """Least similarity at which an unknown name in a section for several nodes is reported as a spelling mistake."""
 
 
