@@ -19,7 +19,7 @@ OVERRIDES = {
     "mode": (
         "session.mode",
         ("single", "sequence"),
-        "single: each image for itself; sequence: a filter over the whole drive, which wants odometry",
+        "single: each image on its own; sequence: a filter over the whole drive, which wants odometry",
     ),
     "fix_from": (
         "tracker.fix_from",

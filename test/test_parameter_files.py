@@ -208,7 +208,7 @@ def test_read_parameter_file_takes_the_only_localizer_that_a_file_names(tmp_path
         ("other:\n  ros__parameters: {a: 1}\n", InputError, "has no parameters for /unifygeo_localizer.*/other"),
         (f"{NODE_NAME}:\n  camera.x_m: 1.0\n", InputError, "line 2: a value stands outside ros__parameters"),
         ("*/x:\n  ros__parameters: {a: 1}\n", InputError, r"quote names that begin with \*"),
-        ("/**/*izer:\n  ros__parameters: {a: 1}\n", InputError, "no name of a node"),
+        ("/**/*izer:\n  ros__parameters: {a: 1}\n", InputError, "is not a node name"),
         ("- a\n", InputError, "holds no parameters"),
         ("a: [\n", InputError, "cannot be read as a parameter file"),
         (section(NODE_NAME, "&x 1.0", **{"camera.y_m": "*x"}), InputError, "alias"),

@@ -252,7 +252,7 @@ def test_two_signals_at_any_moment_of_the_start_end_it_cleanly(start, delay_s):
 def test_a_parameter_of_another_node_is_named_in_the_log_and_ignored(start):
     node, vehicle = start({"frequency": 30.0})
     assert vehicle.state() == "unconfigured"
-    assert "The parameter frequency is none of this node's; it is ignored" in node.output()
+    assert "The parameter frequency is not a parameter of this node; it is ignored" in node.output()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -130,7 +130,7 @@ def test_the_same_frame_needs_no_pose():
 @pytest.mark.parametrize("broken", [{"x": math.nan}, {"x": 0.0, "y": 0.0, "z": 0.0, "w": 0.0}])
 def test_invalid_transform_is_refused(broken):
     turn = fields(**{"x": 0.0, "y": 0.0, "z": 0.0, "w": 1.0, **broken})
-    with pytest.raises(InputError, match="are no transform"):
+    with pytest.raises(InputError, match="are not a valid transform"):
         SensorPose.from_transform(fields(rotation=turn, translation=vector(POSITION_M)))
 
 

@@ -76,7 +76,7 @@ class IndexManifest:
     imagery: Mapping[str, Any]
     """The source's own words (kind, files, CRS, metres per pixel)."""
     search: str
-    """"exact" or "ivfpq"."""
+    """The search: "exact" or "ivfpq"."""
     files: Mapping[str, FileRecord]
     format: str = FORMAT.name
     format_version: int = FORMAT.version

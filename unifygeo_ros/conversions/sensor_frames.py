@@ -53,8 +53,8 @@ class SensorPose:
         quaternion = np.array([q.x, q.y, q.z, q.w], np.float64)
         if not (np.isfinite(position_m).all() and np.isfinite(quaternion).all() and np.linalg.norm(quaternion) > 1e-6):
             raise InputError(
-                f"translation {position_m.tolist()} and quaternion {quaternion.tolist()} are no transform; publish one "
-                "with finite numbers and a quaternion of length 1"
+                f"translation {position_m.tolist()} and quaternion {quaternion.tolist()} are not a valid transform; "
+                "publish one with finite numbers and a quaternion of length 1"
             )
         rotation = Rotation.from_quat(quaternion)
         if rotation.magnitude() < MIN_TURN_RAD and np.linalg.norm(position_m) < MIN_OFFSET_M:

@@ -47,7 +47,7 @@ class Answer:
     covariance_m2: Float64
     """float64 (2, 2), of the error if the camera is within answer_radius_m."""
     clues: Clues
-    """The observations from which that probability is computed."""
+    """The observations from which the probability of a wrong answer is computed."""
     ambiguity: float
     """Probability that the camera is not there, by the bundle's calibration."""
     outside: float

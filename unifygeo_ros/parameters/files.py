@@ -145,7 +145,7 @@ def _named_sections(path: Path, node: yaml.MappingNode, prefix: str) -> Iterator
         name = prefix + "/" + key.value.strip("/")
         if not all(_TOKEN.fullmatch(part) for part in name[1:].split("/")):
             raise InputError(
-                f"{where}: {key.value!r} is no name of a node; give letters, digits and _, or * or ** for a whole part"
+                f"{where}: {key.value!r} is not a node name; give letters, digits and _, or * or ** for a whole part"
             )
         yield from _named_sections(path, value, name)
 

@@ -56,4 +56,4 @@ def check_names(names: Collection[str], *, only_ours: bool) -> None:
         remedy = f"did you mean {near}?" if near else "docs/reference/parameters.md lists them all."
         if not only_ours:
             remedy += " A parameter of another node belongs below that node's name"
-        raise ConfigurationError(f"{name} is no parameter of the localizer; {remedy}")
+        raise ConfigurationError(f"{name} is not a parameter of the localizer; {remedy}")

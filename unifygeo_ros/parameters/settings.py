@@ -70,12 +70,12 @@ class NodeConfig:
     )  # fmt: skip
     reliability: str = setting(
         "best_effort",
-        "QoS of the inputs; best_effort hears every publisher, reliable repeats what a network loses",
+        "QoS of the inputs; best_effort receives from every publisher; reliable has lost messages resent",
         choices=("best_effort", "reliable"),
     )
     image_timeout_s: float = setting(
         2.0,
-        "no image for so long is an error in the diagnostics",
+        "no image for this long is an error in the diagnostics",
         minimum=0.1,
         maximum=3600.0,
         live=True,
@@ -95,7 +95,7 @@ class NodeConfig:
     filter_history_s: float = setting(
         2.0,
         "how far back the filter that takes the fixes can go (history_length of robot_localization); fixes that arrive "
-        "later are a warning",
+        "later cause a warning",
         minimum=0.0,
         maximum=3600.0,
         live=True,

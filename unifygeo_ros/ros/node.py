@@ -166,7 +166,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
 
     @_reported(TransitionCallbackReturn.ERROR)
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop listening; what is loaded stays loaded, and the drive is forgotten."""
+        """Stop listening; the model and the index stay loaded, and the session is reset."""
         if not self._stop():
             self._failure = f"the image in work did not end within {STOP_TIMEOUT_S:g} s; its engines were given up"
             self.get_logger().error(f"Deactivation failed: {self._failure}")
@@ -337,7 +337,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self._health.image_dropped()
 
     def _on_clock_jump(self, jump: TimeJump) -> None:
-        self.get_logger().warning("The clock was set back or changed its source; the drive is forgotten")
+        self.get_logger().warning("The clock was set back or changed its source; the session restarts")
         self._health.clock_jumped()
         self._forget()
 
@@ -378,7 +378,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._loaded is not None
-        response.message = "the drive is forgotten" if response.success else "the node is not configured"
+        response.message = "the session is reset" if response.success else "the node is not configured"
         self._forget()
         return response
 

@@ -27,7 +27,7 @@ def declare_parameters(node: Node) -> None:
     check_names(overrides, only_ours=False)
     for name in overrides:
         if name not in PARAMETERS and name not in RCLPY_PARAMETERS and name.partition(".")[0] not in RCLPY_GROUPS:
-            node.get_logger().warning(f"The parameter {name} is none of this node's; it is ignored")
+            node.get_logger().warning(f"The parameter {name} is not a parameter of this node; it is ignored")
     for spec in PARAMETERS.values():
         try:
             node.declare_parameter(spec.name, spec.default, _descriptor(spec))

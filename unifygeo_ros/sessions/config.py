@@ -17,13 +17,13 @@ class SessionConfig:
 
     mode: str = setting(
         "single",
-        "single: each image for itself; sequence: a filter over the whole drive",
+        "single: each image on its own; sequence: a filter over the whole drive",
         choices=("single", "sequence"),
     )
     prior_source: str = setting(
         "none",
         "what limits the search: none (the whole index), odometry (its pose in the map frame), "
-        "last_fix (the last fix, or an initial pose, carried on by odometry where there is some)",
+        "last_fix (the last fix, or an initial pose, propagated by odometry if there is any)",
         choices=("none", "odometry", "last_fix"),
         acts="mode single",
     )

@@ -14,8 +14,8 @@ class TrackerConfig:
 
     fix_from: str = setting(
         "posterior",
-        "posterior: fixes hold all that is known; image: only what the image says of the tracked place, for a filter "
-        "that fuses the same odometry itself",
+        "posterior: fixes include all information; image: only the evidence of the image about the tracked place, for "
+        "a filter that fuses the same odometry itself",
         choices=("posterior", "image"),
         acts="mode sequence",
     )
@@ -35,7 +35,7 @@ class TrackerConfig:
     )
     correlation_m: float = setting(
         10.0,
-        "images this far apart err independently about the place (distance at which 1 − 1/e of an image is new)",
+        "images this far apart have independent errors about the place (distance at which 1 − 1/e of an image is new)",
         minimum=0.1,
         maximum=1000.0,
         advanced=True,
@@ -127,14 +127,14 @@ class TrackerConfig:
     )
     heading_outlier: float = setting(
         0.02,
-        "probability that a given heading is wrong altogether",
+        "probability that a given heading is completely wrong",
         minimum=1e-6,
         maximum=0.5,
         advanced=True,
     )
     initial_pose_doubt: float = setting(
         0.1,
-        "belief that an initial pose is wrong altogether",
+        "belief that an initial pose is completely wrong",
         minimum=1e-6,
         maximum=0.99,
         advanced=True,
