@@ -270,6 +270,12 @@ REJECTED = {
         RejectionReason.NO_HEADING,
         "nan",
     ),
+    "heading without error": (
+        lambda w: w,
+        {"heading": Heading(0.0, 0.0, HeadingSource.CONSTANT)},
+        RejectionReason.NO_HEADING,
+        "with variance 0.0 rad²; both must be finite, the variance above 0",
+    ),
 }
 
 

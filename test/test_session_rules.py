@@ -9,11 +9,13 @@ import math
 import threading
 from typing import Callable
 
+import cv2
 import numpy as np
 import pytest
 
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.records import CameraImage, Fix, Heading, HeadingSource, Prior, Query, Rejection, RejectionReason
+from unifygeo_ros.images.files import decode_image
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.motion.samples import MAP_FRAME, ODOM_FRAME, ImuSample, InitialPose, OdometrySample
 from unifygeo_ros.sessions.config import SessionConfig
@@ -194,8 +196,14 @@ def test_initial_pose_is_refused_where_it_has_no_use_or_is_bad() -> None:
 def test_stamps_must_rise_and_a_small_step_back_is_dropped() -> None:
     localizer, session = make()
     session.locate(image(10.0))
-    assert reason(session.locate(image(10.0, seed=1))) is RejectionReason.BAD_STAMP
-    assert reason(session.locate(image(9.5))) is RejectionReason.BAD_STAMP
+    for stamp_s, words in (
+        (10.0, "stamp the same as the last image's; it is dropped"),
+        (9.5, "stamp 0.500 s before the last image's; it is dropped"),
+        (10.0 - 4e-7, "stamp 400 ns before the last image's; it is dropped"),
+    ):
+        result = session.locate(CameraImage(image(1).pixels, round(stamp_s * 1e9))).result
+        assert isinstance(result, Rejection)
+        assert (result.reason, result.detail) == (RejectionReason.BAD_STAMP, words)
     assert reason(session.locate(CameraImage(image(1).pixels, 0))) is RejectionReason.BAD_STAMP
     assert len(localizer.calls) == 1
     assert isinstance(session.locate(image(10.1)).result, Fix)
@@ -255,6 +263,23 @@ def test_a_repeated_image_is_frozen_only_if_the_vehicle_moved() -> None:
     assert isinstance(session.locate(image(3.3, seed=7)).result, Fix)  # 0.3 m: within the limit
     assert reason(session.locate(image(3.8, seed=7))) is RejectionReason.FROZEN_IMAGE
     assert isinstance(session.locate(image(3.9, seed=8)).result, Fix)
+
+
+@pytest.mark.parametrize("least_width", [None, 256])
+def test_a_jpeg_that_repeats_is_frozen_and_one_with_the_noise_of_a_sensor_is_not(least_width: int | None) -> None:
+    """Decoded at its full size and at a quarter, where each pixel is the mean of 16: that evens the noise out."""
+    rng = np.random.default_rng(3)
+    scene = cv2.GaussianBlur(rng.integers(0, 256, (512, 1024, 3), np.uint8), (0, 0), 3.0)
+
+    def shown(time_s: float, noise: int) -> CameraImage:
+        noisy = scene + np.random.default_rng(noise).normal(0.0, 1.5, scene.shape)
+        encoded = cv2.imencode(".jpg", np.clip(noisy, 0, 255).astype(np.uint8))[1].tobytes()
+        return CameraImage(decode_image(encoded, "camera", least_width), round(time_s * 1e9))
+
+    _, session = make(frozen_repeats=1)
+    session.locate(shown(1.0, noise=1))
+    assert isinstance(session.locate(shown(2.0, noise=2)).result, Fix)
+    assert reason(session.locate(shown(3.0, noise=2))) is RejectionReason.FROZEN_IMAGE
 
 
 def test_without_odometry_repetitions_are_counted() -> None:

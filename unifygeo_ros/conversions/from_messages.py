@@ -35,10 +35,18 @@ def stamp_ns(header: Any) -> int:
     return stamp_from_parts(header.stamp.sec, header.stamp.nanosec)
 
 
-def camera_image(message: Any) -> CameraImage:
-    """sensor_msgs/Image or CompressedImage. Raises InputError where the pixels cannot be decoded."""
+def camera_image(message: Any, least_width: int | None = None) -> CameraImage:
+    """Decode sensor_msgs/Image or CompressedImage.
+
+    Args:
+        message: The image.
+        least_width: JPEGs may be decoded smaller, but not narrower than this; None: full size.
+
+    Raises:
+        InputError: The pixels cannot be decoded.
+    """
     if hasattr(message, "format"):
-        pixels = decode_compressed_image(message.data, message.format)
+        pixels = decode_compressed_image(message.data, message.format, least_width)
     else:
         pixels = decode_raw_image(
             message.data, message.encoding, message.height, message.width, message.step, bool(message.is_bigendian)

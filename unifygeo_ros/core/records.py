@@ -45,6 +45,7 @@ class Heading:
 
     yaw_rad: float
     variance_rad2: float
+    """Above 0: a fix takes it over, and no covariance that is published may be singular."""
     source: HeadingSource
 
 

@@ -140,7 +140,7 @@ def replay(
         if before is not None and (before.number, before.log_time_ns) != (number, message.log_time_ns):
             raise InputError(f"{results.path}: image {number} is not the one of the bag; give --restart to replace it")
         if before is not None:
-            _recall(bag, message, session, before)
+            _recall(bag, message, localizer, session, before)
             progress(before)
         else:
             result, timings_ms = _localize(bag, message, number, localizer, session, motion.odometry, truth)
@@ -191,13 +191,13 @@ class _Motion:
         return self.session.add_odometry(sample)
 
 
-def _decode(bag: Bag, message: BagMessage) -> CameraImage | Rejection:
+def _decode(bag: Bag, message: BagMessage, least_width: int) -> CameraImage | Rejection:
     """The image, or why it cannot be used. Where even its stamp is damaged, the time of recording stands for it."""
     stamp = message.log_time_ns
     try:
         content = bag.deserialize(message)
         stamp = stamp_ns(content.header)
-        return camera_image(content)
+        return camera_image(content, least_width)
     except InputError as error:
         return Rejection(stamp, RejectionReason.BAD_IMAGE, str(error))
 
@@ -213,7 +213,7 @@ def _localize(
 ) -> tuple[FrameResult, dict[str, float]]:
     """One image's result and its milliseconds by stage."""
     start = time.perf_counter()
-    image = _decode(bag, message)
+    image = _decode(bag, message, localizer.enough_columns)
     decode_ms = (time.perf_counter() - start) * 1e3
     result: Fix | Rejection
     query, seen = None, None
@@ -243,8 +243,10 @@ def _localize(
     return frame, {"decode": decode_ms, **result.timings_ms}
 
 
-def _recall(bag: Bag, message: BagMessage, session: LocalizationSession, known: FrameResult) -> None:
+def _recall(
+    bag: Bag, message: BagMessage, localizer: Localizer, session: LocalizationSession, known: FrameResult
+) -> None:
     """Take the session past an image whose result is known."""
-    image = _decode(bag, message)
+    image = _decode(bag, message, localizer.enough_columns)
     if not isinstance(image, Rejection):
         session.recall(image, known.outcome)

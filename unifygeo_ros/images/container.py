@@ -16,7 +16,7 @@ from unifygeo_ros.core.errors import InputError
 JPEG_START = b"\xff\xd8"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
-_REMEDY = "get the file again"
+_REMEDY = "copy or send the whole image again"
 # In the entropy-coded data 0xFF is followed by a stuffed 0x00 or a restart marker; anything else is the next marker.
 _JPEG_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_FRAME_MARKERS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})

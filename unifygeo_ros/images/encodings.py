@@ -97,16 +97,24 @@ def check_raw_image(
     _check_rows(data, height, width * channels * bits // 8, step, encoding)
 
 
-def decode_compressed_image(data: bytes | bytearray | memoryview | UInt8, format: str) -> UInt8:
+def decode_compressed_image(
+    data: bytes | bytearray | memoryview | UInt8, format: str, least_width: int | None = None
+) -> UInt8:
     """Pixels of a sensor_msgs/CompressedImage (JPEG or PNG): uint8 (H, W, 3), RGB, without turning them by EXIF.
 
-    format: the message's field, used for messages and to refuse depth images. Raises InputError if unreadable.
+    Args:
+        data: The message's field.
+        format: The message's field, used for error messages and to refuse depth images.
+        least_width: See `decode_image`: large JPEGs are decoded smaller, but not narrower than this.
+
+    Raises:
+        InputError: The image is unreadable.
     """
     if "compressedDepth" in format:
         raise InputError(
             f"compressed image of format {format!r} holds depth, not colour; give the colour image's topic"
         )
-    return decode_image(bytes(data), f"compressed image of format {format!r}")
+    return decode_image(bytes(data), f"compressed image of format {format!r}", least_width)
 
 
 def _check_rows(

@@ -14,7 +14,7 @@ import numpy as np
 
 from unifygeo_ros.core.arrays import Bool, UInt8
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.images.container import encoded_image_size
+from unifygeo_ros.images.container import JPEG_START, encoded_image_size
 
 MAX_PIXELS = 1 << 28
 """Most pixels of an image that is decoded, 16384 × 16384. A header that announces more is taken for damage, so that no
@@ -25,6 +25,8 @@ MAX_TILE_PIXELS = 1 << 24
 
 MAX_FILE_BYTES = 1 << 30
 """Most bytes of an image file. MAX_PIXELS pixels without compression would take 0.75 GiB."""
+
+_REDUCED_FLAGS = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
 _OPAQUE = 0.5
 """Share of the largest alpha value from which a pixel counts as known."""
@@ -57,12 +59,14 @@ def read_image(path: Path | str) -> UInt8:
     return decode_image(read_bytes(path, "give a JPEG or PNG file"), str(path))
 
 
-def decode_image(data: bytes, source: str) -> UInt8:
+def decode_image(data: bytes, source: str, least_width: int | None = None) -> UInt8:
     """Pixels of an encoded panorama or camera image; grey is repeated, alpha dropped, 16 bits reduced to 8.
 
     Args:
         data: a whole JPEG or PNG.
         source: the file's or topic's name, for messages.
+        least_width: A JPEG is decoded at a half, a quarter or an eighth of its size, for less work, where it stays at
+            least so wide and both sides divide. Each pixel is then about the mean of a block. None: full size.
 
     Returns:
         uint8 (H, W, 3), RGB.
@@ -70,7 +74,8 @@ def decode_image(data: bytes, source: str) -> UInt8:
     Raises:
         InputError: the image is damaged, too large, or of another format.
     """
-    bgr = _decode(data, source, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, MAX_PIXELS, webp=False)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    bgr = _decode(data, source, flags, MAX_PIXELS, webp=False, least_width=least_width)
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr), np.uint8)
 
 
@@ -121,18 +126,29 @@ def decode_rgba(data: bytes, source: str) -> UInt8:
     return rgba
 
 
-def _decode(data: bytes, source: str, flags: int, most_pixels: int, *, webp: bool) -> UInt8:
+def _reduction(data: bytes, height: int, width: int, least_width: int | None) -> int:
+    """The largest of 8, 4, 2, 1 by which a JPEG may be reduced; 1 for other formats, which gain nothing."""
+    if least_width is None or not data.startswith(JPEG_START):
+        return 1
+    fitting = (n for n in _REDUCED_FLAGS if width % n == height % n == 0 and width // n >= least_width)
+    return next(fitting, 1)
+
+
+def _decode(
+    data: bytes, source: str, flags: int, most_pixels: int, *, webp: bool, least_width: int | None = None
+) -> UInt8:
     """OpenCV's array for an image that is whole and not too large. webp: whether this format may be used."""
     height, width = encoded_image_size(data, source, webp=webp)
     if not 0 < height * width <= most_pixels:
         raise InputError(
             f"{source}: is {width}x{height} pixels, at least 1 and at most {most_pixels} in all can be read; resize it"
         )
+    reduction = _reduction(data, height, width, least_width)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | _REDUCED_FLAGS.get(reduction, 0))
     except cv2.error as error:
         raise InputError(f"{source}: cannot be decoded ({error}); write the image again") from error
-    if image is None or image.shape[:2] != (height, width):
+    if image is None or image.shape[:2] != (height // reduction, width // reduction):
         raise InputError(
             f"{source}: {width}x{height} pixels are announced but cannot be decoded; write the image again"
         )

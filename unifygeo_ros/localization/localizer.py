@@ -45,7 +45,7 @@ from unifygeo_ros.localization.heading import (
     heading_search,
     rolled_columns,
 )
-from unifygeo_ros.localization.panorama import check_image, check_mask, prepare_panorama
+from unifygeo_ros.localization.panorama import check_image, check_mask, enough_columns, prepare_panorama
 from unifygeo_ros.localization.pyramids import PyramidCache
 from unifygeo_ros.localization.reranking import match, rerank
 from unifygeo_ros.localization.retrieval import camera_gate, prior_problem
@@ -85,6 +85,11 @@ class Localizer:
             )
         check_mask(self.mount)
         self._pyramids = PyramidCache(index, engines.aerial_encoder, self.config.pyramid_cache_tiles)
+
+    @property
+    def enough_columns(self) -> int:
+        """Columns beyond which an image adds nothing visible: see `panorama.enough_columns`."""
+        return enough_columns(self._model.ground)
 
     def reconfigure(self, config: LocalizerConfig) -> None:
         """Use other live settings from the next image on. The others must be as they were."""
@@ -155,13 +160,14 @@ class Localizer:
                 image.stamp_ns, RejectionReason.NO_HEADING, "no heading was given and heading_search is off"
             )
         if heading is not None and not (
-            np.isfinite(heading.yaw_rad) and np.isfinite(heading.variance_rad2) and heading.variance_rad2 >= 0
+            np.isfinite(heading.yaw_rad) and np.isfinite(heading.variance_rad2) and heading.variance_rad2 > 0
         ):
             return Rejection(
                 image.stamp_ns,
                 RejectionReason.NO_HEADING,
                 f"heading ({heading.source.value}) is {heading.yaw_rad} rad with variance "
-                f"{heading.variance_rad2} rad²; both must be finite, the variance at least 0",
+                f"{heading.variance_rad2} rad²; both must be finite, the variance above 0; give "
+                "the square of its standard deviation",
             )
         return None
 

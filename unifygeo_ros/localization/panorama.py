@@ -53,6 +53,16 @@ _SHARPNESS_WIDTH = 512
 _MASK_WIDTH = 1024
 
 
+def enough_columns(ground: GroundSpec) -> int:
+    """Columns of a full turn beyond which an image adds nothing visible to the panorama: JPEGs are decoded no larger.
+
+    Twice the panorama's resolution, along or across, which is what the general way averages down to; and twice what
+    sharpness and `camera_checks` look at. benchmarks/decode.py measures what the panorama loses.
+    """
+    rows_of_a_turn = 2 * math.pi / (ground.elevation_top_rad - ground.elevation_bottom_rad) * ground.height
+    return 2 * max(ground.width, math.ceil(rows_of_a_turn), _SHARPNESS_WIDTH)
+
+
 def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig) -> Rejection | None:
     """Why an image is of no use, or None: wrong type or aspect, a tilt that is not finite, black, blurred, or no
     equirectangular panorama (`camera_checks`).
@@ -112,7 +122,8 @@ def sharpness(pixels: UInt8) -> float:
     height, width = pixels.shape[:2]
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     if width > _SHARPNESS_WIDTH:
-        factor = width // _SHARPNESS_WIDTH  # averaging in whole blocks first is several times faster
+        # Averaging in whole blocks first is several times faster; to not much more than the goal, it would blur.
+        factor = max(1, width // (4 * _SHARPNESS_WIDTH))
         grey = cv2.resize(grey, (width // factor, max(1, height // factor)), interpolation=cv2.INTER_AREA)
         rows = max(1, round(height * _SHARPNESS_WIDTH / width))
         grey = cv2.resize(grey, (_SHARPNESS_WIDTH, rows), interpolation=cv2.INTER_AREA)

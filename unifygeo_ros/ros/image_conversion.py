@@ -37,8 +37,16 @@ class ImageConversion(Protocol):
     def name(self) -> str:
         """Which one it is, and why, for the log and the diagnostics."""
 
-    def camera_image(self, message: Image | CompressedImage) -> CameraImage:
-        """Decode an image. Raises InputError where that is not possible."""
+    def camera_image(self, message: Image | CompressedImage, least_width: int | None = None) -> CameraImage:
+        """Decode an image.
+
+        Args:
+            message: The image.
+            least_width: JPEGs may be decoded smaller, but not narrower than this; None: full size.
+
+        Raises:
+            InputError: The image cannot be decoded.
+        """
 
     def jpeg(self, pixels: UInt8, stamp_ns: int, frame_id: str) -> CompressedImage:
         """Encode uint8 (H, W, 3) RGB."""
@@ -50,9 +58,9 @@ class OwnConversion:
     def __init__(self, why: str) -> None:
         self.name = f"own decoding ({why})"
 
-    def camera_image(self, message: Image | CompressedImage) -> CameraImage:
+    def camera_image(self, message: Image | CompressedImage, least_width: int | None = None) -> CameraImage:
         """See `ImageConversion`."""
-        return camera_image(message)
+        return camera_image(message, least_width)
 
     def jpeg(self, pixels: UInt8, stamp_ns: int, frame_id: str) -> CompressedImage:
         """See `ImageConversion`."""
@@ -70,10 +78,10 @@ class CvBridgeConversion:
         self._bridge = bridge
         self.name = "cv_bridge"
 
-    def camera_image(self, message: Image | CompressedImage) -> CameraImage:
+    def camera_image(self, message: Image | CompressedImage, least_width: int | None = None) -> CameraImage:
         """See `ImageConversion`."""
         if hasattr(message, "format") or not self._takes(message):
-            return camera_image(message)
+            return camera_image(message, least_width)
         # cv_bridge raises many kinds of errors for a size that does not fit, or reads beyond the rows.
         check_raw_image(message.data, message.encoding, message.height, message.width, message.step)
         try:

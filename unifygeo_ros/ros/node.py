@@ -157,7 +157,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self._outputs,
             self._health,
             self._inputs.watch,
-            self._conversion.camera_image,
+            functools.partial(self._conversion.camera_image, least_width=self._loaded.localizer.enough_columns),
             self.get_logger(),
             self._shutting_down,
         )

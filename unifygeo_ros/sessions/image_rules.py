@@ -6,7 +6,7 @@ import math
 import zlib
 
 from unifygeo_ros.core.records import CameraImage, Rejection, RejectionReason
-from unifygeo_ros.core.time import s_from_ns
+from unifygeo_ros.core.time import NS_PER_S, s_from_ns
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.inputs import SessionInputs
 
@@ -39,8 +39,10 @@ class ImageRules:
         if stamp <= 0:
             return rejection(RejectionReason.BAD_STAMP, f"stamp {stamp} ns is not after 0; stamp the images")
         if self._last_ns is not None and stamp <= self._last_ns:
-            back_s = s_from_ns(self._last_ns - stamp)
-            return rejection(RejectionReason.BAD_STAMP, f"stamp {back_s:.3f} s before the last image's; it is dropped")
+            back_ns = self._last_ns - stamp
+            back = f"{s_from_ns(back_ns):.3f} s" if back_ns >= NS_PER_S // 1000 else f"{back_ns} ns"
+            order = f"{back} before the last image's" if back_ns else "the same as the last image's"
+            return rejection(RejectionReason.BAD_STAMP, f"stamp {order}; it is dropped")
         self._last_ns = stamp
         if self._last_located_ns is not None:
             interval_s = s_from_ns(stamp - self._last_located_ns)

@@ -62,9 +62,8 @@ def render_frame_details(
         if image is None or frame.query is None or frame.truth is None or not isinstance(frame.outcome, Fix):
             continue
         query = frame.query
-        exposure = dataclasses.replace(
-            camera_image(bag.deserialize(image)), roll_rad=query.roll_rad, pitch_rad=query.pitch_rad
-        )
+        pixels = camera_image(bag.deserialize(image), localizer.enough_columns)
+        exposure = dataclasses.replace(pixels, roll_rad=query.roll_rad, pitch_rad=query.pitch_rad)
         observation = localizer.observe(exposure, Query(query.prior, query.heading))
         if not isinstance(observation, Observation):
             continue
