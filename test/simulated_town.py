@@ -9,7 +9,7 @@ is here because its errors have known statistics, against which a filter can be 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,7 +27,7 @@ from unifygeo_ros.core.records import (
     RejectionReason,
     TileDistribution,
 )
-from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.inference.bundle import Calibration, Confidence
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.samples import ODOM_FRAME, ImuSample, OdometrySample
 from unifygeo_ros.sessions.config import SessionConfig
@@ -286,11 +286,18 @@ def run_drive(
     black: tuple[float, float] = (0.0, 0.0),
     odometry_gap: tuple[float, float] = (0.0, 0.0),
     prepare: object = None,
+    on_map: Confidence | None = None,
 ) -> tuple[Run, SequenceSession, SimulatedLocalizer]:
     """Play a drive through a real session in mode sequence. black, odometry_gap: seconds from and to without images or
-    odometry. prepare: called with the session and the time before each image."""
+    odometry. prepare: called with the session and the time before each image. on_map: the calibration's odds of
+    being on the map; None: every image is."""
     stamps = drive.stamps()
     localizer = SimulatedLocalizer(dict(zip(stamps, drive.pose, strict=True)), model, seed, extent_m)
+    if on_map is not None:
+        manifest = localizer.bundle.manifest
+        manifest.calibration = replace(
+            manifest.calibration, on_map_confidence=on_map, searched_on_map_confidence=on_map
+        )
     session = make_session(localizer, SessionConfig(mode="sequence", heading_source=heading), config)
     rng = np.random.default_rng([seed, 3])
     bias = math.radians(1.0) * rng.standard_normal()

@@ -165,7 +165,7 @@ class RejectionReason(enum.Enum):
     RESET = "reset"  # the session was reset while the image was localized
     BAD_PRIOR = "bad_prior"  # not finite, or covariance not positive definite
     NO_HEADING = "no_heading"
-    OFF_MAP = "off_map"  # no tile of the index lies within the prior's gate
+    OFF_MAP = "off_map"  # no tile of the index lies within the prior's gate or at the track, or the images look so
     LOW_SCORE = "low_score"
     AMBIGUOUS = "ambiguous"
     UNCERTAIN = "uncertain"  # covariance above the gate

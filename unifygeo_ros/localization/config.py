@@ -125,7 +125,6 @@ class LocalizerConfig:
         minimum=0.01,
         maximum=1.0,
         live=True,
-        acts="mode single",
     )
     gate_sigma_m: float = setting(
         10.0,

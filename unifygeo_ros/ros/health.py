@@ -286,6 +286,7 @@ class Health:
                 "track.reason": self._track.reason,
                 "track.hypotheses": self._track.hypotheses,
                 "track.belief_elsewhere": f"{self._track.uniform_weight:.2e}",
+                "track.on_map": f"{self._track.on_map:.3f}",
                 "track.whole_searches": f"{self._track.whole_searches} of {self._track.images} images",
             }
             if self._track.odometry_scale is not None:

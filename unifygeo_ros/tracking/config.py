@@ -159,6 +159,13 @@ class TrackerConfig:
     lost_ambiguity: float = setting(
         0.5, "belief in other places at which the track is lost", minimum=0.01, maximum=1.0, advanced=True
     )
+    off_map_ambiguity: float = setting(
+        0.3,
+        "belief that the vehicle is off the map at which fixes stop and no place is acquired",
+        minimum=1e-6,
+        maximum=1.0,
+        advanced=True,
+    )
     search_candidates: int = setting(
         20,
         "tiles retrieved from the whole region while searching",

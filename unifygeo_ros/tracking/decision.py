@@ -17,7 +17,7 @@ from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence
 from unifygeo_ros.tracking.filter import SUPPORT
 from unifygeo_ros.tracking.region import Region
-from unifygeo_ros.tracking.track import Track, TrackState
+from unifygeo_ros.tracking.track import Track, TrackState, off_map_reason
 
 MAX_HYPOTHESES = 8
 """Hypotheses published with a result."""
@@ -55,6 +55,7 @@ def decide(
     cluster: Cluster | None,
     track: Track,
     *,
+    on_map: float,
     gates: LocalizerConfig,
     config: TrackerConfig,
     region: Region,
@@ -69,6 +70,7 @@ def decide(
         belief: after the image.
         cluster: the dominant one.
         track: after the image.
+        on_map: P(the vehicle is where the index holds imagery), after the image.
         gates: gate_sigma_m and answer_radius_m are used.
         config: of the tracker.
         region: for geodetic coordinates.
@@ -82,6 +84,11 @@ def decide(
 
     if not track.tracking or cluster is None:
         return rejection(REASONS.get(track.state, RejectionReason.SEARCHING), track.reason)
+    if 1 - on_map > config.off_map_ambiguity:
+        return rejection(RejectionReason.OFF_MAP, off_map_reason(1 - on_map, config.off_map_ambiguity))
+    if not region.covers(cluster.mean[None, :2])[0]:
+        place = f"east {cluster.mean[0]:.0f} m, north {cluster.mean[1]:.0f} m"
+        return rejection(RejectionReason.OFF_MAP, f"the track is at {place}, where the index holds no tile")
     if track.likelihood_ratio < SUPPORT:
         return rejection(
             RejectionReason.UNCERTAIN,
@@ -113,9 +120,9 @@ def decide(
         yaw_variance_rad2=min(float(covariance[2, 2]), UNIFORM_YAW_VARIANCE),
         tile_id=int(observation.matches.tile_ids[0]),
         score=float(observation.matches.scores[0]),
-        ambiguity=ambiguity,
+        ambiguity=1.0 - cluster.weight * on_map,
         hypotheses=hypotheses,
-        integrity=weight_inside_ellipse(belief, cluster, mean, covariance),
+        integrity=weight_inside_ellipse(belief, cluster, mean, covariance) * on_map,
     )
     return build_fix(observation.stamp_ns, estimate, region.frame, gates.gate_sigma_m)
 

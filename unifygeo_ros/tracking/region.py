@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 
+import numpy as np
+from scipy.spatial import cKDTree
+
 from unifygeo_ros.aerial.index import TileIndex
-from unifygeo_ros.core.arrays import Float64
+from unifygeo_ros.core.arrays import Bool, Float64
 from unifygeo_ros.core.geodesy import LocalFrame
 
 
@@ -19,6 +24,21 @@ class Region:
     tile_side_m: float
     centres_m: Float64
     """float64 (n, 2), east and north of the tiles' centres."""
+
+    def covers(self, positions_m: Float64) -> Bool:
+        """Which positions, float64 (N, 2), lie on a tile: bool (N,)."""
+        distance_m, _ = self._centres.query(positions_m, p=np.inf, distance_upper_bound=self.tile_side_m / 2)
+        return np.asarray(np.isfinite(distance_m))
+
+    @functools.cached_property
+    def _centres(self) -> cKDTree:
+        return cKDTree(np.asarray(self.centres_m, np.float64))
+
+    @property
+    def border_rate_per_m(self) -> float:
+        """How often a vehicle that may be anywhere in the region crosses its border, per metre: perimeter / (π · area),
+        as of a straight way through a convex region (Cauchy and Crofton), here a square."""
+        return 4 / (math.pi * math.sqrt(self.area_m2))
 
 
 def region_of(index: TileIndex) -> Region:

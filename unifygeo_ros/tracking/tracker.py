@@ -31,8 +31,10 @@ from unifygeo_ros.core.records import (
 )
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.localization.decision import clues_of
 from unifygeo_ros.motion.increments import Motion
 from unifygeo_ros.motion.samples import InitialPose
+from unifygeo_ros.tracking import on_map as on_map_filter
 from unifygeo_ros.tracking.belief import Belief, uniform, with_scale
 from unifygeo_ros.tracking.clusters import Cluster, dominant_cluster
 from unifygeo_ros.tracking.config import TrackerConfig
@@ -66,6 +68,8 @@ class Plan:
     """At the image's stamp, without the image."""
     cluster: Cluster | None
     """The dominant one of that belief."""
+    on_map: float
+    """P(the vehicle is where the index holds imagery), at the image's stamp, without the image."""
     gates: LocalizerConfig
     travelled_m: float
     """Distance travelled since the last image that was used."""
@@ -96,6 +100,7 @@ class Tracker:
         self._belief = uniform()
         self._track = Track()
         self._cluster: Cluster | None = None  # dominant one after the last image
+        self._on_map = 1.0  # as in `Plan`; of no weight before the first image, which is infinitely far
         self._travelled_m = self._unchecked_m = math.inf  # as in `Plan`
         self._log_rivals = -math.inf  # log R of evidence.py
 
@@ -120,6 +125,7 @@ class Tracker:
             reason=self._track.reason,
             hypotheses=len(self._belief),
             uniform_weight=self._belief.uniform_weight,
+            on_map=self._on_map,
             images=self._images,
             whole_searches=self._whole_searches,
             odometry_scale=scale,
@@ -143,7 +149,7 @@ class Tracker:
         Args:
             motion: since the last image that was planned for and taken in by `update` or `skip`.
             heading: from a sensor, at the image's stamp.
-            gates: answer_radius_m, prior_gate_sigma and gate_sigma_m are used.
+            gates: answer_radius_m, prior_gate_sigma, gate_sigma_m and on_map_prior are used.
         """
         config = self.config
         way_m = motion.distance_m
@@ -161,7 +167,8 @@ class Tracker:
             belief = observe_yaw(belief, heading.yaw_rad, heading.variance_rad2, config.heading_outlier, novelty)
         cluster = dominant_cluster(belief, gates.answer_radius_m)
         query = self._query(cluster, heading, unchecked_m)
-        return Plan(query, belief, cluster, gates, travelled_m, unchecked_m)
+        on_map = on_map_filter.after_way(self._on_map, travelled_m, gates.on_map_prior, self._region.border_rate_per_m)
+        return Plan(query, belief, cluster, on_map, gates, travelled_m, unchecked_m)
 
     def update(self, plan: Plan, observation: Observation) -> Fix | Rejection:
         """Take in what was observed with `plan.query` and say where base_link is."""
@@ -201,11 +208,12 @@ class Tracker:
         if moved:
             track = replace(track, unsupported=0)  # it was the other place that was not supported
         acquiring = not track.tracking
-        track = track.after_belief(cluster, belief.uniform_weight, config, moved=moved)
+        on_map = on_map_filter.after_image(plan.on_map, self._outside_ratio(observation, plan.gates), novelty)
+        track = track.after_belief(cluster, belief.uniform_weight, config, moved=moved, on_map=on_map)
         if searched and acquiring and track.tracking:
             # Acquired with searched headings; require one confirmation with the track's own heading.
             track = replace(track, unsupported=max(track.unsupported, 1))
-        self._belief, self._cluster, self._track = belief, cluster, track
+        self._belief, self._cluster, self._track, self._on_map = belief, cluster, track, on_map
         self._images += 1
         self._travelled_m, self._unchecked_m = 0.0, plan.unchecked_m
         if plan.query.prior is None:
@@ -219,6 +227,7 @@ class Tracker:
             belief,
             cluster,
             track,
+            on_map=on_map,
             gates=plan.gates,
             config=config,
             region=self._region,
@@ -260,6 +269,12 @@ class Tracker:
         reach = plan.gates.prior_gate_sigma * semi_major_sigma(gate.covariance_m2) + self._region.tile_side_m / 2
         centre = np.array([gate.east_m, gate.north_m])
         return np.asarray(((plan.belief.means[:, :2] - centre) ** 2).sum(1) <= reach**2)
+
+    def _outside_ratio(self, observation: Observation, gates: LocalizerConfig) -> float:
+        """How much likelier an image like this is off the map than on it, judged as a single image."""
+        centres_m = self._region.centres_m[observation.matches.tile_ids]
+        clues, *_ = clues_of(observation, centres_m, self._region.tile_side_m, gates, self._calibration)
+        return self._calibration.outside_ratio(clues, searched=observation.heading.source is HeadingSource.SEARCH)
 
     def _remember_rivals(self, matches: Matches, cluster: Cluster) -> None:
         """log R of evidence.py from a search of the whole region, where the place is known."""

@@ -1,0 +1,88 @@
+"""Off the map no track is acquired, however well the images agree with one another, and fixes end at the border."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from simulated_town import ObservationModel, make_drive, run_drive
+
+from unifygeo_ros.core.geodesy import Datum, LocalFrame
+from unifygeo_ros.core.records import Fix, RejectionReason
+from unifygeo_ros.inference.bundle import Confidence
+from unifygeo_ros.tracking.on_map import RATIO_LIMIT, after_image, after_way
+from unifygeo_ros.tracking.region import Region
+
+CLEAN = ObservationModel(outliers=0.0)
+
+
+def looks(ratio: float) -> Confidence:
+    """Every image is this many times likelier off the map."""
+    return Confidence(bias=-math.log(ratio), belief_weight=0.0)
+
+
+def test_bayes_rule_with_an_image_by_hand() -> None:
+    # Odds 3 : 1 on the map, an image four times likelier off it, half of which is new: odds 3 : 2.
+    assert after_image(0.75, 4.0, 0.5) == pytest.approx(0.6)
+    assert after_image(0.75, 4.0, 0.0) == 0.75
+    assert after_image(1.0, 4.0, 1.0) == 1.0  # on_map_prior 1: it never leaves
+    assert after_image(0.5, 1e9, 1.0) == pytest.approx(1 / (1 + RATIO_LIMIT))
+    assert after_image(0.5, 1e-9, 1.0) == pytest.approx(RATIO_LIMIT / (1 + RATIO_LIMIT))
+
+
+def test_a_way_without_images_approaches_the_prior() -> None:
+    assert after_way(1.0, 0.0, 0.5, 0.002) == 1.0
+    assert after_way(1.0, 500.0, 0.5, 0.002) == pytest.approx(0.5 + 0.5 * math.exp(-1))
+    assert after_way(0.0, math.inf, 0.8, 0.002) == 0.8
+
+
+def test_border_crossings_of_straight_ways_through_a_square_by_counting() -> None:
+    rng = np.random.default_rng(0)
+    side_m, ways = 300.0, 2_000_000
+    # Ways of 1 m from anywhere in the square, in any direction: how many leave it?
+    start = rng.uniform(0, side_m, (ways, 2))
+    angle = rng.uniform(0, 2 * math.pi, ways)
+    end = start + np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    left = ((end < 0) | (end > side_m)).any(1).mean()
+    region = Region(LocalFrame(Datum(48.5, 9.0)), side_m**2, 70.0, np.zeros((1, 2)))
+    assert region.border_rate_per_m == pytest.approx(left, rel=0.04)
+
+
+def test_a_region_covers_its_tiles_and_nothing_else() -> None:
+    region = Region(LocalFrame(Datum(48.5, 9.0)), 1e4, 70.0, np.array([[0.0, 0.0], [200.0, 0.0]]))
+    positions = np.array([[34.9, -34.9], [35.1, 0.0], [165.1, 34.0], [100.0, 0.0], [0.0, 1e6]])
+    assert region.covers(positions).tolist() == [True, False, True, False, False]
+
+
+def test_images_that_agree_but_look_off_the_map_never_become_a_track() -> None:
+    """The worst case: every image agrees perfectly with one place that moves along as the odometry does."""
+    run, _, _ = run_drive(make_drive(0, 40), CLEAN, 0, on_map=looks(3.0))
+    assert not any(isinstance(result, Fix) for result in run.results)
+    assert "tracking" not in run.states
+    assert "off the map" in run.results[-1].detail
+
+
+def test_the_same_images_give_fixes_where_they_look_on_the_map() -> None:
+    run, _, _ = run_drive(make_drive(0, 40), CLEAN, 0, on_map=looks(1 / 3))
+    assert run.availability(first_s=10.0) > 0.95
+    ambiguities = [result.ambiguity for result in run.results if isinstance(result, Fix)]
+    assert max(ambiguities) <= 0.3
+
+
+def test_a_vehicle_that_leaves_the_map_gets_no_more_fixes() -> None:
+    """The index ends where the vehicle drives on; the simulated images go on to agree with the tiles at its edge."""
+    drive = make_drive(0, 40)
+    border = float(np.median(drive.pose[:, 0]))
+
+    def crop(session: object, _time_s: float) -> None:
+        region = session.tracker._region  # type: ignore[attr-defined]
+        centres = region.centres_m
+        region.__dict__["_centres"] = type(region._centres)(centres[centres[:, 0] + region.tile_side_m / 2 <= border])
+
+    run, _, _ = run_drive(drive, CLEAN, 0, prepare=crop, on_map=looks(1 / 3))
+    outside = [result for result in run.results if isinstance(result, Fix) and result.east_m > border + 1.0]
+    assert not outside
+    assert any(isinstance(result, Fix) for result in run.results)
+    reasons = {getattr(result, "reason", None) for result in run.results}
+    assert RejectionReason.OFF_MAP in reasons
