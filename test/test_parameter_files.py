@@ -192,14 +192,14 @@ def test_read_parameter_file_takes_the_only_localizer_that_a_file_names(tmp_path
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
-        (section(NODE_NAME, 1.0, bundel="x"), ConfigurationError, "bundel is no parameter.*did you mean bundle"),
+        (section(NODE_NAME, 1.0, bundel="x"), ConfigurationError, "bundel is not a parameter.*did you mean bundle"),
         (
             f"{NODE_NAME}:\n  ros__parameters:\n    session: {{heading_sorce: imu}}\n",
             ConfigurationError,
             "session.heading_sorce.*did you mean session.heading_source",
         ),
-        (section(NODE_NAME, 1.0, mode="x"), ConfigurationError, "mode is no parameter.*did you mean session.mode"),
-        (section("/**", 1.0, **{"camera.x": 1.0}), ConfigurationError, "camera.x is no parameter"),
+        (section(NODE_NAME, 1.0, mode="x"), ConfigurationError, "mode is not a parameter.*did you mean session.mode"),
+        (section("/**", 1.0, **{"camera.x": 1.0}), ConfigurationError, "camera.x is not a parameter"),
         (section("/**", 1.0, image_transprot="raw"), ConfigurationError, "did you mean image_transport"),
         (section(NODE_NAME, 1.0, **{"camera.z_m": 2.0}), ConfigurationError, "never had an effect; remove the line"),
         (section(NODE_NAME, "front"), ConfigurationError, "camera.x_m is 'front'"),
@@ -223,7 +223,7 @@ def test_a_file_that_does_not_fit_is_refused_with_the_remedy(tmp_path, text, err
 
 def test_names_of_other_nodes_pass_where_several_nodes_are_meant():
     check_names(["frequency", "odom0", "mode", "base_link_frame", "qos_overrides./tf.publisher.depth"], only_ours=False)
-    with pytest.raises(ConfigurationError, match="frequency is no parameter"):
+    with pytest.raises(ConfigurationError, match="frequency is not a parameter"):
         check_names(["frequency"], only_ours=True)
 
 
