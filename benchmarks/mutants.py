@@ -58,7 +58,7 @@ MODULES = {
     "objective": (f"{TRAINING}/objective.py", [REFERENCE]),
     "encoder": (f"{TRAINING}/model/encoder.py", [REFERENCE, f"{TESTS}/test_pretrained.py"]),
     "decoder": (f"{TRAINING}/model/decoder.py", [REFERENCE]),
-    "layers": (f"{TRAINING}/model/layers.py", [REFERENCE]),
+    "layers": (f"{TRAINING}/model/layers.py", [REFERENCE, f"{TESTS}/test_network.py"]),
     "metrics": (f"{TRAINING}/metrics.py", [f"{TESTS}/test_metrics.py"]),
     "vigor": (f"{TRAINING}/data/vigor.py", [f"{TESTS}/test_data_readers.py"]),
     "centre_aligned": (f"{TRAINING}/data/centre_aligned.py", [f"{TESTS}/test_data_readers.py"]),

@@ -97,6 +97,14 @@ def test_answer_position_is_refined_by_neighbouring_pixels():
     np.testing.assert_allclose(most_probable_position(d), [-11.0 + 0.5, 31.0], atol=1e-6)
 
 
+@pytest.mark.parametrize(("row", "column", "toward"), [(1, 1, -1), (30, 30, 1)])
+def test_the_answer_is_refined_up_to_the_last_pixel_but_one(row, column, toward):
+    # A quarter of the mass on the tile's corner pixel: half a metre towards it in each direction.
+    d = distribution({(row, column): 0.6, (row + toward, column + toward): 0.2, (20, 20): 0.2})
+    middle = 2.0 * (column - 15.5)
+    np.testing.assert_allclose(most_probable_position(d), [middle + 0.5 * toward, -middle - 0.5 * toward], atol=1e-6)
+
+
 def test_second_moment_is_about_the_answer_in_metres():
     # Half the mass at the answer, half 2 columns (4 m) east and 1 row (2 m) south.
     d = distribution({(10, 10): 0.5, (11, 12): 0.5})

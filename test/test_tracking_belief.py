@@ -21,7 +21,7 @@ from unifygeo_ros.tracking.evidence import (
     modes_of,
     tile_weights,
 )
-from unifygeo_ros.tracking.filter import observe_yaw, predict, restart
+from unifygeo_ros.tracking.filter import observe_yaw, predict, restart, slip
 from unifygeo_ros.tracking.reduction import reduce
 
 SIDE = 160  # metres and cells of the grid
@@ -348,6 +348,30 @@ def test_predict_keeps_covariance_valid_for_an_unknown_yaw() -> None:
         assert belief.covariances[0, 2, 2] == pytest.approx(math.pi**2 / 3)
 
 
+def test_slip_gives_a_share_of_the_four_heaviest_to_wider_copies() -> None:
+    weights = np.array([0.1, 0.3, 0.02, 0.2, 0.25])
+    means = np.arange(20.0).reshape(5, 4)
+    covariances = np.broadcast_to(np.diag([4.0, 9.0, 0.01, 1e-4]), (5, 4, 4)) + 0.0
+    before = Belief(weights, means, covariances, np.arange(5.0), np.arange(5), 0.13)
+    after = slip(before, 0.2, 3.0)
+    # The lightest, at place 2, stays whole. The copies follow, the heaviest first.
+    np.testing.assert_allclose(after.weights[:5], [0.08, 0.24, 0.02, 0.16, 0.2])
+    np.testing.assert_allclose(after.weights[5:], [0.06, 0.05, 0.04, 0.02])
+    assert after.tile_ids[5:].tolist() == [1, 4, 3, 0]
+    np.testing.assert_array_equal(after.means[5:], means[[1, 4, 3, 0]])
+    np.testing.assert_array_equal(after.covariances[:5], covariances)
+    np.testing.assert_allclose(after.covariances[5:], np.tile(np.diag([13.0, 18.0, 0.01, 1e-4]), (4, 1, 1)))
+    assert after.uniform_weight == 0.13
+    assert after.total == pytest.approx(1.0)
+
+
+def test_restart_moves_its_share_of_every_weight_to_the_uniform_component() -> None:
+    before = replace(three_hypotheses(), weights=np.array([0.5, 0.2, 0.1]), uniform_weight=0.2)
+    after = restart(before, 0.25)
+    np.testing.assert_allclose(after.weights, [0.375, 0.15, 0.075])
+    assert after.uniform_weight == pytest.approx(0.15 + 0.25)
+
+
 def test_motions_compose_like_poses() -> None:
     first = Motion(3.0, 0.5, 0.3, 3.1, np.diag([0.1, 0.1, 0.01]))
     second = Motion(2.0, -0.2, -0.5, 2.1, np.diag([0.2, 0.1, 0.02]))
@@ -428,6 +452,28 @@ def test_assumed_heading_applies_only_to_poses_of_similar_yaw() -> None:
     # Elsewhere is as likely as before, and only what faces as assumed may be where the image says.
     assert after.weights[1] / (after.uniform_weight + after.weights[3]) == pytest.approx(0.3 / 0.1)
     assert 0.02 < after.weights[3] / after.uniform_weight < 0.15
+
+
+def test_assumed_heading_applies_to_the_uniform_component_by_its_share_of_the_circle() -> None:
+    yaw = np.linspace(-math.pi, math.pi, 100_000, endpoint=False)
+    share = float(np.mean(np.exp(-0.5 * (yaw / math.radians(12.0)) ** 2)))  # of all yaws, by an integral
+    e = replace(evidence([(0.8, 120.0, 120.0, 1.0)], open_share=0.2, yaw=0.3), assumed_yaw_rad=0.3)
+    after, _ = observe(uniform(), e)
+    assert after.weights == pytest.approx([0.8 * share])
+    assert after.uniform_weight == pytest.approx(1 - 0.8 * share)
+
+
+def test_a_component_much_wider_than_a_hypothesis_weighs_it_and_does_not_move_it() -> None:
+    means, covariances = np.array([[50.0, 50.0, 0.0]]), np.diag([1.0, 1.0, 1e-4])[None]
+    belief = hypotheses(np.array([0.5]), means, covariances, np.zeros(1), np.zeros(1, int), 0.5)
+    e = evidence([(0.6, 53.0, 50.0, 40.0)], open_share=0.4)
+    after, ratios = observe(belief, e)
+    ratio = 0.4 + 0.6 * AREA * math.exp(-0.5 * 9 / 1601) / (2 * math.pi * 1601)
+    assert ratios == pytest.approx([ratio])
+    # Beside it there is the component as a new hypothesis; nothing is a mean of the two.
+    np.testing.assert_allclose(after.weights, [0.5 * ratio / (0.5 * ratio + 0.5), 0.5 * 0.6 / (0.5 * ratio + 0.5)])
+    np.testing.assert_allclose(after.means[0, :3], means[0])
+    np.testing.assert_allclose(after.covariances[0, :3, :3], covariances[0])
 
 
 def test_searched_headings_choose_between_hypotheses() -> None:

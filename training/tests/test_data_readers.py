@@ -177,14 +177,23 @@ def test_cvusa(tmp_path):
     assert check_split(split).ok
     assert split.semi_positives.shape == (1, 0)
     assert math.degrees(split.ground_top_rad) == pytest.approx(32.7, abs=0.05)
+    assert split.tile_size == 750
     with pytest.raises(InputError, match="give the root of CVUSA"):
         load_cvusa(tmp_path, "val")
+    with (tmp_path / "splits/train-19zl.csv").open("w") as file:
+        file.write("a.jpg,b.jpg\n")  # the annotations are not needed
+    assert [file.name for file in load_cvusa(tmp_path, "train").ground] == ["b.jpg"]
+    with (tmp_path / "splits/train-19zl.csv").open("a") as file:
+        file.write("bingmap/19/0000002.jpg\n")
+    with pytest.raises(InputError, match=r"train-19zl\.csv:2: 1 fields"):
+        load_cvusa(tmp_path, "train")
 
 
 def test_cvact(tmp_path):
     make_cvact_list(tmp_path)
     assert [file.name for file in load_cvact(tmp_path, "train").ground] == ["first_grdView.jpg", "third_grdView.jpg"]
     assert load_cvact(tmp_path, "val").gallery[0].name == "second_satView_polish.jpg"
+    assert load_cvact(tmp_path, "val").tile_size == 1200
     with pytest.raises(InputError, match="empty"):
         load_cvact(tmp_path, "test")
     write_image(tmp_path / "ANU_data_test/streetview/third_grdView.jpg", 832, 1664)

@@ -12,6 +12,7 @@ from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_training.checkpoint import load_published, our_name, published_name, read_tensors
 from unifygeo_training.model import NetworkConfig, UnifyGeo
 from unifygeo_training.model.encoder import Aggregator
+from unifygeo_training.model.layers import unit_length
 
 TENSORS = Path(__file__).resolve().parents[3] / "shared/reference/published_checkpoint_tensors.txt"
 
@@ -112,6 +113,11 @@ def small() -> UnifyGeo:
 
 
 @torch.no_grad()
+def test_unit_length_keeps_a_zero_vector_and_scales_a_small_one() -> None:
+    found = unit_length(torch.tensor([[0.0, 0.0], [3e-6, 4e-6]]), dim=1)
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
+
+
 def test_shapes_and_unit_lengths_of_the_small_member(small: UnifyGeo) -> None:
     ground = small.encode_ground(torch.randint(0, 256, (2, 96, 320, 3), dtype=torch.uint8))
     aerial = small.encode_aerial(torch.randint(0, 256, (2, 192, 192, 3), dtype=torch.uint8))
