@@ -286,17 +286,17 @@ def run_drive(
     black: tuple[float, float] = (0.0, 0.0),
     odometry_gap: tuple[float, float] = (0.0, 0.0),
     prepare: object = None,
-    on_map: Confidence | None = None,
+    on_map: tuple[Confidence, Confidence] | None = None,
 ) -> tuple[Run, SequenceSession, SimulatedLocalizer]:
     """Play a drive through a real session in mode sequence. black, odometry_gap: seconds from and to without images or
     odometry. prepare: called with the session and the time before each image. on_map: the calibration's odds of
-    being on the map; None: every image is."""
+    being on the map, with a heading and searched; None: every image is."""
     stamps = drive.stamps()
     localizer = SimulatedLocalizer(dict(zip(stamps, drive.pose, strict=True)), model, seed, extent_m)
     if on_map is not None:
         manifest = localizer.bundle.manifest
         manifest.calibration = replace(
-            manifest.calibration, on_map_confidence=on_map, searched_on_map_confidence=on_map
+            manifest.calibration, on_map_confidence=on_map[0], searched_on_map_confidence=on_map[1]
         )
     session = make_session(localizer, SessionConfig(mode="sequence", heading_source=heading), config)
     rng = np.random.default_rng([seed, 3])

@@ -1,4 +1,4 @@
-"""Off the map no track is acquired, however well the images agree with one another, and fixes end at the border."""
+"""Off the map no track gives a fix, however well the images agree with one another, and fixes end at the border."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from unifygeo_ros.tracking.region import Region
 CLEAN = ObservationModel(outliers=0.0)
 
 
-def looks(ratio: float) -> Confidence:
-    """Every image is this many times likelier off the map."""
-    return Confidence(bias=-math.log(ratio), belief_weight=0.0)
+def looks(ratio: float, searched: float | None = None) -> tuple[Confidence, Confidence]:
+    """Every image is this many times likelier off the map; with a heading, and with a searched one (None: the same)."""
+    ratios = ratio, ratio if searched is None else searched
+    given, found = (Confidence(bias=-math.log(value), belief_weight=0.0) for value in ratios)
+    return given, found
 
 
 def test_bayes_rule_with_an_image_by_hand() -> None:
@@ -55,12 +57,11 @@ def test_a_region_covers_its_tiles_and_nothing_else() -> None:
     assert region.covers(positions).tolist() == [True, False, True, False, False]
 
 
-def test_images_that_agree_but_look_off_the_map_never_become_a_track() -> None:
+def test_images_that_agree_but_look_off_the_map_give_no_fix() -> None:
     """The worst case: every image agrees perfectly with one place that moves along as the odometry does."""
     run, _, _ = run_drive(make_drive(0, 40), CLEAN, 0, on_map=looks(3.0))
     assert not any(isinstance(result, Fix) for result in run.results)
-    assert "tracking" not in run.states
-    assert "off the map" in run.results[-1].detail
+    assert run.results[-1].reason is RejectionReason.OFF_MAP
 
 
 def test_the_same_images_give_fixes_where_they_look_on_the_map() -> None:
@@ -68,6 +69,11 @@ def test_the_same_images_give_fixes_where_they_look_on_the_map() -> None:
     assert run.availability(first_s=10.0) > 0.95
     ambiguities = [result.ambiguity for result in run.results if isinstance(result, Fix)]
     assert max(ambiguities) <= 0.3
+
+
+def test_searched_headings_that_look_off_the_map_do_not_keep_a_track_from_being_found() -> None:
+    run, _, _ = run_drive(make_drive(0, 60), CLEAN, 0, heading="none", on_map=looks(1 / 10, searched=2.0))
+    assert run.availability(first_s=40.0) > 0.8
 
 
 def test_a_vehicle_that_leaves_the_map_gets_no_more_fixes() -> None:

@@ -161,7 +161,7 @@ class TrackerConfig:
     )
     off_map_ambiguity: float = setting(
         0.3,
-        "belief that the vehicle is off the map at which fixes stop and no place is acquired",
+        "belief that the vehicle is off the map above which a track gives no fix",
         minimum=1e-6,
         maximum=1.0,
         advanced=True,

@@ -17,7 +17,7 @@ from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence
 from unifygeo_ros.tracking.filter import SUPPORT
 from unifygeo_ros.tracking.region import Region
-from unifygeo_ros.tracking.track import Track, TrackState, off_map_reason
+from unifygeo_ros.tracking.track import Track, TrackState
 
 MAX_HYPOTHESES = 8
 """Hypotheses published with a result."""
@@ -85,7 +85,11 @@ def decide(
     if not track.tracking or cluster is None:
         return rejection(REASONS.get(track.state, RejectionReason.SEARCHING), track.reason)
     if 1 - on_map > config.off_map_ambiguity:
-        return rejection(RejectionReason.OFF_MAP, off_map_reason(1 - on_map, config.off_map_ambiguity))
+        return rejection(
+            RejectionReason.OFF_MAP,
+            f"the images look {1 - on_map:.0%} likely to be off the map, off_map_ambiguity is "
+            f"{config.off_map_ambiguity:.0%}",
+        )
     if not region.covers(cluster.mean[None, :2])[0]:
         place = f"east {cluster.mean[0]:.0f} m, north {cluster.mean[1]:.0f} m"
         return rejection(RejectionReason.OFF_MAP, f"the track is at {place}, where the index holds no tile")

@@ -68,24 +68,9 @@ class Track:
         return replace(self, likelihood_ratio=likelihood_ratio, unsupported=unsupported)
 
     def after_belief(
-        self,
-        cluster: Cluster | None,
-        uniform_weight: float,
-        config: TrackerConfig,
-        *,
-        moved: bool = False,
-        on_map: float = 1.0,
+        self, cluster: Cluster | None, uniform_weight: float, config: TrackerConfig, *, moved: bool = False
     ) -> Track:
-        """The belief has this dominant cluster now.
-
-        Args:
-            cluster: None where there is none.
-            uniform_weight: belief in none of the hypotheses.
-            config: of the tracker.
-            moved: the cluster is another one than before.
-            on_map: P(the vehicle is on the map). No place is acquired that this leaves in doubt. It does not end a
-                track: a vehicle that left the map and returns is still where its odometry says.
-        """
+        """The belief has this dominant cluster now. moved: it is another one than before."""
         against = 1.0 if cluster is None else 1.0 - cluster.weight
         support = 0.0 if cluster is None else cluster.support
         if self.tracking:
@@ -95,9 +80,7 @@ class Track:
             if moved:
                 reason = "most of the belief left the track for another place"
             return replace(self, state=TrackState.LOST, reason=reason)
-        off_map = 1.0 - on_map
-        confirmed = against <= config.confirm_ambiguity and support >= config.confirm_images
-        if confirmed and off_map <= config.off_map_ambiguity:
+        if against <= config.confirm_ambiguity and support >= config.confirm_images:
             return replace(
                 self,
                 state=TrackState.TRACKING,
@@ -110,13 +93,6 @@ class Track:
             reason = (
                 f"{against:.1%} of the belief is in other places, confirm_ambiguity is {config.confirm_ambiguity:.1%}"
             )
-        elif confirmed:
-            reason = off_map_reason(off_map, config.off_map_ambiguity)
         else:
             reason = f"{support:.1f} independent images confirm the place, confirm_images is {config.confirm_images:g}"
         return replace(self, state=state, reason=reason)
-
-
-def off_map_reason(off_map: float, limit: float) -> str:
-    """In words, for P(the vehicle is off the map) above its limit."""
-    return f"the images look {off_map:.0%} likely to be off the map, off_map_ambiguity is {limit:.0%}"

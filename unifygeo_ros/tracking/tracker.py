@@ -209,7 +209,7 @@ class Tracker:
             track = replace(track, unsupported=0)  # it was the other place that was not supported
         acquiring = not track.tracking
         on_map = on_map_filter.after_image(plan.on_map, self._outside_ratio(observation, plan.gates), novelty)
-        track = track.after_belief(cluster, belief.uniform_weight, config, moved=moved, on_map=on_map)
+        track = track.after_belief(cluster, belief.uniform_weight, config, moved=moved)
         if searched and acquiring and track.tracking:
             # Acquired with searched headings; require one confirmation with the track's own heading.
             track = replace(track, unsupported=max(track.unsupported, 1))
