@@ -10,7 +10,7 @@ from unifygeo_ros.motion.increments import MotionNoise
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """Settings of the filter over a sequence of images. docs/explanation/sequences.md says how they were chosen."""
+    """Settings of the filter over a sequence of images. docs/measurements/sequences.md says how they were chosen."""
 
     fix_from: str = setting(
         "posterior",
