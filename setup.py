@@ -44,6 +44,7 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", files("launch/*.launch.py")),
         (f"share/{NAME}/config", files("config/*.yaml")),
+        (f"share/{NAME}/config/rigs", files("config/rigs/*.yaml")),
         *folders("demo", "models"),
     ],
     python_requires=">=3.10",

@@ -188,6 +188,26 @@ def test_compose_ground_plane_is_continuous_across_cameras_and_motion():
     assert np.abs(standing.pixels[..., 0].astype(float) - expected)[near].mean() > 15
 
 
+def test_what_stands_at_distance_m_fits_together_across_cameras_apart():
+    """The sphere of 10 m around the rig, seen by two cameras 2 m apart, above any ground."""
+    cameras = (
+        camera("left", PINHOLE, yaw=0.3, position=(0.0, 1.0, 40.0)),
+        camera("right", PINHOLE, yaw=-0.3, position=(0.0, -1.0, 40.0)),
+    )
+    views = {}
+    for cam in cameras:
+        origin = cam.position_m - [0.0, 0.0, 40.0]
+        directions = rays(cam.lens) @ cam.base_from_optical.T
+        directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+        along = directions @ origin
+        reach = -along + np.sqrt(along**2 - origin @ origin + 10.0**2)
+        views[cam.name] = CameraView(np.round(sphere(origin + reach[..., None] * directions)).astype(np.uint8))
+    near, far = (Composer(Rig(cameras, distance_m=distance), WIDTH).compose(views) for distance in (10.0, 1e4))
+    errors = [np.abs(found.pixels.astype(float) - expected_panorama())[found.seen].max() for found in (near, far)]
+    assert errors[0] < 4.0
+    assert errors[1] > 15.0
+
+
 def test_detail_finer_than_a_pixel_is_averaged_not_aliased():
     cam = camera("front", PINHOLE)
     image = np.where((np.indices((240, 320)).sum(0) % 2)[..., None] == 0, 255, 0).astype(np.uint8).repeat(3, -1)

@@ -8,8 +8,8 @@ The sampling positions are computed for every image, because cameras of a rig do
 camera's exposure and the panorama's instant the vehicle turned and moved. They are computed exactly on a grid of every
 `GRID`-th pixel and interpolated between (error below 0.02° for a 120° pinhole).
 
-Directions above the horizon are taken as infinitely far. Below it, the ray meets the ground plane, so that the road
-fits together across cameras of different positions, and across the way that the vehicle moved meanwhile.
+A ray meets the ground plane, or `Rig.distance_m`, whichever comes first. So the road and what stands at that distance
+fit together across cameras of different positions, and across the way that the vehicle moved meanwhile.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ from unifygeo_ros.rig.rig import Rig, RigCamera
 
 GRID = 8
 """Pixels of the doubled panorama between two exactly computed sampling positions."""
-FAR_M = 1e4
-"""Distance of what is above the horizon."""
 FEATHER = 0.15
 """Share of an image's half width over which its weight rises from its edge: seams are blended over that."""
 MAX_GAIN = 1.5
@@ -87,10 +85,7 @@ class Composer:
         Raises:
             InputError: An image of a camera that the rig does not have, or of another size than its lens'.
         """
-        unknown = set(views) - set(self._tables)
-        if unknown:
-            raise InputError(f"no camera {', '.join(sorted(unknown))} in the rig, which has {', '.join(self._tables)}")
-        strips = [self._tables[name].strip(view) for name, view in views.items()]
+        strips = list(self.strips(views).values())
         gains = _gains(strips, self.width)
         total = np.zeros((self.height, self.width, 3), np.float32)
         weight = np.zeros((self.height, self.width), np.float32)
@@ -103,6 +98,13 @@ class Composer:
         np.divide(total, weight[..., None], out=total, where=seen[..., None])
         pixels = np.clip(total + 0.5, 0, 255).astype(np.uint8)
         return Composed(pixels, np.asarray(seen), dict(zip(views, gains, strict=True)))
+
+    def strips(self, views: Mapping[str, CameraView]) -> dict[str, Strip]:
+        """What each camera contributes, before blending; as `compose`."""
+        unknown = set(views) - set(self._tables)
+        if unknown:
+            raise InputError(f"no camera {', '.join(sorted(unknown))} in the rig, which has {', '.join(self._tables)}")
+        return {name: self._tables[name].strip(view) for name, view in views.items()}
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class _Table:
 
     def __init__(self, camera: RigCamera, rig: Rig, width: int) -> None:
         self.camera = camera
-        self._centre_m, self._ground_z_m = rig.centre_m, rig.ground_z_m
+        self._centre_m, self._ground_z_m, self._distance_m = rig.centre_m, rig.ground_z_m, rig.distance_m
         self._width, self._height = width, width // 2
         # A block of panorama pixels that holds all that the camera sees, with room for the vehicle's turn meanwhile.
         directions = _directions(width // 4, np.arange(width // 8), np.arange(width // 4))
@@ -152,7 +154,7 @@ class _Table:
         """Pixels of directions (..., 3) that are seen from the rig's centre at the panorama's instant."""
         height = self._centre_m[2] - self._ground_z_m
         down = -directions[..., 2]
-        reach = np.where(down > height / FAR_M, height / np.maximum(down, 1e-9), FAR_M)
+        reach = np.minimum(height / np.maximum(down, 1e-9), self._distance_m)
         points = self._centre_m + directions * reach[..., None]
         # base_link at the exposure ← base_link at the panorama's instant
         turn = np.eye(3)

@@ -26,8 +26,11 @@ MAX_SIZE = 32_768
 class Lens(Protocol):
     """How one camera maps directions to pixels."""
 
-    width: int
-    height: int
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
 
     def project(self, directions: Float64) -> tuple[Float64, Bool]:
         """Pixels of directions.

@@ -17,6 +17,9 @@ BODY_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0
 MAX_DISTANCE_M = 50.0
 """Cameras further than this from base_link are a mistake of units or frames."""
 
+DISTANCE_M = 30.0
+"""Default of `Rig.distance_m`: houses along a street are 10 m to 60 m away."""
+
 
 @dataclass(frozen=True)
 class RigCamera:
@@ -50,12 +53,18 @@ class Rig:
     ground_z_m: float = 0.0
     """Height of the ground in base_link: 0 where base_link lies on the ground, −0.3 where it lies 0.3 m above it."""
 
+    distance_m: float = DISTANCE_M
+    """How far away what stands above the ground is taken to be. Cameras at different places see it in one direction at
+    this distance, and off by (their distance) × (1/d − 1/distance_m) radians at the distance d."""
+
     def __post_init__(self) -> None:
         names = [camera.name for camera in self.cameras]
         if not names:
             raise ConfigurationError("a rig without cameras; name at least one")
         if len(set(names)) < len(names):
             raise ConfigurationError(f"two cameras of one name in {', '.join(names)}; give each a name of its own")
+        if not 1.0 <= self.distance_m <= 1e6:
+            raise ConfigurationError(f"distance_m {self.distance_m:g}, must be 1 to 1e6 m; 30 suits streets")
         if min(camera.position_m[2] for camera in self.cameras) <= self.ground_z_m:
             raise ConfigurationError(
                 f"ground_z_m {self.ground_z_m:g} is not below every camera; it is the ground's height in base_link"

@@ -1,0 +1,285 @@
+"""A rig file: the cameras of a vehicle, their topics, lenses and mounts. docs/how-to/rig.md shows how to write one.
+
+What the file leaves out comes from the cameras' `CameraInfo` and from static transforms, so a file may be as short as
+one topic for each camera.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Callable, Iterable, Mapping, NamedTuple
+
+import numpy as np
+import yaml
+
+from unifygeo_ros.core.arrays import Float64
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.rig.camera_info import InfoLens, lens_of_camera_info
+from unifygeo_ros.rig.lenses import Fisheye, FisheyeCircle, Lens, Pinhole
+from unifygeo_ros.rig.rig import DISTANCE_M, Rig, RigCamera, rotation_from_mount
+
+
+class FramePose(NamedTuple):
+    """Pose of a frame in base_link."""
+
+    base_from_frame: Float64
+    """float64 (3, 3)."""
+    position_m: Float64
+    """float64 (3,)."""
+
+
+@dataclass(frozen=True)
+class CameraDescription:
+    """What a rig file says of one camera."""
+
+    name: str
+    topic: str = ""
+    """Of its images, Image or CompressedImage. Several cameras may share one: the circles of a dual fisheye."""
+    camera_info: str = ""
+    """Topic of its CameraInfo; empty: the one beside the images."""
+    frame: str = ""
+    """Its optical frame in TF; empty: the one that its CameraInfo names."""
+    rectified: bool = False
+    """Whether the images are rectified, so that P and R of the CameraInfo describe them."""
+    lens: InfoLens | None = None
+    """None: from the CameraInfo."""
+    pose: FramePose | None = None
+    """Of its optical frame; None: from TF."""
+
+    @property
+    def info_topic(self) -> str:
+        """Topic of the CameraInfo, by the convention of image_transport: a sibling of the images' base topic."""
+        if self.camera_info or not self.topic:
+            return self.camera_info
+        parts = self.topic.split("/")
+        if parts[-1] in ("compressed", "compressedDepth", "theora", "ffmpeg", "raw"):
+            parts = parts[:-1]
+        return "/".join([*parts[:-1], "camera_info"])
+
+
+@dataclass(frozen=True)
+class RigDescription:
+    """What a rig file says."""
+
+    cameras: tuple[CameraDescription, ...]
+    ground_z_m: float = 0.0
+    distance_m: float = DISTANCE_M
+    source: str = "rig"
+    """The file, for messages."""
+
+    def topics(self) -> dict[str, tuple[str, ...]]:
+        """Names of the cameras by the topic of their images. Raises ConfigurationError where one has none."""
+        found: dict[str, tuple[str, ...]] = {}
+        for camera in self.cameras:
+            if not camera.topic:
+                raise ConfigurationError(f"{self.source}: camera {camera.name} has no topic; add it")
+            found[camera.topic] = (*found.get(camera.topic, ()), camera.name)
+        return found
+
+    def rig(
+        self,
+        camera_info: Callable[[str], Any | None] = lambda topic: None,
+        frame_pose: Callable[[str], FramePose | None] = lambda frame: None,
+    ) -> Rig:
+        """The rig, completed by what was recorded or is published.
+
+        Args:
+            camera_info: The CameraInfo of a topic, or None.
+            frame_pose: The pose of a frame in base_link, or None.
+
+        Raises:
+            ConfigurationError: Something is missing or cannot be; the message names camera and remedy.
+        """
+        return Rig(
+            tuple(self._camera(camera, camera_info, frame_pose) for camera in self.cameras),
+            self.ground_z_m,
+            self.distance_m,
+        )
+
+    def _camera(
+        self,
+        camera: CameraDescription,
+        camera_info: Callable[[str], Any | None],
+        frame_pose: Callable[[str], FramePose | None],
+    ) -> RigCamera:
+        where = f"{self.source}: camera {camera.name}"
+        info = None
+        if camera.lens is None or (camera.pose is None and not camera.frame):
+            info = camera_info(camera.info_topic) if camera.info_topic else None
+            if info is None:
+                wanted = f"no CameraInfo on {camera.info_topic}" if camera.info_topic else "no topic"
+                raise ConfigurationError(
+                    f"{where}: {wanted}; name the right topic by camera_info, or give lens and mount in the rig file"
+                )
+        lens = camera.lens
+        if lens is None:
+            try:
+                lens = lens_of_camera_info(info, camera.name, rectified=camera.rectified)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{self.source}: {error}") from None
+        pose = camera.pose
+        if pose is None:
+            frame = camera.frame or str(info.header.frame_id).lstrip("/")  # type: ignore[union-attr]
+            pose = frame_pose(frame)
+            if pose is None:
+                raise ConfigurationError(
+                    f"{where}: no static transform between base_link and its frame {frame!r}; publish one, name the "
+                    "optical frame by frame, or give its mount in the rig file"
+                )
+        return RigCamera(
+            camera.name, lens.lens, np.asarray(pose.base_from_frame @ lens.optical_from_image), pose.position_m
+        )
+
+
+def read_rig(path: Path) -> RigDescription:
+    """Read a rig file. Raises ConfigurationError with the camera and the key that cannot be used."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give a rig file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
+    top = _mapping(content, str(path), ("cameras",), ("ground_z_m", "distance_m"))
+    cameras = top["cameras"]
+    if not isinstance(cameras, dict) or not cameras:
+        raise ConfigurationError(f"{path}: cameras must map each camera's name to its description")
+    return RigDescription(
+        tuple(_camera_description(str(name), values, path) for name, values in cameras.items()),
+        _number(top.get("ground_z_m", 0.0), f"{path}: ground_z_m"),
+        _number(top.get("distance_m", DISTANCE_M), f"{path}: distance_m"),
+        str(path),
+    )
+
+
+def rig_of_camera_infos(topics: Iterable[tuple[str, str]], source: str) -> RigDescription:
+    """The rig of everything that brings a CameraInfo: one camera for each.
+
+    Args:
+        topics: Names of the CameraInfo topics, each with the topic of its images.
+        source: Of the topics, for messages.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    cameras = [
+        CameraDescription(_name_of(info), image, info, rectified="image_rect" in image) for info, image in topics
+    ]
+    if not cameras:
+        raise ConfigurationError(f"{source}: no CameraInfo beside any image topic; write a rig file")
+    if len({camera.name for camera in cameras}) < len(cameras):
+        cameras = [dataclasses.replace(camera, name=camera.camera_info.strip("/")) for camera in cameras]
+    return RigDescription(tuple(cameras), source=source)
+
+
+def _name_of(info_topic: str) -> str:
+    parts = info_topic.strip("/").split("/")
+    return parts[-2] if len(parts) > 1 else parts[0]
+
+
+_MOUNT = ("x_m", "y_m", "z_m", "roll_deg", "pitch_deg", "yaw_deg")
+_FOCAL = ("width", "height", "fx", "fy", "cx", "cy")
+_LENSES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "pinhole": (_FOCAL, ("distortion",)),
+    "fisheye": (_FOCAL, ("distortion", "field_deg")),
+    "circle": (("width", "height", "centre_column", "centre_row", "radius", "field_deg"), ()),
+}
+"""Required and optional keys by lens model."""
+
+
+def _camera_description(name: str, values: Any, path: Path) -> CameraDescription:
+    where = f"{path}: camera {name}"
+    given = _mapping(values, where, (), ("topic", "camera_info", "calibration", "frame", "rectified", "lens", "mount"))
+    topic = str(given.get("topic", ""))
+    rectified = given.get("rectified", "image_rect" in topic)
+    if not isinstance(rectified, bool):
+        raise ConfigurationError(f"{where}: rectified is {rectified!r}, must be true or false")
+    lens = None
+    if "lens" in given and "calibration" in given:
+        raise ConfigurationError(f"{where}: both lens and calibration are given; choose one")
+    try:
+        if "lens" in given:
+            lens = InfoLens(_lens(given["lens"], f"{where}: lens"), np.eye(3))
+        if "calibration" in given:
+            lens = lens_of_camera_info(
+                _read_calibration(path.parent / str(given["calibration"])), name, rectified=rectified
+            )
+    except ConfigurationError as error:
+        text = str(error)
+        raise ConfigurationError(text if text.startswith(str(path.parent)) else f"{where}: {text}") from None
+    pose = None
+    if "mount" in given:
+        mount = _mapping(given["mount"], f"{where}: mount", _MOUNT, ())
+        x, y, z, roll, pitch, yaw = (_number(mount[key], f"{where}: mount {key}") for key in _MOUNT)
+        pose = FramePose(rotation_from_mount(*map(math.radians, (roll, pitch, yaw))), np.array([x, y, z]))
+    return CameraDescription(
+        name, topic, str(given.get("camera_info", "")), str(given.get("frame", "")), rectified, lens, pose
+    )
+
+
+def _lens(values: Any, where: str) -> Lens:
+    if not isinstance(values, dict) or values.get("model") not in _LENSES:
+        model = values.get("model") if isinstance(values, dict) else None
+        raise ConfigurationError(f"{where}: model is {model!r}, must be one of {', '.join(_LENSES)}")
+    model = values["model"]
+    required, optional = _LENSES[model]
+    given = _mapping(values, where, ("model", *required), optional)
+    sizes = [given[key] for key in ("width", "height")]
+    if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
+        raise ConfigurationError(f"{where}: width and height are {sizes}, must be whole numbers of pixels")
+    width, height = sizes
+    numbers = [_number(given[key], f"{where} {key}") for key in required[2:]]
+    if model == "circle":
+        column, row, radius, field_deg = numbers
+        return FisheyeCircle(width, height, column, row, radius, math.radians(field_deg))
+    distortion = given.get("distortion", [0.0] * 4)
+    if not isinstance(distortion, list):
+        raise ConfigurationError(f"{where}: distortion is {distortion!r}, must be a list of numbers")
+    coefficients = tuple(_number(value, f"{where} distortion") for value in distortion)
+    fx, fy, cx, cy = numbers
+    if model == "pinhole":
+        return Pinhole(width, height, fx, fy, cx, cy, coefficients)
+    field_rad = math.radians(_number(given.get("field_deg", 360.0), f"{where} field_deg"))
+    return Fisheye(width, height, fx, fy, cx, cy, coefficients, field_rad)
+
+
+def _read_calibration(path: Path) -> Any:
+    """A calibration file as ROS' camera calibration writes it, with the fields of a CameraInfo."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return SimpleNamespace(
+            width=content["image_width"],
+            height=content["image_height"],
+            distortion_model=content["distortion_model"],
+            d=content["distortion_coefficients"]["data"],
+            k=content["camera_matrix"]["data"],
+            r=content.get("rectification_matrix", {}).get("data", np.eye(3).ravel()),
+            p=content.get("projection_matrix", {}).get("data", []),
+        )
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give a calibration file") from error
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{path}: is no calibration file of ROS ({' '.join(str(error).split())} is missing or wrong); give what "
+            "camera_calibration writes, or the lens itself"
+        ) from error
+
+
+def _mapping(values: Any, where: str, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{where}: is {values!r}, must map {', '.join((*required, *optional))} to values")
+    unknown = [str(key) for key in values if key not in (*required, *optional)]
+    missing = [key for key in required if key not in values]
+    if unknown or missing:
+        problem = f"no key {missing[0]}" if missing else f"unknown key {unknown[0]}"
+        raise ConfigurationError(f"{where}: {problem}; its keys are {', '.join((*required, *optional))}")
+    return values
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigurationError(f"{where} is {value!r}, must be a finite number")
+    return float(value)
