@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export AMENT_PREFIX_PATH := $(abspath $(VENV))$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: help mutants docs demo training demo-data demo-model test test-slow test-gpu test-ros test-lowest lint bench clean
+.PHONY: help claims mutants docs demo training demo-data demo-model test test-slow test-gpu test-ros test-lowest lint bench clean
 
 help:
 	@echo "make demo       see a vehicle being localized: index, node, drive, report (results in $(OUTPUT))"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-ros ROS=kilted            the tests of the node with another distribution's rclpy"
 	@echo "make test-lowest PYTHON=python3.10  the tests with the oldest libraries that setup.py allows"
 	@echo "make docs       the documentation as a site (out/docs)"
+	@echo "make claims     do the numbers of the pages still come out of their commands? (10 minutes)"
 	@echo "make mutants    which changes of the code the tests notice"
 	@echo "make bench      the benchmarks, each with its limits"
 
@@ -66,6 +67,10 @@ bench: $(VENV)/.test
 	@missed=; for name in $(BENCHMARKS); do \
 		echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || missed="$$missed $$name"; done; \
 	if [ -n "$$missed" ]; then echo "missed a limit or failed:$$missed"; exit 1; fi
+
+# Runs the commands that made the pages' numbers and compares; CLAIMS=demo: those with this word in their name.
+claims: $(VENV)/.test
+	$(BIN)/python benchmarks/claims.py $(CLAIMS)
 
 # Which changes of the modules on which every number rests the tests notice: 50 mutants of each, always the same ones.
 # `make mutants MUTANTS=metrics`: every one of one module; `make mutants MUTANTS=faults`: faults that once passed all tests.
