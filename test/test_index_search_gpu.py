@@ -72,11 +72,11 @@ class FakeGpu:
                 similarities, ids = self._index.search(queries, k)
                 return similarities + gpu.similarity_error, ids
 
-        monkeypatch.setattr(search.faiss, "get_num_gpus", lambda: self.gpus, raising=False)
-        monkeypatch.setattr(search.faiss, "StandardGpuResources", StandardGpuResources, raising=False)
-        monkeypatch.setattr(search.faiss, "GpuIndexFlatConfig", GpuIndexFlatConfig, raising=False)
+        monkeypatch.setattr(faiss, "get_num_gpus", lambda: self.gpus, raising=False)
+        monkeypatch.setattr(faiss, "StandardGpuResources", StandardGpuResources, raising=False)
+        monkeypatch.setattr(faiss, "GpuIndexFlatConfig", GpuIndexFlatConfig, raising=False)
         for name, kind in (("GpuIndexFlatIP", faiss.IndexFlatIP), ("GpuIndexFlatL2", faiss.IndexFlatL2)):
-            monkeypatch.setattr(search.faiss, name, type(name, (GpuIndex,), {"kind": kind}), raising=False)
+            monkeypatch.setattr(faiss, name, type(name, (GpuIndex,), {"kind": kind}), raising=False)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_gpu_whose_similarities_are_wrong_is_not_used(gpu: FakeGpu) -> None:
 
 
 def test_distances_in_place_of_inner_products_are_noticed(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search.faiss, "GpuIndexFlatIP", search.faiss.GpuIndexFlatL2)
+    monkeypatch.setattr(faiss, "GpuIndexFlatIP", faiss.GpuIndexFlatL2)
     with pytest.raises(ConfigurationError, match="a similarity differs from the CPU's by"):
         open_search("exact", unit_vectors(100), NOWHERE, "gpu")
 

@@ -47,8 +47,12 @@ _ADD_BLOCK = 65_536
 def _faiss() -> Any:
     """FAISS, imported when a search needs it: commands that do not search need not have it."""
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it reports each instruction set that it tries
-    import faiss
-
+    try:
+        import faiss
+    except RuntimeError as error:  # the build for GPUs, where CUDA's libraries are missing
+        raise ConfigurationError(
+            f"FAISS cannot be loaded ({error}); install faiss-cpu in its place, or the CUDA libraries that it names"
+        ) from error
     return faiss
 
 
