@@ -10,7 +10,6 @@ import faiss
 import numpy as np
 import pytest
 
-from unifygeo_ros.aerial import search
 from unifygeo_ros.aerial.search import GPU_MOST_CANDIDATES, GPU_SCRATCH_BYTES, GpuExactSearch, open_search, wants_gpu
 from unifygeo_ros.core.errors import ConfigurationError
 
