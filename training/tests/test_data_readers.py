@@ -193,7 +193,10 @@ def test_cvact(tmp_path):
     make_cvact_list(tmp_path)
     assert [file.name for file in load_cvact(tmp_path, "train").ground] == ["first_grdView.jpg", "third_grdView.jpg"]
     assert load_cvact(tmp_path, "val").gallery[0].name == "second_satView_polish.jpg"
-    assert load_cvact(tmp_path, "val").tile_size == 1200
+    split = load_cvact(tmp_path, "val")
+    assert (split.tile_size, split.ground_top_rad, split.ground_bottom_rad) == (1200, math.pi / 2, -math.pi / 2)
+    assert split.offsets_px.tolist() == [[[0.0, 0.0]]]
+    assert split.ground_lat_lon.shape == split.gallery_lat_lon.shape == (1, 2)
     with pytest.raises(InputError, match="empty"):
         load_cvact(tmp_path, "test")
     write_image(tmp_path / "ANU_data_test/streetview/third_grdView.jpg", 832, 1664)

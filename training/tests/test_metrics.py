@@ -122,3 +122,19 @@ def test_errors_that_are_not_finite_and_empty_splits_are_refused():
         metrics.metric_scores(np.array([1.0, np.nan]))
     with pytest.raises(InputError, match="no queries"):
         metrics.retrieval_scores(np.array([], np.int64), np.array([], np.int64), 10)
+
+
+def test_reranked_scores_of_two_right_answers_of_three():
+    order, semi = np.array([[7, 1], [7, 2], [3, 4]]), np.full((3, 1), -1)
+    scores = metrics.reranked_scores(order, np.array([7, 7, 9]), semi)
+    assert (scores.recall_1, scores.hit_rate) == pytest.approx((200 / 3, 200 / 3))
+
+
+def test_an_error_at_the_threshold_counts_in_both_protocols():
+    scores = metrics.cvgl_scores(np.array([1.0, 5.0, 10.0]), np.arange(3), np.arange(3))
+    assert scores.geographic == scores.strict == pytest.approx({1.0: 100 / 3, 5.0: 200 / 3, 10.0: 100.0})
+
+
+def test_a_tile_that_equals_the_positive_does_not_outrank_it():
+    gallery = unit([[1, 0], [1, 0], [0, 1]])
+    assert metrics.retrieval_ranks(unit([[1, 0.5]]), gallery, np.array([1])).tolist() == [1]
