@@ -33,8 +33,13 @@ training: $(VENV)/.training
 # Libraries with thread pools of their own slow each other down; a test needs one thread.
 test test-slow test-gpu test-ros test-lowest: export OMP_NUM_THREADS := 1
 
+# The training package's tests run beside the others, one on each of two cores; their output comes when both have ended.
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest
+	@mkdir -p out
+	@$(BIN)/python -m pytest training/tests > out/training-tests.log 2>&1 & training=$$!; \
+	$(BIN)/python -m pytest test; runtime=$$?; \
+	wait $$training; training=$$?; cat out/training-tests.log; \
+	[ $$runtime = 0 ] && [ $$training = 0 ]
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

@@ -46,9 +46,10 @@ def test_ros2_run_starts_programs_with_the_active_python(prefix):
 
 def test_launch_and_config_files_are_installed(prefix):
     for folder in ("launch", "config"):
-        expected = sorted(path.name for path in (ROOT / folder).iterdir() if path.suffix in (".py", ".yaml"))
-        installed = sorted(path.name for path in (prefix / "share/unifygeo_ros" / folder).iterdir())
-        assert installed == expected
+        source, target = ROOT / folder, prefix / "share/unifygeo_ros" / folder
+        expected = {path.relative_to(source) for path in source.rglob("*") if path.suffix in (".py", ".yaml")}
+        assert expected
+        assert {path.relative_to(target) for path in target.rglob("*") if path.is_file()} == expected
 
 
 def test_the_demo_and_its_model_are_installed_and_found(prefix):
