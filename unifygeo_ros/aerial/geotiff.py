@@ -273,11 +273,20 @@ def _check_georeference(path: Path, dataset: Any) -> None:
         raise InputError(f"{path}: has no CRS; set the one it was made in (gdal_edit.py -a_srs EPSG:…) and try again")
     if place == Affine.identity():
         raise InputError(f"{path}: has a CRS but no geotransform; georeference it (gdal_translate -a_ullr …)")
-    if not np.all(np.isfinite(place[:6])) or place.is_degenerate:
+    # An inverse that overflows is none: damaged numbers may be finite and their determinant hardly above 0.
+    if not np.all(np.isfinite(place[:6])) or place.is_degenerate or not _invertible(place):
         raise InputError(
             f"{path}: its geotransform {tuple(place[:6])} gives pixels no area or no place; georeference it again "
             "(gdal_edit.py -a_ullr …)"
         )
+
+
+def _invertible(place: Affine) -> bool:
+    """Whether the inverse of a transform, and the file's own corner in its own pixels, are finite."""
+    with np.errstate(all="ignore"):
+        inverse = ~place
+        corner = inverse * (place.c, place.f)
+    return bool(np.all(np.isfinite([*inverse[:6], *corner])))
 
 
 def _choose_bands(path: Path, dataset: Any, options: ImageryOptions) -> tuple[int, int, int]:

@@ -69,6 +69,8 @@ def _reported(result: TransitionCallbackReturn) -> Callable[[Transition], Transi
             try:
                 return callback(node, state)
             except Exception as error:
+                if not node.context.ok():
+                    return result  # the process is ending: rclpy refuses whatever is created or published now
                 node.transition_failed(callback.__name__.removeprefix("on_"), error)
                 return result
 
