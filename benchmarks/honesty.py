@@ -35,21 +35,20 @@ import cv2
 import numpy as np
 import rasterio
 from rasterio.windows import Window
+from recorded_drive import RecordedDrive, read_drive
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import TileIndex, open_index
-from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odometry_sample
+from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.covariance import chi2_quantile, semi_major_sigma
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import CameraImage, Fix, Prior
 from unifygeo_ros.core.time import ns_from_s
 from unifygeo_ros.evaluation.metrics.definitions import anees_bounds, consistency, false_fixes, share
-from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.recordings.truth import Truth
-from unifygeo_ros.evaluation.replay import choose_topics, read_truth
-from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
+from unifygeo_ros.evaluation.settings import Criteria
 from unifygeo_ros.inference.bundle import GROUND_FEATURES, PYRAMID, ModelBundle, load_bundle
 from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.select import open_engines
@@ -253,40 +252,6 @@ def remembered(engines: EngineSet, memory: Memory, bundle: ModelBundle) -> Engin
 # -- drives -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A drive in memory: what arrived, in order (images as (stamp, encoded message)), and the truth."""
-
-    arrivals: list[Any]
-    truth: Truth
-
-
-def read_drive(folder: Path, index: TileIndex) -> Recording:
-    bag = Bag(folder / "bag")
-    topics = choose_topics(bag, odometry="/odom", truth="/ground_truth/odometry")
-    assert topics.truth is not None
-    settings = TruthSettings()
-    truth = Truth(
-        read_truth(bag, topics.truth),
-        index.frame,
-        plane_frame=settings.truth_frame,
-        max_gap_s=settings.truth_max_gap_s,
-        default_sigma_m=settings.truth_sigma_m,
-        lever_arm_m=(0.0, 0.0),
-    )
-    arrivals: list[Any] = []
-    names = [topic.name for topic in (topics.image, topics.odometry, topics.imu) if topic is not None]
-    for message in bag.messages(names):
-        content = bag.deserialize(message)
-        if message.topic == topics.image.name:
-            arrivals.append(content)  # decoded when it is needed: the images of a drive would fill the memory
-        elif topics.imu is not None and message.topic == topics.imu.name:
-            arrivals.append(imu_sample(content))
-        else:
-            arrivals.append(odometry_sample(content))
-    return Recording(arrivals, truth)
-
-
 def index_of(folder: Path, part: str, work: Path, bundle: ModelBundle, engines: EngineSet) -> TileIndex:
     """The index of a drive's town or of one half of it, all in the map frame of the whole."""
     name = f"{folder.name}-{part}-{bundle.manifest.weights_sha256[:12]}"
@@ -315,7 +280,9 @@ def crop(source: Path, target: Path, *, west: bool) -> None:
 # -- one situation on one drive -----------------------------------------------------------------------------------
 
 
-def play(recording: Recording, localizer: Localizer, situation: Situation, *, foreign: bool) -> list[dict[str, Any]]:
+def play(
+    recording: RecordedDrive, localizer: Localizer, situation: Situation, *, foreign: bool
+) -> list[dict[str, Any]]:
     """A record for each image: on_map, outcome, and of fixes error_m, nees, yaw_nees, ambiguity. foreign: the index is
     of another town, and the truth is nowhere on it."""
     session = make_session(localizer, situation.session)
@@ -368,7 +335,7 @@ def run(args: argparse.Namespace) -> None:
             memory = Memory(args.work / "outputs" / f"{folder.name}.sqlite")
             shared = remembered(engines, memory, bundle)
             other = args.drives[(number + 1) % len(args.drives)]
-            recording: Recording | None = None
+            recording: RecordedDrive | None = None
             for row in wanted:
                 target = args.work / args.label / f"{row.mode}-{row.name}-{folder.name}.json".replace(" ", "_")
                 if target.exists():

@@ -34,10 +34,11 @@ from pathlib import Path
 from typing import Any, Callable, Collection, Hashable, Iterable, Mapping
 
 import numpy as np
+from recorded_drive import read_drive
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import TileIndex, open_index
-from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odometry_sample
+from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.covariance import CHI2_95
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import CameraImage, Fix, Matches, Observation, Query, Rejection
@@ -46,10 +47,8 @@ from unifygeo_ros.evaluation.metrics.definitions import Share, anees_bounds
 from unifygeo_ros.evaluation.metrics.drive import gather
 from unifygeo_ros.evaluation.metrics.results import FrameResult
 from unifygeo_ros.evaluation.metrics.summary import Summary, summarise
-from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.recordings.truth import Truth, TruthPose
-from unifygeo_ros.evaluation.replay import choose_topics, read_truth
-from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
+from unifygeo_ros.evaluation.settings import Criteria
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_ros.inference.engine import Engine, EngineSet
 from unifygeo_ros.inference.select import open_engines
@@ -236,34 +235,12 @@ class Recording:
     whole_truth: Truth
 
 
-def read_drive(folder: Path, index: TileIndex) -> Recording:
-    bag = Bag(folder / "bag")
-    topics = choose_topics(bag, odometry="/odom", truth="/ground_truth/odometry")
-    assert topics.truth is not None
-    settings = TruthSettings()
-    truth = Truth(
-        read_truth(bag, topics.truth),
-        index.frame,
-        plane_frame=settings.truth_frame,
-        max_gap_s=settings.truth_max_gap_s,
-        default_sigma_m=settings.truth_sigma_m,
-        lever_arm_m=(0.0, 0.0),
-    )
-    arrivals: list[Any] = []
-    stamps = []
-    poses = {}
-    names = [topic.name for topic in (topics.image, topics.odometry, topics.imu) if topic is not None]
-    for message in bag.messages(names):
-        content = bag.deserialize(message)
-        if message.topic == topics.image.name:
-            arrivals.append(content)  # decoded when it is needed: a drive of images would fill the memory
-            stamps.append(stamp_of(content))
-            poses[stamps[-1]] = truth.at(stamps[-1])
-        elif topics.imu is not None and message.topic == topics.imu.name:
-            arrivals.append(imu_sample(content))
-        else:
-            arrivals.append(odometry_sample(content))
-    return Recording(folder.name, arrivals, poses, stamps, truth)
+def read_recording(folder: Path, index: TileIndex) -> Recording:
+    drive = read_drive(folder, index)
+    samples = (OdometrySample, ImuSample)
+    stamps = [stamp_of(item) for item in drive.arrivals if not isinstance(item, samples)]
+    poses = {stamp: drive.truth.at(stamp) for stamp in stamps}
+    return Recording(folder.name, drive.arrivals, poses, stamps, drive.truth)
 
 
 def stamp_of(message: Any) -> int:
@@ -587,7 +564,7 @@ def main() -> int:
     with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
         for folder in args.drives:
             index = index_of(folder, bundle, engines)
-            original = read_drive(folder, index)
+            original = read_recording(folder, index)
             config = LocalizerConfig(pyramid_cache_tiles=4096)
             localizer = Localizer(index, bundle, remembering(engines), config, CAMERA)
             decoded: dict[int, CameraImage] = {}

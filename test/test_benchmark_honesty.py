@@ -21,7 +21,9 @@ def honesty() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its dataclasses look their module up
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path.parent))  # benchmarks import each other by their bare names
+        spec.loader.exec_module(module)
     return module
 
 
