@@ -514,7 +514,7 @@ def draw(results: list[FrameResult], title: str, folder: Path) -> None:
     pyplot.close(figure)
 
 
-CAMERA = CameraMount(x_m=0.2, z_m=2.0)
+CAMERA = CameraMount(x_m=0.2)
 """As `unifygeo-train towns drive` mounts it."""
 
 
