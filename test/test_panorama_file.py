@@ -18,7 +18,7 @@ from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource
 from unifygeo_ros.images.metadata import Crop, PanoramaMetadata, read_metadata
 from unifygeo_ros.inference.bundle import GroundSpec
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
-from unifygeo_ros.localization.panorama import FILL_RGB, check_image, prepare_panorama
+from unifygeo_ros.localization.panorama import FILL_RGB, check_image, prepare_panorama, sharpness
 from unifygeo_ros.localization.panorama_file import read_panorama, vehicle_attitude
 
 PANORAMAS = Path(__file__).resolve().parents[2] / "shared" / "data" / "panoramas"
@@ -234,3 +234,39 @@ def test_areas_that_are_not_seen_do_not_count_against_the_projection(tmp_path):
     alone = check_image(dataclasses.replace(image, seen=None), CameraMount(), LocalizerConfig())
     assert alone is not None
     assert "not an equirectangular image" in alone.detail
+
+
+def seen_sector(sector_of_world, fill):
+    """A panorama of 640 columns of which the middle third is seen, the rest holds the fill."""
+    seen = np.zeros((320, 640), bool)
+    seen[:, 213:427] = True
+    return CameraImage(np.where(seen[..., None], sector_of_world, fill).astype(np.uint8), 0, seen=seen)
+
+
+@pytest.mark.parametrize("fill", [0, FILL_RGB[0], 255])
+def test_brightness_counts_what_is_seen_only(fill):
+    dark = np.random.default_rng(0).integers(0, 9, (320, 640, 3))
+    light = cv2.resize(SPHERE, (640, 320), interpolation=cv2.INTER_NEAREST)
+    refusal = check_image(seen_sector(dark, fill), CameraMount(), LocalizerConfig())
+    assert refusal is not None
+    assert refusal.detail.startswith("mean brightness 4.0 of 255")
+    assert check_image(seen_sector(light, fill), CameraMount(), LocalizerConfig(check_projection=False)) is None
+
+
+@pytest.mark.parametrize("fill", [0, FILL_RGB[0], 255])
+def test_sharpness_counts_what_is_seen_only(fill):
+    """A blank wall between unseen sectors is blank, and detail beside them counts as it does without them."""
+    blank = np.full((320, 640, 3), 120)
+    refusal = check_image(seen_sector(blank, fill), CameraMount(), LocalizerConfig(check_projection=False))
+    assert refusal is not None
+    assert refusal.detail.startswith("sharpness 0.00")
+    detail = cv2.resize(np.random.default_rng(1).integers(60, 200, (160, 320, 3), np.uint8), (640, 320))
+    partly = seen_sector(detail, fill)
+    assert sharpness(partly.pixels, partly.seen) == pytest.approx(sharpness(detail), rel=0.05)
+
+
+def test_an_image_that_shows_nothing_of_the_world_is_refused():
+    unseen = dataclasses.replace(seen_sector(np.full((320, 640, 3), 120), 120), seen=np.zeros((320, 640), bool))
+    refusal = check_image(unseen, CameraMount(), LocalizerConfig())
+    assert refusal is not None
+    assert "no pixel shows anything" in refusal.detail

@@ -69,7 +69,7 @@ def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig)
 
     Brightness is the mean over every eighth pixel. Sharpness is the variance of the Laplacian of the grey image
     averaged down to 512 columns: there it hardly depends on the camera's resolution, and counts the detail that the
-    network can see.
+    network can see. Pixels that are not seen (`CameraImage.seen`) count in neither.
     """
 
     def rejection(reason: RejectionReason, detail: str) -> Rejection:
@@ -85,7 +85,10 @@ def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig)
     for name, angle in (("roll", image.roll_rad), ("pitch", image.pitch_rad)):
         if angle is not None and not math.isfinite(angle):
             return rejection(RejectionReason.BAD_IMAGE, f"{name} is {angle} rad, must be finite or not given")
-    brightness = float(pixels[::8, ::8].mean())
+    if image.seen is not None and not image.seen.any():
+        return rejection(RejectionReason.BAD_IMAGE, "no pixel shows anything of the world; check the cameras")
+    some = pixels[::8, ::8] if image.seen is None else pixels[::8, ::8][image.seen[::8, ::8]]
+    brightness = float(some.mean()) if some.size else float(pixels[image.seen].mean())
     if brightness < config.minimum_brightness:
         return rejection(
             RejectionReason.BLACK_IMAGE,
@@ -93,7 +96,7 @@ def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig)
             "check the lens cap and the exposure",
         )
     if config.minimum_sharpness > 0.0:
-        value = sharpness(pixels)
+        value = sharpness(pixels, image.seen)
         if value < config.minimum_sharpness:
             return rejection(
                 RejectionReason.BLURRED_IMAGE,
@@ -117,8 +120,13 @@ def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig)
     return None
 
 
-def sharpness(pixels: UInt8) -> float:
-    """Variance of the Laplacian (grey values²) after averaging down to 512 columns. pixels: uint8 (H, W, 3) RGB."""
+def sharpness(pixels: UInt8, seen: Bool | None = None) -> float:
+    """Variance of the Laplacian (grey values²) after averaging down to 512 columns.
+
+    Args:
+        pixels: uint8 (H, W, 3), RGB.
+        seen: bool (H, W), the pixels that count, with at least one; None: all.
+    """
     height, width = pixels.shape[:2]
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     if width > _SHARPNESS_WIDTH:
@@ -127,7 +135,14 @@ def sharpness(pixels: UInt8) -> float:
         grey = cv2.resize(grey, (width // factor, max(1, height // factor)), interpolation=cv2.INTER_AREA)
         rows = max(1, round(height * _SHARPNESS_WIDTH / width))
         grey = cv2.resize(grey, (_SHARPNESS_WIDTH, rows), interpolation=cv2.INTER_AREA)
-    return float(cv2.Laplacian(grey, cv2.CV_32F).var())
+    second = cv2.Laplacian(grey, cv2.CV_32F)
+    if seen is not None:
+        # The edge of what is seen is no detail of the world.
+        rows, columns = grey.shape
+        share = cv2.resize(seen.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+        inside = cv2.erode((share > 0.999).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        second = second[inside] if inside.any() else second
+    return float(second.var())
 
 
 def check_mask(mount: CameraMount) -> None:
