@@ -417,7 +417,7 @@ def test_a_read_only_folder_ends_in_one_line_with_the_remedy(place, done, tmp_pa
     def fail(self, *_args, **_options):
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
-    monkeypatch.setattr("unifygeo_ros.evaluation.evaluate.write_whole", fail)
+    monkeypatch.setattr("unifygeo_ros.evaluation.evaluate.write_text", fail)
     shutil.copy(done / "out.frames.jsonl", tmp_path / "out.frames.jsonl")
     (tmp_path / "out.timings.jsonl").write_text("")
     assert run(done, tmp_path / "out.mcap", "--report", tmp_path / "r.html") == 2

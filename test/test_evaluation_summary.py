@@ -4,12 +4,13 @@ import dataclasses
 import errno
 import json
 import math
-from pathlib import Path
+import os
 
 import numpy as np
 import pytest
 
 from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.files import write_text
 from unifygeo_ros.core.records import Fix, Heading, HeadingSource, Hypothesis, Prior, Rejection, RejectionReason
 from unifygeo_ros.evaluation.metrics.comparison import compare, to_json, to_text
 from unifygeo_ros.evaluation.metrics.drive import dead_reckoning, gather
@@ -20,9 +21,9 @@ from unifygeo_ros.evaluation.recordings.truth import TruthPose
 from unifygeo_ros.evaluation.report.drive_map import DriveMap, Extent
 from unifygeo_ros.evaluation.report.figures import error_over_time
 from unifygeo_ros.evaluation.report.page import cards, verdict, write_report
-from unifygeo_ros.evaluation.report.whole_files import write_whole
 from unifygeo_ros.evaluation.settings import Criteria
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
@@ -38,6 +39,7 @@ IDENTITY = {
     "camera": dataclasses.asdict(CameraMount()),
     "localizer": dataclasses.asdict(LocalizerConfig()),
     "session": dataclasses.asdict(SessionConfig()),
+    "odometry": dataclasses.asdict(MotionNoise()),
     "tracker": dataclasses.asdict(TrackerConfig()),
     "software": "0",
 }
@@ -329,15 +331,13 @@ def test_fixes_without_truth_stand_in_the_maps_legend(tmp_path):
 
 def test_report_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "r.html"
-    write_whole(path, "old")
+    write_text(path, "old")
 
-    def full(self, text, encoding):
-        with self.open("w") as stream:
-            stream.write(text[:3])
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(path, "a new report")
+        write_text(path, "a new report")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -53,7 +53,7 @@ def test_silent_sources_are_reported_soon_after_activation(region, tmp_path):
         assert time.monotonic() - active_s < 2.0
         assert status.message == (
             "no imu since activation on /imu (no publisher): the heading is searched; no odometry since "
-            "activation on /odometry (no publisher): motion is guessed from tracker.speed_m_s"
+            "activation on /odometry (no publisher): motion is guessed from odometry.speed_m_s"
         )
         vehicle.show(region.panorama(PLACE))
         outcome = vehicle.wait_for_status("localization", lambda s: "last.heading_source" in values(s), "outcome")

@@ -8,6 +8,7 @@ import pytest
 
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.parameters.settings import PARAMETERS, NodeConfig, Settings, check_live, with_values
 from unifygeo_ros.parameters.table import with_tables
 from unifygeo_ros.sessions.config import SessionConfig
@@ -16,8 +17,9 @@ from unifygeo_ros.tracking.config import TrackerConfig
 
 def test_every_setting_is_a_parameter_with_its_default():
     expected = {}
-    for prefix, config in (("", NodeConfig), ("camera.", CameraMount), ("localizer.", LocalizerConfig),
-                           ("session.", SessionConfig), ("tracker.", TrackerConfig)):  # fmt: skip
+    groups = {"camera": CameraMount, "localizer": LocalizerConfig, "session": SessionConfig, "odometry": MotionNoise,
+              "tracker": TrackerConfig}  # fmt: skip
+    for prefix, config in [("", NodeConfig), *((f"{group}.", config) for group, config in groups.items())]:
         expected |= {prefix + field.name: field.default for field in dataclasses.fields(config)}
     assert {name: spec.default for name, spec in PARAMETERS.items()} == expected
 
@@ -65,10 +67,11 @@ def test_vehicle_parameters_fit_a_page_and_name_their_mode():
     assert {"bundle", "index", "camera.yaw_rad", "session.mode", "localizer.gate_sigma_m"} <= vehicle.keys()
     known = {"mode", "prior_source", "heading_source", "camera_frame"}
     for name, spec in PARAMETERS.items():
-        condition, _, value = spec.acts.partition(" ")
-        if condition in known:
-            source = PARAMETERS.get(condition) or PARAMETERS[f"session.{condition}"]
-            assert value == "empty" or value in source.choices, name
+        for either in spec.acts.split(" or "):
+            condition, _, value = either.partition(" ")
+            if condition in known:
+                source = PARAMETERS.get(condition) or PARAMETERS[f"session.{condition}"]
+                assert value == "empty" or value in source.choices, name
     assert all(spec.acts for name, spec in vehicle.items() if name.startswith("tracker."))
 
 

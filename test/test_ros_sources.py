@@ -52,7 +52,7 @@ def test_silent_source_is_reported_with_topic_and_consequence():
     assert problems(watch, START_S + 0.5) == []
     assert problems(watch, START_S + 1.0, {"/imu": 0, "/odometry": 2}) == [
         "no imu since activation on /imu (no publisher): the heading is searched",
-        "no odometry since activation on /odometry (2 publishers): motion is guessed from tracker.speed_m_s",
+        "no odometry since activation on /odometry (2 publishers): motion is guessed from odometry.speed_m_s",
     ]
 
 
@@ -74,7 +74,7 @@ def test_a_late_source_is_reported_with_its_age_and_the_limit():
     now_s = drive(watch, ODOMETRY, delay_s=0.51)
     assert problems(watch, now_s) == [
         "newest odometry is 0.51 s older than the image, extrapolation_s is 0.2: motion is guessed from "
-        "tracker.speed_m_s"
+        "odometry.speed_m_s"
     ]
 
 

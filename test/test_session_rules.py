@@ -17,6 +17,7 @@ from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.records import CameraImage, Fix, Heading, HeadingSource, Prior, Query, Rejection, RejectionReason
 from unifygeo_ros.images.files import decode_image
 from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.motion.samples import MAP_FRAME, ODOM_FRAME, ImuSample, InitialPose, OdometrySample
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.factory import make_session, settings_without_effect
@@ -72,9 +73,11 @@ def imu(time_s: float, roll: float = 0.0, pitch: float = 0.0, yaw: float = 0.0) 
     return ImuSample(round(time_s * SECOND), roll, pitch, yaw)
 
 
-def make(answer: Callable[[CameraImage], Fix | Rejection] | None = None, **settings: object):  # type: ignore[no-untyped-def]
+def make(  # type: ignore[no-untyped-def]
+    answer: Callable[[CameraImage], Fix | Rejection] | None = None, noise: MotionNoise | None = None, **settings: object
+):
     localizer = StandInLocalizer(answer)
-    return localizer, SingleImageSession(localizer, SessionConfig(**settings))  # type: ignore[arg-type]
+    return localizer, SingleImageSession(localizer, SessionConfig(**settings), noise or MotionNoise())  # type: ignore[arg-type]
 
 
 def reason(outcome: Outcome) -> RejectionReason:
@@ -144,7 +147,9 @@ def test_constant_heading() -> None:
 def test_last_fix_is_carried_on_by_odometry_turned_into_the_map() -> None:
     # The odometry frame is turned by 90° to the map: what it calls +x is north.
     localizer, session = make(
-        lambda im: fix(im.stamp_ns, 10, 20, yaw=math.pi / 2), prior_source="last_fix", odometry_growth=0.1
+        lambda im: fix(im.stamp_ns, 10, 20, yaw=math.pi / 2),
+        noise=MotionNoise(scale=0.2, walk=0.1, yaw_walk=0.0),
+        prior_source="last_fix",
     )
     for step in range(21):
         session.add_odometry(odometry(1 + step * 0.1, x=step * 0.5))
@@ -152,12 +157,39 @@ def test_last_fix_is_carried_on_by_odometry_turned_into_the_map() -> None:
     assert localizer.prior is None
     session.locate(image(3.0))
     assert (localizer.prior.east_m, localizer.prior.north_m) == pytest.approx((10, 30))
-    # East is across the way: the fix's 1 m², the odometry's (0.1·10)², the yaw's 10²·0.01.
-    np.testing.assert_allclose(localizer.prior.covariance_m2, np.diag([1 + 1 + 1, 1 + 1]), atol=1e-9)
+    # East is across the way: the fix's 1 m², the odometry's walk 0.1²·10, the yaw's 10²·0.01. North is along it: the
+    # fix's, the walk's, the scale's (0.2·10)².
+    np.testing.assert_allclose(localizer.prior.covariance_m2, np.diag([1 + 0.1 + 1, 1 + 0.1 + 4]), atol=1e-9)
+
+
+def test_last_fix_prior_after_rejections_and_an_odometry_gap() -> None:
+    noise = MotionNoise(scale=0.2, walk=0.1, yaw_walk=0.0, turn_scale=0.0, turn_rad_s=0.0, speed_m_s=3.0)
+    localizer, session = make(lambda im: fix(im.stamp_ns, 0, 0), noise=noise, prior_source="last_fix")
+    for step in range(61):
+        if not 20 < step < 40:  # no odometry from 3 s to 5 s; 5 m/s along a curve of 0.1 rad/s before and after
+            angle = min(step, 20) * 0.01 + max(step - 40, 0) * 0.01
+            session.add_odometry(
+                odometry(1 + step * 0.1, x=50 * math.sin(angle), y=50 * (1 - math.cos(angle)), yaw=angle)
+            )
+    session.locate(image(1.0))
+    localizer.answer = lambda im: Rejection(im.stamp_ns, RejectionReason.LOW_SCORE, "")
+    session.locate(image(2.0))
+    session.locate(image(6.0))
+    session.locate(image(7.0))
+    end = 50 * np.array([math.sin(0.4), 1 - math.cos(0.4)])
+    assert (localizer.prior.east_m, localizer.prior.north_m) == pytest.approx(tuple(end), abs=1e-6)
+    # The scale's error is one for the whole way, so it grows with the distance between the ends and not with its root;
+    # in the gap, 2 s at 3 m/s = 6 m in any direction; the fix's yaw turns the whole way about its beginning.
+    across = np.array([-end[1], end[0]])
+    length = 2 * 20 * 2 * 50 * math.sin(0.005)
+    expected = (
+        (1 + 0.1**2 * length + 6.0**2) * np.eye(2) + 0.2**2 * np.outer(end, end) + 0.01 * np.outer(across, across)
+    )
+    np.testing.assert_allclose(localizer.prior.covariance_m2, expected, rtol=0.01)
 
 
 def test_last_fix_without_odometry_spreads_with_time_and_ends() -> None:
-    localizer, session = make(prior_source="last_fix", speed_sigma_m_s=2.0, last_fix_age_s=5.0)
+    localizer, session = make(noise=MotionNoise(speed_m_s=2.0), prior_source="last_fix", last_fix_age_s=5.0)
     session.locate(image(1.0))
     session.locate(image(4.0))
     np.testing.assert_allclose(localizer.prior.covariance_m2, (1 + 36) * np.eye(2))
@@ -337,14 +369,19 @@ def test_recall_updates_the_session_as_locate_does() -> None:
 
 
 def test_settings_without_effect_names_those_of_the_other_mode() -> None:
-    changed = SessionConfig(mode="sequence", odometry_growth=0.1, time_jump_s=2.0)
-    assert settings_without_effect(changed, TrackerConfig(outlier=0.2)) == (
-        "session.odometry_growth is set, but acts in mode single only; session.mode is sequence",
+    tracker, noise = TrackerConfig(outlier=0.2), MotionNoise(walk=0.1)
+    changed = SessionConfig(mode="sequence", prior_sigma_m=7.0, time_jump_s=2.0)
+    assert settings_without_effect(changed, tracker, noise) == (
+        "session.prior_sigma_m is set, but acts in mode single only; session.mode is sequence",
     )
-    assert settings_without_effect(SessionConfig(odometry_growth=0.1), TrackerConfig(outlier=0.2)) == (
-        "tracker.outlier is set, but acts in mode sequence only; session.mode is single",
+    outlier = "tracker.outlier is set, but acts in mode sequence only; session.mode is single"
+    assert settings_without_effect(SessionConfig(prior_sigma_m=7.0), tracker, noise) == (
+        outlier,
+        "odometry.walk is set, but acts in mode sequence or with prior_source last_fix only; session.mode is single, "
+        "session.prior_source none",
     )
-    assert settings_without_effect(SessionConfig(), TrackerConfig()) == ()
+    assert settings_without_effect(SessionConfig(prior_source="last_fix"), tracker, noise) == (outlier,)
+    assert settings_without_effect(SessionConfig(), TrackerConfig(), MotionNoise()) == ()
 
 
 def test_make_session_warns_of_settings_without_effect(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,7 @@ import unifygeo_ros
 from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.aerial.manifest import MANIFEST
 from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.files import write_text
 from unifygeo_ros.evaluation.metrics.drive import Drive, gather
 from unifygeo_ros.evaluation.metrics.results import FrameResult, ResultFile, read_timings
 from unifygeo_ros.evaluation.metrics.summary import Summary, judge, summarise
@@ -29,7 +30,6 @@ from unifygeo_ros.evaluation.replay import Topics, choose_topics, read_truth, re
 from unifygeo_ros.evaluation.report.drive_map import draw_map
 from unifygeo_ros.evaluation.report.frame_details import render_frame_details, worst_frames
 from unifygeo_ros.evaluation.report.page import write_report
-from unifygeo_ros.evaluation.report.whole_files import write_whole
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
 from unifygeo_ros.evaluation.setup_notes import advice, frame_notes, mount_note, setup_text
 from unifygeo_ros.inference.bundle import ModelBundle, check_calibrated, load_bundle
@@ -148,7 +148,7 @@ def _write_report(
     results: ResultFile,
 ) -> None:
     assert request.report is not None
-    write_whole(request.report.with_suffix(".json"), summary.to_json())
+    write_text(request.report.with_suffix(".json"), summary.to_json())
     judged = judge(drive, request.criteria)
     worst = worst_frames(drive, judged).tolist()
     frames = {frame.number: frame for frame in results.frames() if frame.number in worst}
@@ -198,12 +198,10 @@ def _replay_with_progress(
             bag,
             topics,
             localizer,
-            request.settings.session,
-            request.settings.tracker,
+            request.settings,
             truth,
             results,
             frames=frames,
-            map_frame=request.settings.node.map_frame,
             max_frames=request.max_frames,
             progress=advance,
         )
@@ -249,6 +247,7 @@ def _identity(
         "camera": dataclasses.asdict(request.settings.camera),
         "localizer": dataclasses.asdict(request.settings.localizer),
         "session": dataclasses.asdict(request.settings.session),
+        "odometry": dataclasses.asdict(request.settings.odometry),
         "tracker": dataclasses.asdict(request.settings.tracker),
         "max_frames": request.max_frames,
         "software": unifygeo_ros.__version__,

@@ -20,10 +20,9 @@ from unifygeo_ros.evaluation.recordings.truth_sources import GEODETIC_TYPE, TRUT
 from unifygeo_ros.evaluation.tile_ranks import seen_tiles, tile_ranks
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.motion.samples import MotionBuffer, OdometrySample
-from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.sessions.factory import make_session
 from unifygeo_ros.sessions.session import LocalizationSession
-from unifygeo_ros.tracking.config import TrackerConfig
 
 IMAGE_TYPES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
 ODOMETRY_TYPES = ("nav_msgs/msg/Odometry",)
@@ -98,13 +97,11 @@ def replay(
     bag: Bag,
     topics: Topics,
     localizer: Localizer,
-    session_config: SessionConfig,
-    tracker_config: TrackerConfig,
+    settings: Settings,
     truth: Truth | None,
     results: ResultFile,
     *,
     frames: SensorFrames,
-    map_frame: str,
     max_frames: int | None = None,
     progress: Callable[[FrameResult], None] = lambda result: None,
 ) -> None:
@@ -116,7 +113,6 @@ def replay(
 
     Args:
         frames: Where the IMU and the odometry's child frame are on the vehicle.
-        map_frame: Odometry in this frame is absolute.
         progress: Called after each image, known or new.
 
     Raises:
@@ -124,8 +120,9 @@ def replay(
     """
     if results.complete:
         return
-    session = make_session(localizer, session_config, tracker_config)
-    motion = _Motion(bag, topics, session, frames, map_frame, MotionBuffer(session_config.buffer_limits))
+    session = make_session(localizer, settings.session, settings.tracker, settings.odometry)
+    accepted: MotionBuffer[OdometrySample] = MotionBuffer(settings.session.buffer_limits)
+    motion = _Motion(bag, topics, session, frames, settings.node.map_frame, accepted)
     names = [topic.name for topic in (topics.image, topics.odometry, topics.imu) if topic is not None]
     # Read lazily: at most one known result is in memory.
     known = itertools.islice(results.frames(), results.done)
@@ -160,6 +157,7 @@ class _Motion:
     session: LocalizationSession
     frames: SensorFrames
     map_frame: str
+    """Odometry in this frame is absolute."""
     odometry: MotionBuffer[OdometrySample]
     """What was accepted, for the results."""
     refusals: Counter[str] = field(default_factory=Counter)

@@ -12,6 +12,7 @@ import numpy as np
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.se2 import Pose2
+from unifygeo_ros.core.settings import check_settings, setting
 from unifygeo_ros.core.time import s_from_ns
 from unifygeo_ros.motion.samples import MotionBuffer, OdometrySample
 
@@ -19,28 +20,69 @@ UNIFORM_YAW_VARIANCE = math.pi**2 / 3
 """Variance of an angle of which nothing is known."""
 
 
+_ACTS = "mode sequence or prior_source last_fix"
+
+
 @dataclass(frozen=True)
 class MotionNoise:
-    """How wrong the odometry is. All are standard deviations, except the persistence.
+    """How wrong the odometry is, and what may happen without it: settings of the group `odometry`.
 
     The error of scale is a coordinate of the belief. In addition position and yaw drift as random walks along the way,
-    so that variances add up however a path is cut into steps.
+    so that variances add up however a path is cut into steps. `unifygeo_ros.tracking.filter.predict` applies it.
     """
 
-    scale: float = 0.02
-    """Error of scale, metres per metre."""
-    scale_persistence_m: float = 1000.0
-    """Distance over which the error of scale stays much the same."""
-    walk: float = 0.01
-    """Drift of the position, m per √m."""
-    yaw_walk: float = 0.002
-    """Drift of the yaw, rad per √m."""
-    turn_scale: float = 0.02
-    """Error of each turn, rad per rad."""
-    speed_m_s: float = 10.0
-    """Without odometry base_link moves this fast, in a direction that is not known."""
-    turn_rad_s: float = 0.3
-    """Without odometry it turns this fast."""
+    scale: float = setting(
+        0.02,
+        "error of the odometry's scale, standard deviation in metres per metre",
+        minimum=0.0,
+        maximum=1.0,
+        acts=_ACTS,
+    )
+    scale_persistence_m: float = setting(
+        1000.0,
+        "distance over which an error of the odometry's scale stays the same",
+        minimum=0.1,
+        maximum=1e6,
+        advanced=True,
+    )
+    walk: float = setting(
+        0.01,
+        "drift of the odometry's position in addition to its scale error, standard deviation in metres per √metre",
+        minimum=0.0,
+        maximum=10.0,
+        acts=_ACTS,
+    )
+    yaw_walk: float = setting(
+        0.002,
+        "drift of the odometry's yaw, standard deviation in radians per √metre",
+        minimum=0.0,
+        maximum=1.0,
+        acts=_ACTS,
+    )
+    turn_scale: float = setting(
+        0.02,
+        "error of the odometry's turns, standard deviation in radians per radian",
+        minimum=0.0,
+        maximum=1.0,
+        advanced=True,
+    )
+    speed_m_s: float = setting(
+        10.0,
+        "speed assumed while there is no odometry, standard deviation",
+        minimum=0.1,
+        maximum=100.0,
+        advanced=True,
+    )
+    turn_rad_s: float = setting(
+        0.3,
+        "turn rate assumed while there is no odometry, standard deviation",
+        minimum=0.0,
+        maximum=10.0,
+        advanced=True,
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,11 @@ class InitialPose:
     covariance: Float64
     """float64 (3, 3) of east (m), north (m), yaw (rad), positive definite."""
 
+    @property
+    def pose(self) -> Pose2:
+        """In the map frame."""
+        return Pose2(self.east_m, self.north_m, self.yaw_rad)
+
     def fault(self) -> str | None:
         """As `OdometrySample.fault`."""
         if not all(map(math.isfinite, (self.east_m, self.north_m, self.yaw_rad))):

@@ -12,7 +12,18 @@ RCLPY_PARAMETERS = ("use_sim_time", "start_type_description_service")
 RCLPY_GROUPS = ("qos_overrides",)
 """Parameters of rclpy itself, which any node has."""
 
-RETIRED = {"camera.z_m": "the camera's height never had an effect; remove the line"}
+RETIRED = {
+    "camera.z_m": "the camera's height never had an effect; remove the line",
+    "session.odometry_growth": "use odometry.scale",
+    "session.speed_sigma_m_s": "use odometry.speed_m_s",
+    "tracker.odometry_scale": "use odometry.scale",
+    "tracker.odometry_persistence_m": "use odometry.scale_persistence_m",
+    "tracker.odometry_walk": "use odometry.walk",
+    "tracker.odometry_yaw_walk": "use odometry.yaw_walk",
+    "tracker.odometry_turn_scale": "use odometry.turn_scale",
+    "tracker.speed_m_s": "use odometry.speed_m_s",
+    "tracker.turn_rad_s": "use odometry.turn_rad_s",
+}
 """Parameters of earlier versions, and what to do about them."""
 
 _GROUPS = frozenset(name.partition(".")[0] for name in PARAMETERS if "." in name)

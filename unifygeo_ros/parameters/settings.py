@@ -2,7 +2,7 @@
 
 Settings that only the node has are in `NodeConfig`; the others are defined next to the code that uses them and
 become parameters with the group's prefix: `camera.x_m`, `localizer.gate_sigma_m`, `session.heading_source`,
-`tracker.outlier`.
+`odometry.scale`, `tracker.outlier`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from unifygeo_ros.core.settings import check_settings, setting
 from unifygeo_ros.inference.bundle import PRECISIONS
 from unifygeo_ros.inference.select import BACKENDS
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
@@ -129,6 +130,7 @@ class Settings:
     camera: CameraMount = dataclasses.field(default_factory=CameraMount)
     localizer: LocalizerConfig = dataclasses.field(default_factory=LocalizerConfig)
     session: SessionConfig = dataclasses.field(default_factory=SessionConfig)
+    odometry: MotionNoise = dataclasses.field(default_factory=MotionNoise)
     tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
 
 

@@ -16,6 +16,7 @@ _TITLES = {
     "camera": "The camera's mount",
     "localizer": "The localizer and its gates",
     "session": "Sessions",
+    "odometry": "The odometry's errors",
     "tracker": "The tracker (`session.mode: sequence`)",
 }
 

@@ -70,7 +70,7 @@ def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) ->
         engines.warm_up(bundle.manifest)
         step("localizer")
         localizer = Localizer(index, bundle, engines, settings.localizer, mount)
-        session = make_session(localizer, settings.session, settings.tracker)
+        session = make_session(localizer, settings.session, settings.tracker, settings.odometry)
         datum = index.manifest.datum
         identity = {
             "model": f"{bundle.manifest.name} ({bundle.path})",

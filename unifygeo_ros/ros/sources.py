@@ -74,9 +74,9 @@ def configured_sources(settings: Settings, imu_topic: str, odometry_topic: str) 
     if lost:
         sources.append(Source(MAP_ODOMETRY, odometry_topic, True, " and ".join(lost), map_frame))
     if session.mode == "sequence":
-        sources.append(Source(ODOMETRY, odometry_topic, True, "motion is guessed from tracker.speed_m_s"))
+        sources.append(Source(ODOMETRY, odometry_topic, True, "motion is guessed from odometry.speed_m_s"))
     elif session.prior_source == "last_fix":
-        sources.append(Source(ODOMETRY, odometry_topic, False, "motion is guessed from session.speed_sigma_m_s"))
+        sources.append(Source(ODOMETRY, odometry_topic, False, "motion is guessed from odometry.speed_m_s"))
     return tuple(sources)
 
 

@@ -57,20 +57,6 @@ class SessionConfig:
         maximum=10_000.0,
         acts="prior_source odometry",
     )
-    odometry_growth: float = setting(
-        0.05,
-        "error of the odometry per distance, standard deviation in metres per metre",
-        minimum=0.0,
-        maximum=1.0,
-        acts="prior_source last_fix",
-    )
-    speed_sigma_m_s: float = setting(
-        10.0,
-        "speed assumed for a vehicle without usable odometry, standard deviation",
-        minimum=0.1,
-        maximum=100.0,
-        advanced=True,
-    )
     last_fix_age_s: float = setting(
         30.0, "age at which the last fix is no longer a prior", minimum=0.1, maximum=3600.0, advanced=True
     )

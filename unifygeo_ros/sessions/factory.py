@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from unifygeo_ros.aerial.index import TileIndex
 from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.localization.config import CameraMount
+from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.sequence import SequenceSession
 from unifygeo_ros.sessions.session import ImageLocalizer, LocalizationSession
@@ -19,7 +20,7 @@ from unifygeo_ros.tracking.tracker import Tracker
 
 _LOG = logging.getLogger(__name__)
 
-SINGLE_ONLY = ("prior_sigma_m", "odometry_growth", "speed_sigma_m_s", "last_fix_age_s", "last_fix_failures")
+SINGLE_ONLY = ("prior_sigma_m", "last_fix_age_s", "last_fix_failures")
 """Settings of `SessionConfig` that act in mode single only."""
 
 
@@ -37,7 +38,10 @@ class WholeLocalizer(ImageLocalizer, Protocol):
 
 
 def make_session(
-    localizer: WholeLocalizer, config: SessionConfig, tracker_config: TrackerConfig | None = None
+    localizer: WholeLocalizer,
+    config: SessionConfig,
+    tracker_config: TrackerConfig | None = None,
+    noise: MotionNoise | None = None,
 ) -> LocalizationSession:
     """A `SingleImageSession` or a `SequenceSession`. Settings without effect are logged as warnings.
 
@@ -45,30 +49,33 @@ def make_session(
         localizer: asked for each image.
         config: of the session.
         tracker_config: for mode sequence; None: the defaults.
+        noise: of the odometry; None: the defaults.
     """
-    for sentence in settings_without_effect(config, tracker_config or TrackerConfig()):
+    tracker_config, noise = tracker_config or TrackerConfig(), noise or MotionNoise()
+    for sentence in settings_without_effect(config, tracker_config, noise):
         _LOG.warning(sentence)
     if config.mode == "single":
-        return SingleImageSession(localizer, config)
+        return SingleImageSession(localizer, config, noise)
     mount = localizer.mount
-    tracker = Tracker(
-        region_of(localizer.index),
-        localizer.bundle.manifest.calibration,
-        tracker_config or TrackerConfig(),
-        (mount.x_m, mount.y_m),
-    )
+    calibration = localizer.bundle.manifest.calibration
+    tracker = Tracker(region_of(localizer.index), calibration, tracker_config, (mount.x_m, mount.y_m), noise)
     return SequenceSession(localizer, config, tracker)
 
 
-def settings_without_effect(config: SessionConfig, tracker_config: TrackerConfig) -> tuple[str, ...]:
+def settings_without_effect(
+    config: SessionConfig, tracker_config: TrackerConfig, noise: MotionNoise
+) -> tuple[str, ...]:
     """Sentences about settings that were changed from their defaults and do nothing in the chosen mode."""
-    if config.mode == "single":
-        changed = [f"tracker.{name}" for name in _changed(tracker_config)]
-        acts = "mode sequence"
-    else:
-        changed = [f"session.{name}" for name in _changed(config) if name in SINGLE_ONLY]
-        acts = "mode single"
-    return tuple(f"{name} is set, but acts in {acts} only; session.mode is {config.mode}" for name in changed)
+    mode = f"session.mode is {config.mode}"
+    if config.mode == "sequence":
+        changed = [name for name in _changed(config) if name in SINGLE_ONLY]
+        return tuple(f"session.{name} is set, but acts in mode single only; {mode}" for name in changed)
+    idle = [f"tracker.{name} is set, but acts in mode sequence only; {mode}" for name in _changed(tracker_config)]
+    if config.prior_source != "last_fix":
+        acts = "mode sequence or with prior_source last_fix only"
+        now = f"{mode}, session.prior_source {config.prior_source}"
+        idle += [f"odometry.{name} is set, but acts in {acts}; {now}" for name in _changed(noise)]
+    return tuple(idle)
 
 
 def _changed(settings: Any) -> list[str]:

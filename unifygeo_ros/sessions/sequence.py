@@ -16,7 +16,7 @@ class SequenceSession(LocalizationSession):
     """A filter over the whole drive."""
 
     def __init__(self, localizer: ImageLocalizer, config: SessionConfig, tracker: Tracker) -> None:
-        super().__init__(localizer, config, tracker.config.noise)
+        super().__init__(localizer, config, tracker.noise)
         self._tracker = tracker
 
     @property
@@ -36,7 +36,7 @@ class SequenceSession(LocalizationSession):
         image, heading = self._oriented(image, reading, config)
         pose = reading.initial_pose
         if pose is not None:
-            self._inputs.follow_from(stamp_ns if pose.stamp_ns == 0 else min(pose.stamp_ns, stamp_ns))
+            self._start_from(pose, stamp_ns)
             tracker.set_initial_pose(pose)
         motion = self._inputs.take_motion(stamp_ns)
         start_s = time.perf_counter()

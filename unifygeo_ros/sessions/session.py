@@ -187,6 +187,12 @@ class LocalizationSession(abc.ABC):
             heading = Heading(yaw, imu.yaw_variance_rad2 or assumed, HeadingSource.IMU)
         return image, heading
 
+    def _start_from(self, pose: InitialPose, image_ns: int) -> int:
+        """Follow the odometry from when an initial pose holds, at the latest the image's stamp. Returns that time."""
+        start_ns = image_ns if pose.stamp_ns == 0 else min(pose.stamp_ns, image_ns)
+        self._inputs.follow_from(start_ns)
+        return start_ns
+
     # -- what the kinds of session differ in ----------------------------------------------------------------------
 
     @abc.abstractmethod

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.records import CameraImage, Fix, Prior, Query, Rejection
-from unifygeo_ros.core.se2 import Pose2, rotation_derivative
+from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.core.time import s_from_ns
 from unifygeo_ros.motion.increments import MotionNoise
-from unifygeo_ros.motion.samples import InitialPose, OdometrySample
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.inputs import Reading
 from unifygeo_ros.sessions.outcome import Outcome
 from unifygeo_ros.sessions.session import ImageLocalizer, LocalizationSession
+from unifygeo_ros.tracking.belief import Belief, hypothesis
+from unifygeo_ros.tracking.filter import predict
 
 
 @dataclass(frozen=True)
 class _Anchor:
-    """A pose of base_link that the next prior can start from: the last fix or an initial pose."""
+    """What the next prior starts from: the last fix or an initial pose."""
 
     stamp_ns: int
-    pose: Pose2
-    covariance: Float64
-    """float64 (3, 3), east (m), north (m), yaw (rad)."""
+    """Of that fix or pose."""
+    belief: Belief
+    """One hypothesis about where base_link is now: carried on from image to image."""
 
 
 class SingleImageSession(LocalizationSession):
     """Each image for itself; the last fix may serve as the next one's prior."""
 
-    def __init__(self, localizer: ImageLocalizer, config: SessionConfig) -> None:
-        super().__init__(localizer, config, MotionNoise())
+    def __init__(self, localizer: ImageLocalizer, config: SessionConfig, noise: MotionNoise) -> None:
+        super().__init__(localizer, config, noise)
+        self._noise = noise
         self._forget()
 
     def _initial_pose_problem(self) -> str | None:
@@ -48,8 +48,13 @@ class SingleImageSession(LocalizationSession):
 
     def _localize(self, image: CameraImage, config: SessionConfig, known: Fix | Rejection | None) -> Outcome:
         reading = self._inputs.read(image.stamp_ns)
-        if reading.initial_pose is not None:
-            self._anchor, self._failures = _anchor_of_pose(reading.initial_pose, image.stamp_ns), 0
+        pose = reading.initial_pose
+        if pose is not None:
+            start_ns = self._start_from(pose, image.stamp_ns)
+            self._anchor, self._failures = self._anchor_at(start_ns, pose.pose, pose.covariance), 0
+        motion = self._inputs.take_motion(image.stamp_ns)
+        if self._anchor is not None:
+            self._anchor = replace(self._anchor, belief=predict(self._anchor.belief, motion, self._noise))
         image, heading = self._oriented(image, reading, config)
         query = Query(self._prior(image.stamp_ns, reading, config), heading)
         if known is not None:
@@ -67,9 +72,11 @@ class SingleImageSession(LocalizationSession):
             floor = config.prior_sigma_m**2 * np.eye(2)
             return Prior(pose.x_m, pose.y_m, pose.covariance[:2, :2] + floor)
         if config.prior_source == "last_fix" and anchor is not None:
-            age_s = s_from_ns(stamp_ns - anchor.stamp_ns)
-            if 0 <= age_s <= config.last_fix_age_s and self._failures < config.last_fix_failures:
-                return _propagated(anchor, self._inputs.span(anchor.stamp_ns, stamp_ns), age_s, config)
+            young = s_from_ns(stamp_ns - anchor.stamp_ns) <= config.last_fix_age_s
+            # No hypothesis is left where the error has grown beyond the Earth.
+            if young and self._failures < config.last_fix_failures and len(anchor.belief):
+                (east_m, north_m), covariance = anchor.belief.means[0, :2], anchor.belief.covariances[0, :2, :2]
+                return Prior(float(east_m), float(north_m), covariance)
         return None
 
     def _remember(self, result: Fix | Rejection) -> None:
@@ -78,30 +85,9 @@ class SingleImageSession(LocalizationSession):
             return
         covariance = np.zeros((3, 3))
         covariance[:2, :2], covariance[2, 2] = result.covariance_m2, result.yaw_variance_rad2
-        self._anchor = _Anchor(result.stamp_ns, Pose2(result.east_m, result.north_m, result.yaw_rad), covariance)
+        pose = Pose2(result.east_m, result.north_m, result.yaw_rad)
+        self._anchor = self._anchor_at(result.stamp_ns, pose, covariance)
         self._failures = 0
 
-
-def _anchor_of_pose(pose: InitialPose, image_ns: int) -> _Anchor:
-    stamp_ns = image_ns if pose.stamp_ns == 0 else pose.stamp_ns
-    return _Anchor(stamp_ns, Pose2(pose.east_m, pose.north_m, pose.yaw_rad), np.asarray(pose.covariance))
-
-
-def _propagated(anchor: _Anchor, motion: list[OdometrySample], age_s: float, config: SessionConfig) -> Prior:
-    """The prior that an anchor becomes after some motion (odometry in its own frame, both ends included; empty: none).
-
-    The odometry's displacement is rotated from its frame into the map by the anchor's yaw; that yaw's error moves the
-    end sideways by distance × error.
-    """
-    pose, covariance = anchor.pose, np.array(anchor.covariance[:2, :2])
-    if not motion:
-        spread = config.speed_sigma_m_s * age_s
-        return Prior(pose.x_m, pose.y_m, covariance + spread**2 * np.eye(2))
-    first, last = motion[0], motion[-1]
-    odometry_to_map = Pose2(0.0, 0.0, pose.yaw_rad - first.yaw_rad)
-    east, north = odometry_to_map.apply(last.x_m - first.x_m, last.y_m - first.y_m)
-    length = sum(math.hypot(b.x_m - a.x_m, b.y_m - a.y_m) for a, b in itertools.pairwise(motion))
-    by_yaw = rotation_derivative(np.array([east, north]))
-    covariance += (config.odometry_growth * length) ** 2 * np.eye(2)
-    covariance += anchor.covariance[2, 2] * np.outer(by_yaw, by_yaw)
-    return Prior(pose.x_m + east, pose.y_m + north, covariance)
+    def _anchor_at(self, stamp_ns: int, pose: Pose2, covariance: Float64) -> _Anchor:
+        return _Anchor(stamp_ns, hypothesis(pose, covariance, self._noise.scale))

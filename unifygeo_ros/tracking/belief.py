@@ -18,6 +18,8 @@ import numpy as np
 
 from unifygeo_ros.core.arrays import Array, Float64, Int64
 from unifygeo_ros.core.covariance import mahalanobis2
+from unifygeo_ros.core.geodesy import wrap_angle
+from unifygeo_ros.core.se2 import Pose2
 
 MAX_SPREAD_M = 1e7
 """A hypothesis with a larger standard deviation of its position says nothing, and float64 can no longer tell whether
@@ -97,6 +99,20 @@ class Belief:
 def uniform() -> Belief:
     """No hypotheses: base_link may be anywhere in the region."""
     return Belief(np.zeros(0), np.zeros((0, 4)), np.zeros((0, 4, 4)), np.zeros(0), np.zeros(0, np.int64), 1.0)
+
+
+def hypothesis(pose: Pose2, covariance: Float64, scale_sigma: float, doubt: float = 0.0) -> Belief:
+    """One hypothesis, while the odometry's scale is not known.
+
+    Args:
+        pose: of base_link in the map.
+        covariance: float64 (3, 3) of east (m), north (m), yaw (rad).
+        scale_sigma: standard deviation of the error of scale.
+        doubt: what stays in the uniform component.
+    """
+    mean = np.array([[pose.x_m, pose.y_m, wrap_angle(pose.yaw_rad)]])
+    means, covariances = with_scale(mean, np.asarray(covariance, np.float64)[None], scale_sigma)
+    return Belief(np.array([1 - doubt]), means, covariances, np.zeros(1), np.array([-1]), doubt)
 
 
 def with_scale(poses: Float64, covariances: Float64, scale_sigma: float) -> tuple[Float64, Float64]:

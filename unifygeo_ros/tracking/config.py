@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unifygeo_ros.core.settings import check_settings, setting
-from unifygeo_ros.motion.increments import MotionNoise
 
 
 @dataclass(frozen=True)
@@ -61,41 +60,6 @@ class TrackerConfig:
         maximum=10.0,
         advanced=True,
     )
-    odometry_scale: float = setting(
-        MotionNoise.scale,
-        "error of the odometry's scale, standard deviation in metres per metre",
-        minimum=0.0,
-        maximum=1.0,
-        acts="mode sequence",
-    )
-    odometry_persistence_m: float = setting(
-        MotionNoise.scale_persistence_m,
-        "distance over which an error of the odometry's scale stays the same",
-        minimum=0.1,
-        maximum=1e6,
-        advanced=True,
-    )
-    odometry_walk: float = setting(
-        MotionNoise.walk,
-        "drift of the odometry's position in addition to its scale error, standard deviation in metres per √metre",
-        minimum=0.0,
-        maximum=10.0,
-        acts="mode sequence",
-    )
-    odometry_yaw_walk: float = setting(
-        MotionNoise.yaw_walk,
-        "drift of the odometry's yaw, standard deviation in radians per √metre",
-        minimum=0.0,
-        maximum=1.0,
-        acts="mode sequence",
-    )
-    odometry_turn_scale: float = setting(
-        MotionNoise.turn_scale,
-        "error of the odometry's turns, standard deviation in radians per radian",
-        minimum=0.0,
-        maximum=1.0,
-        advanced=True,
-    )
     slip_probability: float = setting(
         0.003,
         "probability of a slip of the odometry between two independent images",
@@ -104,20 +68,6 @@ class TrackerConfig:
         advanced=True,
     )
     slip_sigma_m: float = setting(8.0, "size of a slip, standard deviation", minimum=0.1, maximum=1000.0, advanced=True)
-    speed_m_s: float = setting(
-        MotionNoise.speed_m_s,
-        "speed assumed while there is no odometry, standard deviation",
-        minimum=0.1,
-        maximum=100.0,
-        advanced=True,
-    )
-    turn_rad_s: float = setting(
-        MotionNoise.turn_rad_s,
-        "turn rate assumed while there is no odometry, standard deviation",
-        minimum=0.0,
-        maximum=10.0,
-        advanced=True,
-    )
     restart_probability: float = setting(
         3e-4,
         "probability that the vehicle was carried to another place between two",
@@ -200,15 +150,3 @@ class TrackerConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-
-    @property
-    def noise(self) -> MotionNoise:
-        return MotionNoise(
-            scale=self.odometry_scale,
-            scale_persistence_m=self.odometry_persistence_m,
-            walk=self.odometry_walk,
-            yaw_walk=self.odometry_yaw_walk,
-            turn_scale=self.odometry_turn_scale,
-            speed_m_s=self.speed_m_s,
-            turn_rad_s=self.turn_rad_s,
-        )

@@ -17,7 +17,6 @@ import numpy as np
 
 from unifygeo_ros.core.arrays import Bool
 from unifygeo_ros.core.covariance import semi_major_sigma
-from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import (
     Fix,
     Heading,
@@ -32,10 +31,10 @@ from unifygeo_ros.core.records import (
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.localization.decision import clues_of
-from unifygeo_ros.motion.increments import Motion
+from unifygeo_ros.motion.increments import Motion, MotionNoise
 from unifygeo_ros.motion.samples import InitialPose
 from unifygeo_ros.tracking import on_map as on_map_filter
-from unifygeo_ros.tracking.belief import Belief, uniform, with_scale
+from unifygeo_ros.tracking.belief import Belief, hypothesis, uniform
 from unifygeo_ros.tracking.clusters import Cluster, dominant_cluster
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.decision import camera_position, decide, published_hypotheses
@@ -86,9 +85,11 @@ class Tracker:
         calibration: Calibration,
         config: TrackerConfig,
         lever_m: tuple[float, float] = (0.0, 0.0),
+        noise: MotionNoise | None = None,
     ) -> None:
-        """lever_m: camera in base_link, forward and left."""
+        """lever_m: camera in base_link, forward and left. noise: of the odometry; None: the defaults."""
         self.config = config
+        self.noise = noise or MotionNoise()
         self._region = region
         self._calibration = calibration
         self._lever_m = lever_m
@@ -133,13 +134,7 @@ class Tracker:
 
     def set_initial_pose(self, pose: InitialPose) -> None:
         """Believe an operator, but not blindly: initial_pose_doubt stays in the uniform component."""
-        doubt = self.config.initial_pose_doubt
-        means, covariances = with_scale(
-            np.array([[pose.east_m, pose.north_m, wrap_angle(pose.yaw_rad)]]),
-            np.asarray(pose.covariance, np.float64)[None],
-            self.config.odometry_scale,
-        )
-        self._belief = Belief(np.array([1 - doubt]), means, covariances, np.zeros(1), np.array([-1]), doubt)
+        self._belief = hypothesis(pose.pose, pose.covariance, self.noise.scale, self.config.initial_pose_doubt)
         self._track = Track(TrackState.AMBIGUOUS, "initial pose, not yet confirmed by images")
         self._travelled_m = self._unchecked_m = math.inf
 
@@ -156,7 +151,7 @@ class Tracker:
         if not motion.measured:
             way_m += UNMEASURED_SPEED_M_S * motion.duration_s
         travelled_m, unchecked_m = self._travelled_m + way_m, self._unchecked_m + way_m
-        belief = predict(self._belief, motion, config.noise)
+        belief = predict(self._belief, motion, self.noise)
         # Doubt grows with distance, as the images' evidence against it does: a parked vehicle keeps its place.
         doubt = _share_new(way_m, config.correlation_m)
         if doubt > 0:
@@ -194,7 +189,7 @@ class Tracker:
             exponent=novelty,
             near=self._inside_gate(plan),
             lever_m=self._lever_m,
-            scale_sigma=config.odometry_scale,
+            scale_sigma=self.noise.scale,
             prune=PRUNE,
             limit=2 * config.hypotheses,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from dataclasses import dataclass
@@ -11,16 +10,14 @@ from pathlib import Path
 import jinja2
 
 from unifygeo_ros.core.covariance import chi2_quantile
+from unifygeo_ros.core.files import write_text
 from unifygeo_ros.evaluation.metrics.definitions import Consistency, Share
 from unifygeo_ros.evaluation.metrics.drive import Drive
 from unifygeo_ros.evaluation.metrics.summary import Judged, Summary
 from unifygeo_ros.evaluation.report import figures
 from unifygeo_ros.evaluation.report.drive_map import UNJUDGED_COLOUR, DriveMap, error_legend
 from unifygeo_ros.evaluation.report.frame_details import FrameDetails
-from unifygeo_ros.evaluation.report.whole_files import write_whole
-from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
-from unifygeo_ros.sessions.config import SessionConfig
-from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.parameters.settings import PARAMETERS
 
 GOOD, FAIR, BAD, PLAIN = "good", "fair", "bad", "plain"
 
@@ -87,7 +84,7 @@ def write_report(
             }
         ),
     )
-    write_whole(path, page)
+    write_text(path, page)
 
 
 def verdict(summary: Summary) -> str:
@@ -216,19 +213,11 @@ def _good_fix_note(summary: Summary) -> str:
 
 def changed_settings(summary: Summary) -> dict[str, str]:
     """The settings that are not at their defaults."""
-    changed = {}
-    groups: dict[str, CameraMount | LocalizerConfig | SessionConfig | TrackerConfig] = {
-        "camera": CameraMount(),
-        "localizer": LocalizerConfig(),
-        "session": SessionConfig(),
-        "tracker": TrackerConfig(),
+    return {
+        name: str(value)
+        for name, spec in PARAMETERS.items()
+        if spec.group != "node" and (value := summary.identity[spec.group][spec.field]) != spec.default
     }
-    for group, defaults in groups.items():
-        for name, default in dataclasses.asdict(defaults).items():
-            value = summary.identity[group][name]
-            if value != default:
-                changed[name] = str(value)
-    return changed
 
 
 def percent(value: float | None) -> str:
