@@ -1,4 +1,4 @@
-"""Files and folders that appear under their names only when all of them is written."""
+"""Folders that appear under their names only when all of them is written, and locks."""
 
 from __future__ import annotations
 
@@ -10,24 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-
-@contextlib.contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A stream whose content replaces the file `path` at the end, on the disk before it has the name.
-
-    A kill leaves the old or the new file, and `.NAME.part` in the same folder, which the next call overwrites.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
+from unifygeo_ros.core.files import sync
 
 
 @contextlib.contextmanager
@@ -60,20 +43,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield part
         for file in part.iterdir():
-            _sync(file)
+            sync(file)
         part.rename(path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
 
 
 def _is_named(stream: BinaryIO, path: Path) -> bool:

@@ -16,11 +16,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, S
 from tqdm import tqdm
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError, UnifyGeoError
+from unifygeo_ros.core.files import new_file
 from unifygeo_training.checkpoint import load_strictly, read_tensors
 from unifygeo_training.data.hard_negatives import ComparablePairs, DescriptorTable, HardNegatives
 from unifygeo_training.data.pairs import Batches, PairSet
 from unifygeo_training.descriptor_table import describe
-from unifygeo_training.files import new_file
 from unifygeo_training.fit_config import FitConfig, OptimiserConfig, with_kind
 from unifygeo_training.loading import loaded
 from unifygeo_training.model.network import UnifyGeo

@@ -40,6 +40,7 @@ from unifygeo_ros.aerial.manifest import (
 from unifygeo_ros.aerial.search import write_inverted_file
 from unifygeo_ros.core.arrays import Float16, Float32, Float64
 from unifygeo_ros.core.errors import ConfigurationError, IndexFormatError, UnifyGeoError
+from unifygeo_ros.core.files import sync, sync_stream
 from unifygeo_ros.inference.bundle import sha256_of_file
 
 PLAN = "plan.json"
@@ -151,8 +152,7 @@ class PartialIndex:
         with _disk_errors(self._folder):
             for name, data in content.items():
                 self._files[name].write(data)
-                self._files[name].flush()
-                os.fsync(self._files[name].fileno())
+                sync_stream(self._files[name])
                 self._hashes[name].update(data)
                 self._lengths[name] += len(data)
             state = _State(self._state.shards + 1, self._state.tiles + count, self._state.skipped + shard.skipped)
@@ -163,8 +163,7 @@ class PartialIndex:
             }
             with (self._folder / JOURNAL).open("ab") as journal:
                 journal.write((json.dumps({**line, "crc32": _line_checksum(line)}) + "\n").encode())
-                journal.flush()
-                os.fsync(journal.fileno())
+                sync_stream(journal)
             self._state = state
 
     def finish(self, manifest: IndexManifest) -> None:
@@ -176,14 +175,14 @@ class PartialIndex:
                 shape = (manifest.tiles, manifest.descriptor_dim)
                 descriptors = np.memmap(self._folder / DESCRIPTORS, "<f4", mode="r", shape=shape)
                 write_inverted_file(np.asarray(descriptors), path)
-                _sync(path)
+                sync(path)
                 records[SEARCH] = FileRecord(path.stat().st_size, sha256_of_file(path))
             text = dataclasses.replace(manifest, files=records).to_json()
             temporary = self._folder / (MANIFEST + ".new")
             temporary.write_text(text, encoding="utf-8", newline="")
-            _sync(temporary)
+            sync(temporary)
             temporary.rename(self._folder / MANIFEST)
-            _sync(self._folder)
+            sync(self._folder)
         finish_rename(self._output)
 
     def _take_lock(self) -> None:
@@ -213,9 +212,9 @@ class PartialIndex:
             )
         temporary = self._folder / (PLAN + ".new")
         temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
+        sync(temporary)
         temporary.rename(path)
-        _sync(self._folder)
+        sync(self._folder)
 
     def _restore(self) -> None:
         """Go back to the last whole line of the journal."""
@@ -256,9 +255,9 @@ def finish_rename(output: Path) -> bool:
     with _disk_errors(folder):
         for name in _WORKING_FILES:
             (folder / name).unlink(missing_ok=True)
-        _sync(folder)
+        sync(folder)
         folder.rename(output)
-        _sync(output.parent)
+        sync(output.parent)
     return True
 
 
@@ -282,15 +281,6 @@ def _last_line(path: Path) -> tuple[dict[str, Any] | None, int | None]:
 def _line_checksum(line: Mapping[str, Any]) -> int:
     """CRC-32 of the entries of a line of the journal, in canonical JSON."""
     return zlib.crc32(json.dumps(line, sort_keys=True).encode())
-
-
-def _sync(path: Path) -> None:
-    """Make a file, or the names in a folder, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -18,9 +18,7 @@ import dataclasses
 import hashlib
 import logging
 import math
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
@@ -30,6 +28,7 @@ import numpy.typing as npt
 
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import BundleError
+from unifygeo_ros.core.files import write_text
 from unifygeo_ros.core.manifests import ManifestFormat
 
 FORMAT = ManifestFormat(
@@ -513,17 +512,7 @@ def replace_calibration(bundle: ModelBundle, calibration: Calibration) -> ModelB
 def _replace_manifest(folder: Path, manifest: BundleManifest) -> None:
     """Write the manifest whole or not at all."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{MANIFEST_NAME}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(manifest.to_json())
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, folder / MANIFEST_NAME)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_text(folder / MANIFEST_NAME, manifest.to_json())
     except OSError as error:
         raise BundleError(f"{folder}: cannot be written ({error}); copy the bundle to a folder of yours") from error
 

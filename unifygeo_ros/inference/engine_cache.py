@@ -20,12 +20,12 @@ import logging
 import os
 import platform
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Collection, Iterator, Mapping
 
 from unifygeo_ros.core.errors import EngineError
+from unifygeo_ros.core.files import new_file
 
 logger = logging.getLogger(__name__)
 
@@ -127,18 +127,9 @@ class EngineCache:
         path = self.path(key)
         try:
             make_trusted_folder(self.folder)
-            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{path.name}.")
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(json.dumps(self._header(key, content), sort_keys=True).encode() + b"\n")
-                    stream.write(content)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
+            with new_file(path, shared=True) as stream:
+                stream.write(json.dumps(self._header(key, content), sort_keys=True).encode() + b"\n")
+                stream.write(content)
         except OSError as error:
             raise EngineError(f"{path}: cannot be written ({error}); free space or give another cache") from error
         return path
