@@ -256,6 +256,16 @@ def test_comparison_of_a_run_with_itself_reports_no_difference(tmp_path):
     assert "median error" in to_text(comparison, "a", "a")
 
 
+def test_comparison_pairs_images_by_recorded_stamps_whatever_the_offset(tmp_path):
+    a = written(tmp_path, "a.json", random_drive(1))
+    b = json.loads(json.dumps(a))
+    b["identity"]["session"]["stamp_offset_s"] = -0.1
+    b["per_image"]["stamp_ns"] = [stamp - SECOND // 10 for stamp in a["per_image"]["stamp_ns"]]
+    comparison = compare(a, b)
+    assert (comparison.images, comparison.only_a, comparison.only_b) == (400, 0, 0)
+    assert all(difference.judgement == "same" for difference in comparison.differences)
+
+
 def test_bootstrap_intervals_have_their_nominal_coverage(tmp_path):
     """Independent images, the same error in both runs: 95% of the intervals contain 0."""
     held = 0

@@ -3,6 +3,7 @@ that the node runs."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odo
 from unifygeo_ros.conversions.sensor_frames import SensorFrames
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.records import CameraImage, Fix, Rejection, RejectionReason
+from unifygeo_ros.core.time import ns_from_s
 from unifygeo_ros.evaluation.metrics.results import FrameResult, RecordedQuery, ResultFile
 from unifygeo_ros.evaluation.recordings.bags import Bag, BagMessage, BagTopic, choose_topic
 from unifygeo_ros.evaluation.recordings.truth import Recording, Truth
@@ -140,7 +142,8 @@ def replay(
             _recall(bag, message, localizer, session, before)
             progress(before)
         else:
-            result, timings_ms = _localize(bag, message, number, localizer, session, motion.odometry, truth)
+            offset_ns = ns_from_s(settings.session.stamp_offset_s)
+            result, timings_ms = _localize(bag, message, number, localizer, session, motion.odometry, truth, offset_ns)
             results.append(result, timings_ms)
             progress(result)
         number += 1
@@ -208,15 +211,16 @@ def _localize(
     session: LocalizationSession,
     odometry: MotionBuffer[OdometrySample],
     truth: Truth | None,
+    stamp_offset_ns: int,
 ) -> tuple[FrameResult, dict[str, float]]:
-    """One image's result and its milliseconds by stage."""
+    """One image's result, stamped with its exposure, and its milliseconds by stage."""
     start = time.perf_counter()
     image = _decode(bag, message, localizer.enough_columns)
     decode_ms = (time.perf_counter() - start) * 1e3
     result: Fix | Rejection
     query, seen = None, None
     if isinstance(image, Rejection):
-        result = image
+        result = dataclasses.replace(image, stamp_ns=image.stamp_ns + stamp_offset_ns)
     else:
         outcome = session.locate(image)
         result, seen = outcome.result, outcome.observation

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from unifygeo_ros.core.arrays import Float64, Int64
 from unifygeo_ros.core.covariance import chi2_quantile
 from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.time import ns_from_s
 from unifygeo_ros.evaluation.metrics import definitions as metrics
 
 SEED = 20_240_501
@@ -82,7 +83,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], *, block: int = 20, draw
     if bags[0] != bags[1]:
         names = [summary["identity"]["bag"]["name"] for summary in (a, b)]
         raise InputError(f"the runs are of different bags ({names[0]} and {names[1]}); compare runs of the same drive")
-    stamps_a, stamps_b = (np.array(summary["per_image"]["stamp_ns"], np.int64) for summary in (a, b))
+    stamps_a, stamps_b = _recorded_stamps(a), _recorded_stamps(b)
     common, places_a, places_b = np.intersect1d(stamps_a, stamps_b, return_indices=True)
     if not len(common):
         raise InputError("the runs have no image in common; compare runs of the same drive")
@@ -96,6 +97,12 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], *, block: int = 20, draw
         for name, unit, better, statistic in _statistics(limit_m)
     ]
     return Comparison(len(common), len(stamps_a) - len(common), len(stamps_b) - len(common), block, tuple(differences))
+
+
+def _recorded_stamps(summary: Mapping[str, Any]) -> Int64:
+    """The images' stamps as they are in the bag, by which runs with different stamp_offset_s pair. int64 (n,)."""
+    offset_ns = ns_from_s(summary["identity"]["session"]["stamp_offset_s"])
+    return np.array(summary["per_image"]["stamp_ns"], np.int64) - offset_ns
 
 
 def _columns(summary: Mapping[str, Any], places: Int64) -> _Columns:
