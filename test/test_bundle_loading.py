@@ -77,7 +77,7 @@ def load_or_refuse(folder: Path, data: bytes) -> ModelBundle | None:
     return None
 
 
-def test_a_manifest_survives_the_round_trip(original: ModelBundle) -> None:
+def test_manifest_survives_the_round_trip(original: ModelBundle) -> None:
     assert load_bundle(original.path).manifest == original.manifest
 
 
@@ -115,7 +115,7 @@ def test_changed_line_ends_are_refused(original: ModelBundle, scratch: Path, end
     assert load_or_refuse(scratch, manifest_text(original).encode().replace(b"\n", ending)) is None
 
 
-def test_a_manifest_that_contradicts_its_network_config_is_refused(scratch: Path) -> None:
+def test_manifest_that_contradicts_its_network_config_is_refused(scratch: Path) -> None:
     raw = json.loads((SHIPPED / MANIFEST_NAME).read_text())
     raw["aerial"]["metres_per_pixel"] *= 2
     raw["ground"]["elevation_top_rad"] /= 2
@@ -179,7 +179,7 @@ def test_files_outside_the_bundle_are_not_read(original: ModelBundle, scratch: P
     assert load_or_refuse(scratch, sealed(raw)) is None
 
 
-def test_a_bundle_of_links_loads(original: ModelBundle, tmp_path: Path) -> None:
+def test_bundle_of_links_loads(original: ModelBundle, tmp_path: Path) -> None:
     """As `colcon build --symlink-install` leaves it."""
     for file in original.path.iterdir():
         (tmp_path / file.name).symlink_to(file)
@@ -203,7 +203,7 @@ def test_damaged_graphs_are_refused(original: ModelBundle, tmp_path: Path, damag
         load_bundle(folder)
 
 
-def test_a_missing_precision_is_named(original: ModelBundle, scratch: Path) -> None:
+def test_missing_precision_is_named(original: ModelBundle, scratch: Path) -> None:
     raw = json.loads(manifest_text(original))
     for files in raw["graphs"].values():
         del files["fp16"]
@@ -215,7 +215,7 @@ def test_a_missing_precision_is_named(original: ModelBundle, scratch: Path) -> N
     assert load_or_refuse(scratch, sealed(raw)) is None
 
 
-def test_a_single_precision_serves_auto(original: ModelBundle, scratch: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_single_precision_serves_auto(original: ModelBundle, scratch: Path, caplog: pytest.LogCaptureFixture) -> None:
     raw = json.loads(manifest_text(original))
     for files in raw["graphs"].values():
         del files["fp32"]
@@ -234,7 +234,7 @@ def test_a_single_precision_serves_auto(original: ModelBundle, scratch: Path, ca
         ({"pyramid": ((64, 8), (32, 16), (32, 32), (32, 16))}, "pyramid3 float32 N×32×32×32 where"),
     ],
 )
-def test_a_manifest_that_promises_other_tensors_is_refused(
+def test_manifest_that_promises_other_tensors_is_refused(
     original: ModelBundle, changes: dict[str, Any], message: str
 ) -> None:
     bundle = ModelBundle(original.path, dataclasses.replace(original.manifest, **changes))
@@ -242,7 +242,7 @@ def test_a_manifest_that_promises_other_tensors_is_refused(
         open_engines(bundle, backend="onnx_cpu", threads=1)
 
 
-def test_a_graph_of_the_other_precision_is_refused(original: ModelBundle) -> None:
+def test_graph_of_the_other_precision_is_refused(original: ModelBundle) -> None:
     graphs = {name: dict(files) for name, files in original.manifest.graphs.items()}
     graphs["decoder"]["fp32"] = GraphFile(**dataclasses.asdict(graphs["decoder"]["fp16"]))
     bundle = ModelBundle(original.path, dataclasses.replace(original.manifest, graphs=graphs))
@@ -279,7 +279,7 @@ def test_weights_in_a_file_that_the_manifest_does_not_list_are_refused(original:
         load_bundle(folder)
 
 
-def test_a_link_to_the_weights_alone_is_refused(original: ModelBundle, tmp_path: Path) -> None:
+def test_link_to_the_weights_alone_is_refused(original: ModelBundle, tmp_path: Path) -> None:
     """ONNX Runtime refuses it too, in words that nobody understands."""
     folder = with_external_data(original, tmp_path / "bundle", listed=True)
     (tmp_path / "store").mkdir()
@@ -308,7 +308,7 @@ def first_edition(bundle: ModelBundle, folder: Path, calibration: Calibration) -
     return folder
 
 
-def test_a_bundle_of_the_first_edition_says_how_to_rewrite_it(original: ModelBundle, tmp_path: Path) -> None:
+def test_bundle_of_the_first_edition_says_how_to_rewrite_it(original: ModelBundle, tmp_path: Path) -> None:
     folder = first_edition(original, tmp_path / "old", Calibration())
     with pytest.raises(
         BundleError, match=r"format version 1, this release reads 2; .*`unifygeo bundle migrate BUNDLE`"
@@ -367,7 +367,7 @@ def uncalibrated(original: ModelBundle, tmp_path_factory: pytest.TempPathFactory
     return load_bundle(folder)
 
 
-def test_the_manifest_says_that_there_is_no_calibration(
+def test_manifest_says_that_there_is_no_calibration(
     uncalibrated: ModelBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert json.loads(manifest_text(uncalibrated))["calibration"] is None
@@ -402,7 +402,7 @@ def test_node_locate_and_replay_refuse_an_uncalibrated_bundle(
             load(settings, settings.camera, lambda step: None)
 
 
-def test_the_node_names_the_missing_calibration_in_its_diagnostics(uncalibrated: ModelBundle, tmp_path: Path) -> None:
+def test_node_names_the_missing_calibration_in_its_diagnostics(uncalibrated: ModelBundle, tmp_path: Path) -> None:
     with open_engines(uncalibrated, backend="onnx_cpu", threads=1) as engines:
         build_index([town(tmp_path / "town.tif")], uncalibrated, engines, tmp_path / "index")
     node = NodeConfig(

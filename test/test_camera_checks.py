@@ -93,7 +93,7 @@ def without_a_sector(grey):
     ],
     ids=["whole", "small", "tiny", "tilted", "mirrored", "down", "turned", "logo", "sector", "jpeg", "blank", "noise"],
 )
-def test_an_equirectangular_image_and_one_that_shows_nothing_pass(image):
+def test_equirectangular_image_and_one_that_shows_nothing_pass(image):
     assert problem(image) is None
 
 
@@ -113,7 +113,7 @@ def test_other_projections_are_refused_with_value_and_limit(image, words):
     assert "limit" in found
 
 
-def test_a_seam_that_does_not_close_is_refused_where_no_pole_is_in_the_image():
+def test_seam_that_does_not_close_is_refused_where_no_pole_is_in_the_image():
     top, bottom = math.radians(45), math.radians(-45)
     assert problem(equirectangular(192, top, bottom), top, bottom) is None
     half = cv2.resize(equirectangular(192, top, bottom)[:, :300], (768, 192))
@@ -137,7 +137,7 @@ def test_what_is_drawn_over_a_pole_in_the_image_plane_can_be_masked():
     assert problem(image, body=body) is None
 
 
-def test_the_rejection_names_the_fault_and_the_check_can_be_switched_off():
+def test_rejection_names_the_fault_and_the_check_can_be_switched_off():
     dual = np.repeat(np.hstack([fisheye(), fisheye(forward=-1)])[..., None], 3, axis=2)
     rejection = check_image(CameraImage(dual, 7), CameraMount(), LocalizerConfig())
     assert rejection is not None
@@ -162,7 +162,7 @@ def test_real_panoramas_pass_also_small_noisy_and_hard_compressed(name):
     assert [problem(picture) for picture in (image, small, noisy, hard)] == [None] * 4
 
 
-def test_a_real_dual_fisheye_is_refused_at_every_size():
+def test_real_dual_fisheye_is_refused_at_every_size():
     front, back = real("rigs/gopro_fusion/GF075169.JPG", "rigs/gopro_fusion/GB075169.JPG")
     for size in ((1920, 960), (960, 480), (768, 384)):
         dual = cv2.resize(np.hstack([front, back]), size, interpolation=cv2.INTER_AREA)

@@ -98,7 +98,7 @@ def test_answer_position_is_refined_by_neighbouring_pixels():
 
 
 @pytest.mark.parametrize(("row", "column", "toward"), [(1, 1, -1), (30, 30, 1)])
-def test_the_answer_is_refined_up_to_the_last_pixel_but_one(row, column, toward):
+def test_answer_is_refined_up_to_the_last_pixel_but_one(row, column, toward):
     # A quarter of the mass on the tile's corner pixel: half a metre towards it in each direction.
     d = distribution({(row, column): 0.6, (row + toward, column + toward): 0.2, (20, 20): 0.2})
     middle = 2.0 * (column - 15.5)
@@ -193,7 +193,7 @@ def test_off_map_probability_is_a_third_hypothesis():
     assert found.outside == pytest.approx(2 / 3, abs=1e-3)
 
 
-def test_the_clues_are_belief_score_spread_and_agreeing_candidates():
+def test_clues_are_belief_score_spread_and_agreeing_candidates():
     matches = matches_of(
         [1.0, 1.0, 1.0], [(4, 4), (4, 0), (0, 0)]
     )  # as below: candidate 1 agrees, candidate 2 does not
@@ -235,7 +235,7 @@ def test_candidates_within_the_answer_radius_agree():
 
 
 @pytest.mark.parametrize(("east_m", "ambiguity"), [(15.6, 0.0), (15.7, 0.5)])
-def test_a_candidate_agrees_up_to_the_answers_radius_and_half_a_cells_diagonal(east_m, ambiguity):
+def test_candidate_agrees_up_to_the_answers_radius_and_half_a_cells_diagonal(east_m, ambiguity):
     # 10 m and √2 · 4 m: 15.66 m. The answer is at (1, −1), the middle of cell (4, 4) 4 m east and south of a tile's.
     matches = matches_of([1.0, 1.0], [(4, 4), (4, 4)])
     centres = ((0.0, 0.0), (1.0 + east_m - 4.0, -1.0 + 4.0))
@@ -323,7 +323,7 @@ def test_each_gate_names_value_and_limit(observation, prior, config, reason, wor
     assert rejection.hypotheses
 
 
-def test_a_prior_that_agrees_lets_the_fix_pass_unchanged():
+def test_prior_that_agrees_lets_the_fix_pass_unchanged():
     fix = decided(observed(SHARP), Prior(4.0, -1.0, np.eye(2) * 9.0))
     assert isinstance(fix, Fix)
     assert (fix.east_m, fix.north_m) == (1.0, -1.0)  # the prior decides, it does not move

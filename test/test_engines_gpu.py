@@ -109,7 +109,7 @@ def test_chaining_on_the_device_equals_the_way_through_the_host(bundle: ModelBun
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
-def test_the_second_start_builds_nothing(bundle: ModelBundle, cache: Path, backend: str) -> None:
+def test_second_start_builds_nothing(bundle: ModelBundle, cache: Path, backend: str) -> None:
     opened(bundle, backend, "fp16", cache).close()
     before = {path: path.stat().st_mtime_ns for path in cache.glob("*.engine")}
     start = time.monotonic()
@@ -119,7 +119,7 @@ def test_the_second_start_builds_nothing(bundle: ModelBundle, cache: Path, backe
 
 
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
-def test_a_gpu_that_is_not_there_is_refused(bundle: ModelBundle, cache: Path, backend: str) -> None:
+def test_gpu_that_is_not_there_is_refused(bundle: ModelBundle, cache: Path, backend: str) -> None:
     opened(bundle, backend, "fp16", cache).close()
     with pytest.raises(EngineError):
         open_engines(bundle, backend=backend, device=99, cache_dir=cache)

@@ -116,7 +116,7 @@ def test_unequal_batches_and_unknown_residents_are_refused(bundle: ModelBundle, 
         engines.ground_encoder.run({"image": images((32, 128))}, ["g0"])
 
 
-def test_the_seed_decides_weights_and_outputs(bundle: ModelBundle, tmp_path: Path) -> None:
+def test_seed_decides_weights_and_outputs(bundle: ModelBundle, tmp_path: Path) -> None:
     other = random_bundle(tmp_path / "other", seed=1)
     same = random_bundle(tmp_path / "same", seed=0)
     assert same.manifest == bundle.manifest

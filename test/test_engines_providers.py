@@ -112,14 +112,14 @@ def test_each_graph_precision_bundle_and_release_has_its_own_folder(
     assert len(set(folders)) == len(folders)
 
 
-def test_a_folder_that_others_can_write_is_refused(bundle: ModelBundle, tmp_path: Path) -> None:
+def test_folder_that_others_can_write_is_refused(bundle: ModelBundle, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o777)
     with pytest.raises(EngineError, match="others can write it"):
         provider_options(Provider("onnx_tensorrt", 0), bundle, "decoder", "fp16", tmp_path / "cache")
 
 
-def test_a_folder_of_the_users_own_is_closed_to_others(bundle: ModelBundle, tmp_path: Path) -> None:
+def test_folder_of_the_users_own_is_closed_to_others(bundle: ModelBundle, tmp_path: Path) -> None:
     """The provider writes its files with the umask's mode."""
     arguments = (Provider("onnx_tensorrt", 0), bundle, "decoder", "fp16", tmp_path)
     folder = Path(provider_options(*arguments)["trt_engine_cache_path"])
@@ -128,7 +128,7 @@ def test_a_folder_of_the_users_own_is_closed_to_others(bundle: ModelBundle, tmp_
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_provider_that_does_not_load_is_an_error_and_no_fallback(bundle: ModelBundle, tmp_path: Path) -> None:
+def test_provider_that_does_not_load_is_an_error_and_no_fallback(bundle: ModelBundle, tmp_path: Path) -> None:
     """ONNX Runtime itself would take the CPU with a warning."""
     if "TensorrtExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has it")
@@ -175,7 +175,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Plugin:
     return plugin
 
 
-def test_the_plugin_is_registered_once_and_its_gpu_taken_by_number(plugin: Plugin) -> None:
+def test_plugin_is_registered_once_and_its_gpu_taken_by_number(plugin: Plugin) -> None:
     for number in (0, 1, 1):
         provider = find_provider("onnx_tensorrt_rtx", number)
         assert [device.number for device in provider.plugin_devices] == [number]
@@ -183,19 +183,19 @@ def test_the_plugin_is_registered_once_and_its_gpu_taken_by_number(plugin: Plugi
     assert plugin.registered == [("NvTensorRTRTXExecutionProvider", "/plugin.so")]
 
 
-def test_a_plugin_without_a_driver_is_unavailable(plugin: Plugin) -> None:
+def test_plugin_without_a_driver_is_unavailable(plugin: Plugin) -> None:
     plugin.error = RuntimeError("libcuda.so.1: cannot open shared object file")
     with pytest.raises(BackendUnavailable, match=r"cannot be loaded \(libcuda.*install NVIDIA's driver"):
         find_provider("onnx_tensorrt_rtx", 0)
 
 
-def test_a_plugin_without_a_gpu_is_unavailable(plugin: Plugin) -> None:
+def test_plugin_without_a_gpu_is_unavailable(plugin: Plugin) -> None:
     plugin.gpus = 0
     with pytest.raises(BackendUnavailable, match="finds no GPU that it supports"):
         find_provider("onnx_tensorrt_rtx", 0)
 
 
-def test_a_gpu_that_the_plugin_does_not_have_is_refused(plugin: Plugin) -> None:
+def test_gpu_that_the_plugin_does_not_have_is_refused(plugin: Plugin) -> None:
     with pytest.raises(EngineError, match="GPU 2 does not exist for NvTensorRTRTXExecutionProvider, there are 2"):
         find_provider("onnx_tensorrt_rtx", 2)
 

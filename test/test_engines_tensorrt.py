@@ -88,7 +88,7 @@ def test_every_graph_builds_for_a_gpu_that_is_not_here(
         lambda data: b"\xff\xfe" + data,
     ],
 )
-def test_a_damaged_engine_is_built_again(
+def test_damaged_engine_is_built_again(
     bundle: ModelBundle, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
 ) -> None:
     built = compile_ahead(bundle, tmp_path)
@@ -99,7 +99,7 @@ def test_a_damaged_engine_is_built_again(
     assert EngineCache(tmp_path).load(again.key) == again.plan
 
 
-def test_a_stale_engine_is_never_loaded(bundle: ModelBundle, tmp_path: Path) -> None:
+def test_stale_engine_is_never_loaded(bundle: ModelBundle, tmp_path: Path) -> None:
     """An engine under another key's name, as after a careless copy, is not taken for that key's."""
     old = compile_ahead(bundle, tmp_path)
     other = random_bundle(tmp_path / "other", seed=1)
@@ -109,7 +109,7 @@ def test_a_stale_engine_is_never_loaded(bundle: ModelBundle, tmp_path: Path) -> 
     assert compile_ahead(other, tmp_path).seconds > 0
 
 
-def test_the_key_holds_all_that_an_engine_depends_on(bundle: ModelBundle, tmp_path: Path) -> None:
+def test_key_holds_all_that_an_engine_depends_on(bundle: ModelBundle, tmp_path: Path) -> None:
     library = Library("tensorrt", fake_tensorrt(FakeDriver()), "10.3.0")
     newer = Library("tensorrt", library.module, "10.4.0")
     other = random_bundle(tmp_path, seed=1)
@@ -145,7 +145,7 @@ def test_leftovers_of_a_killed_build_are_swept(bundle: ModelBundle, tmp_path: Pa
     assert not leftover.exists()
 
 
-def test_an_unwritable_cache_is_an_error(bundle: ModelBundle, tmp_path: Path) -> None:
+def test_unwritable_cache_is_an_error(bundle: ModelBundle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EngineError, match="give another cache"):
         compile_ahead(bundle, tmp_path / "file" / "cache")
@@ -158,7 +158,7 @@ def test_wrong_targets_are_refused(bundle: ModelBundle, tmp_path: Path) -> None:
         compile_ahead(bundle, tmp_path, compute_capability=(8, 7))
 
 
-def test_a_graph_that_cannot_be_parsed_is_an_error(bundle: ModelBundle, tmp_path: Path) -> None:
+def test_graph_that_cannot_be_parsed_is_an_error(bundle: ModelBundle, tmp_path: Path) -> None:
     folder = shutil.copytree(bundle.path, tmp_path / "bundle")
     loaded = load_bundle(folder)
     loaded.graph_path("decoder", "fp16").write_bytes(b"not a graph")
@@ -255,7 +255,7 @@ def test_pruning_keeps_what_serves_an_engine_that_is_kept(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o775, 0o1777])
-def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+def test_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
     cache = EngineCache(tmp_path / "cache")
     cache.store(_key(), b"plan")
     cache.folder.chmod(mode)
@@ -267,7 +267,7 @@ def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) ->
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o620, 0o602])
-def test_a_file_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+def test_file_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
     cache = EngineCache(tmp_path / "cache")
     path = cache.store(_key(), b"plan")
     path.chmod(mode)
@@ -300,7 +300,7 @@ def test_new_cache_is_private_under_any_umask(tmp_path: Path) -> None:
     assert cache.load(_key()) == b"plan"
 
 
-def test_a_header_nested_without_end_is_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_header_nested_without_end_is_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = EngineCache(tmp_path / "cache")
     path = cache.store(_key(), b"plan")
     path.write_bytes(b"[" * 60_000 + b"\n" + b"plan")
@@ -359,13 +359,13 @@ def test_cuda_bindings_have_the_signatures_of_the_table() -> None:
     assert driver.CUresult.CUDA_SUCCESS.name == "CUDA_SUCCESS"
 
 
-def test_the_table_holds_every_function_of_cuda_that_the_code_calls() -> None:
+def test_table_holds_every_function_of_cuda_that_the_code_calls() -> None:
     source = Path(cuda.__file__).read_text()
     called = set(re.findall(r"\bcu[A-Z]\w+(?=[\"(])", source))
     assert called == set(gpu_signatures.USED_OF_CUDA)
 
 
-def test_the_table_covers_the_oldest_tensorrt_and_the_newest() -> None:
+def test_table_covers_the_oldest_tensorrt_and_the_newest() -> None:
     versions = {key.split()[1] for key in gpu_signatures.table() if key.startswith("tensorrt ")}
     assert {version.split(".")[0] for version in versions} == {"10", "11"}
     assert "{}.{}".format(*tensorrt_library.OLDEST) in {version.rpartition(".")[0] for version in versions}
@@ -455,7 +455,7 @@ def test_batch_sizes_may_alternate(engines: EngineSet, reference: EngineSet, dri
     assert (driver.graphs, driver.launches) == ((0, 0) if captures_itself else (1, 2))  # single images alone
 
 
-def test_a_fix_chained_on_the_device(bundle: ModelBundle, engines: EngineSet, driver: FakeDriver) -> None:
+def test_fix_chained_on_the_device(bundle: ModelBundle, engines: EngineSet, driver: FakeDriver) -> None:
     reference = open_engines(bundle, backend="onnx_cpu", precision="fp32", threads=1)
     pyramids = {}
     for tile in range(3):  # kept on the device, and not overwritten by what runs later
@@ -547,7 +547,7 @@ def test_single_images_take_activations_for_single_images(engines: EngineSet, dr
 
 
 @pytest.mark.parametrize("function", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate"])
-def test_a_capture_that_fails_is_logged_and_tried_again(
+def test_capture_that_fails_is_logged_and_tried_again(
     engines: EngineSet,
     reference: EngineSet,
     driver: FakeDriver,
@@ -579,7 +579,7 @@ def test_graph_capture_that_always_fails_is_given_up_and_logged(
     assert caplog.text.count("single images go on without one") == 1
 
 
-def test_an_address_that_is_refused_is_an_error(engines: EngineSet, driver: FakeDriver) -> None:
+def test_address_that_is_refused_is_an_error(engines: EngineSet, driver: FakeDriver) -> None:
     driver.refused.add("set_tensor_address")
     with pytest.raises(EngineError, match="ground_encoder: TensorRT refuses the memory of image"):
         engines.ground_encoder.run({"image": images((32, 128), 1)})
@@ -631,7 +631,7 @@ def test_wrong_inputs_are_refused(engines: EngineSet, reference: EngineSet) -> N
         engines.decoder.run({**foreign, **pyramid})
 
 
-def test_an_engine_that_the_library_refuses_is_built_again(
+def test_engine_that_the_library_refuses_is_built_again(
     bundle: ModelBundle, backend: str, driver: FakeDriver, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     open_engines(bundle, backend=backend, precision="fp32", cache_dir=tmp_path).close()
@@ -659,7 +659,7 @@ def test_kernels_that_cannot_be_kept_do_not_stop_a_run(
     assert ("compiled kernels are not kept" in caplog.text) == (backend == "tensorrt_rtx")
 
 
-def test_a_gpu_that_is_not_there(driver: FakeDriver, bundle: ModelBundle, backend: str) -> None:
+def test_missing_gpu(driver: FakeDriver, bundle: ModelBundle, backend: str) -> None:
     with pytest.raises(EngineError, match="GPU 3 does not exist, there are 1"):
         open_engines(bundle, backend=backend, device=3)
 
@@ -669,7 +669,7 @@ def test_a_gpu_that_is_not_there(driver: FakeDriver, bundle: ModelBundle, backen
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/nvhost-gpu"), reason="has a GPU")
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx", "onnx_cuda", "onnx_tensorrt", "onnx_tensorrt_rtx"])
-def test_a_backend_asked_for_by_name_does_not_fall_back(bundle: ModelBundle, name: str) -> None:
+def test_backend_asked_for_by_name_does_not_fall_back(bundle: ModelBundle, name: str) -> None:
     with pytest.raises(EngineError, match="pip install"):
         open_engines(bundle, backend=name)
 

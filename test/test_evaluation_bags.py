@@ -108,7 +108,7 @@ def test_truncated_bag_gives_the_whole_chunks_or_rows_before_the_cut(tmp_path, k
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MAKERS if "rosbag1" in kind])
-def test_a_damaged_rosbag1_file_is_refused_with_the_remedy(tmp_path, kind):
+def test_damaged_rosbag1_file_is_refused_with_the_remedy(tmp_path, kind):
     path = MAKERS[kind](tmp_path)
     with path.open("r+b") as stream:
         stream.truncate(path.stat().st_size * 6 // 10)

@@ -65,7 +65,7 @@ def test_frames_below_a_third_one(tmp_path):
     assert math.cos(mount.yaw_rad - math.pi) == pytest.approx(1.0)
 
 
-def test_a_hanging_camera_is_upside_down(tmp_path):
+def test_hanging_camera_is_upside_down(tmp_path):
     bag = bag_with(tmp_path / "bag", ("base_link", "camera", (0.0, 0.0, 1.0), (1.0, 0.0, 0.0, 0.0)))
     assert recorded_mount(StaticTransforms(bag), CameraMount(), "base_link", "camera").upside_down
 
@@ -113,7 +113,7 @@ def bag_with_image(path, frame_id, *links):
     return Bag(path / "bag")
 
 
-def test_a_recorded_mount_that_differs_from_the_parameters_is_reported(tmp_path):
+def test_recorded_mount_that_differs_from_the_parameters_is_reported(tmp_path):
     link = ("base_link", "insta360_link", (0.4, 0.0, 1.5), about_z(math.pi / 2))
     bag = bag_with_image(tmp_path, "/insta360_link", link)
     note = mount_note(bag, StaticTransforms(bag), "/image", Settings())
@@ -125,11 +125,11 @@ def test_a_recorded_mount_that_differs_from_the_parameters_is_reported(tmp_path)
     assert mount_note(bag, StaticTransforms(bag), "/image", used) is None
 
 
-def test_a_recorded_mount_that_cannot_be_used_is_reported_too(tmp_path):
+def test_recorded_mount_that_cannot_be_used_is_reported_too(tmp_path):
     bag = bag_with_image(tmp_path, "optical", ("base_link", "optical", (0.0, 0.0, 1.0), (-0.5, 0.5, -0.5, 0.5)))
     assert "cannot serve as the camera's mount" in mount_note(bag, StaticTransforms(bag), "/image", Settings())
 
 
-def test_a_frame_that_is_not_recorded_needs_no_note(tmp_path):
+def test_frame_that_is_not_recorded_needs_no_note(tmp_path):
     bag = bag_with_image(tmp_path, "camera", ("base_link", "lidar", (0.0, 0.0, 1.0), about_z(1.0)))
     assert mount_note(bag, StaticTransforms(bag), "/image", Settings()) is None

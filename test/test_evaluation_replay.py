@@ -67,7 +67,7 @@ def frames(folder, name="out"):
     return list(read_frames(folder / f"{name}.frames.jsonl"))
 
 
-def test_the_fixes_are_near_the_truth(done):
+def test_fixes_are_near_the_truth(done):
     found = frames(done)
     assert [frame.number for frame in found] == list(range(25))
     fixes = [frame for frame in found if isinstance(frame.outcome, Fix)]
@@ -94,7 +94,7 @@ def test_replaying_twice_gives_the_same_bytes(done, tmp_path):
 
 
 @pytest.mark.parametrize("source", [("--set", "session.mode=sequence"), ("--set", "session.prior_source=last_fix")])
-def test_a_resumed_replay_equals_an_uninterrupted_one(place, tmp_path, source):
+def test_resumed_replay_equals_an_uninterrupted_one(place, tmp_path, source):
     assert run(place, tmp_path / "whole.mcap", *source) == 0
     lines = (tmp_path / "whole.frames.jsonl").read_bytes().splitlines(keepends=True)
     # Killed while the ninth result was written.
@@ -149,7 +149,7 @@ def test_output_bag_holds_what_the_results_say(done):
         assert levels.count(0) == len(fixes)
 
 
-def test_a_rosbag2_folder_can_be_written_too(done, tmp_path):
+def test_rosbag2_folder_can_be_written_too(done, tmp_path):
     shutil.copy(done / "out.frames.jsonl", tmp_path / "folder.frames.jsonl")
     (tmp_path / "folder.timings.jsonl").write_text("")
     assert run(done, tmp_path / "folder") == 0
@@ -262,7 +262,7 @@ def test_ten_thousand_images_in_bounded_memory(place, tmp_path):
     assert (peaks[10_000] - peaks[1000]) / 9000 < 3000  # bytes an image; 1000 were measured
 
 
-def test_a_drive_without_ground_truth_is_replayed_and_reported(place, done, tmp_path, capsys):
+def test_drive_without_ground_truth_is_replayed_and_reported(place, done, tmp_path, capsys):
     options = ("--truth-topic", "none", "--odometry-topic", "/odom", "--report", tmp_path / "r.html")
     assert run(place, tmp_path / "out.mcap", *options, truth=None) == 0
     assert [type(f.outcome) for f in frames(tmp_path)] == [type(f.outcome) for f in frames(done)]
@@ -280,7 +280,7 @@ def test_a_drive_without_ground_truth_is_replayed_and_reported(place, done, tmp_
     assert "None of them has ground truth" in capsys.readouterr().out
 
 
-def test_a_bag_without_any_truth_topic_needs_no_option(place, tmp_path):
+def test_bag_without_any_truth_topic_needs_no_option(place, tmp_path):
     """Only /odom is left as Odometry, and that is the session's."""
     with AnyReader([place / "drive"]) as reader, Writer(tmp_path / "bare", version=9) as writer:
         kept = [c for c in reader.connections if "truth" not in c.topic]
@@ -413,7 +413,7 @@ def test_without_imu_samples_the_output_names_the_heading_source(place, tmp_path
     assert "session.heading_source is imu, but 3 of 3 images had no heading from it" in capsys.readouterr().out
 
 
-def test_a_read_only_folder_ends_in_one_line_with_the_remedy(place, done, tmp_path, capsys, monkeypatch):
+def test_read_only_folder_ends_in_one_line_with_the_remedy(place, done, tmp_path, capsys, monkeypatch):
     def fail(self, *_args, **_options):
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
@@ -478,6 +478,6 @@ def test_replay_asks_for_an_index_that_neither_option_nor_parameter_names(capsys
     assert "--index is missing; give it, or the parameter index" in capsys.readouterr().err
 
 
-def test_a_negative_latitude_of_the_truth_frame_is_a_value_and_no_option():
+def test_negative_latitude_of_the_truth_frame_is_a_value_and_no_option():
     arguments = ["replay", "bag", "--output", "o.mcap", "--truth-frame", "-33.9,18.4"]
     assert cli.build_parser().parse_args(arguments).truth_frame == "-33.9,18.4"

@@ -92,7 +92,7 @@ def test_frames_survive_json_with_every_bit():
         assert (after.ranks, after.odometry, after.tiles.scores) == (ranks, before.odometry, before.tiles.scores)
 
 
-def test_a_drive_worked_by_hand():
+def test_drive_worked_by_hand():
     #       ahead 1 m; right 2 m; rejected; no truth; false; fix without error but too careful
     frames = [
         frame(0, rejection(0)),
@@ -132,7 +132,7 @@ def test_a_drive_worked_by_hand():
     assert summary.per_image.has_truth == (True, True, True, True, False, True, True)
 
 
-def test_the_truths_own_uncertainty_counts():
+def test_uncertainty_of_the_truth_counts():
     exact = summary_of([frame(k, fix_at(k, 3.0, float(k))) for k in range(4)])
     vague = summary_of([frame(k, fix_at(k, 3.0, float(k)), truth=truth_at(k, sigma=2.0)) for k in range(4)])
     assert exact.covariance.position.anees == pytest.approx(9 / 2)
@@ -157,7 +157,7 @@ def test_baselines_worked_by_hand():
     assert odometry.error_m.maximum == pytest.approx(0.4)
 
 
-def test_a_tiles_centre_is_moved_by_the_lever_arm():
+def test_tiles_centre_is_moved_by_the_lever_arm():
     # Facing north, the camera is 2 m ahead: base_link lies 2 m south of the tile's centre.
     drive = gather([frame(0, rejection(0), tile_m=(5.0, 0.0))], CameraMount(x_m=2.0))
     np.testing.assert_allclose(drive.tile_m[0], [5.0, -2.0])
@@ -298,7 +298,7 @@ def test_report_of_ten_thousand_images_stays_readable(tmp_path):
     assert (tmp_path / "r.html").stat().st_size < 5_000_000
 
 
-def test_the_statistics_of_one_fix_judge_nothing():
+def test_statistics_of_one_fix_judge_nothing():
     summary = summary_of([frame(0, fix_at(0, 0.5, 0.0)), *(frame(n, rejection(n)) for n in range(1, 93))])
     text = verdict(summary)
     assert "1 of 93 images got a fix" in text

@@ -58,7 +58,7 @@ def test_truth_is_none_in_gaps_and_outside_the_recording():
     assert at == [None, 0, 0.5, 1, None, None, None, None, None, 4, 4.5, 5, None]
 
 
-def test_a_gap_of_exactly_the_limit_is_bridged():
+def test_gap_of_exactly_the_limit_is_bridged():
     assert Truth(recording([0, 2], [(0, 0), (2, 0)]), FRAME, max_gap_s=2.0).at(SECOND).east_m == 1.0
 
 

@@ -75,20 +75,20 @@ def run_example(monkeypatch, capsys, *arguments):
     return capsys.readouterr().out.strip()
 
 
-def test_an_image_of_the_demo_is_localized_with_its_heading(shown, monkeypatch, capsys):
+def test_image_of_the_demo_is_localized_with_its_heading(shown, monkeypatch, capsys):
     folder, navsat, heading_deg = shown
     line = run_example(monkeypatch, capsys, folder / "index", MODEL, folder / "image.jpg", heading_deg)
     assert distance_m(line, navsat) < 2.0, line
 
 
-def test_a_black_image_is_rejected_with_its_reason(shown, monkeypatch, capsys, tmp_path):
+def test_black_image_is_rejected_with_its_reason(shown, monkeypatch, capsys, tmp_path):
     folder, _, _ = shown
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((256, 512, 3), np.uint8))
     line = run_example(monkeypatch, capsys, folder / "index", MODEL, tmp_path / "black.png")
     assert line.startswith("no fix: black_image: ")
 
 
-def test_the_library_needs_none_of_the_tools(shown):
+def test_library_needs_none_of_the_tools(shown):
     """What `pip install ".[cpu]"` installs, and package.xml for a robot, is enough to localize."""
     folder, navsat, heading_deg = shown
     arguments = [str(EXAMPLE), str(folder / "index"), str(MODEL), str(folder / "image.jpg"), str(heading_deg)]

@@ -38,7 +38,7 @@ def steps(workflow: Path) -> list[str]:
     return [line.strip() for job in jobs for step in job["steps"] for line in step.get("run", "").splitlines()]
 
 
-def test_the_workspace_job_types_the_commands_of_the_installation_page():
+def test_workspace_job_types_the_commands_of_the_installation_page():
     shell = steps(ROOT / ".github/workflows/ros.yaml")
     page = {line.strip() for line in INSTALLATION.splitlines()}
     for start in ("rosdep install", "colcon build", "colcon test", "ros2 run"):
@@ -100,14 +100,14 @@ def test_bloom_reads_the_changelog_that_is_made_for_it():
     assert len(items.bullets) == len(re.findall("^- ", markdown, re.MULTILINE))
 
 
-def test_the_citation_is_valid_and_names_the_paper():
+def test_citation_is_valid_and_names_the_paper():
     cff = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= set(cff)
     (paper,) = cff["references"]
     assert paper["doi"] == "10.48550/arXiv.2505.07622"
 
 
-def test_a_green_run_without_tests_is_red_in_ci(tmp_path):
+def test_ci_fails_a_run_without_tests(tmp_path):
     script = ROOT / ".github/count_tests.py"
     for tests, skipped, status in ((900, 100, 0), (900, 600, 1), (1, 1, 1)):
         report = tmp_path / "pytest.xml"

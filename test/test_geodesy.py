@@ -68,12 +68,12 @@ def test_yaw_is_counter_clockwise_from_east(azimuth_deg, yaw_deg):
 
 
 @pytest.mark.parametrize("values", [(89.0, 180.0), (-89.0, -180.0)])
-def test_a_datum_may_lie_on_its_limits(values):
+def test_datum_may_lie_on_its_limits(values):
     assert Datum(*values).height_m == 0.0
 
 
 @pytest.mark.parametrize("values", [(89.01, 0.0), (-89.01, 0.0), (0.0, 180.01), (0.0, -180.01), (float("nan"), 0.0)])
-def test_a_datum_beyond_its_limits_is_refused(values):
+def test_datum_beyond_its_limits_is_refused(values):
     with pytest.raises(InputError, match="latitude ±89°, longitude ±180°"):
         Datum(*values)
 

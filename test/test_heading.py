@@ -30,7 +30,7 @@ def test_roll_r_moves_the_content_r_sectors_to_the_right():
 
 
 @given(st.integers(1, 36), st.integers(4, 36))
-def test_the_rolls_of_all_encodings_are_evenly_spaced(encodings, columns):
+def test_rolls_of_all_encodings_are_evenly_spaced(encodings, columns):
     azimuths = encoding_azimuths(encodings, columns)
     assert azimuths[0] == 0
     assert len(azimuths) == encodings
@@ -53,14 +53,14 @@ def bump(centre, width=0.6, height=1.0):
 
 
 @given(st.floats(-math.pi, math.pi), st.integers(1, 4))
-def test_the_peak_is_found_between_the_rolls(azimuth, encodings):
+def test_peak_is_found_between_the_rolls(azimuth, encodings):
     heading = estimate_heading(search_of(bump(azimuth), encodings), 0.01)
     assert heading.source is HeadingSource.SEARCH
     assert abs(wrap_angle(azimuth_from_yaw(heading.yaw_rad) - azimuth)) < 0.12 * SECTOR
     assert 0 < heading.variance_rad2 < SECTOR**2
 
 
-def test_a_rival_heading_shows_in_the_variance():
+def test_rival_heading_shows_in_the_variance():
     def two(azimuth):
         return bump(0.0)(azimuth) + bump(math.pi, height=0.97)(azimuth)
 
@@ -78,7 +78,7 @@ def test_each_tile_has_its_own_heading():
         assert azimuth_from_yaw(heading.yaw_rad) == pytest.approx(azimuth, abs=1e-3)
 
 
-def test_a_roll_takes_the_similarity_of_the_encoding_nearest_to_it():
+def test_roll_takes_the_similarity_of_the_encoding_nearest_to_it():
     # Two encodings of 4 columns, at 0° and at 225° (half the circle and half a sector).
     azimuths = encoding_azimuths(2, 4)[:, None] + np.arange(4) * np.pi / 2
     np.testing.assert_allclose(np.degrees(azimuths) % 360, [[0, 90, 180, 270], [225, 315, 45, 135]])

@@ -66,7 +66,7 @@ def test_bytes_after_the_end_are_ignored():
 
 @given(st.sampled_from(sorted(FILES)), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=4), st.data())
 @settings(max_examples=300)
-def test_a_damaged_file_is_refused_or_gives_an_image_of_its_size(name, changes, data):
+def test_damaged_file_is_refused_or_gives_an_image_of_its_size(name, changes, data):
     changed = bytearray(FILES[name])
     for place, value in changes:
         changed[int(place * (len(changed) - 1))] = value
@@ -88,7 +88,7 @@ def test_noise_is_refused(noise, start):
         decode_image(start + noise, "noise.img")
 
 
-def test_a_flipped_byte_in_a_png_is_found():
+def test_flipped_byte_in_a_png_is_found():
     data = bytearray(FILES["png"])
     data[len(data) // 2] ^= 1
     with pytest.raises(InputError, match="checksum"):
@@ -107,7 +107,7 @@ def test_header_that_declares_gigabytes_is_refused():
         decode_image(data, "bomb.png")
 
 
-def test_a_missing_file_names_itself(tmp_path):
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.jpg: cannot be read"):
         read_image(tmp_path / "none.jpg")
 

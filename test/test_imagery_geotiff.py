@@ -55,7 +55,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("crs", "latitude", "longitude", "pixel", "turn"), PLACES)
-def test_a_mark_is_where_pyproj_says(tmp_path, crs, latitude, longitude, pixel, turn):
+def test_mark_is_where_pyproj_says(tmp_path, crs, latitude, longitude, pixel, turn):
     x, y = pyproj.Transformer.from_crs(4326, crs, always_xy=True).transform(longitude, latitude)
     half = 300
     transform = Affine.translation(x, y) @ Affine.rotation(turn) @ Affine.scale(pixel, -pixel)
@@ -99,7 +99,7 @@ def test_one_centre_is_the_datum_and_the_others_lie_on_the_grid(tmp_path):
 
 @pytest.mark.parametrize("metres_per_pixel", [0.4, 0.5, 0.83, 2.0])
 @pytest.mark.parametrize("overviews", [(), (2, 4)])
-def test_a_mosaic_of_parts_equals_the_whole(tmp_path, metres_per_pixel, overviews):
+def test_mosaic_of_parts_equals_the_whole(tmp_path, metres_per_pixel, overviews):
     whole = town(tmp_path / "whole.tif", overviews=overviews)
     with rasterio.open(whole) as dataset:
         pixels, transform = np.moveaxis(dataset.read(), 0, -1), dataset.transform
@@ -207,7 +207,7 @@ def test_sixteen_bits_are_scaled_by_what_is_stated(tmp_path):
     assert (low, high) == pytest.approx(np.percentile(deep, [0.5, 99.5]), rel=0.02)
 
 
-def test_a_palette_becomes_its_colours(tmp_path):
+def test_palette_becomes_its_colours(tmp_path):
     path = tmp_path / "palette.tif"
     numbers = (np.indices((300, 300)).sum(0) // 50 % 2).astype(np.uint8)
     write_geotiff(path, numbers, "EPSG:32632", from_origin(500_000, 5_400_000, 0.5, 0.5), photometric="palette")
@@ -254,7 +254,7 @@ def rewritten(path, **changes):
         (Affine(float("inf"), 0, 500_000, 0, -0.5, 5_400_000), "gives pixels no area or no place"),
     ],
 )
-def test_a_geotransform_that_is_singular_or_not_finite_is_refused(tmp_path, transform, message):
+def test_geotransform_that_is_singular_or_not_finite_is_refused(tmp_path, transform, message):
     path = town(tmp_path / "town.tif")
     vrt = tmp_path / "town.vrt"
     numbers = ", ".join(str(value) for value in transform.to_gdal())
@@ -301,7 +301,7 @@ def test_too_coarse_imagery_is_reported_before_its_size(tmp_path):
 
 
 @pytest.mark.parametrize("order", ["bgr", "grb", "infrared first"])
-def test_the_declared_colours_of_bands_are_used(tmp_path, order):
+def test_declared_colours_of_bands_are_used(tmp_path, order):
     from rasterio.enums import ColorInterp as Colour
 
     colour = textured(400, 400)
@@ -324,7 +324,7 @@ def test_the_declared_colours_of_bands_are_used(tmp_path, order):
 
 @pytest.mark.parametrize("west", [179.9995, -180.0005, 539.9995])
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857", "EPSG:3395"])
-def test_a_mark_beside_180_degrees_is_where_pyproj_says(tmp_path, crs, west):
+def test_mark_beside_180_degrees_is_where_pyproj_says(tmp_path, crs, west):
     """Files whose columns go on beyond 180°, as GDAL writes them."""
     transformer = pyproj.Transformer.from_crs(4326, crs, always_xy=True)
     unit = transformer.transform(1.0, 0.0)[0]  # of x, for one degree
@@ -449,7 +449,7 @@ def test_jpeg_in_ycbcr_gives_the_colours_of_rgb(tmp_path):
     np.testing.assert_allclose(other.pixels.astype(int), one.pixels, atol=12)
 
 
-def test_an_internal_mask_of_one_bit_is_used(tmp_path):
+def test_internal_mask_of_one_bit_is_used(tmp_path):
     place, datum = from_origin(500_000, 5_400_000, 0.5, 0.5), utm_datum(500_100, 5_399_900)
     path = write_geotiff(tmp_path / "town.tif", textured(400, 400), "EPSG:32632", place)
     hole = np.full((400, 400), 255, np.uint8)
@@ -460,13 +460,13 @@ def test_an_internal_mask_of_one_bit_is_used(tmp_path):
     assert 0.2 < 1 - tile.valid.mean() < 0.6
 
 
-def test_a_raster_smaller_than_a_tile_is_one_partly_known_tile(tmp_path):
+def test_raster_smaller_than_a_tile_is_one_partly_known_tile(tmp_path):
     path = town(tmp_path / "yard.tif", metres=6.0)
     tile, _ = tile_nearest(tiles_of(path))
     assert tile.valid.mean() == pytest.approx((6 / 32) ** 2, rel=0.1)
 
 
-def test_the_finer_of_two_overlapping_rasters_shows_where_it_is_named_first(tmp_path):
+def test_finer_of_two_overlapping_rasters_shows_where_it_is_named_first(tmp_path):
     coarse = write_geotiff(tmp_path / "coarse.tif", np.full((400, 400, 3), 60, np.uint8), "EPSG:32632",
                            from_origin(500_000, 5_400_000, 0.5, 0.5))  # fmt: skip
     fine = write_geotiff(tmp_path / "fine.tif", np.full((200, 200, 3), 180, np.uint8), "EPSG:32632",

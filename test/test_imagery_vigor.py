@@ -51,7 +51,7 @@ def test_tiles_are_centred_on_the_position_in_their_names(city):
     assert seen == {0, 1, 2, 3}
 
 
-def test_a_city_becomes_an_index(city, tmp_path):
+def test_city_becomes_an_index(city, tmp_path):
     bundle = random_bundle(tmp_path / "bundle", metres_per_pixel=1.0, sector_radius_m=16.0)
     with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
         report = build_index([city], bundle, engines, tmp_path / "index")
@@ -70,7 +70,7 @@ def test_what_is_no_city_or_does_not_fit_the_model_is_refused(city, tmp_path):
         open_imagery([city]).tiles(LocalFrame(Datum(46.0, -122.33)), SPEC, 0.5)
 
 
-def test_a_truncated_or_misshaped_tile_is_refused_by_name(city):
+def test_truncated_or_misshaped_tile_is_refused_by_name(city):
     victim = sorted(city.rglob("*.png"))[1]
     whole = victim.read_bytes()
 

@@ -121,7 +121,7 @@ def test_web_tiles_give_what_the_whole_picture_gives(tmp_path, picture, referenc
         np.testing.assert_array_equal(tile.valid, shown[centre].valid)
 
 
-def test_the_zoom_that_is_just_fine_enough_is_read(tmp_path, picture, reference):
+def test_zoom_that_is_just_fine_enough_is_read(tmp_path, picture, reference):
     folder = write_xyz(tmp_path / "xyz", picture, zooms=(ZOOM, ZOOM - 1, ZOOM - 2))
     imagery = open_imagery([folder])
     assert imagery.describe()["rasters"][0]["zooms"] == [18, 17, 16]
@@ -134,13 +134,13 @@ def test_the_zoom_that_is_just_fine_enough_is_read(tmp_path, picture, reference)
         np.testing.assert_array_equal(both[0].read(number).pixels, both[1].read(number).pixels)
 
 
-def test_a_zoom_with_holes_is_not_used(tmp_path, picture):
+def test_zoom_with_holes_is_not_used(tmp_path, picture):
     folder = write_xyz(tmp_path / "xyz", picture, zooms=(ZOOM, ZOOM - 1))
     next((folder / str(ZOOM - 1)).glob("*/*.png")).unlink()
     assert open_imagery([folder]).describe()["rasters"][0]["zooms"] == [18]
 
 
-def test_a_missing_tile_is_unknown_ground(tmp_path, picture, reference):
+def test_missing_tile_is_unknown_ground(tmp_path, picture, reference):
     folder = write_xyz(tmp_path / "xyz", picture)
     (folder / str(ZOOM) / str(X + 1) / f"{Y + 1}.png").unlink()
     _, tiles = all_tiles(folder)
@@ -184,7 +184,7 @@ def test_damaged_sources_are_refused_with_their_name(tmp_path, picture):
 
 @settings(max_examples=150)
 @given(data=st.data())
-def test_a_damaged_image_is_whole_or_refused(data):
+def test_damaged_image_is_whole_or_refused(data):
     """A PNG never changes unnoticed; a JPEG cut off anywhere is refused."""
     picture = textured(32, 32)
     png, jpeg = encode(picture), encode(picture, "jpg")

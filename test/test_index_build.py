@@ -263,7 +263,7 @@ def interrupted(bundle, engines, imagery, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["shards", "tiles", "skipped", "bytes", "sha256", "crc32"])
 @pytest.mark.parametrize("change", ["other", "missing"])
-def test_a_changed_journal_is_refused(interrupted, bundle, engines, imagery, tmp_path, name, change):
+def test_changed_journal_is_refused(interrupted, bundle, engines, imagery, tmp_path, name, change):
     shutil.copytree(interrupted, tmp_path / "index.partial")
     journal = tmp_path / "index.partial" / "journal.jsonl"
     *lines, last = journal.read_text().splitlines()
@@ -341,7 +341,7 @@ def test_empty_tiles_are_skipped_and_counted(bundle, engines, tmp_path):
     assert not list(tmp_path.glob("plain*partial"))
 
 
-def test_a_truncated_source_stops_the_build_with_its_name(bundle, engines, imagery, tmp_path):
+def test_truncated_source_stops_the_build_with_its_name(bundle, engines, imagery, tmp_path):
     short = tmp_path / "short.tif"
     short.write_bytes(imagery.read_bytes()[:-30_000])
     with pytest.raises(InputError, match=r"short\.tif: cannot be read"):

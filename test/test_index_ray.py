@@ -66,7 +66,7 @@ def test_two_workers_make_the_same_index_bit_for_bit(cluster, bundle, imagery, t
     open_index(tmp_path / "ray", bundle=bundle, verify=True)
 
 
-def test_a_workers_error_is_the_users_error(cluster, bundle, imagery, tmp_path):
+def test_workers_error_is_the_users_error(cluster, bundle, imagery, tmp_path):
     copy = tmp_path / "copy.tif"
     copy.write_bytes(imagery.read_bytes()[:-50_000])  # the last tiles cannot be read
     with pytest.raises(InputError, match=r"copy\.tif: cannot be read") as error:
@@ -80,7 +80,7 @@ def test_more_workers_than_the_cluster_has_are_refused(cluster, bundle, imagery,
         build_index_on_ray([imagery], bundle, tmp_path / "index", replace(OPTIONS, workers=64))
 
 
-def test_an_address_where_nothing_answers_is_an_error(ray, bundle, imagery, tmp_path):
+def test_address_where_nothing_answers_is_an_error(ray, bundle, imagery, tmp_path):
     if ray.is_initialized():
         ray.shutdown()
     with pytest.raises(ConfigurationError, match=re.escape("--ray auto: no cluster answers there")):

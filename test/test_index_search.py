@@ -118,7 +118,7 @@ def test_gate_touches_worked_by_hand():
 
 @settings(max_examples=150)
 @given(gate=gates(), k=st.integers(1, 40), seed=st.integers(0, 1000))
-def test_a_gated_search_is_a_filtered_exhaustive_search(index, gate, k, seed):
+def test_gated_search_is_a_filtered_exhaustive_search(index, gate, k, seed):
     inside = np.flatnonzero(gate.touches(index.centres_m, SIDE_M))
     np.testing.assert_array_equal(index.tiles_within(gate), inside)
     query = unit_rows(1, seed)[0]
@@ -156,7 +156,7 @@ def test_gated_search_reads_only_gated_descriptors(index, monkeypatch):
 @pytest.mark.parametrize(
     "covariance", [np.zeros((2, 2)), np.array([[1.0, 2.0], [2.0, 1.0]]), np.full((2, 2), np.nan), np.eye(3),
                    np.array([[1.0, 0.1], [0.2, 1.0]]), np.diag([np.inf, 1.0])])  # fmt: skip
-def test_a_gate_of_a_bad_prior_is_refused(covariance):
+def test_gate_of_a_bad_prior_is_refused(covariance):
     with pytest.raises(InputError, match="covariance"):
         Gate(Prior(0.0, 0.0, covariance), 3.0)
 
@@ -197,7 +197,7 @@ def large(tmp_path_factory, few_are_enough):
     return write(tmp_path_factory.mktemp("large") / "i", centres, descriptors.astype(np.float32), "ivfpq")
 
 
-def test_the_inverted_file_finds_nearly_all_and_its_similarities_are_exact(large):
+def test_inverted_file_finds_nearly_all_and_its_similarities_are_exact(large):
     descriptors = large.descriptors.verify()
     hits = 0
     for seed in range(100):
@@ -211,7 +211,7 @@ def test_the_inverted_file_finds_nearly_all_and_its_similarities_are_exact(large
     assert hits >= 490  # of 500
 
 
-def test_the_inverted_file_is_the_same_in_every_build(large, tmp_path, few_are_enough):
+def test_inverted_file_is_the_same_in_every_build(large, tmp_path, few_are_enough):
     again = write(tmp_path / "again", np.array(large.centres_m), np.array(large.descriptors.verify()), "ivfpq")
     assert again.manifest == large.manifest
 
@@ -233,7 +233,7 @@ def use_everything(folder):
 
 @pytest.mark.parametrize("name", ["manifest.json", "tiles.bin", "descriptors.f32", "match_maps.f16", "pixels.bin",
                                   "search.faiss"])  # fmt: skip
-def test_a_flipped_byte_in_any_file_is_refused(index, large, tmp_path, name):
+def test_flipped_byte_in_any_file_is_refused(index, large, tmp_path, name):
     """One copy is spoilt and mended many times."""
     original = (large if name == "search.faiss" else index).path
     folder = tmp_path / "copy"
@@ -261,7 +261,7 @@ def test_a_flipped_byte_in_any_file_is_refused(index, large, tmp_path, name):
 
 @settings(max_examples=100)
 @given(data=st.data())
-def test_a_manifest_of_any_bytes_is_an_index_error(index, data):
+def test_manifest_of_any_bytes_is_an_index_error(index, data):
     text = (index.path / "manifest.json").read_text()
     start = data.draw(st.integers(0, len(text) - 1))
     spoilt = text[:start] + data.draw(st.text(max_size=5)) + text[start + data.draw(st.integers(0, 40)) :]
@@ -270,7 +270,7 @@ def test_a_manifest_of_any_bytes_is_an_index_error(index, data):
             IndexManifest.from_json(spoilt, "manifest.json")
 
 
-def test_a_manifest_that_contradicts_its_files_is_refused(index, tmp_path):
+def test_manifest_that_contradicts_its_files_is_refused(index, tmp_path):
     """With a valid checksum of itself: only the content is wrong."""
     bad = [
         replace(index.manifest, tiles=index.manifest.tiles + 1),

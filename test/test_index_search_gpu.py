@@ -86,7 +86,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
 
 
 @pytest.mark.parametrize("device", ["auto", "gpu"])
-def test_the_search_runs_on_the_gpu_that_was_chosen(gpu: FakeGpu, device: str) -> None:
+def test_search_runs_on_the_gpu_that_was_chosen(gpu: FakeGpu, device: str) -> None:
     opened = open_search("exact", unit_vectors(100), NOWHERE, device, gpu=1)
     assert opened.description == "exact, GPU 1"
     assert [index.device for index in gpu.indexes] == [1]
@@ -125,7 +125,7 @@ def test_gpu_too_small_is_an_error_by_name_and_a_warning_in_auto(
     assert "descriptor search on the CPU: GPU 0 cannot search" in caplog.text
 
 
-def test_a_gpu_whose_similarities_are_wrong_is_not_used(gpu: FakeGpu) -> None:
+def test_gpu_whose_similarities_are_wrong_is_not_used(gpu: FakeGpu) -> None:
     gpu.similarity_error = 0.01
     with pytest.raises(ConfigurationError, match="a similarity differs from the CPU's by"):
         open_search("exact", unit_vectors(100), NOWHERE, "gpu")
@@ -168,7 +168,7 @@ def test_what_cannot_be_is_refused(gpu: FakeGpu, kind: str, device: str, number:
         wants_gpu(kind, device, number)
 
 
-def test_a_faiss_without_cuda_searches_on_the_cpu() -> None:
+def test_faiss_without_cuda_searches_on_the_cpu() -> None:
     if hasattr(faiss, "StandardGpuResources"):
         pytest.skip("this FAISS has CUDA")
     assert open_search("exact", unit_vectors(100), NOWHERE, "auto").description == "exact, CPU"
@@ -177,7 +177,7 @@ def test_a_faiss_without_cuda_searches_on_the_cpu() -> None:
 
 
 @pytest.mark.gpu
-def test_a_real_gpu_finds_what_the_cpu_finds() -> None:
+def test_real_gpu_finds_what_the_cpu_finds() -> None:
     if not hasattr(faiss, "StandardGpuResources"):
         pytest.skip("this FAISS has no CUDA")
     vectors, queries = unit_vectors(200_000, 320), unit_vectors(20, 320, seed=1)

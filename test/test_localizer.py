@@ -102,7 +102,7 @@ def brute_force(setting, sessions_and_tiles, pixels, mount, heading, candidates=
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_fix_equals_its_recomputation_in_plain_numpy(setting, sessions_and_tiles, place):
+def test_fix_equals_its_recomputation_in_plain_numpy(setting, sessions_and_tiles, place):
     world, bundle, engines, index = setting
     mount = CameraMount(x_m=0.7, y_m=-0.3, yaw_rad=0.5)
     heading = heading_of(0.9)
@@ -129,7 +129,7 @@ def test_locate_finds_known_places(setting, localizer):
     assert np.median(errors) < 1.5, errors
 
 
-def test_the_mount_does_not_move_the_fix(setting):
+def test_mount_does_not_move_the_fix(setting):
     """Another mount and the image that it gives: the same fix up to the lever arm's own pixel."""
     world, bundle, engines, index = setting
     place, azimuth = (9.0, 31.0), 0.0
@@ -143,7 +143,7 @@ def test_the_mount_does_not_move_the_fix(setting):
     assert (mounted.east_m, mounted.north_m) == (plain.east_m, plain.north_m)
 
 
-def test_the_heading_is_found_where_none_is_given(setting, localizer):
+def test_heading_is_found_where_none_is_given(setting, localizer):
     world, _, _, index = setting
     found = 0
     for number, place in enumerate(PLACES):
@@ -180,7 +180,7 @@ def test_several_distributions_equal_those_decoded_alone(setting, localizer):
         np.testing.assert_array_equal(again.probability, distribution.probability)
 
 
-def test_a_cached_pyramid_gives_the_same_fix(setting, localizer):
+def test_cached_pyramid_gives_the_same_fix(setting, localizer):
     world, *_ = setting
     image, heading = CameraImage(world.panorama(-20.0, 11.0), 0), heading_of(0.0)
     first, second = localizer.observe(image, Query(heading=heading)), localizer.observe(image, Query(heading=heading))
@@ -201,7 +201,7 @@ class CountingEncoder:
         return self._engine.run_resident(inputs, resident, outputs)
 
 
-def test_the_cache_forgets_what_was_used_longest_ago(setting):
+def test_cache_forgets_what_was_used_longest_ago(setting):
     world, bundle, engines, index = setting
     encoder = CountingEncoder(engines.aerial_encoder)
     counted = EngineSet(engines.ground_encoder, encoder, engines.decoder, engines.description)
@@ -223,7 +223,7 @@ def test_the_cache_forgets_what_was_used_longest_ago(setting):
     assert [encoded for _, encoded in tiles] == [1, 0, 1, 0, 1, 0, 1]  # c drove b out, not a
 
 
-def test_a_prior_limits_the_search_and_gives_the_gated_best(setting, localizer):
+def test_prior_limits_the_search_and_gives_the_gated_best(setting, localizer):
     world, _, _, index = setting
     place = (-20.0, 11.0)
     image, heading = CameraImage(world.panorama(*place), 0), heading_of(0.0)
@@ -299,7 +299,7 @@ def test_without_heading_and_without_search_there_is_no_fix(setting):
     assert result.reason is RejectionReason.NO_HEADING
 
 
-def test_a_place_that_is_not_on_the_map_scores_low(setting):
+def test_score_of_a_place_that_is_not_on_the_map_is_low(setting):
     """Noise is no panorama of this world: with the minimum score calibrated between the two, it is rejected."""
     world, bundle, engines, index = setting
     localizer = Localizer(index, bundle, engines, dataclasses.replace(OPEN_GATES, check_projection=False))
@@ -314,7 +314,7 @@ def test_a_place_that_is_not_on_the_map_scores_low(setting):
     assert gated.locate(CameraImage(noise, 0), Query(heading=heading_of(0.0))).reason is RejectionReason.LOW_SCORE
 
 
-def test_an_index_of_other_weights_is_refused(setting, tmp_path):
+def test_index_of_other_weights_is_refused(setting, tmp_path):
     _, _, engines, index = setting
     other = random_bundle(tmp_path / "other", seed=1)
     with pytest.raises(IndexFormatError, match=other.manifest.weights_sha256[:12]):

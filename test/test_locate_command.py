@@ -57,7 +57,7 @@ def test_locate_prints_one_json_line_per_image(files, capsys):
     assert "cut.png" in cut["detail"]
 
 
-def test_the_heading_is_that_of_a_compass(files, capsys):
+def test_heading_is_that_of_a_compass(files, capsys):
     _, folder = files
     _, (north,), _ = run(capsys, folder, folder / "north.png", "--heading-deg", 0, *OPEN)
     _, (east,), _ = run(capsys, folder, folder / "east.png", "--heading-deg", 90, *OPEN)
@@ -65,7 +65,7 @@ def test_the_heading_is_that_of_a_compass(files, capsys):
     assert east["heading_deg"] == pytest.approx(90.0)
 
 
-def test_a_prior_is_given_as_latitude_longitude_and_metres(files, capsys):
+def test_prior_is_given_as_latitude_longitude_and_metres(files, capsys):
     _, folder = files
     _, (fix,), _ = run(capsys, folder, folder / "north.png", "--heading-deg", 0, *OPEN)
     near = f"{fix['latitude_deg']},{fix['longitude_deg']},3"
@@ -96,7 +96,7 @@ def test_several_plots_bear_the_images_names(files, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("plot", "why"), [("nowhere/fix.png", "no folder .*nowhere; make it"), ("fix.doc", "cannot be drawn into .*doc")]
 )
-def test_a_plot_that_cannot_be_written_is_one_line(files, capsys, tmp_path, plot, why):
+def test_plot_that_cannot_be_written_is_one_line(files, capsys, tmp_path, plot, why):
     _, folder = files
     status, _, err = run(capsys, folder, folder / "north.png", "--plot", tmp_path / plot, "--heading-deg", 0)
     assert status == 2
@@ -114,7 +114,7 @@ def test_locate_errors_are_one_line_with_the_limit(files, capsys):
         run(capsys, folder, folder / "north.png", "--prior", "48.5,9")
 
 
-def test_the_help_shows_each_setting_with_its_default(capsys):
+def test_help_shows_each_setting_with_its_default(capsys):
     with pytest.raises(SystemExit):
         main(["locate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
@@ -144,7 +144,7 @@ def test_headings_of_the_files_themselves_are_used(files, capsys):
     assert math.dist((record["east_m"], record["north_m"]), truth) < 2.0
 
 
-def test_a_heading_from_magnetic_north_takes_the_declination(files, capsys):
+def test_heading_from_magnetic_north_takes_the_declination(files, capsys):
     _, folder = files
     pixels = cv2.imread(str(folder / "east.png"))[..., ::-1]
     path = folder / "magnetic.jpg"
@@ -159,7 +159,7 @@ def test_a_heading_from_magnetic_north_takes_the_declination(files, capsys):
     assert run(capsys, folder, *arguments)[1][0]["input"]["heading_deg"] == pytest.approx(85.0)
 
 
-def test_a_heading_that_is_stated_and_not_used_is_mentioned(files, capsys, caplog):
+def test_heading_that_is_stated_and_not_used_is_mentioned(files, capsys, caplog):
     _, folder = files
     path = folder / "unused.jpg"
     path.write_bytes(jpeg(cv2.imread(str(folder / "north.png"))[..., ::-1], xmp(PoseHeadingDegrees=0)))

@@ -51,7 +51,7 @@ def test_read_manifest_refuses_another_version(
 FORMAT = ManifestFormat("stone", 3, "`quarry`", "cut it again", BundleError, upgrade="polish it")
 
 
-def test_the_checksum_is_that_of_the_canonical_text_without_it() -> None:
+def test_checksum_is_that_of_the_canonical_text_without_it() -> None:
     """Recomputed from the file's own lines, as `grep -v '"sha256"' | sha256sum` would."""
     text = FORMAT.text_of({"format": "stone", "format_version": 3, "weight": 7.5, "height": None})
     lines = text.splitlines(keepends=True)
@@ -73,14 +73,14 @@ def test_the_checksum_is_that_of_the_canonical_text_without_it() -> None:
         lambda text: text.replace('"sha256"', '"SHA256"'),
     ],
 )
-def test_a_changed_text_is_refused(change: Callable[[str], str]) -> None:
+def test_changed_text_is_refused(change: Callable[[str], str]) -> None:
     text = FORMAT.text_of({"format": "stone", "format_version": 3, "weight": 7.5})
     assert change(text) != text
     with pytest.raises(BundleError, match="cut it again"):
         FORMAT.parse(change(text), "here")
 
 
-def test_an_earlier_version_has_a_remedy_of_its_own() -> None:
+def test_bundle_of_an_earlier_version_has_a_remedy_of_its_own() -> None:
     with pytest.raises(BundleError, match="format version 2, this release reads 3; polish it"):
         FORMAT.parse('{"format": "stone", "format_version": 2}', "here")
     with pytest.raises(BundleError, match="format version 4, this release reads 3; cut it again"):

@@ -99,7 +99,7 @@ def test_no_subcommand_ends_in_a_traceback_without_modules(tmp_path, modules):
         assert error.count("\n") <= 1 or "no inference backend" in error, (name, error)  # a line for each backend
 
 
-def test_a_missing_module_is_named_with_the_extra_to_install(tmp_path):
+def test_missing_module_is_named_with_the_extra_to_install(tmp_path):
     """Each with files that are there, so that the module is what is missing."""
     ((status, _, error),) = run_without({"rasterio"}, commands(tmp_path)["index build"])
     assert status == 2

@@ -63,7 +63,7 @@ def test_numbers_refuses_wrong_counts_and_values_that_are_not_finite(text):
         (["nothing"], "invalid choice"),
     ],
 )
-def test_a_wrong_option_is_one_line(capsys, arguments, message):
+def test_wrong_option_is_one_line(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2

@@ -232,13 +232,13 @@ def test_fine_stripes_average_out_instead_of_aliasing():
         assert np.abs(panorama.astype(int) - 100).max() <= tolerance
 
 
-def test_a_small_image_is_enlarged():
+def test_small_image_is_enlarged():
     panorama = prepare_panorama(CameraImage(smooth_image(60), 0), MIDDLE, LEVEL, facing(0)).pixels.astype(int)
     exact = prepare_panorama(CameraImage(smooth_image(720), 0), MIDDLE, LEVEL, facing(0)).pixels
     assert np.abs(panorama - exact).mean() < 4
 
 
-def test_a_partial_vertical_field_is_padded_and_must_be_declared():
+def test_partial_vertical_field_is_padded_and_must_be_declared():
     whole = smooth_image(480)
     band = CameraImage(whole[160:320], 0)  # ±30°, 960 x 160
     with pytest.raises(InputError, match=r"aspect 6\.000.*2\.000"):
@@ -255,7 +255,7 @@ def test_a_partial_vertical_field_is_padded_and_must_be_declared():
         prepare_panorama(CameraImage(whole[:107], 0), MIDDLE, below, facing(0))
 
 
-def test_a_body_mask_moves_with_the_image(tmp_path):
+def test_body_mask_moves_with_the_image(tmp_path):
     mask = np.full((180, 360), 255, np.uint8)
     mask[120:, 170:190] = 0  # below −30°, ±10° about the image's centre
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
@@ -312,7 +312,7 @@ def test_blur_check_depends_on_detail_not_resolution():
         assert rejection.reason is RejectionReason.BLURRED_IMAGE
 
 
-def test_a_good_image_passes():
+def test_good_image_passes():
     assert check_image(CameraImage(GOOD, 0), LEVEL, LocalizerConfig()) is None
     wide = CameraImage(np.repeat(GOOD, 1, axis=0)[:, :127], 0)  # 1.984: within 1%
     assert check_image(wide, LEVEL, LocalizerConfig()) is None
@@ -335,7 +335,7 @@ def test_elevations_in_the_wrong_order_are_a_configuration_error():
     st.booleans(),
 )
 @settings(max_examples=100)
-def test_a_grey_sphere_stays_grey_for_every_size_and_direction(rows, height, columns, sector, edge, yaw, tilt, down):
+def test_grey_sphere_stays_grey_for_every_size_and_direction(rows, height, columns, sector, edge, yaw, tilt, down):
     top, bottom = max(edge, -edge, 0.1), -max(edge, -edge, 0.1) / 2
     ground = GroundSpec(height, columns * sector, top, bottom, columns)
     image = CameraImage(np.full((rows, 2 * rows, 3), 77, np.uint8), 0, *tilt)

@@ -108,7 +108,7 @@ def test_what_is_not_seen_turns_with_the_image(tmp_path):
 
 
 @pytest.mark.parametrize("scale", [1, 2])
-def test_a_cropped_area_is_put_into_its_place(tmp_path, scale):
+def test_cropped_area_is_put_into_its_place(tmp_path, scale):
     """A panorama of 40° above and 60° below, cut at the sides, at its own size and reduced to half."""
     rows, columns = slice(36, 108), slice(32, 224)
     part = SPHERE[rows, columns]
@@ -132,7 +132,7 @@ def test_elevations_of_the_mount_take_precedence_over_a_cropped_area(tmp_path):
     assert read_panorama(path, mount).image.pixels.shape == (64, 256, 3)
 
 
-def test_a_cropped_area_of_another_shape_than_the_image_is_refused(tmp_path):
+def test_cropped_area_of_another_shape_than_the_image_is_refused(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg(SPHERE, xmp(**crop_tags(height=90))))
     with pytest.raises(InputError, match=r"a\.jpg: is 256x128 pixels, its GPano metadata says 256x90"):
@@ -177,7 +177,7 @@ def test_gpano_roll_and_pitch_have_the_signs_of_their_definition():
     ],
 )
 @pytest.mark.parametrize(("pitch_deg", "roll_deg"), [(10.0, 0.0), (0.0, 10.0), (-7.0, 12.0)])
-def test_a_tilted_panorama_is_levelled_by_its_metadata(pitch_deg, roll_deg, mount):
+def test_tilted_panorama_is_levelled_by_its_metadata(pitch_deg, roll_deg, mount):
     """A world that is bright above the horizon, seen by a tilted camera, has a level horizon in the panorama."""
     metadata = PanoramaMetadata(pitch_deg=pitch_deg, roll_deg=roll_deg)
     azimuth = (np.arange(256) + 0.5) / 256 * 2 * np.pi - np.pi
@@ -265,7 +265,7 @@ def test_sharpness_counts_what_is_seen_only(fill):
     assert sharpness(partly.pixels, partly.seen) == pytest.approx(sharpness(detail), rel=0.05)
 
 
-def test_an_image_that_shows_nothing_of_the_world_is_refused():
+def test_image_that_shows_nothing_of_the_world_is_refused():
     unseen = dataclasses.replace(seen_sector(np.full((320, 640, 3), 120), 120), seen=np.zeros((320, 640), bool))
     refusal = check_image(unseen, CameraMount(), LocalizerConfig())
     assert refusal is not None

@@ -214,7 +214,7 @@ def test_read_parameter_file_takes_the_only_localizer_that_a_file_names(tmp_path
         (section(NODE_NAME, "&x 1.0", **{"camera.y_m": "*x"}), InputError, "alias"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_with_the_remedy(tmp_path, text, error, words):
+def test_file_that_does_not_fit_is_refused_with_the_remedy(tmp_path, text, error, words):
     path = tmp_path / "file.yaml"
     path.write_text(text)
     with pytest.raises(error, match=words):

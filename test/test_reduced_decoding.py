@@ -58,13 +58,13 @@ def random_jpeg(width, height):
         ((2046, 1023), 256, (2046, 1023)),
     ],
 )
-def test_a_jpeg_is_reduced_as_far_as_the_width_and_whole_blocks_allow(size, least, expected):
+def test_jpeg_is_reduced_as_far_as_the_width_and_whole_blocks_allow(size, least, expected):
     width, height = size
     pixels = decode_image(random_jpeg(width, height), "a.jpg", least)
     assert (pixels.shape[1], pixels.shape[0]) == expected
 
 
-def test_a_png_and_a_raw_image_keep_their_size_and_a_cut_jpeg_is_refused():
+def test_png_and_a_raw_image_keep_their_size_and_a_cut_jpeg_is_refused():
     pixels = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
     png = cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
     np.testing.assert_array_equal(decode_image(png, "a.png", 16), pixels)
@@ -91,7 +91,7 @@ def test_each_reduced_pixel_is_about_the_mean_of_its_block():
 @pytest.mark.parametrize("ground", [SMALL, LARGE], ids=["320 columns", "768 columns"])
 @pytest.mark.parametrize("image", [real, rendered])
 @pytest.mark.parametrize("tilt_rad", [0.0, 0.1])
-def test_the_panorama_that_reaches_the_network_hardly_changes(image, ground, tilt_rad):
+def test_panorama_that_reaches_the_network_hardly_changes(image, ground, tilt_rad):
     """Grey values of 255: mean below 1, 99.9% below 20 (an edge that is sharp to the pixel; most are far below)."""
     data = image()
     full, reduced = decode_image(data, "a.jpg"), decode_image(data, "a.jpg", enough_columns(ground))
@@ -111,7 +111,7 @@ def test_the_panorama_that_reaches_the_network_hardly_changes(image, ground, til
 
 
 @pytest.mark.parametrize("image", [real, rendered])
-def test_the_checks_of_an_image_say_the_same_of_a_reduced_one(image):
+def test_checks_of_an_image_say_the_same_of_a_reduced_one(image):
     data = image()
     full, reduced = decode_image(data, "a.jpg"), decode_image(data, "a.jpg", enough_columns(SMALL))
     assert sharpness(reduced) == pytest.approx(sharpness(full), rel=0.15)
@@ -124,7 +124,7 @@ def test_the_checks_of_an_image_say_the_same_of_a_reduced_one(image):
         assert check_image(shown, CameraMount(), LocalizerConfig()).reason is RejectionReason.BLURRED_IMAGE
 
 
-def test_the_demo_s_images_are_not_reduced():
+def test_demo_s_images_are_not_reduced():
     ground = load_bundle(ROOT / "models/towns-atto").manifest.ground
     assert enough_columns(ground) == 1024
     assert decode_image(random_jpeg(768, 384), "demo", enough_columns(ground)).shape == (384, 768, 3)

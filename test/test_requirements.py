@@ -182,7 +182,7 @@ def test_rosdep_keys_install_on_a_jetson_without_gpu_packages():
     }  # each has wheels for Linux on x86-64 and aarch64
 
 
-def test_the_robot_needs_what_pip_calls_the_node_s_requirements():
+def test_robot_needs_what_pip_calls_the_node_s_requirements():
     """exec_depend of package.xml and install_requires with the extra cpu of setup.py name the same libraries."""
     arguments = setup_arguments()
     needed = {name_of(line) for line in [*arguments["install_requires"], *arguments["extras_require"]["cpu"]]}
@@ -222,13 +222,13 @@ def without(missing: set[str], program: str) -> subprocess.CompletedProcess:
 TOOLS = {"PIL", "backports", "compression", "jinja2", "lz4", "matplotlib", "rasterio", "rosbags", "tqdm"}
 
 
-def test_the_node_imports_nothing_of_the_tools():
+def test_node_imports_nothing_of_the_tools():
     pytest.importorskip("rclpy")
     done = without(TOOLS, "import unifygeo_ros.ros.node, unifygeo_ros.ros.localizer_node")
     assert done.returncode == 0, done.stderr
 
 
-def test_a_replay_without_the_tools_is_one_line_with_the_remedy():
+def test_replay_without_the_tools_is_one_line_with_the_remedy():
     arguments = ["replay", "drive", "--index", "i", "--model", "m", "--output", "o.mcap"]
     done = without(TOOLS, f"from unifygeo_ros.cli import main; sys.exit(main({arguments!r}))")
     assert done.returncode == 2

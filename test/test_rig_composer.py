@@ -140,7 +140,7 @@ def test_compose_seen_mask_is_the_lens_coverage():
     assert (composed.seen | ~inner).all()
 
 
-def test_a_camera_that_exposed_earlier_is_turned_by_the_vehicles_turn():
+def test_camera_that_exposed_earlier_is_turned_by_the_vehicles_turn():
     turn = math.radians(6.0)
     views = {}
     for i, cam in enumerate(SURROUND):
@@ -250,7 +250,7 @@ def test_compose_of_reduced_images_gives_the_same_panorama():
     assert np.abs(a.pixels.astype(int) - b.pixels)[a.seen].max() <= 3
 
 
-def test_an_image_of_another_shape_is_refused_with_both_sizes():
+def test_image_of_another_shape_is_refused_with_both_sizes():
     with pytest.raises(InputError, match=r"cam0: image of 640x640, its calibration is for 320x240"):
         Composer(Rig(tuple(SURROUND)), WIDTH).compose({"cam0": CameraView(np.zeros((640, 640, 3), np.uint8))})
 

@@ -46,7 +46,7 @@ def camera_info(**changes):
         ("", []),
     ],
 )
-def test_a_pinhole_projects_as_opencv_does(model, coefficients):
+def test_pinhole_projects_as_opencv_does(model, coefficients):
     lens = lens_of_camera_info(camera_info(distortion_model=model, d=coefficients), "front").lens
     expected = cv2.projectPoints(
         RAYS, np.zeros(3), np.zeros(3), np.array(MATRIX).reshape(3, 3), np.array(coefficients or [0.0] * 4)
@@ -55,7 +55,7 @@ def test_a_pinhole_projects_as_opencv_does(model, coefficients):
 
 
 @pytest.mark.parametrize("model", ["equidistant", "fisheye"])
-def test_a_fisheye_projects_as_opencv_does(model):
+def test_fisheye_projects_as_opencv_does(model):
     coefficients = [-0.02, 0.003, -0.001, 0.0001]
     lens = lens_of_camera_info(camera_info(distortion_model=model, d=coefficients), "front").lens
     expected = cv2.fisheye.projectPoints(
@@ -112,7 +112,7 @@ def with_k(at, value):
         ({"binning_x": 1000, "binning_y": 1000}, "image size 0x0"),
     ],
 )
-def test_a_camera_info_that_cannot_be_gets_one_error_with_the_value(changes, words):
+def test_camera_info_that_cannot_be_gets_one_error_with_the_value(changes, words):
     with pytest.raises(ConfigurationError, match=words):
         lens_of_camera_info(camera_info(**changes), "front")
 
@@ -139,7 +139,7 @@ CAMERA = {
 }
 
 
-def test_the_mount_of_a_rig_file_turns_the_view_left_and_down(tmp_path):
+def test_mount_of_a_rig_file_turns_the_view_left_and_down(tmp_path):
     camera = read_rig(write(tmp_path, {"cameras": {"front": CAMERA}})).rig().cameras[0]
     forward = camera.base_from_optical[:, 2]
     np.testing.assert_allclose(forward, [0, math.cos(math.radians(10)), -math.sin(math.radians(10))], atol=1e-12)
@@ -157,7 +157,7 @@ def test_what_the_file_leaves_out_comes_from_camera_info_and_transforms(tmp_path
     np.testing.assert_allclose(rig.cameras[0].base_from_optical, turn)
 
 
-def test_a_missing_camera_info_or_transform_is_named(tmp_path):
+def test_missing_camera_info_or_transform_is_named(tmp_path):
     description = read_rig(write(tmp_path, {"cameras": {"front": {"topic": "/front/image_raw"}}}))
     with pytest.raises(ConfigurationError, match=r"camera front: no CameraInfo on /front/camera_info"):
         description.rig()
@@ -165,7 +165,7 @@ def test_a_missing_camera_info_or_transform_is_named(tmp_path):
         description.rig({"/front/camera_info": camera_info()}.get)
 
 
-def test_a_calibration_file_of_ros_serves_as_lens(tmp_path):
+def test_calibration_file_of_ros_serves_as_lens(tmp_path):
     (tmp_path / "front.yaml").write_text(
         yaml.safe_dump(
             {
@@ -223,12 +223,12 @@ def changed(path, value):
         (changed(["cameras", "front", "calibration"], "absent.yaml"), "both lens and calibration"),
     ],
 )
-def test_a_rig_file_that_cannot_be_gets_one_error_with_key_and_value(tmp_path, content, words):
+def test_rig_file_that_cannot_be_gets_one_error_with_key_and_value(tmp_path, content, words):
     with pytest.raises(ConfigurationError, match=words):
         read_rig(write(tmp_path, content)).rig()
 
 
-def test_a_file_that_is_no_yaml_or_absent_is_refused(tmp_path):
+def test_file_that_is_no_yaml_or_absent_is_refused(tmp_path):
     (tmp_path / "rig.yaml").write_text("cameras: [")
     with pytest.raises(ConfigurationError, match="is no YAML"):
         read_rig(tmp_path / "rig.yaml")

@@ -60,7 +60,7 @@ def test_images_handed_in_are_handed_out():
     assert all(image.image == (name, image.stamp_ns) for _, s in found for name, image in s.images.items())
 
 
-def test_a_camera_that_is_unplugged_costs_its_sector_and_delays_few_sets():
+def test_camera_that_is_unplugged_costs_its_sector_and_delays_few_sets():
     streams = [deliveries(n, until_s=2.0 if n == "left" else 5.0) for n in SIX]
     found = paired(Pairing(SIX, RULES), *streams)
     after = settled(found, 2.05)
@@ -84,7 +84,7 @@ def test_when_the_pacing_camera_dies_the_next_one_paces_after_a_few_intervals():
     assert set(pairing.problems(5.02)) == {"front"}
 
 
-def test_a_camera_that_comes_back_takes_part_and_paces_again():
+def test_camera_that_comes_back_takes_part_and_paces_again():
     streams = [deliveries(n) for n in SIX if n != "front"]
     streams += [deliveries("front", until_s=1.0), deliveries("front", since_s=3.0)]
     found = paired(Pairing(SIX, RULES), *streams)
@@ -94,7 +94,7 @@ def test_a_camera_that_comes_back_takes_part_and_paces_again():
 
 
 @pytest.mark.parametrize("rate_hz", [30.0, 7.0])
-def test_a_camera_of_another_rate_gives_its_nearest_image(rate_hz):
+def test_camera_of_another_rate_gives_its_nearest_image(rate_hz):
     found = paired(Pairing(SIX, RULES), *(deliveries(n, rate_hz=rate_hz if n == "left" else 10.0) for n in SIX))
     after = settled(found)
     assert len(after) >= 29
@@ -105,7 +105,7 @@ def test_a_camera_of_another_rate_gives_its_nearest_image(rate_hz):
         assert finished_s - stamp_s < 0.02 + 0.5 / rate_hz + 0.011
 
 
-def test_a_slow_camera_takes_part_in_the_sets_that_it_has_an_image_for_and_delays_no_others():
+def test_slow_camera_takes_part_in_the_sets_that_it_has_an_image_for_and_delays_no_others():
     found = settled(paired(Pairing(SIX, RULES), *(deliveries(n, rate_hz=2.0 if n == "left" else 10.0) for n in SIX)))
     with_left = [s for _, s in found if "left" in s.images]
     assert len(found) == 31
@@ -115,7 +115,7 @@ def test_a_slow_camera_takes_part_in_the_sets_that_it_has_an_image_for_and_delay
     assert sum(t - (s.stamp_ns / 1e9 - START_S) > 0.03 for t, s in found) <= 8
 
 
-def test_a_camera_that_arrives_later_than_the_wait_costs_its_sector_only():
+def test_camera_that_arrives_later_than_the_wait_costs_its_sector_only():
     streams = [deliveries(n, delay_s=0.6 if n == "back" else 0.02) for n in SIX]
     found = settled(paired(Pairing(SIX, RULES), *streams))
     assert len(found) == 31
@@ -124,7 +124,7 @@ def test_a_camera_that_arrives_later_than_the_wait_costs_its_sector_only():
     assert all(t - (s.stamp_ns / 1e9 - START_S) < 0.05 for t, s in found)
 
 
-def test_a_pacing_camera_with_slow_transport_still_finds_the_others_images():
+def test_pacing_camera_with_slow_transport_still_finds_the_others_images():
     streams = [deliveries(n, delay_s=0.2 if n == "front" else 0.02) for n in SIX]
     found = settled(paired(Pairing(SIX, RULES), *streams))
     assert len(found) == 31
@@ -158,7 +158,7 @@ def test_first_messages_wait_for_the_others_at_most_as_long_as_the_rules_say():
     assert set(both.images) == {"front", "left"}
 
 
-def test_a_camera_that_never_sends_is_not_waited_for_after_a_second():
+def test_camera_that_never_sends_is_not_waited_for_after_a_second():
     found = paired(Pairing(("front", "left"), RULES), deliveries("front"))
     early, late = found[3], found[30]
     assert early[1].missing == {"left": "no image in time"}
@@ -176,7 +176,7 @@ def test_images_out_of_order_or_twice_or_without_a_stamp_are_counted_and_not_use
     assert pairing.refused == {"front": 0, "left": 3}
 
 
-def test_a_camera_without_stamps_is_named():
+def test_camera_without_stamps_is_named():
     pairing = Pairing(("front", "left"), RULES)
     pairing.add("left", 0, 0.0, None)
     pairing.add("front", ns(START_S), 0.1, None)
@@ -185,7 +185,7 @@ def test_a_camera_without_stamps_is_named():
 
 @pytest.mark.parametrize("ahead_s", [37.0, -3600.0])
 @pytest.mark.parametrize("astray", ["front", "back"])
-def test_a_camera_of_another_clock_is_named_and_costs_its_sector_only(astray, ahead_s):
+def test_camera_of_another_clock_is_named_and_costs_its_sector_only(astray, ahead_s):
     streams = [deliveries(n, clock_s=START_S + 4000.0 + (ahead_s if n == astray else 0.0)) for n in SIX]
     pairing = Pairing(SIX, RULES)
     found = paired(pairing, *streams)

@@ -34,7 +34,7 @@ def transform(roll=0.0, pitch=0.0, yaw=0.0, place=(1.0, -0.5, 1.6)):
 
 @pytest.mark.parametrize("yaw", [0.0, 1.2, -3.0])
 @pytest.mark.parametrize("upside_down", [False, True])
-def test_a_level_camera_up_or_down(yaw, upside_down):
+def test_level_camera_up_or_down(yaw, upside_down):
     mount = mount_from_transform(CAMERA, transform(math.pi if upside_down else 0.0, 0.0, yaw), "camera")
     assert (mount.x_m, mount.y_m) == (1.0, -0.5)
     assert mount.yaw_rad == pytest.approx(yaw)
@@ -43,7 +43,7 @@ def test_a_level_camera_up_or_down(yaw, upside_down):
 
 
 @pytest.mark.parametrize("angles", [(0.1, 0.0, 0.0), (0.0, -0.2, 0.5), (0.3, 0.9, -2.0), (math.pi / 2, 0.0, 1.0)])
-def test_a_tilted_camera_keeps_its_angles(angles):
+def test_tilted_camera_keeps_its_angles(angles):
     mount = mount_from_transform(CAMERA, transform(*angles), "camera")
     assert (mount.roll_rad, mount.pitch_rad, mount.yaw_rad) == pytest.approx(angles)
     assert not mount.upside_down
@@ -56,12 +56,12 @@ def test_mount_of_a_hanging_tilted_camera_is_upside_down_plus_tilt(roll, rest):
     assert (mount.roll_rad, mount.pitch_rad, mount.yaw_rad) == pytest.approx((rest, 0.2, 1.0))
 
 
-def test_a_transform_that_is_not_finite_is_refused():
+def test_transform_that_is_not_finite_is_refused():
     with pytest.raises(ConfigurationError, match="not finite"):
         mount_from_transform(CAMERA, transform(math.nan), "camera")
 
 
-def test_an_optical_frame_is_refused_with_a_hint():
+def test_optical_frame_is_refused_with_a_hint():
     with pytest.raises(ConfigurationError, match=r"not an optical frame, or set camera\.roll_rad"):
         mount_from_transform(CAMERA, transform(-math.pi / 2, 0.0, -math.pi / 2), "camera_optical_frame")
 
@@ -141,7 +141,7 @@ def test_frame_without_publisher_is_refused_and_can_be_corrected(region, tmp_pat
         fix_of(vehicle, region.panorama(PLACE))
 
 
-def test_the_look_up_leaves_the_log_of_the_node_alone(region, tmp_path):
+def test_look_up_leaves_the_log_of_the_node_alone(region, tmp_path):
     """A launch file renames every node of the process; the one that listens to TF must not end the other's /rosout."""
     renamed = {"__node": NODE[1:]}
     with vehicle_with_tf(region, tmp_path, {"camera_frame": "camera"}, renamed) as vehicle:

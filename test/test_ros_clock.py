@@ -52,7 +52,7 @@ def test_looping_bag_restarts_the_session(vehicle, region):
     assert [jump - jumps[0] for jump in jumps] == [0, 1, 2]
 
 
-def test_an_image_of_the_future_is_refused(vehicle, region):
+def test_image_of_the_future_is_refused(vehicle, region):
     tick(vehicle, START_NS + 10_000_000_000)
     status = vehicle.rejection_of(vehicle.show(region.panorama(PLACE), START_NS + 12_000_000_000), "bad_stamp")
     assert "2.000 s ahead" in status.message

@@ -43,7 +43,7 @@ def demo(tmp_path_factory):
     return data, region.bundle
 
 
-def test_the_demo_localizes_a_drive_and_writes_its_report(demo, tmp_path, capsys, monkeypatch):
+def test_demo_localizes_a_drive_and_writes_its_report(demo, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain_id()))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     data, model = demo
@@ -68,7 +68,7 @@ def test_the_demo_localizes_a_drive_and_writes_its_report(demo, tmp_path, capsys
     assert (tmp_path / "index" / "manifest.json").stat().st_mtime_ns == built
 
 
-def test_a_changed_file_is_refused(demo):
+def test_changed_file_is_refused(demo):
     data, _ = demo
     file = data / PARAMETERS
     text = file.read_text()

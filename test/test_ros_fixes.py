@@ -62,7 +62,7 @@ def localizer(region):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_fix_is_what_the_localizer_says_and_where_the_camera_was(vehicle, region, localizer, place):
+def test_fix_is_what_the_localizer_says_and_where_the_camera_was(vehicle, region, localizer, place):
     pixels = region.panorama(place)
     stamp = vehicle.show(pixels)
     message = vehicle.fix_for(stamp)
@@ -107,7 +107,7 @@ def test_hypotheses_and_heatmap_agree(vehicle, region):
     assert math.hypot(peak_x - answer.x, peak_y - answer.y) < 3 * grid.info.resolution
 
 
-def test_a_debug_image_is_drawn_when_asked_for(vehicle, region):
+def test_debug_image_is_drawn_when_asked_for(vehicle, region):
     assert vehicle.set_parameter("debug_image_period_s", 1e-6).successful
     vehicle.show(region.panorama(PLACES[0]))
     message = vehicle.wait_for(lambda: vehicle.received["~/debug_image/compressed"], "debug image")[0]
@@ -142,7 +142,7 @@ def refused(vehicle, region, message, reason):
     return status
 
 
-def test_a_truncated_jpeg_is_refused(vehicle, region):
+def test_truncated_jpeg_is_refused(vehicle, region):
     data = cv2.imencode(".jpg", region.panorama(PLACES[0]))[1].tobytes()
     refused(vehicle, region, CompressedImage(format="jpeg", data=data[: len(data) // 2]), "bad_image")
 
@@ -152,28 +152,28 @@ def test_bytes_that_are_no_image_are_refused(vehicle, region, data):
     refused(vehicle, region, CompressedImage(format="jpeg", data=data), "bad_image")
 
 
-def test_a_depth_image_is_refused_by_its_format(vehicle, region):
+def test_depth_image_is_refused_by_its_format(vehicle, region):
     message = png_message(region.panorama(PLACES[0]))
     message.format = "16UC1; compressedDepth png"
     assert "depth" in refused(vehicle, region, message, "bad_image").message
 
 
-def test_an_image_of_the_wrong_aspect_is_refused(vehicle, region):
+def test_image_of_the_wrong_aspect_is_refused(vehicle, region):
     refused(vehicle, region, png_message(region.panorama(PLACES[0])[:, :100]), "bad_image")
 
 
-def test_a_black_image_is_refused(vehicle, region):
+def test_black_image_is_refused(vehicle, region):
     refused(vehicle, region, png_message(np.zeros((128, 256, 3), np.uint8)), "black_image")
 
 
-def test_an_image_from_before_is_refused(vehicle, region):
+def test_image_from_before_is_refused(vehicle, region):
     stamp = vehicle.show(region.panorama(PLACES[0]))
     vehicle.fix_for(stamp)
     vehicle.clear()
     vehicle.rejection_of(vehicle.show(region.panorama(PLACES[1]), stamp - 50_000_000), "bad_stamp")
 
 
-def test_a_stamp_of_zero_and_one_in_the_future_are_refused(vehicle, region):
+def test_stamp_of_zero_and_one_in_the_future_are_refused(vehicle, region):
     now = vehicle.node.get_clock().now().nanoseconds
     for stamp in (0, now + 3_600_000_000_000):
         vehicle.rejection_of(vehicle.show(region.panorama(PLACES[0]), stamp), "bad_stamp")
@@ -224,7 +224,7 @@ def test_black_images_are_counted_in_the_camera_s_status(vehicle, region):
     assert float(values(status)["frozen_rate_hz"]) == 0.0
 
 
-def test_the_outcome_names_the_source_of_the_heading_and_the_prior(vehicle, region):
+def test_outcome_names_the_source_of_the_heading_and_the_prior(vehicle, region):
     vehicle.fix_for(vehicle.show(region.panorama(PLACES[0])))
     status = vehicle.wait_for_status("localization", lambda s: "last.heading_source" in values(s), "heading")
     assert values(status)["last.heading_source"] == "constant"
@@ -306,7 +306,7 @@ def test_reset_clears_the_session(vehicle, region):
     vehicle.fix_for(vehicle.show(region.panorama(PLACES[1]), stamp - 500_000_000))
 
 
-def test_a_gate_changes_live_and_rejects_with_its_value(vehicle, region):
+def test_gate_changes_live_and_rejects_with_its_value(vehicle, region):
     assert vehicle.set_parameter("localizer.gate_sigma_m", 0.1).successful
     status = vehicle.rejection_of(vehicle.show(region.panorama(PLACES[0])), "uncertain")
     assert "0.1" in status.message
@@ -314,7 +314,7 @@ def test_a_gate_changes_live_and_rejects_with_its_value(vehicle, region):
     vehicle.fix_for(vehicle.show(region.panorama(PLACES[0])))
 
 
-def test_a_rate_limit_changes_live(vehicle, region):
+def test_rate_limit_changes_live(vehicle, region):
     assert vehicle.set_parameter("session.minimum_interval_s", 10.0).successful
     vehicle.fix_for(vehicle.show(region.panorama(PLACES[0]), vehicle.next_stamp(11.0)))
     vehicle.rejection_of(vehicle.show(region.panorama(PLACES[0])), "rate_limit")
@@ -330,7 +330,7 @@ def test_a_rate_limit_changes_live(vehicle, region):
         ("localizer.gate_ambiguity", "much", "type|number"),
     ],
 )
-def test_a_change_that_cannot_be_made_is_refused_with_the_reason(vehicle, name, value, why):
+def test_change_that_cannot_be_made_is_refused_with_the_reason(vehicle, name, value, why):
     result = vehicle.set_parameter(name, value)
     assert not result.successful
     assert any(word in result.reason.lower() for word in why.split("|")), result.reason

@@ -78,7 +78,7 @@ def provide(monkeypatch, bridge):
     monkeypatch.setitem(sys.modules, "cv_bridge", types.SimpleNamespace(CvBridge=bridge))
 
 
-def test_a_cv_bridge_that_works_is_chosen_and_gives_the_same_pixels(monkeypatch):
+def test_cv_bridge_that_works_is_chosen_and_gives_the_same_pixels(monkeypatch):
     provide(monkeypatch, Bridge)
     chosen = choose_image_conversion()
     assert chosen.name == "cv_bridge"
@@ -105,7 +105,7 @@ def test_what_cv_bridge_does_not_convert_is_decoded_by_our_own_code(monkeypatch)
 @pytest.mark.parametrize(
     ("change", "why"), [({"step": 3}, "step 3"), ({"height": 4000}, "bytes"), ({"width": 0}, "size")]
 )
-def test_a_message_that_does_not_fit_never_reaches_cv_bridge(change, why):
+def test_message_that_does_not_fit_never_reaches_cv_bridge(change, why):
     class Untouched(Bridge):
         def imgmsg_to_cv2(self, message, desired_encoding):
             raise AssertionError("reached")
@@ -122,7 +122,7 @@ def test_without_cv_bridge_our_own_code_is_chosen_and_the_reason_given(monkeypat
     assert choose_image_conversion().name.startswith("own decoding (cv_bridge cannot be imported: ")
 
 
-def test_a_cv_bridge_built_for_another_numpy_is_left_alone(monkeypatch):
+def test_cv_bridge_built_for_another_numpy_is_left_alone(monkeypatch):
     def bridge():
         raise ImportError("numpy.core.multiarray failed to import")
 
@@ -131,7 +131,7 @@ def test_a_cv_bridge_built_for_another_numpy_is_left_alone(monkeypatch):
     assert name == "own decoding (cv_bridge cannot be imported: numpy.core.multiarray failed to import)"
 
 
-def test_a_cv_bridge_that_fails_or_swaps_colours_is_left_alone(monkeypatch):
+def test_cv_bridge_that_fails_or_swaps_colours_is_left_alone(monkeypatch):
     class Failing(Bridge):
         def imgmsg_to_cv2(self, message, desired_encoding):
             raise AttributeError("_ARRAY_API not found")

@@ -60,7 +60,7 @@ def test_silent_sources_are_reported_soon_after_activation(region, tmp_path):
         assert values(outcome)["last.heading_source"] == "search"
 
 
-def test_a_late_odometry_is_reported_and_one_in_time_is_not(region, tmp_path):
+def test_late_odometry_is_reported_and_one_in_time_is_not(region, tmp_path):
     with running(region, tmp_path, {"session.mode": "sequence"}) as vehicle:
         message = odometry_message(0.0, 0.0, 0.0)
         status = drive_until(vehicle, region, lambda s: "older" in s.message, odometry=message, delay_s=0.51)

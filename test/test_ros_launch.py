@@ -58,7 +58,7 @@ def flat(parameters: dict, prefix: str = "") -> dict:
     }
 
 
-def test_the_parameter_file_holds_parameters_that_exist_with_values_that_fit():
+def test_parameter_file_holds_parameters_that_exist_with_values_that_fit():
     (section,) = yaml.safe_load((ROOT / "config/localizer.yaml").read_text()).values()
     values = flat(section["ros__parameters"])
     with_values(Settings(), values)  # raises for an unknown name, a wrong type or a value out of range
@@ -81,7 +81,7 @@ def unknown_ekf_parameters(parameters):
 
 
 @pytest.mark.parametrize("name", ["ekf_odom", "ekf_map"])
-def test_the_ekf_file_holds_parameters_that_exist(name):
+def test_ekf_file_holds_parameters_that_exist(name):
     parameters = ekf_parameters(name)
     assert not unknown_ekf_parameters(parameters)
     for key in [key for key in parameters if re.fullmatch("(odom|pose|imu|twist)[0-9]+", key)]:
@@ -94,7 +94,7 @@ def test_parameter_check_finds_misspelt_foreign_and_unreachable_names():
 
 
 @pytest.mark.parametrize("name", ["ekf_odom", "ekf_map"])
-def test_the_ekf_file_has_the_lengths_that_robot_localization_takes(name):
+def test_ekf_file_has_the_lengths_that_robot_localization_takes(name):
     parameters = ekf_parameters(name)
     for key, value in parameters.items():
         if key.endswith("_config"):
@@ -120,7 +120,7 @@ def test_only_the_map_filter_takes_fixes_and_only_x_y_and_yaw_of_them():
     )
 
 
-def test_the_shipped_parameters_run_the_tracker():
+def test_shipped_parameters_run_the_tracker():
     """Single images with a searched heading hardly ever give a fix: 3.4% of the images of nine unused towns."""
     (section,) = yaml.safe_load((ROOT / "config/localizer.yaml").read_text()).values()
     assert section["ros__parameters"]["session"] == {
@@ -208,7 +208,7 @@ def launch_file(name):
     return module
 
 
-def test_the_arguments_of_the_launch_file_are_parameters_with_their_choices(installed, monkeypatch):
+def test_arguments_of_the_launch_file_are_parameters_with_their_choices(installed, monkeypatch):
     _, environment = installed
     monkeypatch.setenv("AMENT_PREFIX_PATH", environment["AMENT_PREFIX_PATH"])
     for parameter, choices, _ in launch_file("localizer").OVERRIDES.values():
@@ -226,7 +226,7 @@ def test_the_arguments_of_the_launch_file_are_parameters_with_their_choices(inst
         ("mode:=fast", "fast"),
     ],
 )
-def test_an_argument_that_cannot_be_used_ends_the_launch_with_the_reason(installed, argument, why):
+def test_argument_that_cannot_be_used_ends_the_launch_with_the_reason(installed, argument, why):
     _, environment = installed
     command = ros2("launch", "unifygeo_ros", "localizer_ekf.launch.py", argument)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd="/")
@@ -241,9 +241,9 @@ while :; do sleep 0.1; done
 """
 
 
-def test_the_map_filter_starts_with_the_first_fix(installed, tmp_path):
+def test_map_filter_starts_with_the_first_fix(installed, tmp_path):
     """Two robots' worth of names: a namespace and a frame prefix. The filters are stand-ins that only stay alive; the
-    real ones drive in test_the_drive_of_the_demo_through_the_real_ekfs."""
+    real ones drive in test_drive_of_the_demo_through_the_real_ekfs."""
     folder, environment = installed
     prefix = tmp_path / "prefix"
     program = prefix / "lib/robot_localization/ekf_node"
@@ -317,7 +317,7 @@ def demo_index(tmp_path_factory):
     return folder
 
 
-def test_the_drive_of_the_demo_through_the_real_ekfs(installed, demo_index, tmp_path):
+def test_drive_of_the_demo_through_the_real_ekfs(installed, demo_index, tmp_path):
     """launch/localizer_ekf_launch.py, by launch_testing."""
     for package in ("robot_localization", "tf2_ros"):
         skip_without(package)
@@ -337,7 +337,7 @@ def test_the_drive_of_the_demo_through_the_real_ekfs(installed, demo_index, tmp_
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_drive_is_replayed_and_recorded_with_ros2_bag(installed, tmp_path):
+def test_drive_is_replayed_and_recorded_with_ros2_bag(installed, tmp_path):
     """Whole: the first image gives a fix, too, and everything ends with the bag."""
     skip_without("ros2bag")
     folder, environment = installed
@@ -364,7 +364,7 @@ def test_a_drive_is_replayed_and_recorded_with_ros2_bag(installed, tmp_path):
     assert counts["/unifygeo_localizer/fix"] == 13  # two a second
 
 
-def test_a_replay_that_cannot_be_configured_ends_and_says_so(installed, tmp_path):
+def test_replay_that_cannot_be_configured_ends_and_says_so(installed, tmp_path):
     folder, environment = installed
     command = ros2("launch", "unifygeo_ros", "replay.launch.py", f"bag:={tmp_path}/none", f"bundle:={folder}/bundle")
     command += ["ekf:=false", "record:=false"]  # and no index
@@ -375,7 +375,7 @@ def test_a_replay_that_cannot_be_configured_ends_and_says_so(installed, tmp_path
     assert "process has died" not in said
 
 
-def test_an_interrupt_of_the_launch_ends_the_node_cleanly(installed, tmp_path):
+def test_interrupt_of_the_launch_ends_the_node_cleanly(installed, tmp_path):
     folder, environment = installed
     command = ros2("launch", "unifygeo_ros", "localizer.launch.py", f"params_file:={folder}/parameters.yaml")
     command += [f"bundle:={folder}/bundle", f"index:={folder}/index"]

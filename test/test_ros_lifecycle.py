@@ -176,7 +176,7 @@ def broken(*_args, **_keywords):
         ("cleanup", "_unload", "unconfigured", "cleanup failed with RuntimeError: thrown by the test"),
     ],
 )
-def test_an_exception_in_a_transition_is_reported_and_the_node_goes_on(
+def test_exception_in_a_transition_is_reported_and_the_node_goes_on(
     local_node, monkeypatch, transition, what, state, problem
 ):
     """rclpy swallows it: the state in the diagnostics must be the node's all the same, and the next try succeeds."""
@@ -210,7 +210,7 @@ def test_an_exception_in_a_transition_is_reported_and_the_node_goes_on(
         ("active", signal.SIGTERM),
     ],
 )
-def test_a_signal_ends_it_cleanly_in_every_state(start, region, state, number):
+def test_signal_ends_the_node_cleanly_in_every_state(start, region, state, number):
     node, vehicle = start()
     if state == "unconfigured":
         vehicle.state()
@@ -224,7 +224,7 @@ def test_a_signal_ends_it_cleanly_in_every_state(start, region, state, number):
     assert "Traceback" not in node.output()
 
 
-def test_an_interrupt_while_it_still_imports(start):
+def test_interrupt_during_the_imports(start):
     node, _ = start()
     status = Path(f"/proc/{node.pid}/status")
     catches_sigterm = 1 << (signal.SIGTERM - 1)  # Python itself does not; the program's first statement does
@@ -249,14 +249,14 @@ def test_two_signals_at_any_moment_of_the_start_end_it_cleanly(start, delay_s):
     assert "Traceback" not in node.output()
 
 
-def test_a_parameter_of_another_node_is_named_in_the_log_and_ignored(start):
+def test_parameter_of_another_node_is_named_in_the_log_and_ignored(start):
     node, vehicle = start({"frequency": 30.0})
     assert vehicle.state() == "unconfigured"
     assert "The parameter frequency is not a parameter of this node; it is ignored" in node.output()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_a_load_that_never_ends(start, region, tmp_path, number):
+def test_signal_during_a_load_that_never_ends(start, region, tmp_path, number):
     """The manifest is a pipe into which nobody writes: the loader hangs in open(), as it could in a driver."""
     bundle = tmp_path / "hanging"
     bundle.mkdir()
@@ -298,14 +298,14 @@ def test_killed_and_restarted_it_localizes_again(start, region):
         ({"bundel": "/x"}, "did you mean bundle?"),
     ],
 )
-def test_a_parameter_file_that_cannot_be_used_ends_it_with_the_reason(start, change, why):
+def test_parameter_file_that_cannot_be_used_ends_it_with_the_reason(start, change, why):
     node, _ = start(change)
     assert node.wait(30) == 2
     assert why in node.output()
     assert "Traceback" not in node.output()
 
 
-def test_the_period_of_the_diagnostics_is_read_at_configuration(local_node):
+def test_period_of_the_diagnostics_is_read_at_configuration(local_node):
     assert all(
         result.successful for result in local_node.set_parameters([Parameter("diagnostics_period_s", value=0.7)])
     )

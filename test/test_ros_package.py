@@ -52,7 +52,7 @@ def test_launch_and_config_files_are_installed(prefix):
         assert {path.relative_to(target) for path in target.rglob("*") if path.is_file()} == expected
 
 
-def test_the_demo_and_its_model_are_installed_and_found(prefix):
+def test_demo_and_its_model_are_installed_and_found(prefix):
     (site,) = prefix.glob("lib/python3*/site-packages")
     code = "from unifygeo_ros.demo.command import shipped_folder as f; print(f('demo'), f('models'), sep='\\n')"
     environment = {**os.environ, "PYTHONPATH": str(site)}

@@ -30,7 +30,7 @@ def test_every_parameter_is_described_and_its_default_valid():
         assert with_values(Settings(), {spec.name: spec.default}) == Settings()
 
 
-def test_a_value_reaches_its_dataclass():
+def test_value_reaches_its_dataclass():
     settings = with_values(Settings(), {"camera.x_m": 1.5, "localizer.candidates": 9, "bundle": "b"})
     assert (settings.camera.x_m, settings.localizer.candidates, settings.node.bundle) == (1.5, 9, "b")
 
@@ -46,7 +46,7 @@ def test_a_value_reaches_its_dataclass():
         ("bundle", 3, "string"),
     ],
 )
-def test_a_wrong_value_is_refused_with_the_reason(name, value, why):
+def test_wrong_value_is_refused_with_the_reason(name, value, why):
     with pytest.raises(ConfigurationError, match=why):
         with_values(Settings(), {name: value})
 
@@ -75,7 +75,7 @@ def test_vehicle_parameters_fit_a_page_and_name_their_mode():
     assert all(spec.acts for name, spec in vehicle.items() if name.startswith("tracker."))
 
 
-def test_the_documentation_lists_them_as_they_are():
+def test_parameters_page_lists_the_parameters_as_they_are():
     page = (Path(__file__).parent.parent / "docs/reference/parameters.md").read_text(encoding="utf-8")
     assert with_tables(page) == page, "run: python -m unifygeo_ros.parameters.table docs/reference/parameters.md"
     assert all(f"`{name}`" in page for name in PARAMETERS)

@@ -59,7 +59,7 @@ def test_other_packages_are_not_forwarded() -> None:
     assert ros.lines == []
 
 
-def test_a_logger_that_fails_does_not_stop_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logger_that_fails_does_not_stop_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)
     ros = RosLogger()
     monkeypatch.setattr(ros, "info", lambda text: 1 / 0)
@@ -67,7 +67,7 @@ def test_a_logger_that_fails_does_not_stop_the_work(monkeypatch: pytest.MonkeyPa
         LOGGER.info("lost")
 
 
-def test_a_node_says_which_backends_it_skipped_and_why(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_node_says_which_backends_it_skipped_and_why(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """The whole way: a real node, configured with backend auto, and its log."""
     pytest.importorskip("rclpy")
     from ros_drive import Vehicle, domain_id, end_node, make_region, start_node

@@ -78,7 +78,7 @@ def test_every_encoding_gives_the_same_fix(vehicle, region, encoding):
     assert place_of(fix) == pytest.approx(place_of(reference), abs=tolerance_m)
 
 
-def test_a_grey_image_is_localized_as_the_grey_image_it_is(vehicle, region):
+def test_grey_image_is_localized(vehicle, region):
     grey = cv2.cvtColor(region.panorama(PLACE), cv2.COLOR_RGB2GRAY)
     reference = vehicle.fix_for(show(vehicle, image_message(np.repeat(grey, 3, axis=1), "rgb8")))
     assert vehicle.reset().success
@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_refused_with_the_reason(vehicle, region, change, w
     vehicle.fix_for(show(vehicle, image_message(encode(region.panorama(PLACE), "rgb8"), "rgb8")))
 
 
-def test_a_publisher_with_the_wrong_qos_is_reported(vehicle, region):
+def test_publisher_with_the_wrong_qos_is_reported(vehicle, region):
     """The node asks for reliable delivery here; a best-effort camera cannot be heard, and the diagnostics say why."""
     vehicle.publisher("/image", reliability="best_effort")
     status = vehicle.wait_for_status("camera", lambda s: "incompatible" in s.message, "incompatible QoS")

@@ -43,7 +43,7 @@ def problems(watch, now_s, publishers=None):
         ({"session__heading_source": "odometry"}, {IMU: False, MAP_ODOMETRY: True}),
     ],
 )
-def test_the_settings_say_which_sources_are_required(parameters, expected):
+def test_settings_say_which_sources_are_required(parameters, expected):
     assert {source.name: source.required for source in watch_of(**parameters).sources} == expected
 
 
@@ -60,7 +60,7 @@ def test_optional_source_may_be_silent():
     assert problems(watch_of(), START_S + 60.0) == []
 
 
-def test_a_good_source_has_a_rate_an_age_and_no_problem():
+def test_good_source_has_a_rate_an_age_and_no_problem():
     watch = watch_of(session__heading_source="imu")
     now_s = drive(watch, IMU, delay_s=0.03)
     (report,) = watch.reports(now_s, {})
@@ -69,7 +69,7 @@ def test_a_good_source_has_a_rate_an_age_and_no_problem():
     assert report.age_s == pytest.approx(0.03)
 
 
-def test_a_late_source_is_reported_with_its_age_and_the_limit():
+def test_late_source_is_reported_with_its_age_and_the_limit():
     watch = watch_of(session__mode="sequence")
     now_s = drive(watch, ODOMETRY, delay_s=0.51)
     assert problems(watch, now_s) == [
@@ -79,13 +79,13 @@ def test_a_late_source_is_reported_with_its_age_and_the_limit():
 
 
 @pytest.mark.parametrize(("clock_s", "word"), [(1.7e9, "older"), (-3600.0, "newer")])
-def test_a_source_by_another_clock_is_reported(clock_s, word):
+def test_source_by_another_clock_is_reported(clock_s, word):
     watch = watch_of(session__heading_source="imu")
     (problem,) = problems(watch, drive(watch, IMU, clock_s=clock_s))
     assert f"s {word} than the image, check the clocks: the heading is searched" in problem
 
 
-def test_the_image_delay_of_the_driver_counts():
+def test_image_delay_of_the_driver_counts():
     """An image stamped 0.25 s late was exposed when an odometry of that delay was measured."""
     rules = TimeRules(0.2, 0.5, 30.0, stamp_offset_ns=-250_000_000)
     watch = watch_of(rules, session__mode="sequence")
@@ -101,14 +101,14 @@ def test_odometry_in_the_wrong_frame_is_not_called_silent():
     assert problem.startswith("no odometry in a frame other than map_frame since activation")
 
 
-def test_a_source_whose_every_message_is_refused_is_reported_with_the_reason():
+def test_source_whose_every_message_is_refused_is_reported_with_the_reason():
     watch = watch_of(session__heading_source="imu")
     assert problems(watch, drive(watch, IMU, refusal="no orientation")) == [
         "every imu message is refused, no orientation: the heading is searched"
     ]
 
 
-def test_a_source_that_stops_is_reported_also_where_it_is_optional():
+def test_source_that_stops_is_reported_also_where_it_is_optional():
     for parameters in ({}, {"session__heading_source": "imu"}):
         watch = watch_of(**parameters)
         now_s = drive(watch, IMU)
@@ -116,7 +116,7 @@ def test_a_source_that_stops_is_reported_also_where_it_is_optional():
         assert problem.startswith("no imu for 3.2 s on /imu")
 
 
-def test_a_source_too_slow_to_interpolate_is_reported():
+def test_source_too_slow_to_interpolate_is_reported():
     watch = watch_of(session__heading_source="imu")
     (problem,) = problems(watch, drive(watch, IMU, rate=1.0, seconds=12.0))
     assert problem.startswith("imu comes 1.0 times a second, sample_gap_s 0.5 needs 2")

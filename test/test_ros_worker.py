@@ -127,7 +127,7 @@ def test_worker_publishes_rising_stamps_until_the_session_restarts(run):
     assert [fix.stamp_ns for fix in outlet.fixes] == [5, 4]
 
 
-def test_an_engine_that_fails_is_reported_and_does_not_end_the_worker(run):
+def test_engine_that_fails_is_reported_and_does_not_end_the_worker(run):
     outlet, status = run([at(1), EngineError("the GPU is gone")])
     assert status.level == b"\x02"
     assert "the GPU is gone" in status.message
@@ -142,7 +142,7 @@ def test_worker_shows_no_earlier_observation_with_a_rejection(run):
     assert outlet.observations == [None]
 
 
-def test_the_inbox_keeps_the_newest_and_counts():
+def test_inbox_keeps_the_newest_and_counts():
     inbox = Inbox()
     assert [inbox.put(frame(number)) for number in (1, 2, 3)] == [False, True, True]
     assert inbox.take().message.header.stamp.sec == 3

@@ -51,7 +51,7 @@ def header(frame="odom"):
 
 @pytest.mark.parametrize("angles", MOUNTS.values(), ids=MOUNTS)
 @pytest.mark.parametrize("vehicle", [(0.0, 0.0, 1.0), (0.1, -0.2, -2.5)])
-def test_an_imu_gives_the_angles_of_base_link_however_it_is_mounted(angles, vehicle):
+def test_imu_gives_the_angles_of_base_link_however_it_is_mounted(angles, vehicle):
     sensor, turn = mounted(angles)
     message = fields(
         header=header("imu_link"),
@@ -104,7 +104,7 @@ def test_odometry_of_another_frame_gives_pose_and_velocity_of_base_link(angles):
     )
 
 
-def test_the_yaw_s_error_at_the_sensor_moves_base_link_sideways():
+def test_yaw_error_of_the_sensor_moves_base_link_sideways():
     """2 m behind the sensor, the lateral error of base_link is that of the sensor minus 2 m times the yaw's."""
     sensor, _ = mounted((0.0, 0.0, 0.0), (2.0, 0.0, 0.0))
     covariance = np.diag([0.5, 0.3, 0.0, 0.0, 0.0, 0.01])
@@ -123,7 +123,7 @@ def test_the_yaw_s_error_at_the_sensor_moves_base_link_sideways():
     np.testing.assert_allclose(sample.covariance, [[0.5, 0.0, 0.0], [0.0, 0.34, -0.02], [0.0, -0.02, 0.01]], atol=1e-12)
 
 
-def test_the_same_frame_needs_no_pose():
+def test_same_frame_needs_no_pose():
     assert mounted((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))[0] is None
 
 

@@ -105,7 +105,7 @@ def test_pose_at_is_none_before_the_first_sample_and_in_a_gap() -> None:
         {"stamp_ns": -5},
     ],
 )
-def test_a_bad_sample_is_refused_and_leaves_no_trace(fault: dict[str, object]) -> None:
+def test_bad_sample_is_refused_and_leaves_no_trace(fault: dict[str, object]) -> None:
     buffer = filled(odometry(1.0, 1.0), odometry(1.2, 2.0))
     before = buffer.at(round(1.1 * SECOND))
     assert buffer.add(dataclasses.replace(odometry(1.4, 3.0), **fault)) is not None  # type: ignore[arg-type]
@@ -144,7 +144,7 @@ def test_imu_and_initial_pose_checks() -> None:
     assert InitialPose(0, 1.0, 2.0, 1e9, np.eye(3)).fault() == "yaw beyond 1e+06 rad"
 
 
-def test_the_reason_for_an_absurd_sample_names_the_limit() -> None:
+def test_reason_for_an_absurd_sample_names_the_limit() -> None:
     assert odometry(1.0, x=1e160).fault() == "position beyond 1e+08 m"
     assert odometry(1.0, forward_m_s=1e5).fault() == "speed above 10000 m/s"
     assert odometry(1.0, yaw=-1e7).fault() == "yaw or yaw rate beyond 1e+06 rad"

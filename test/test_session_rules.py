@@ -125,7 +125,7 @@ def test_imu_gives_heading_with_its_offset_and_tilt() -> None:
     assert (shown.roll_rad, shown.pitch_rad) == pytest.approx((0.02, 0.02))
 
 
-def test_a_gap_in_the_imu_means_no_heading_and_no_tilt() -> None:
+def test_gap_in_the_imu_means_no_heading_and_no_tilt() -> None:
     localizer, session = make(heading_source="imu", sample_gap_s=0.3, extrapolation_s=0.1)
     session.add_imu(imu(1.0))
     session.add_imu(imu(1.5))
@@ -286,7 +286,7 @@ def test_images_too_close_are_passed_over_and_the_interval_is_live() -> None:
         session.reconfigure(SessionConfig(heading_source="imu"))
 
 
-def test_a_repeated_image_is_frozen_only_if_the_vehicle_moved() -> None:
+def test_repeated_image_is_frozen_only_if_the_vehicle_moved() -> None:
     _, session = make(frozen_distance_m=0.5)
     for step in range(40):
         session.add_odometry(odometry(1 + step * 0.1, x=max(0, step - 20) * 0.1))
@@ -298,7 +298,7 @@ def test_a_repeated_image_is_frozen_only_if_the_vehicle_moved() -> None:
 
 
 @pytest.mark.parametrize("least_width", [None, 256])
-def test_a_jpeg_that_repeats_is_frozen_and_one_with_the_noise_of_a_sensor_is_not(least_width: int | None) -> None:
+def test_jpeg_that_repeats_is_frozen_and_one_with_the_noise_of_a_sensor_is_not(least_width: int | None) -> None:
     """Decoded at its full size and at a quarter, where each pixel is the mean of 16: that evens the noise out."""
     rng = np.random.default_rng(3)
     scene = cv2.GaussianBlur(rng.integers(0, 256, (512, 1024, 3), np.uint8), (0, 0), 3.0)

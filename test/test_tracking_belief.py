@@ -409,7 +409,7 @@ def test_merging_keeps_weight_mean_and_covariance_across_the_wrap() -> None:
     np.testing.assert_allclose(merged.covariances[0, :3, :3], second, atol=1e-12)
 
 
-def test_a_wide_hypothesis_is_not_merged_into_a_narrow_one() -> None:
+def test_wide_hypothesis_is_not_merged_into_a_narrow_one() -> None:
     covariances = np.stack([np.eye(3), 100 * np.eye(3)])
     belief = hypotheses(np.array([0.9, 0.1]), np.zeros((2, 3)), covariances, np.zeros(2), np.zeros(2, int), 0.0)
     assert len(reduce(belief, merge_distance2=1.0, limit=10)) == 2
@@ -463,7 +463,7 @@ def test_assumed_heading_applies_to_the_uniform_component_by_its_share_of_the_ci
     assert after.uniform_weight == pytest.approx(1 - 0.8 * share)
 
 
-def test_a_component_much_wider_than_a_hypothesis_weighs_it_and_does_not_move_it() -> None:
+def test_component_much_wider_than_a_hypothesis_weighs_it_and_does_not_move_it() -> None:
     means, covariances = np.array([[50.0, 50.0, 0.0]]), np.diag([1.0, 1.0, 1e-4])[None]
     belief = hypotheses(np.array([0.5]), means, covariances, np.zeros(1), np.zeros(1, int), 0.5)
     e = evidence([(0.6, 53.0, 50.0, 40.0)], open_share=0.4)
@@ -506,7 +506,7 @@ def test_searched_headings_choose_between_hypotheses() -> None:
     assert after.tile_ids[best] == 7
 
 
-def test_the_lever_arm_is_applied_with_each_hypothesis_own_yaw() -> None:
+def test_lever_arm_is_applied_with_each_hypothesis_own_yaw() -> None:
     """Camera 2 m ahead of base_link, which faces north: an image at (50, 52) is base_link at (50, 50)."""
     e = evidence([(0.8, 50.0, 52.0, 1.0)], open_share=0.2, yaw=math.pi / 2)
     after, _ = observe(uniform(), e, lever_m=(2.0, 0.0))
@@ -557,7 +557,7 @@ def test_two_peaks_become_two_modes() -> None:
     np.testing.assert_allclose(covariances[0], (1.0 + 0.25 / 12) * np.eye(2), atol=0.02)
 
 
-def test_a_single_pixel_is_a_mode_of_its_own_size() -> None:
+def test_single_pixel_is_a_mode_of_its_own_size() -> None:
     probability = np.zeros((32, 32))
     probability[5, 6] = 1.0
     weights, means, covariances = modes_of(distribution(probability))

@@ -47,7 +47,7 @@ def moved(first: Drive, second: Drive) -> Drive:
 
 
 @pytest.mark.parametrize("heading", ["imu", "none"])
-def test_a_drive_is_found_and_kept_without_a_false_fix(heading: str) -> None:
+def test_drive_is_found_and_kept_without_a_false_fix(heading: str) -> None:
     for seed in (0, 1):
         run, session, localizer = run_drive(make_drive(seed, 60), PLAIN, seed, heading=heading)
         assert run.first_fix_s(after_s=1.0) < 12
@@ -111,7 +111,7 @@ def test_single_outlier_image_gives_no_fix_and_keeps_the_track() -> None:
     assert run.states[odd] == "tracking"
 
 
-def test_a_wrong_initial_pose_is_overcome_and_gives_no_fix() -> None:
+def test_wrong_initial_pose_is_overcome_and_gives_no_fix() -> None:
     drive = make_drive(2, 40)
     east, north, yaw = drive.pose[0]
     wrong = InitialPose(0, east + 250.0, north - 150.0, yaw, np.diag([4.0, 4.0, 0.01]))
@@ -125,7 +125,7 @@ def test_a_wrong_initial_pose_is_overcome_and_gives_no_fix() -> None:
     assert run.first_fix_s(after_s=1.0) < 20
 
 
-def test_a_right_initial_pose_speeds_the_first_fix_up() -> None:
+def test_right_initial_pose_speeds_the_first_fix_up() -> None:
     drive = make_drive(1, 25)
     east, north, yaw = drive.pose[0]
 
@@ -139,7 +139,7 @@ def test_a_right_initial_pose_speeds_the_first_fix_up() -> None:
     assert with_pose.false_fixes() == 0.0
 
 
-def test_a_slip_of_the_wheels_is_overcome() -> None:
+def test_slip_of_the_wheels_is_overcome() -> None:
     drive = make_drive(0, 40)
     slipped = drive.odometry.copy()
     slipped[20 * 20 :, 0] += 10.0
@@ -150,7 +150,7 @@ def test_a_slip_of_the_wheels_is_overcome() -> None:
     assert run.false_fixes(15.0) == 0.0
 
 
-def test_a_gap_in_the_odometry_widens_the_belief_and_is_overcome() -> None:
+def test_gap_in_the_odometry_widens_the_belief_and_is_overcome() -> None:
     run, _, _ = run_drive(make_drive(0, 45), PLAIN, 0, odometry_gap=(20.0, 26.0), config=HONEST)
     after = [e for t, e in zip(run.time_s, run.error_m, strict=True) if t > 32.0]
     assert np.nanmedian(after) < 3.0
@@ -158,7 +158,7 @@ def test_a_gap_in_the_odometry_widens_the_belief_and_is_overcome() -> None:
     assert np.mean(run.inside) > 0.9
 
 
-def test_a_stretch_without_usable_images_gives_no_fix_and_is_bridged() -> None:
+def test_stretch_without_usable_images_gives_no_fix_and_is_bridged() -> None:
     run, _, localizer = run_drive(make_drive(1, 50), PLAIN, 1, black=(20.0, 32.0))
     for t, result in zip(run.time_s, run.results, strict=True):
         if 20.0 <= t < 32.0:
@@ -206,7 +206,7 @@ def test_standing_vehicle_does_not_gain_certainty() -> None:
     assert run.availability(first_s=45.0) > 0.3
 
 
-def test_a_parked_vehicle_keeps_its_place() -> None:
+def test_parked_vehicle_keeps_its_place() -> None:
     """Four minutes at rest in the middle of a drive: tracking before, throughout, and after."""
     drive = make_drive(0, 30)
     middle, rest = 20 * 20, 240 * 20
@@ -243,7 +243,7 @@ def test_bad_inputs_leave_the_belief_finite() -> None:
     assert belief.weights.sum() + belief.uniform_weight == pytest.approx(1.0)
 
 
-def test_the_same_drive_gives_the_same_track() -> None:
+def test_same_drive_gives_the_same_track() -> None:
     runs = [run_drive(make_drive(1, 20), PLAIN, 1, heading="none")[0] for _ in range(2)]
     for one, other in zip(runs[0].results, runs[1].results, strict=True):
         if isinstance(one, Fix) and isinstance(other, Fix):
@@ -302,7 +302,7 @@ def test_image_only_fixes_exclude_the_odometrys_information() -> None:
     assert area(image) > area(posterior)
 
 
-def test_a_sequence_carries_its_own_prior() -> None:
+def test_sequence_carries_its_own_prior() -> None:
     with pytest.raises(ConfigurationError, match="prior_source"):
         SessionConfig(mode="sequence", prior_source="odometry")
 

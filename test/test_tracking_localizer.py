@@ -60,7 +60,7 @@ def drive(setting, heading_source: str) -> tuple[list[tuple[object, np.ndarray]]
 
 
 @pytest.mark.parametrize("heading_source", ["imu", "none"])
-def test_a_drive_through_the_real_localizer_is_tracked(setting, heading_source: str) -> None:
+def test_drive_through_the_real_localizer_is_tracked(setting, heading_source: str) -> None:
     results, session = drive(setting, heading_source)
     errors = [math.dist((r.east_m, r.north_m), truth) for r, truth in results if isinstance(r, Fix)]
     assert len(errors) >= 8

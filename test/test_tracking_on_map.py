@@ -33,7 +33,7 @@ def test_bayes_rule_with_an_image_by_hand() -> None:
     assert after_image(0.5, 1e-9, 1.0) == pytest.approx(RATIO_LIMIT / (1 + RATIO_LIMIT))
 
 
-def test_a_way_without_images_approaches_the_prior() -> None:
+def test_way_without_images_approaches_the_prior() -> None:
     assert after_way(1.0, 0.0, 0.5, 0.002) == 1.0
     assert after_way(1.0, 500.0, 0.5, 0.002) == pytest.approx(0.5 + 0.5 * math.exp(-1))
     assert after_way(0.0, math.inf, 0.8, 0.002) == 0.8
@@ -51,7 +51,7 @@ def test_border_crossings_of_straight_ways_through_a_square_by_counting() -> Non
     assert region.border_rate_per_m == pytest.approx(left, rel=0.04)
 
 
-def test_a_region_covers_its_tiles_and_nothing_else() -> None:
+def test_region_covers_its_tiles_and_nothing_else() -> None:
     region = Region(LocalFrame(Datum(48.5, 9.0)), 1e4, 70.0, np.array([[0.0, 0.0], [200.0, 0.0]]))
     positions = np.array([[34.9, -34.9], [35.1, 0.0], [165.1, 34.0], [100.0, 0.0], [0.0, 1e6]])
     assert region.covers(positions).tolist() == [True, False, True, False, False]
@@ -64,7 +64,7 @@ def test_images_that_agree_but_look_off_the_map_give_no_fix() -> None:
     assert run.results[-1].reason is RejectionReason.OFF_MAP
 
 
-def test_the_same_images_give_fixes_where_they_look_on_the_map() -> None:
+def test_same_images_give_fixes_where_they_look_on_the_map() -> None:
     run, _, _ = run_drive(make_drive(0, 40), CLEAN, 0, on_map=looks(1 / 3))
     assert run.availability(first_s=10.0) > 0.95
     ambiguities = [result.ambiguity for result in run.results if isinstance(result, Fix)]
@@ -76,7 +76,7 @@ def test_searched_headings_that_look_off_the_map_do_not_keep_a_track_from_being_
     assert run.availability(first_s=40.0) > 0.8
 
 
-def test_a_vehicle_that_leaves_the_map_gets_no_more_fixes() -> None:
+def test_vehicle_that_leaves_the_map_gets_no_more_fixes() -> None:
     """The index ends where the vehicle drives on; the simulated images go on to agree with the tiles at its edge."""
     drive = make_drive(0, 40)
     border = float(np.median(drive.pose[:, 0]))

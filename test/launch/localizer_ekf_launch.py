@@ -119,13 +119,13 @@ class Driven(unittest.TestCase):
             node.destroy_node()
             rclpy.shutdown(context=context)
 
-    def test_the_map_filter_is_where_the_vehicle_is(self):
+    def test_map_filter_is_where_the_vehicle_is(self):
         track = poses(self.received[GLOBAL])
         error = errors_m(track, self.truth)[track[:, 0] > self.truth[0, 0] + 10.0]
         assert np.median(error) < 0.6, np.quantile(error, (0.5, 0.95, 1.0))
         assert np.max(error) < 3.0, np.quantile(error, (0.5, 0.95, 1.0))
 
-    def test_a_false_fix_in_the_midst_is_refused(self):
+    def test_false_fix_among_right_ones_is_refused(self):
         assert self.false_fix is not None
         said_s = stamp_s(self.false_fix)
         track = poses(self.received[GLOBAL])
@@ -143,7 +143,7 @@ class Driven(unittest.TestCase):
         # The two filters tick one after the other, so map → odom may be made with an odom → base_link of a tick before.
         assert math.hypot(place.x - track[at, 1], place.y - track[at, 2]) < 1.0
 
-    def test_the_odom_filter_never_jumps(self):
+    def test_odom_filter_never_jumps(self):
         track = poses(self.received[LOCAL])
         steps = np.hypot(*np.diff(track[:, 1:3], axis=0).T)
         fastest_m_s = 25.0

@@ -63,7 +63,7 @@ def test_transforms_agree_with_a_transformed_town(town: Town, kind: str) -> None
     assert ours[2] == pytest.approx(theirs[2])
 
 
-def test_the_published_label_rule() -> None:
+def test_published_label_rule() -> None:
     """Labels: flip (dr, dc) → (dr, −dc); quarter turn (dr, dc) → (dc, −dr), with row 320 + dr, column 320 − dc."""
     panorama, tile = np.zeros((8, 16, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
     dr, dc = 40.0, -90.0

@@ -44,7 +44,7 @@ def test_temperature_of_drawn_labels_is_found_again() -> None:
     assert found == pytest.approx(0.4, rel=0.08)
 
 
-def test_the_covariances_constants_are_found_again() -> None:
+def test_covariances_constants_are_found_again() -> None:
     """Errors drawn from 0.6 · M + (0.3² + 4² · v) · I, half of them with an exact heading."""
     rng = np.random.default_rng(1)
     n = 40_000
@@ -99,7 +99,7 @@ def test_calibration_sharpens_flat_logits_and_writes_what_export_reads(tmp_path:
     assert read_calibration(file) == report.calibration
 
 
-def test_a_network_that_is_never_right_is_not_calibrated() -> None:
+def test_network_that_is_never_right_is_not_calibrated() -> None:
     evidence = _evidence()
     lost = Evidence(**{**vars(evidence), "offsets_m": evidence.offsets_m + 30.0})
     with pytest.raises(InputError, match="train the network first"):

@@ -74,7 +74,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_bundle_is_calibrated_on_vigor(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bundle_is_calibrated_on_vigor(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The shipped model on the town: it finds most places, and the copy of the bundle holds what was fitted."""
     output, copy = tmp_path / "calibration.json", tmp_path / "calibrated"
     arguments = ["calibrate", str(SHIPPED), str(root), "--dataset", "vigor-cross-area", "--output", str(output)]
@@ -94,7 +94,7 @@ def test_a_bundle_is_calibrated_on_vigor(root: Path, tmp_path: Path, capsys: pyt
     assert "exists" in capsys.readouterr().err
 
 
-def test_a_region_is_one_citys_neighbouring_tiles_and_the_queries_on_them(root: Path) -> None:
+def test_region_is_one_citys_neighbouring_tiles_and_the_queries_on_them(root: Path) -> None:
     data = JudgedSplit(load_vigor(root, "cross-area", "test"), SMALL)
     region = Region(data, tiles=16, queries=5, seed=3)
     assert len({data.split.gallery[row].parent for row in region.rows}) == 1

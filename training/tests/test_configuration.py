@@ -31,7 +31,7 @@ def test_defaults_are_the_published_network(tmp_path: Path) -> None:
         ("{", "cannot be read as YAML"),
     ],
 )
-def test_a_wrong_value_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_wrong_value_is_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "network.yaml"
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=message):
@@ -41,7 +41,7 @@ def test_a_wrong_value_is_named(tmp_path: Path, text: str, message: str) -> None
 CONFIG = Path(__file__).parents[1] / "configs" / "towns_atto.yaml"
 
 
-def test_a_setting_of_the_command_line_takes_the_place_of_the_files() -> None:
+def test_setting_of_the_command_line_takes_the_place_of_the_files() -> None:
     changes = ["losses.reranking=0", "network.aggregator=average", "steps=2000", "start_from=runs/first/last.pt"]
     plain, changed = read_settings(CONFIG, FitConfig), read_settings(CONFIG, FitConfig, changes)
     trained = {"retrieval": True, "localization": True, "matching": True}
@@ -62,12 +62,12 @@ def test_a_setting_of_the_command_line_takes_the_place_of_the_files() -> None:
         ("steps={", "cannot be read as YAML"),
     ],
 )
-def test_a_wrong_setting_of_the_command_line_is_named(change: str, message: str) -> None:
+def test_wrong_setting_of_the_command_line_is_named(change: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         read_settings(CONFIG, FitConfig, [change])
 
 
-def test_the_command_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = tmp_path / "none.pth"
     assert main(["import-checkpoint", str(missing), "--output", str(tmp_path / "bundle")]) == 2
     error = capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_real_corrected_labels_agree_with_the_coordinates_in_their_names():
         ("", "no label rows"),
     ],
 )
-def test_a_malformed_label_names_its_line(tmp_path, line, message):
+def test_malformed_label_names_its_line(tmp_path, line, message):
     file = tmp_path / "labels.txt"
     file.write_text(line + "\n")
     with pytest.raises(InputError, match=message):
@@ -122,7 +122,7 @@ def test_empty_lines_of_a_label_file_are_passed_over(tmp_path):
     assert [(row.panorama, row.deltas[0]) for row in read_labels(file)] == [("p", (1.0, 2.0)), ("q", (3.0, 4.0))]
 
 
-def test_a_label_file_that_cannot_be_read_is_named(tmp_path):
+def test_label_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(InputError, match=r"labels\.txt: cannot be read"):
         read_labels(tmp_path / "labels.txt")
 
@@ -140,7 +140,7 @@ def test_each_split_has_its_own_label_file(tmp_path):
     assert sizes == [4 * 2, 4 * 3, 2 * 4]  # of four cities and of two
 
 
-def test_a_label_outside_the_gallery_is_refused(tmp_path):
+def test_label_outside_the_gallery_is_refused(tmp_path):
     make_vigor(tmp_path)
     (tmp_path / "splits/Chicago/satellite_list.txt").write_text("satellite_1_2.png")
     with pytest.raises(InputError, match=r"satellite_list\.txt of Chicago lacks"):

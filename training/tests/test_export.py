@@ -90,7 +90,7 @@ def test_manifest_rebuilds_the_network(network: UnifyGeo, bundle: ModelBundle) -
     assert manifest.distribution_size == 96
 
 
-def test_an_existing_folder_is_not_overwritten(network: UnifyGeo, bundle: ModelBundle) -> None:
+def test_existing_folder_is_not_overwritten(network: UnifyGeo, bundle: ModelBundle) -> None:
     with pytest.raises(ConfigurationError, match="exists"):
         export_bundle(network, bundle.path, BundleText("random", "Apache-2.0", "nothing"))
 
@@ -111,7 +111,7 @@ def test_compact_bundle_is_small(network: UnifyGeo, bundle: ModelBundle) -> None
     assert size < 1.2 * 2 * sum(value.numel() for value in network.state_dict().values())
 
 
-def test_a_damaged_weights_file_is_refused(bundle: ModelBundle, tmp_path: Path) -> None:
+def test_damaged_weights_file_is_refused(bundle: ModelBundle, tmp_path: Path) -> None:
     copied = tmp_path / "copy"
     shutil.copytree(bundle.path, copied)
     entry = bundle.manifest.graphs["decoder"]["fp16"]

@@ -29,7 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_the_published_size_builds_with_the_product_s_own_code(
+def test_published_size_builds_with_the_product_s_own_code(
     bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory, graph: str
 ) -> None:
     """Both profiles, up to batch 32, and the engine found again in the cache. It holds all weights: 2 bytes each."""

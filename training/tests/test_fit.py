@@ -32,7 +32,7 @@ class Infinite(Dots):
 
 
 @pytest.mark.parametrize("stop", [1, 3])
-def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, stop: int) -> None:
+def test_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, stop: int) -> None:
     """Stopped before and after L_G joins."""
     whole = fit(small_config(), Dots(), tmp_path / "whole")
     fit(small_config(), Dots(), tmp_path / "parts", stop_after=stop)
@@ -50,7 +50,7 @@ def test_semantic_heads_are_untouched_until_the_retrieval_loss_joins(tmp_path: P
     assert any(not torch.equal(states[1][name], states[2][name]) for name in states[0])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path: Path) -> None:
+def test_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match="step 0") as caught:
         fit(small_config(), Infinite(), tmp_path)
     (file,) = tmp_path.glob("not_finite_step0_rank0.npz")
@@ -67,7 +67,7 @@ def test_another_run_is_not_continued(tmp_path: Path) -> None:
         fit(small_config(seed=1), Dots(), tmp_path)
 
 
-def test_a_run_can_start_from_the_weights_of_another(tmp_path: Path) -> None:
+def test_run_can_start_from_the_weights_of_another(tmp_path: Path) -> None:
     first = fit(small_config(steps=1), Dots(), tmp_path / "first")
     standing = {"warmup_steps": 0, "learning_rate": 1e-12}
     second = fit(small_config(steps=1, start_from=first, optimiser=standing), Dots(), tmp_path / "second")
@@ -86,7 +86,7 @@ def test_ablations_train_only_what_they_use(tmp_path: Path) -> None:
     assert aerial.descriptor is not None
 
 
-def test_a_checkpoint_becomes_a_bundle_with_its_calibration(tmp_path: Path) -> None:
+def test_checkpoint_becomes_a_bundle_with_its_calibration(tmp_path: Path) -> None:
     """The command line from checkpoint to manifest."""
     checkpoint = fit(small_config(steps=1), Dots(), tmp_path / "run")
     calibration = Calibration(0.4, 0.06, 0.03, 0.9, position_floor_m=0.2)
@@ -153,7 +153,7 @@ def test_labels_stand_where_the_camera_is_in_every_precision(
     assert torch.equal(seen[0], torch.from_numpy(batch["position"]))
 
 
-def test_a_float16_run_survives_gradients_that_overflow(tmp_path: Path) -> None:
+def test_float16_run_survives_gradients_that_overflow(tmp_path: Path) -> None:
     """With a large scale the first steps overflow: they are skipped, and later ones are not."""
     fabric = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu")])
     run = Run(small_config(steps=12, losses={}), fabric)
@@ -202,14 +202,14 @@ def test_every_flipped_bit_of_a_checkpoint_is_seen(tmp_path: Path) -> None:
         ("steps: 1\ndata: {folder: x, last_seed: 1}\nlosses: {retrieval: -1}", "losses.retrieval is -1"),
     ],
 )
-def test_a_config_that_does_not_fit_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_config_that_does_not_fit_is_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "fit.yaml"
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=message):
         read_settings(file, FitConfig)
 
 
-def test_the_shipped_configs_are_valid() -> None:
+def test_shipped_configs_are_valid() -> None:
     folder = Path(__file__).resolve().parents[1] / "configs"
     files = sorted(folder.glob("*.yaml"))
     assert files

@@ -132,7 +132,7 @@ def test_neighbours_that_overlap_are_left_out() -> None:
     assert all(b - a >= 2 for batch in batches for a, b in itertools.pairwise(batch))
 
 
-def test_a_full_take_leaves_room_for_the_next_anchor() -> None:
+def test_full_take_leaves_room_for_the_next_anchor() -> None:
     # Two clusters of three far apart on the circle; one joins each anchor, so a batch of four has two anchors.
     table = _table([0, 1, 2, 180, 181, 182], places=range(0, 12, 2))
     sampler = HardNegatives(Line(12), table, _config(pool=2, take=1))
@@ -183,7 +183,7 @@ def test_settings_that_make_no_sense_are_named(changes: dict[str, object], messa
         check_settings(raw, FitConfig, "fit.yaml")
 
 
-def test_a_data_set_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+def test_data_set_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     config = small_config(hard_negatives={"from_step": 3, "every": 1})
     with pytest.raises(ConfigurationError, match="cannot be compared"):
         fit(config, Dots(), tmp_path)
@@ -203,7 +203,7 @@ def _batches_of(reads: list[int], size: int = 4) -> list[list[int]]:
     return [reads[n : n + size] for n in range(0, len(reads), size)]
 
 
-def test_the_nearest_of_the_networks_own_descriptors_share_a_batch(tmp_path: Path) -> None:
+def test_nearest_of_the_networks_own_descriptors_share_a_batch(tmp_path: Path) -> None:
     """Against all similarities of the checkpoint's network, computed here in float32 from the images."""
     pairs = Streets()
     network, _ = load_network(fit(_run_config(), pairs, tmp_path, stop_after=3))
@@ -258,7 +258,7 @@ def _assert_same_bits(a: dict[str, Any], b: dict[str, Any]) -> None:
         pytest.param(7 * 4 + 2 * 24 + 1, id="at the end"),
     ],
 )
-def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: dict[str, Any], read_before: int) -> None:
+def test_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: dict[str, Any], read_before: int) -> None:
     """Killed when so many images had been read."""
     with pytest.raises(KeyboardInterrupt):
         fit(_run_config(), Streets(killed_at=read_before), tmp_path)
@@ -271,7 +271,7 @@ def test_worker_processes_change_nothing(tmp_path: Path, whole: dict[str, Any]) 
     _assert_same_bits(whole, torch.load(path, weights_only=True))
 
 
-def test_a_checkpoint_from_before_hard_negatives_is_continued(tmp_path: Path) -> None:
+def test_checkpoint_from_before_hard_negatives_is_continued(tmp_path: Path) -> None:
     path = fit(small_config(), Dots(), tmp_path, stop_after=1)
     state = torch.load(path, weights_only=True)
     assert "hard_negatives" not in state

@@ -112,7 +112,7 @@ def one_at_a_time(network: UnifyGeo, data: RandomSet, k: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_the_judge_agrees_with_one_image_at_a_time(network, tmp_path, batch):
+def test_judge_agrees_with_one_image_at_a_time(network, tmp_path, batch):
     data = RandomSet()
     judgement = judge(network, data, tmp_path, candidates=4, batch=batch, workers=2)
     expected = one_at_a_time(network, data, 4)
@@ -237,7 +237,7 @@ def test_untrained_parts_are_not_printed_as_results(network, tmp_path, ablation,
     assert content["final"] is content["curve"] is content["without_reranking"] is None
 
 
-def test_the_recall_curve_and_the_sheets_show_what_happened(network, tmp_path):
+def test_recall_curve_and_sheets_show_the_results(network, tmp_path):
     data = RandomSet()
     judgement = judge(network, data, tmp_path)
     errors, won = judgement.results.errors_m["final"], judgement.results.reranked[:, 0] == judgement.results.positives
@@ -258,7 +258,7 @@ def test_the_recall_curve_and_the_sheets_show_what_happened(network, tmp_path):
     assert (lower == TRUTH).all(axis=2).any()
 
 
-def test_the_commands_run_on_a_small_vigor(tmp_path, capsys):
+def test_commands_run_on_a_small_vigor(tmp_path, capsys):
     make_vigor(tmp_path)
     network = UnifyGeo(CONFIG)
     torch.save({"network": CONFIG.model_dump(), "model": network.state_dict()}, tmp_path / "a.ckpt")

@@ -70,7 +70,7 @@ def test_descriptors_that_differ_a_little_have_not_collapsed():
         metrics.check_descriptors(unit([[1, 0], [1, 1e-8]]), "query")
 
 
-def test_the_curve_runs_from_1_to_50_metres():
+def test_curve_runs_from_1_to_50_metres():
     np.testing.assert_array_equal(metrics.CURVE_M, np.linspace(1.0, 50.0, 50))
 
 
@@ -84,7 +84,7 @@ def test_retrieval_scores_by_hand():
     assert found == [75.0, 50.0, 75.0]
 
 
-def test_a_rank_counts_up_to_and_with_each_cut_off():
+def test_rank_counts_up_to_and_with_each_cut_off():
     ranks = np.array([1, 2, 5, 6, 10, 11, 12, 13])
     scores = metrics.retrieval_scores(ranks, np.array([1, 1, 2, 2, 2, 2, 2, 2]), gallery_size=1199)
     assert scores == metrics.RetrievalScores(12.5, 37.5, 62.5, 75.0, hit_rate=25.0)  # 1; 1 to 5; to 10; to 11
@@ -130,11 +130,11 @@ def test_reranked_scores_of_two_right_answers_of_three():
     assert (scores.recall_1, scores.hit_rate) == pytest.approx((200 / 3, 200 / 3))
 
 
-def test_an_error_at_the_threshold_counts_in_both_protocols():
+def test_error_at_the_threshold_counts_in_both_protocols():
     scores = metrics.cvgl_scores(np.array([1.0, 5.0, 10.0]), np.arange(3), np.arange(3))
     assert scores.geographic == scores.strict == pytest.approx({1.0: 100 / 3, 5.0: 200 / 3, 10.0: 100.0})
 
 
-def test_a_tile_that_equals_the_positive_does_not_outrank_it():
+def test_tile_that_equals_the_positive_does_not_outrank_it():
     gallery = unit([[1, 0], [1, 0], [0, 1]])
     assert metrics.retrieval_ranks(unit([[1, 0.5]]), gallery, np.array([1])).tolist() == [1]

@@ -75,7 +75,7 @@ def test_random_state_round_trips_bit_for_bit(
 
 
 @pytest.mark.parametrize("damage", ["missing", "extra", "misshaped", "not finite"])
-def test_a_tensor_that_does_not_fit_is_named(
+def test_tensor_that_does_not_fit_is_named(
     published: UnifyGeo, random_state: dict[str, torch.Tensor], damage: str
 ) -> None:
     name = "pyramid_decoder.conv3.0.weight"
@@ -98,7 +98,7 @@ class _Harmful:
         return (print, ("code ran",))
 
 
-def test_a_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "weights.pth"
     torch.save({"logit_scale": _Harmful()}, file)
     with pytest.raises(InputError, match="unpickling it could run code"):
@@ -140,7 +140,7 @@ def test_m0_is_the_product_of_level_0_and_the_match_map(small: UnifyGeo) -> None
 
 
 @torch.no_grad()
-def test_a_batch_equals_its_single_images(small: UnifyGeo) -> None:
+def test_batch_equals_its_single_images(small: UnifyGeo) -> None:
     images = torch.randint(0, 256, (3, 96, 320, 3), dtype=torch.uint8)
     together = small.encode_ground(images)
     for n in range(3):
@@ -177,7 +177,7 @@ def test_average_pooling_is_the_mean_over_all_positions() -> None:
     torch.testing.assert_close(aggregator(g).detach(), normed / normed.norm(dim=1, keepdim=True), atol=1e-4, rtol=0)
 
 
-def test_the_rows_of_cvusa_and_cvact_need_not_fill_the_last_cell():
+def test_rows_of_cvusa_and_cvact_need_not_fill_the_last_cell():
     config = NetworkConfig(
         backbone="convnext_atto", ground_height=140, ground_width=320, aerial_size=64, layer_scale=0.1
     )
@@ -203,6 +203,6 @@ def test_trunks_of_other_families_give_the_same_pyramid(backbone: str) -> None:
     ("backbone", "why"),
     [("resnet18000", "resnet18000.*Unknown model"), ("vit_tiny_patch16_224", r"strides .* not \(4, 8, 16\)")],
 )
-def test_a_trunk_that_does_not_fit_is_one_error(backbone: str, why: str) -> None:
+def test_trunk_that_does_not_fit_is_one_error(backbone: str, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         UnifyGeo(SMALL.model_copy(update={"backbone": backbone}))

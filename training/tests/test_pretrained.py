@@ -66,7 +66,7 @@ def test_unavailable_pretrained_weights_are_one_error_with_the_remedy(monkeypatc
     assert "\n" not in str(caught.value)
 
 
-def test_a_member_without_pretrained_weights_is_named() -> None:
+def test_member_without_pretrained_weights_is_named() -> None:
     """timm 1.0 has none for this one."""
     with pytest.raises(InputError, match="test_convnext_none"):
         UnifyGeo(SMALL.model_copy(update={"backbone": "test_convnext_none"}), pretrained=True)

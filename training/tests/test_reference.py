@@ -134,7 +134,7 @@ def test_encoders_equal_the_reference(network: UnifyGeo, batch: dict, expected: 
 
 
 @torch.no_grad()
-def test_the_decoder_equals_the_reference_at_every_level(network: UnifyGeo, expected: Reference) -> None:
+def test_decoder_equals_the_reference_at_every_level(network: UnifyGeo, expected: Reference) -> None:
     levels = tuple(torch.from_numpy(level).float() for level in expected.levels)
     pyramid = tuple(torch.from_numpy(level).float() for level in expected.pyramid)
     found = network.decode(levels, pyramid)
@@ -144,7 +144,7 @@ def test_the_decoder_equals_the_reference_at_every_level(network: UnifyGeo, expe
 
 
 @pytest.mark.parametrize("sigma", [4.0, 24.0])
-def test_the_objective_equals_the_reference(
+def test_objective_equals_the_reference(
     network: UnifyGeo, weights: Weights, batch: dict, expected: Reference, sigma: float
 ) -> None:
     """Eq. 5 with four different weights. sigma: of a tile of 384, so 64 / 384 of it here."""
@@ -202,13 +202,13 @@ def test_eq_5_by_hand() -> None:
     assert bits == pytest.approx({"L_G": 1, "L_D": 6, "L_M": 12, "L_R": 1, "loss": 100 * 1 + 6 + 10 * 12 + 1})
 
 
-def test_the_default_weights_and_label_are_the_published_ones() -> None:
+def test_default_weights_and_label_are_the_published_ones() -> None:
     config = LossConfig()
     assert (config.retrieval, config.matching, config.distribution, config.reranking) == (100.0, 10.0, 1.0, 1.0)
     assert config.gaussian_sigma == 4.0
 
 
-def test_the_reranking_loss_alone_trains_both_fine_heads_and_its_temperature(network: UnifyGeo, batch: dict) -> None:
+def test_reranking_loss_alone_trains_both_fine_heads_and_its_temperature(network: UnifyGeo, batch: dict) -> None:
     network.zero_grad()
     config = LossConfig(distribution=0, retrieval=0, matching=0, reranking=1)
     objective = Objective(network, config)

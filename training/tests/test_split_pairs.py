@@ -69,7 +69,7 @@ def test_positions_by_hand(pairs: SplitPairs, query: int, row: float, column: fl
     assert pairs.read(query, np.random.default_rng()).position == pytest.approx((row, column))
 
 
-def test_the_position_is_where_the_tile_shows_it(root: Path, split: CrossViewSplit, tmp_path: Path) -> None:
+def test_position_is_where_the_tile_shows_it(root: Path, split: CrossViewSplit, tmp_path: Path) -> None:
     """A white spot painted into the file where the label file's numbers say the camera is."""
     image = np.zeros((640, 640, 3), np.uint8)
     image[320 + 60 - 20 : 320 + 60 + 20, 320 + 60 - 20 : 320 + 60 + 20] = 255  # query 2: d_row 60, d_col −60
@@ -166,12 +166,12 @@ def test_batches_depend_on_the_seed_alone(root: Path, pairs: SplitPairs) -> None
     assert len({tuple(batch) for batch in draws[0]}) > 1
 
 
-def test_a_batch_for_which_there_is_no_room_is_an_error(pairs: SplitPairs) -> None:
+def test_batch_for_which_there_is_no_room_is_an_error(pairs: SplitPairs) -> None:
     with pytest.raises(ConfigurationError, match=r"room for \d of 12 queries"):
         pairs.draw(np.random.default_rng(0), 12)
 
 
-def test_a_camera_outside_its_positive_is_refused(split: CrossViewSplit) -> None:
+def test_camera_outside_its_positive_is_refused(split: CrossViewSplit) -> None:
     offsets = split.offsets_px.copy()
     offsets[3, 0, 1] = 321
     offsets[5, 0, 0] = np.nan
@@ -204,7 +204,7 @@ def test_cvact(tmp_path: Path) -> None:
 # -- configs ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_kind_says_what_the_data_are() -> None:
+def test_kind_says_what_the_data_are() -> None:
     assert isinstance(small_config().data, TownsConfig)
     assert isinstance(small_config(data=_vigor(Path("vigor"))).data, VigorConfig)
     aligned = small_config(data={"kind": "cvact", "folder": "x"}, losses=RETRIEVAL_ALONE)
@@ -239,7 +239,7 @@ def test_data_that_do_not_fit_are_named(data: dict[str, object], message: str) -
         ("cvact", {"kind": "cvact", "folder": "CVACT"}, 35532),
     ],
 )
-def test_the_shipped_configs_are_the_published_recipe(name: str, data: dict[str, str], pairs: int) -> None:
+def test_shipped_configs_are_the_published_recipe(name: str, data: dict[str, str], pairs: int) -> None:
     """Section IV-C: batch 64, 40 epochs, one of warm-up, AdamW at 4.5e-4 with weight decay 0.04, Eq. 5's weights."""
     config = read_settings(Path(__file__).resolve().parents[1] / f"configs/{name}.yaml", FitConfig)
     assert config.pretrained
@@ -268,7 +268,7 @@ def _same_bits(a: Path, b: Path) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_run_on_vigor_that_was_killed_ends_with_the_same_bits(root: Path, tmp_path: Path) -> None:
+def test_run_on_vigor_that_was_killed_ends_with_the_same_bits(root: Path, tmp_path: Path) -> None:
     """Two steps drawn at random, two by descriptor; killed among the first and among the others."""
     hard = {"from_step": 2, "every": 2, "pool": 4, "take": 2}
     config = small_config(data=_vigor(root), hard_negatives=hard, losses={"retrieval_from_step": 1})
@@ -281,7 +281,7 @@ def test_a_run_on_vigor_that_was_killed_ends_with_the_same_bits(root: Path, tmp_
     assert torch.load(whole, weights_only=True)["trained_on"] == "VIGOR cross-area train (corrected labels)"
 
 
-def test_the_command_trains_on_a_folder_given_to_it(root: Path, tmp_path: Path) -> None:
+def test_command_trains_on_a_folder_given_to_it(root: Path, tmp_path: Path) -> None:
     config = small_config(data=_vigor(Path("nowhere")), steps=2)
     (tmp_path / "fit.yaml").write_text(config.model_dump_json())  # JSON is YAML
     command = ["fit", str(tmp_path / "fit.yaml"), "--output", str(tmp_path / "run")]
@@ -292,7 +292,7 @@ def test_the_command_trains_on_a_folder_given_to_it(root: Path, tmp_path: Path) 
     assert state["config"]["data"]["folder"] == str(root)
 
 
-def test_a_retrieval_run_on_cvusa(tmp_path: Path) -> None:
+def test_retrieval_run_on_cvusa(tmp_path: Path) -> None:
     make_cvusa(tmp_path / "cvusa", 4)
     network = SMALL.model_dump() | {"ground_elevation_top_deg": 32.0, "ground_elevation_bottom_deg": -32.0}
     data = {"kind": "cvusa", "folder": tmp_path / "cvusa"}
@@ -314,7 +314,7 @@ def test_another_area_is_another_run(root: Path, tmp_path: Path) -> None:
         fit(other, config.data.open(config.network), tmp_path)
 
 
-def test_a_checkpoint_from_before_there_were_kinds_is_continued(tmp_path: Path) -> None:
+def test_checkpoint_from_before_there_were_kinds_is_continued(tmp_path: Path) -> None:
     path = fit(small_config(), Dots(), tmp_path, stop_after=1)
     state = torch.load(path, weights_only=True)
     assert state["config"]["data"].pop("kind") == "towns"

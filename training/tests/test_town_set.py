@@ -45,7 +45,7 @@ def test_tiles_overlap_by_half_and_positives_are_the_nearest() -> None:
     ]
 
 
-def test_the_camera_is_where_the_offset_says() -> None:
+def test_camera_position_follows_the_offset() -> None:
     data = TownImages(_town(np.array([[100.0, 61.0]])), TOWNS_ATTO)
     tile = data.aerial_image(int(data.tiles[0, 0]))
     row, column = tile_from_map(*data.offsets_m[0], 0.0, 0.0, 192, 70.0 / 192)

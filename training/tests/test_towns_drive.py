@@ -203,7 +203,7 @@ def _read(folder: Path) -> dict[str, list]:
     return rows
 
 
-def test_a_drive_too_long_for_its_town_is_refused() -> None:
+def test_drive_too_long_for_its_town_is_refused() -> None:
     town = build_town(SEED, 200.0, 2.0)
     empty = replace(town, streets=tuple(s for s in town.streets if s.rank == 3))
     with pytest.raises(ConfigurationError, match="no drive of 900 m fits"):

@@ -65,7 +65,7 @@ def test_render_pairs_refuses_a_folder_of_other_settings(tmp_path, change, named
         render_pairs(5, 1, tmp_path, **{**settings, **change})
 
 
-def test_a_town_without_its_arrays_is_rendered_again(tmp_path: Path) -> None:
+def test_town_without_its_arrays_is_rendered_again(tmp_path: Path) -> None:
     """The first release could leave one."""
     folder = render_pairs(5, 2, tmp_path, size_m=SIZE_M, metres_per_pixel=1.0)
     before = np.array(load_town(folder).panoramas)

@@ -132,7 +132,7 @@ def test_conventions_of_rows_and_columns() -> None:
     assert np.allclose(row_elevations(2, 0.8, -0.8), [0.4, -0.4])
 
 
-def test_a_box_to_the_east_is_right_of_the_centre() -> None:
+def test_box_to_the_east_is_right_of_the_centre() -> None:
     """A box 10 m east of the camera, 2 m wide: its edges lie at azimuth 90° ± atan(1/9)."""
     one = np.zeros(1, OBJECT)
     one["views"], one["x"], one["y"], one["cos"] = GROUND, 60.0, 50.0, 1.0
