@@ -11,6 +11,7 @@ from scipy.spatial import KDTree
 
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_training.towns.furniture import ACCENTS, FLATS, Objects, pick
+from unifygeo_training.towns.kinds import MIXED, TownKind
 from unifygeo_training.towns.paint import FREE_M, Canvas, Colour, rectangle, ribbon
 from unifygeo_training.towns.streets import Street, normals
 
@@ -19,8 +20,9 @@ GRAVEL: tuple[Colour, ...] = ((176, 164, 142), (158, 150, 138), (190, 172, 140))
 PAVED: tuple[Colour, ...] = ((150, 146, 140), (168, 150, 132), (132, 130, 130), (176, 168, 156))
 WHITE: Colour = (224, 224, 218)
 
-CHARACTERS = ("houses", "rows", "flats", "works", "park", "mixed", "square")
-SHARES = (0.32, 0.24, 0.14, 0.07, 0.09, 0.10, 0.04)
+STYLES = {"houses": "house", "rows": "row", "blocks": "block", "flats": "flats", "works": "hall"}
+"""Style of the buildings along the streets of a block, by its character; the others build in several."""
+
 LARGEST_SQUARE_M2 = 1800.0
 
 SPILL_M = 20.0
@@ -39,18 +41,21 @@ class Block:
     columns: slice
 
 
-def fill_blocks(rng: np.random.Generator, canvas: Canvas, streets: tuple[Street, ...], objects: Objects) -> None:
+def fill_blocks(
+    rng: np.random.Generator, canvas: Canvas, streets: tuple[Street, ...], objects: Objects, kind: TownKind = MIXED
+) -> None:
     """Gives every block its character, then builds along the streets, then fills what is left."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats((1 - canvas.taken).astype(np.uint8), connectivity=4)
-    shares = np.array(SHARES) / sum(SHARES)
+    characters, shares = list(kind.blocks), np.array(list(kind.blocks.values()))
+    shares = shares / sum(shares.tolist())
     blocks = []
     for label in range(count):
         area = stats[label, cv2.CC_STAT_AREA] * FREE_M**2
-        character = str(rng.choice(CHARACTERS, p=shares))
+        character = str(rng.choice(characters, p=shares))
         if area < 500:
             character = str(rng.choice(["park", "square", "mixed"]))
         elif character == "square" and area > LARGEST_SQUARE_M2:
-            character = "rows"
+            character = "rows" if "rows" in kind.blocks else "mixed"
         elif character == "park" and area > 16000:
             character = "mixed"
         left, top, width, height, _ = (int(v) for v in stats[label])
@@ -59,8 +64,8 @@ def fill_blocks(rng: np.random.Generator, canvas: Canvas, streets: tuple[Street,
     for block in blocks[1:]:
         if block.character == "park":
             _park(rng, canvas, objects, labels, block)
-    _build_along(rng, canvas, streets, objects, labels, blocks)
-    _fill(rng, canvas, streets, objects, labels, blocks)
+    _build_along(rng, canvas, streets, objects, labels, blocks, kind)
+    _fill(rng, canvas, streets, objects, labels, blocks, kind)
 
 
 def _label_at(labels: npt.NDArray[np.int32], size_m: float, x: float, y: float) -> int:
@@ -74,7 +79,16 @@ def _carpet(rng: np.random.Generator, canvas: Canvas, labels: npt.NDArray[np.int
     """The ground of each block, under everything else."""
     colours = np.zeros((len(blocks), 4), np.uint8)
     for block in blocks:
-        green = {"houses": 0.95, "rows": 0.5, "flats": 0.75, "works": 0.15, "park": 1.0, "mixed": 0.7, "square": 0.0}
+        green = {
+            "houses": 0.95,
+            "rows": 0.5,
+            "blocks": 0.1,
+            "flats": 0.75,
+            "works": 0.15,
+            "park": 1.0,
+            "mixed": 0.7,
+            "square": 0.0,
+        }
         if rng.random() < green[block.character]:
             base, plants = GRASS[int(rng.integers(len(GRASS)))], 255
         else:
@@ -97,6 +111,7 @@ def _build_along(
     objects: Objects,
     labels: npt.NDArray[np.int32],
     blocks: list[Block],
+    kind: TownKind,
 ) -> None:
     """Walks along both sides of each street and sets buildings that face it."""
     for k in rng.permutation(len(streets)):
@@ -113,20 +128,21 @@ def _build_along(
                 if block.label == 0 or block.character in ("park", "square"):
                     at += 6
                     continue
-                style = {"houses": "house", "rows": "row", "flats": "flats", "works": "hall"}.get(block.character, "")
+                style = STYLES.get(block.character, "")
                 if not style:
                     style = str(rng.choice(["house", "row", "flats", "tower"], p=[0.4, 0.3, 0.2, 0.1]))
                 low, high, deep_low, deep_high, storeys, gap, front = {
                     "house": (7, 13, 7, 11, (1, 2), (2.5, 7), (2.0, 7.0)),
                     "row": (8, 20, 9, 13, (2, 5), (0.0, 0.6), (0.0, 0.4)),
+                    "block": (12, 40, 12, 18, (4, 8), (0.0, 0.4), (0.0, 0.3)),
                     "flats": (16, 34, 10, 14, (3, 7), (5, 12), (3.0, 8.0)),
                     "tower": (14, 22, 14, 20, (6, 12), (6, 12), (2.0, 8.0)),
                     "hall": (18, 38, 14, 26, (1, 2), (5, 10), (3.0, 9.0)),
                 }[style]
                 width, depth = rng.uniform(low, high), rng.uniform(deep_low, deep_high)
-                if style == "row" and rng.random() < 0.15:  # a gap between the rows
+                if style in ("row", "block") and rng.random() < 0.15:  # a gap between the rows
                     at += rng.uniform(4, 9)
-                back = set_back * 0.4 if style == "row" else rng.uniform(*front)
+                back = set_back * 0.4 if style in ("row", "block") else rng.uniform(*front)
                 m = int(min(at + width / 2, len(s.line) - 1))
                 angle = float(np.arctan2(-aside[m, 0], aside[m, 1])) + (0 if side > 0 else np.pi)
                 if style in ("house", "tower"):
@@ -136,7 +152,9 @@ def _build_along(
                     w, d = width * shrink, depth * (1 + shrink) / 2
                     x, y = s.line[m] + aside[m] * side * (kerb + back + d / 2 + 0.3)
                     if w >= 6 and canvas.is_free(x, y, w / 2, d / 2, angle):
-                        height = float(rng.integers(storeys[0], storeys[1] + 1)) * rng.uniform(2.9, 3.5) + 0.5
+                        height = (
+                            float(rng.integers(storeys[0], storeys[1] + 1)) * kind.storeys * rng.uniform(2.9, 3.5) + 0.5
+                        )
                         if style == "hall":
                             height = rng.uniform(5, 10)
                         _build(rng, canvas, objects, x, y, w, d, angle, height, style)
@@ -165,7 +183,7 @@ def _build(
     objects.building(rng, x, y, width / 2, depth / 2, angle, height, style)
     canvas.polygon(rectangle(x, y, width / 2 + 0.5, depth / 2 + 0.5, angle), (128, 124, 118))
     canvas.take(rectangle(x, y, width / 2 + 0.3, depth / 2 + 0.3, angle))
-    if rng.random() < {"house": 0.4, "row": 0.45, "flats": 0.3, "tower": 0.2, "hall": 0.4}[style]:
+    if rng.random() < {"house": 0.4, "row": 0.45, "block": 0.5, "flats": 0.3, "tower": 0.2, "hall": 0.4}[style]:
         wing, deep = width * rng.uniform(0.3, 0.55), rng.uniform(4, 9)
         u = rng.choice([-1, 1]) * (width - wing) / 2
         v = depth / 2 + deep / 2 + 0.3
@@ -276,6 +294,7 @@ def _fill(
     objects: Objects,
     labels: npt.NDArray[np.int32],
     blocks: list[Block],
+    kind: TownKind,
 ) -> None:
     """Scatters things over what is free until no wide empty ground is left."""
     nearest = KDTree(np.concatenate([s.line for s in streets]))
@@ -283,6 +302,7 @@ def _fill(
     menus = {
         "houses": (["tree", "bush", "shed", "bed", "pool", "terrace", "tree", "hedge"], 26),
         "rows": (["tree", "bush", "shed", "bays", "terrace", "bed", "court", "hedge", "garages"], 26),
+        "blocks": (["bays", "stack", "terrace", "court", "tree", "garages", "planter", "shed"], 30),
         "flats": (["tree", "tree", "bush", "bays", "playground", "bed", "court", "hedge", "garages"], 32),
         "works": (["bays", "stack", "tree", "terrace", "stack", "garages"], 40),
         "park": (["tree", "tree", "tree", "tree", "bush", "bed", "playground", "court"], 30),
@@ -299,7 +319,7 @@ def _fill(
             angle = float(np.arctan2(tangents[k, 1], tangents[k, 0])) + rng.choice([0, np.pi / 2])
             _put(rng, canvas, objects, str(rng.choice(menu)), float(x), float(y), angle)
     for s in streets:
-        _street_furniture(rng, canvas, objects, s)
+        _street_furniture(rng, canvas, objects, s, kind.street_trees)
 
 
 def _put(
@@ -428,7 +448,7 @@ def _car_park(
                 objects.car(rng, x + u * c - v * s, y + u * s + v * c, angle + np.pi / 2 + rng.choice([0, np.pi]))
 
 
-def _street_furniture(rng: np.random.Generator, canvas: Canvas, objects: Objects, s: Street) -> None:
+def _street_furniture(rng: np.random.Generator, canvas: Canvas, objects: Objects, s: Street, trees: float) -> None:
     """Rows of street trees, lamps, hedges, bins, boxes and shelters on the footways."""
     aside = normals(s.line)
     n = len(s.line)
@@ -437,7 +457,7 @@ def _street_furniture(rng: np.random.Generator, canvas: Canvas, objects: Objects
             continue
         offset = s.width_m / 2 + 0.5
         a, b = int(s.set_back_m[0]) + 4, n - 5 - int(s.set_back_m[1])
-        if s.pavement_m > 1.7 and rng.random() < 0.5:
+        if s.pavement_m > 1.7 and rng.random() < trees:
             step = rng.uniform(7, 16)
             radius = rng.uniform(1.4, 2.8)
             for k in np.arange(a, b, step):

@@ -20,6 +20,27 @@ def add_command(subparsers: Any) -> None:
     render.add_argument("--pairs", type=int, default=600, help="panoramas a town (default: %(default)s)")
     render.add_argument("--size-m", type=float, default=600.0, help="side of a town (default: %(default)s)")
     render.add_argument("--orthophotos", type=int, default=2, help="days seen from above (default: %(default)s)")
+    render.add_argument(
+        "--camera-heights-m",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        default=[2.0, 2.0],
+        help="heights of the cameras above the ground, drawn evenly between these two (default: 2 2)",
+    )
+    render.add_argument(
+        "--kind",
+        default="mixed",
+        help="kind of town: mixed, city, old_town, suburb, estate, or varied, which draws one by the seed "
+        "(default: %(default)s)",
+    )
+    render.add_argument(
+        "--lean",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="in the orthophotos what stands leans by up to this much aside for each metre up (default: none)",
+    )
     render.add_argument("--output", type=Path, required=True)
     render.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
     render.set_defaults(run=_render)
@@ -77,7 +98,17 @@ def _render(args: argparse.Namespace) -> int:
         tqdm(total=len(args.seeds), unit="town") as bar,
     ):
         tasks = [
-            pool.submit(render_pairs, seed, args.pairs, args.output, size_m=args.size_m, orthophotos=args.orthophotos)
+            pool.submit(
+                render_pairs,
+                seed,
+                args.pairs,
+                args.output,
+                size_m=args.size_m,
+                orthophotos=args.orthophotos,
+                camera_heights_m=tuple(args.camera_heights_m),
+                kind=args.kind,
+                largest_lean=args.lean,
+            )
             for seed in args.seeds
         ]
         try:

@@ -262,21 +262,23 @@ class Objects:
         height_m: float,
         style: str,
     ) -> None:
-        """A building whose front looks along local −y. style: house, row, flats, hall or tower."""
+        """A building whose front looks along local −y. style: house, row, block, flats, hall or tower."""
         wall, accent = pick(rng, WALLS), pick(rng, ACCENTS)
         storey = rng.uniform(2.7, 3.8)
-        trim = float(rng.integers(0, 4)) if style in ("flats", "tower") else float(rng.choice([0, 0, 1, 2]))
+        trim = float(rng.integers(0, 4)) if style in ("block", "flats", "tower") else float(rng.choice([0, 0, 1, 2]))
         facade = (
             storey,
             rng.uniform(2.0, 4.6),
             rng.uniform(0.28, 0.62),
             rng.uniform(0.36, 0.62),
-            float(rng.random() < {"row": 0.55, "flats": 0.25, "tower": 0.4}.get(style, 0.0)),
+            float(rng.random() < {"row": 0.55, "block": 0.6, "flats": 0.25, "tower": 0.4}.get(style, 0.0)),
             trim,
         )
         if style == "hall":
             facade = (rng.uniform(5, 7), rng.uniform(5, 12), 0.5, rng.uniform(0.2, 0.4), 0.0, float(rng.choice([1, 3])))
-        pitched = rng.random() < {"house": 0.9, "row": 0.65, "flats": 0.3, "tower": 0.0, "hall": 0.25}[style]
+        pitched = (
+            rng.random() < {"house": 0.9, "row": 0.65, "block": 0.3, "flats": 0.3, "tower": 0.0, "hall": 0.25}[style]
+        )
         common = {"angle_rad": angle_rad, "colour": wall, "accent": accent, "facade": facade}
         if not pitched:
             roof = pick(rng, FLATS)

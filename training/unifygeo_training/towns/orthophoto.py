@@ -66,6 +66,44 @@ def render_orthophoto(town: Town, light: Appearance) -> UInt8:
     return colour
 
 
+def lean(pixels: UInt8, town: Town, east: float, north: float) -> UInt8:
+    """An orthophoto whose solids lean, as in imagery that was rectified with a terrain model alone: what stands z
+    metres above the ground appears z · east, z · north away from its foot, and the faces that look the other way show.
+
+    pixels: uint8 (P, P, 3), of `render_orthophoto`. The ground that nothing hides stays where it is.
+    """
+    heights, ids, _ = surface_heights(town, AERIAL)
+    out = np.empty_like(pixels)
+    walls = np.stack([town.objects[name] for name in ("r", "g", "b")], axis=1).astype(np.float32)
+    _lean(pixels, heights, ids, walls, east / town.metres_per_pixel, north / town.metres_per_pixel, out)
+    return out
+
+
+@njit(cache=True)
+def _lean(pixels, heights, ids, walls, east, north, out):
+    size = heights.shape[0]
+    tallest = heights.max()
+    step = min(0.7 / max(np.sqrt(east * east + north * north), 1e-9), tallest + 1.0)  # metres up for 0.7 pixels aside
+    for r in range(size):
+        for c in range(size):
+            row, column = r, c
+            z = tallest
+            wall = -1
+            while z > 0.0:
+                rr, cc = round(r + z * north), round(c - z * east)
+                if 0 <= rr < size and 0 <= cc < size and heights[rr, cc] >= z:
+                    row, column = rr, cc
+                    if heights[rr, cc] > z + 1.5 * step + 0.3:
+                        wall = ids[rr, cc]
+                    break
+                z -= step
+            for k in range(3):
+                value = float(pixels[row, column, k])
+                if wall >= 0:  # what the roof's light makes of the wall's colour, in half shade
+                    value = 0.35 * value + 80.0 * walls[wall, k]
+                out[r, c, k] = np.uint8(min(max(value, 0.0), 255.0))
+
+
 def write_geotiff(
     path: Path, pixels: UInt8, origin: tuple[float, float], metres_per_pixel: float, jpeg_quality: int | None = None
 ) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.spatial import Delaunay
 
 from unifygeo_ros.core.arrays import Float64
+from unifygeo_training.towns.kinds import MIXED, TownKind
 
 SAMPLE_M = 1.0
 """Distance between the points of a street's centre line."""
@@ -74,6 +75,22 @@ def _scatter(rng: np.random.Generator, size_m: float, margin_m: float) -> Float6
         else:
             failures += 1
     return np.array(points)
+
+
+def _lattice(rng: np.random.Generator, size_m: float, margin_m: float, apart_m: tuple[float, float]) -> Float64:
+    """Crossings of two families of streets, unevenly spaced, turned by any angle, each a few metres off its place."""
+    reach = (size_m / 2 + margin_m) * np.sqrt(2)
+    lines = []
+    for _ in range(2):
+        steps = rng.uniform(*apart_m, int(2 * reach / apart_m[0]) + 2)
+        at = np.cumsum(steps) - reach - apart_m[1]
+        lines.append(at[at < reach])
+    points = np.stack(np.meshgrid(*lines), axis=-1).reshape(-1, 2)
+    points += rng.normal(0, 3.0, points.shape)
+    turn = rng.uniform(0, np.pi / 2)
+    c, s = np.cos(turn), np.sin(turn)
+    points = points @ np.array([[c, s], [-s, c]]) + size_m / 2
+    return points[((points > -margin_m) & (points < size_m + margin_m)).all(axis=1)]
 
 
 def _gabriel(points: Float64) -> list[tuple[int, int]]:
@@ -146,14 +163,14 @@ def _largest_part(edges: set[tuple[int, int]]) -> list[tuple[int, int]]:
     return sorted(e for e in edges if root(e[0]) == largest)
 
 
-def _curve(rng: np.random.Generator, start: Float64, end: Float64) -> Float64:
-    """A cubic Bézier curve, one- or two-sided bend of up to 11% of its length, sampled evenly."""
+def _curve(rng: np.random.Generator, start: Float64, end: Float64, bends: float) -> Float64:
+    """A cubic Bézier curve, one- or two-sided bend of up to 11% of its length times `bends`, sampled evenly."""
     chord = end - start
     side = np.array([-chord[1], chord[0]])
     bend = rng.normal(0, 0.10)
     twist = rng.normal(0, 0.07)
-    first = start + chord / 3 + side * np.clip(bend + twist, -0.17, 0.17)
-    second = start + chord * 2 / 3 + side * np.clip(bend - twist, -0.17, 0.17)
+    first = start + chord / 3 + side * np.clip(bend + twist, -0.17, 0.17) * bends
+    second = start + chord * 2 / 3 + side * np.clip(bend - twist, -0.17, 0.17) * bends
     t = np.linspace(0, 1, 200)[:, None]
     dense = (1 - t) ** 3 * start + 3 * (1 - t) ** 2 * t * first + 3 * (1 - t) * t**2 * second + t**3 * end
     length = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(dense, axis=0).T))])
@@ -161,17 +178,22 @@ def _curve(rng: np.random.Generator, start: Float64, end: Float64) -> Float64:
     return np.stack([np.interp(stations, length, dense[:, k]) for k in (0, 1)], axis=1)
 
 
-def lay_streets(rng: np.random.Generator, size_m: float, margin_m: float = 90.0) -> tuple[Street, ...]:
+def lay_streets(
+    rng: np.random.Generator, size_m: float, kind: TownKind = MIXED, margin_m: float = 90.0
+) -> tuple[Street, ...]:
     """The streets of a town, running `margin_m` beyond its edges so that they leave it."""
-    points = _scatter(rng, size_m, margin_m)
+    if kind.lattice_m is None:
+        points = _scatter(rng, size_m, margin_m)
+    else:
+        points = _lattice(rng, size_m, margin_m, kind.lattice_m)
     edges = _thin(rng, points, _gabriel(points))
     ranks = _ranks(rng, points, edges)
-    lines = [_curve(rng, points[a], points[b]) for a, b in edges]
+    lines = [_curve(rng, points[a], points[b], kind.bend) for a, b in edges]
     widths = []
     parking = []
     for rank in ranks:
         left, right = (bool(rng.random() < (0.3, 0.6, 0.5, 0.0)[rank]) for _ in range(2))
-        lanes = rng.uniform(*((8.5, 12.0), (6.2, 7.5), (5.2, 6.2), (4.2, 5.2))[rank])
+        lanes = rng.uniform(*((8.5, 12.0), (6.2, 7.5), (5.2, 6.2), (4.2, 5.2))[rank]) * kind.width
         parking.append((left, right))
         widths.append(float(lanes + PARKING_M * (left + right)))
     reach = _set_backs(edges, lines, widths)
@@ -182,7 +204,7 @@ def lay_streets(rng: np.random.Generator, size_m: float, margin_m: float = 90.0)
             lines[k],
             widths[k],
             ranks[k],
-            float(rng.uniform(*((2.6, 4.5), (1.8, 3.2), (1.4, 2.4), (0.5, 1.2))[ranks[k]])),
+            float(rng.uniform(*((2.6, 4.5), (1.8, 3.2), (1.4, 2.4), (0.5, 1.2))[ranks[k]])) * kind.width,
             *parking[k],
             reach[k],
         )
