@@ -7,6 +7,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from unifygeo_ros.core.arrays import UInt8
+from unifygeo_training.data.photography import (
+    PhotographyConfig,
+    draw_seen,
+    hide_unseen,
+    photograph_from_above,
+    photograph_street,
+)
 
 Position = tuple[float, float]
 
@@ -27,6 +34,8 @@ class AugmentationConfig(BaseModel):
     jpeg: float = Field(default=0.1, ge=0.0, le=1.0)
     grid_dropout: float = Field(default=0.05, ge=0.0, le=1.0)
     coarse_dropout: float = Field(default=0.2, ge=0.0, le=1.0)
+    photography: PhotographyConfig | None = None
+    """What photographs have and rendered images lack; None: nothing of it."""
 
 
 def augment(
@@ -40,7 +49,14 @@ def augment(
     if config.heading_sigma_deg > 0:
         columns = rng.normal(0.0, config.heading_sigma_deg) / 360.0 * panorama.shape[1]
         panorama = np.roll(panorama, round(columns), axis=1)
-    return change_appearance(panorama, rng, config), change_appearance(tile, rng, config), position
+    photography = config.photography
+    if photography is not None:
+        panorama = photograph_street(panorama, rng, photography)
+        tile = photograph_from_above(tile, rng, photography)
+    panorama, tile = change_appearance(panorama, rng, config), change_appearance(tile, rng, config)
+    if photography is not None and rng.random() < photography.missing:
+        panorama = hide_unseen(panorama, draw_seen(rng, *panorama.shape[:2]))
+    return panorama, tile, position
 
 
 def mirror(panorama: UInt8, tile: UInt8, position: Position) -> tuple[UInt8, UInt8, Position]:
