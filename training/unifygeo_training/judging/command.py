@@ -14,8 +14,12 @@ from unifygeo_training.data.command import SPLITS, add_split_options, load_split
 def add_command(subparsers: Any) -> None:
     test = subparsers.add_parser("test", help="every metric of the paper, with baselines, for one network")
     test.add_argument("weights", type=Path, help="a checkpoint of `unifygeo-train fit`, a bundle, or published weights")
-    test.add_argument("dataset", choices=("town", *sorted(SPLITS)))
-    test.add_argument("root", type=Path, help="folder of the data set; of a town: its cached folder")
+    test.add_argument("dataset", choices=("town", "pairs", *sorted(SPLITS)))
+    test.add_argument(
+        "root",
+        type=Path,
+        help="folder of the data set; of a town: its cached folder; of pairs: your own photographs with pairs.csv",
+    )
     test.add_argument("--part", choices=("train", "val", "test"), default=None, help="default: test, or val for CVUSA")
     add_split_options(test)
     test.add_argument("--network", type=Path, help="YAML of the network config of published weights, if another")
@@ -34,6 +38,16 @@ def add_command(subparsers: Any) -> None:
     )
     test.add_argument("--sheets", type=int, default=0, metavar="N", help="draw N queries into --output (Fig. 5)")
     test.add_argument("--seed", type=int, default=0, help="which queries are drawn (default: %(default)s)")
+    pairs = test.add_argument_group("pairs (real photographs, docs/measurements/streets.md)")
+    pairs.add_argument(
+        "--distractors",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="GeoTIFFs, folders of them, or indexes of the model, whose tiles join the gallery",
+    )
+    pairs.add_argument("--tilings", type=int, default=4, choices=(1, 2, 3, 4), help="(default: %(default)s)")
+    pairs.add_argument("--temperature", type=float, help="of D (default: the bundle's; 1 for a checkpoint)")
     test.set_defaults(run=_test)
 
     tables = subparsers.add_parser("tables", help="Tables V, VI and VII from the JSON files of several networks")
@@ -42,6 +56,10 @@ def add_command(subparsers: Any) -> None:
 
 
 def _test(options: argparse.Namespace) -> int:
+    if options.dataset == "pairs":
+        return _test_pairs(options)
+    if options.distractors or options.temperature is not None:
+        raise ConfigurationError(f"--distractors and --temperature are for pairs, not for {options.dataset}")
     import dataclasses
     import json
     import tempfile
@@ -99,6 +117,41 @@ def _test(options: argparse.Namespace) -> int:
             sheet = draw_sheet(network, data, judgement.results, query, device=device)
             cv2.imwrite(str(options.output / f"query_{query:06d}.jpg"), sheet[..., ::-1])
         print(f"\nerrors, curve and {len(chosen)} sheets are in {options.output}")
+    return 0
+
+
+def _test_pairs(options: argparse.Namespace) -> int:
+    import json
+    import tempfile
+
+    from unifygeo_ros.inference.select import open_engines
+    from unifygeo_training.export import BundleText, export_bundle
+    from unifygeo_training.judging.street_pairs import judge_pairs, read_pairs, report, to_json
+    from unifygeo_training.weights import open_weights
+
+    if options.temperature is not None and not options.temperature > 0:
+        raise ConfigurationError(f"--temperature {options.temperature:g} must be above 0")
+    pairs = read_pairs(options.root)
+    weights = open_weights(options.weights, options.network)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        bundle = weights.bundle or export_bundle(
+            weights.network, Path(scratch) / "model", BundleText("pairs", "unstated", "unstated"), precisions=("fp32",)
+        )
+        precision = "fp32" if "fp32" in bundle.manifest.graphs["decoder"] else "fp16"
+        with open_engines(bundle, backend="onnx_cpu", precision=precision) as engines:
+            judgement = judge_pairs(
+                pairs,
+                bundle,
+                engines,
+                distractors=options.distractors,
+                tilings=options.tilings,
+                temperature=options.temperature,
+            )
+    print(report(judgement))
+    if options.json:
+        content = {"weights": str(options.weights), **to_json(judgement)}
+        options.json.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        print(f"\nthe numbers are in {options.json}")
     return 0
 
 
