@@ -160,7 +160,11 @@ def render_pairs(
     with locked(folder):
         if folder.exists() and _is_complete(folder):
             found = asdict(load_record(folder))
-            other = [f"{name} {_brief(found[name])}, not {_brief(value)}" for name, value in wanted.items() if found[name] != value]
+            other = [
+                f"{name} {_brief(found[name])}, not {_brief(value)}"
+                for name, value in wanted.items()
+                if found[name] != value
+            ]
             if other:
                 raise ConfigurationError(f"{folder} has {', '.join(other)}; give another --output or remove it")
             return folder
