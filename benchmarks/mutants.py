@@ -52,16 +52,17 @@ EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
 FAULTS = Path(__file__).with_name("faults.toml")
 TRAINING, TESTS = "training/unifygeo_training", "training/tests"
 REFERENCE = f"{TESTS}/test_reference.py"
+NETWORK = [f"{TESTS}/test_network.py", "-k", "not round_trips and not tensor and not pickle and not mapping"]
 MODULES = {
     # The test of several processes takes a minute, and its processes would read the module from the checkout.
     "losses": (f"{TRAINING}/losses.py", [f"{TESTS}/test_losses.py", "-k", "not processes"]),
-    "objective": (f"{TRAINING}/objective.py", [REFERENCE]),
-    "encoder": (f"{TRAINING}/model/encoder.py", [REFERENCE, f"{TESTS}/test_pretrained.py"]),
-    "decoder": (f"{TRAINING}/model/decoder.py", [REFERENCE]),
-    "layers": (f"{TRAINING}/model/layers.py", [REFERENCE, f"{TESTS}/test_network.py"]),
+    "objective": (f"{TRAINING}/objective.py", [f"{TESTS}/test_objective.py", REFERENCE]),
+    "encoder": (f"{TRAINING}/model/encoder.py", [REFERENCE, f"{TESTS}/test_pretrained.py", *NETWORK]),
+    "decoder": (f"{TRAINING}/model/decoder.py", [REFERENCE, *NETWORK]),
+    "layers": (f"{TRAINING}/model/layers.py", [REFERENCE, *NETWORK]),
     "metrics": (f"{TRAINING}/metrics.py", [f"{TESTS}/test_metrics.py"]),
-    "vigor": (f"{TRAINING}/data/vigor.py", [f"{TESTS}/test_data_readers.py"]),
-    "centre_aligned": (f"{TRAINING}/data/centre_aligned.py", [f"{TESTS}/test_data_readers.py"]),
+    "vigor": (f"{TRAINING}/data/vigor.py", [f"{TESTS}/test_vigor.py", "-k", "not check_data and not missing"]),
+    "centre_aligned": (f"{TRAINING}/data/centre_aligned.py", [f"{TESTS}/test_centre_aligned.py"]),
     "geodesy": ("unifygeo_ros/core/geodesy.py", ["test/test_geodesy.py"]),
     "se2": ("unifygeo_ros/core/se2.py", ["test/test_core_se2.py"]),
     "covariance": ("unifygeo_ros/core/covariance.py", ["test/test_core_covariance.py"]),
@@ -119,14 +120,17 @@ class _FromMemory(SourceFileLoader):
 
 
 def mutants_of(source: str) -> Iterator[Mutant]:
-    tree = get_ast(source)
-    decorators = {line for line, text in enumerate(source.splitlines(), 1) if text.startswith("@dataclass")}
+    tree, lines = get_ast(source), source.splitlines()
+    decorators = {number for number, line in enumerate(lines, 1) if line.startswith("@dataclass")}
     for name in sorted(cosmic_ray.plugins.operator_names()):
         operator = cosmic_ray.plugins.get_operator(name)
         if operator.arguments() or name == "core/NoOp" or EXCLUDED.search(name):
             continue
         positions = (position for node in ast_nodes(tree) for position in operator().mutation_positions(node))
         for occurrence, (start, end) in enumerate(positions):
+            dotted = "." in lines[start[0] - 1][start[1] : end[1]]
+            if dotted and name == "core/ExceptionReplacer":
+                continue  # Cosmic Ray fails on a dotted name
             if start[0] not in decorators:
                 yield Mutant(name, occurrence, tuple(start), tuple(end))
 

@@ -12,7 +12,6 @@ import torch.multiprocessing as multiprocessing
 from torch import Tensor
 
 from unifygeo_training import losses
-from unifygeo_training.objective import LossConfig, effective_rank
 
 
 def test_gaussian_label_peaks_at_the_camera() -> None:
@@ -79,18 +78,6 @@ def test_retrieval_loss_by_hand() -> None:
 def test_temperature_is_bounded() -> None:
     assert float(losses.scale(torch.tensor(math.log(1 / 0.07)))) == pytest.approx(1 / 0.07, rel=1e-5)
     assert float(losses.scale(torch.tensor(20.0))) == 100.0
-
-
-def test_retrieval_weight_follows_its_schedule() -> None:
-    config = LossConfig(retrieval=100, retrieval_from_step=10, retrieval_ramp_steps=3)
-    assert [config.retrieval_at(step) for step in (0, 9, 10, 11, 12, 13, 99)] == [0, 0, 25, 50, 75, 100, 100]
-    assert LossConfig().retrieval_at(0) == 100
-
-
-def test_effective_rank_counts_directions() -> None:
-    assert float(effective_rank(torch.eye(8))) == pytest.approx(7.0, rel=1e-5)  # 8 centred points span 7 directions
-    line = torch.linspace(-1, 1, 8)[:, None] * torch.ones(1, 5)
-    assert float(effective_rank(line)) == pytest.approx(1.0, rel=1e-4)
 
 
 def _batch() -> dict[str, Tensor]:

@@ -52,8 +52,9 @@ def load_cvact(root: Path, part: Literal["train", "val", "test"]) -> CrossViewSp
         keep = range(len(names)) if part == "test" else _indices(data, part)
     except (OSError, KeyError, TypeError, ValueError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
         raise InputError(f"{file}: cannot be read as CVACT's list ({error!r}); give the root of CVACT") from error
-    if len(keep) and not 0 <= min(keep) <= max(keep) < len(names):
-        raise InputError(f"{file}: {part} names panorama {max(keep) + 1} of {len(names)}; the file is damaged")
+    outside = [i + 1 for i in keep if not 0 <= i < len(names)]
+    if outside:
+        raise InputError(f"{file}: {part} names panorama {outside[0]} of 1 … {len(names)}; the file is damaged")
     folder = root / ("ANU_data_test" if part == "test" else "ANU_data_small")
     ground = [folder / "streetview" / f"{names[i]}_grdView.jpg" for i in keep]
     aerial = [folder / "satview_polish" / f"{names[i]}_satView_polish.jpg" for i in keep]

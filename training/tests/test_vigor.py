@@ -1,15 +1,13 @@
-"""VIGOR, CVUSA and CVACT: hand-made folders in every layout, and VIGOR's real corrected labels."""
+"""VIGOR: hand-made folders in every layout, and real corrected labels."""
 
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_centre_aligned import make_cvact_list, make_cvusa
 from small_vigor import make_vigor, write_image
 
 from unifygeo_ros.core.errors import InputError
-from unifygeo_training.data.centre_aligned import load_cvact, load_cvusa
 from unifygeo_training.data.check import check_split, draw_labels
 from unifygeo_training.data.split import METRES_PER_DEGREE
 from unifygeo_training.data.vigor import METRES_PER_PIXEL, label_disagreement_m, load_vigor, read_labels
@@ -169,38 +167,3 @@ def test_labels_are_drawn_where_the_camera_is(tmp_path):
     picture = draw_labels(split, 0)
     row, column = 50 + 160, 160 - 30  # 100 below, 60 left of the centre at 640 pixels; the picture has 320
     assert picture[-320:][row, column].tolist() == [255, 0, 0]
-
-
-def test_cvusa(tmp_path):
-    make_cvusa(tmp_path, 1)
-    split = load_cvusa(tmp_path, "train")
-    assert check_split(split).ok
-    assert split.semi_positives.shape == (1, 0)
-    assert math.degrees(split.ground_top_rad) == pytest.approx(32.7, abs=0.05)
-    assert split.tile_size == 750
-    with pytest.raises(InputError, match="give the root of CVUSA"):
-        load_cvusa(tmp_path, "val")
-    with (tmp_path / "splits/train-19zl.csv").open("w") as file:
-        file.write("a.jpg,b.jpg\n")  # the annotations are not needed
-    assert [file.name for file in load_cvusa(tmp_path, "train").ground] == ["b.jpg"]
-    with (tmp_path / "splits/train-19zl.csv").open("a") as file:
-        file.write("bingmap/19/0000002.jpg\n")
-    with pytest.raises(InputError, match=r"train-19zl\.csv:2: 1 fields"):
-        load_cvusa(tmp_path, "train")
-
-
-def test_cvact(tmp_path):
-    make_cvact_list(tmp_path)
-    assert [file.name for file in load_cvact(tmp_path, "train").ground] == ["first_grdView.jpg", "third_grdView.jpg"]
-    assert load_cvact(tmp_path, "val").gallery[0].name == "second_satView_polish.jpg"
-    split = load_cvact(tmp_path, "val")
-    assert (split.tile_size, split.ground_top_rad, split.ground_bottom_rad) == (1200, math.pi / 2, -math.pi / 2)
-    assert split.offsets_px.tolist() == [[[0.0, 0.0]]]
-    assert split.ground_lat_lon.shape == split.gallery_lat_lon.shape == (1, 2)
-    with pytest.raises(InputError, match="empty"):
-        load_cvact(tmp_path, "test")
-    write_image(tmp_path / "ANU_data_test/streetview/third_grdView.jpg", 832, 1664)
-    assert len(load_cvact(tmp_path, "test").ground) == 1
-    (tmp_path / "ACT_data.mat").write_bytes(b"not MATLAB")
-    with pytest.raises(InputError, match="cannot be read"):
-        load_cvact(tmp_path, "train")
