@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -109,6 +110,21 @@ def test_compact_bundle_is_small(network: UnifyGeo, bundle: ModelBundle) -> None
         pytest.skip("the plain bundle")
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
     assert size < 1.2 * 2 * sum(value.numel() for value in network.state_dict().values())
+
+
+def test_kernels_of_grouped_convolutions_are_constants(bundle: ModelBundle) -> None:
+    """No node computes them: TensorRT's parser then takes them as weights, not as an input of the convolution."""
+    for graph in ("ground_encoder", "aerial_encoder"):
+        for precision in PRECISIONS:
+            model = onnx.load(bundle.graph_path(graph, precision), load_external_data=False)
+            constants = {initializer.name for initializer in model.graph.initializer}
+            kernels = [
+                node.input[1]
+                for node in model.graph.node
+                if any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
+            ]
+            assert len(kernels) == 12  # of 2 + 2 + 6 blocks of the trunk and one of each head
+            assert constants.issuperset(kernels), (graph, precision)
 
 
 def test_damaged_weights_file_is_refused(bundle: ModelBundle, tmp_path: Path) -> None:

@@ -40,19 +40,22 @@ def share_weights(models: Iterable[onnx.ModelProto], file: Path) -> None:
     """Move the large float initialisers of all models into one file, each different tensor once, in place.
 
     float32 initialisers must be exact in float16 (`round_to_float16`); those that are not, because the exporter
-    computed them, stay where they are.
+    computed them, stay where they are. So do the float32 kernels of grouped convolutions, half a percent of the
+    weights: TensorRT's parser takes a kernel that a node computes as an input of the convolution, and whether every
+    release takes that where there are groups is not known.
     """
     offsets: dict[bytes, int] = {}
     with file.open("wb") as stream:
         for model in models:
             casts = []
+            grouped = {node.input[1] for node in model.graph.node if _groups(node) > 1}
             for initializer in model.graph.initializer:
                 value = numpy_helper.to_array(initializer)
                 if value.size < SMALLEST_SHARED or value.dtype not in (np.float16, np.float32):
                     continue
                 half = value.astype(np.float16)
                 if value.dtype == np.float32:
-                    if not np.array_equal(half.astype(np.float32), value):
+                    if initializer.name in grouped or not np.array_equal(half.astype(np.float32), value):
                         continue
                     name = initializer.name
                     initializer.name = f"{name}.float16"
@@ -66,6 +69,11 @@ def share_weights(models: Iterable[onnx.ModelProto], file: Path) -> None:
             nodes = list(model.graph.node)
             del model.graph.node[:]
             model.graph.node.extend([*casts, *nodes])  # ONNX wants nodes in topological order
+
+
+def _groups(node: onnx.NodeProto) -> int:
+    """Of a convolution; 1 for any other node."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
 
 
 def _point_to(initializer: TensorProto, location: str, offset: int, length: int) -> None:
