@@ -141,6 +141,57 @@ def test_auto_does_not_try_the_providers_of_tensorrt() -> None:
     assert set(BACKENDS) - set(AUTOMATIC) == {"onnx_tensorrt", "onnx_tensorrt_rtx"}
 
 
+# Libraries that pip has installed --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """An ONNX Runtime with the providers for GPUs; what is loaded before a session is opened."""
+    loaded: list[str] = []
+    names = [*onnx_providers.PROVIDERS.values()]
+
+    def preload_dlls(cuda: bool = True, cudnn: bool = True, msvc: bool = True, directory: str | None = None) -> None:
+        print("Failed to load libfoo.so")
+        loaded.append("cuda" * cuda + " cudnn" * cudnn)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload_dlls, raising=False)
+    monkeypatch.setattr(onnx_providers.importlib, "import_module", loaded.append)
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [("onnx_cuda", ["cuda cudnn"]), ("onnx_tensorrt", ["cuda cudnn", "tensorrt"]), ("onnx_cpu", [])],
+)
+def test_cuda_and_tensorrt_of_pip_are_loaded_before_the_session(
+    loaded: list[str], capsys: pytest.CaptureFixture[str], backend: str, expected: list[str]
+) -> None:
+    """The system's loader does not look into site-packages; what ONNX Runtime prints about it does not reach stdout."""
+    assert find_provider(backend, 0) == Provider(backend, 0)
+    assert loaded == expected
+    assert not capsys.readouterr().out
+
+
+def test_libraries_that_are_not_there_are_left_to_the_system(
+    loaded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.delattr(onnxruntime, "preload_dlls")  # ONNX Runtime before 1.21
+    monkeypatch.setattr(onnx_providers.importlib, "import_module", absent)
+    assert find_provider("onnx_tensorrt", 1) == Provider("onnx_tensorrt", 1)
+    assert loaded == []
+
+
+def test_onnxruntime_preloads_without_arguments() -> None:
+    """The real function, where there is no CUDA."""
+    if not hasattr(onnxruntime, "preload_dlls"):
+        pytest.skip("ONNX Runtime before 1.21")
+    onnxruntime.preload_dlls()
+
+
 # The plugin of TensorRT-RTX, over a stand-in --------------------------------------------------------------------------
 
 

@@ -6,7 +6,10 @@ The names of the options are those of the providers' own option tables (ONNX Run
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
@@ -20,6 +23,8 @@ from unifygeo_ros.inference.engine_cache import default_cache_dir, make_trusted_
 from unifygeo_ros.inference.interface import expected_inputs
 from unifygeo_ros.inference.tensorrt_build import MAX_BATCH, WORKSPACE_BYTES
 
+logger = logging.getLogger(__name__)
+
 PROVIDERS = {
     "onnx_cpu": "CPUExecutionProvider",
     "onnx_cuda": "CUDAExecutionProvider",
@@ -30,8 +35,8 @@ PROVIDERS = {
 
 INSTALL = {
     "onnx_cpu": "pip install onnxruntime",
-    "onnx_cuda": "pip install onnxruntime-gpu in its place",
-    "onnx_tensorrt": "pip install onnxruntime-gpu instead of onnxruntime, and TensorRT's libraries",
+    "onnx_cuda": "pip install 'onnxruntime-gpu[cuda,cudnn]' in its place",
+    "onnx_tensorrt": "pip install 'onnxruntime-gpu[cuda,cudnn]' instead of onnxruntime, and TensorRT's libraries",
     "onnx_tensorrt_rtx": "pip install onnxruntime-ep-nv-tensorrt-rtx in addition to onnxruntime 1.24 or newer",
 }
 """Remedy by backend where its provider is not there."""
@@ -77,6 +82,7 @@ def find_provider(backend: str, device: int) -> Provider:
     name = PROVIDERS[backend]
     available = onnxruntime.get_available_providers()
     if name in available:
+        _preload(backend)
         return Provider(backend, device)
     if backend != "onnx_tensorrt_rtx":
         raise BackendUnavailable(f"this onnxruntime has no {name}, only {available}; {INSTALL[backend]}")
@@ -86,6 +92,21 @@ def find_provider(backend: str, device: int) -> Provider:
     if device >= len(gpus):
         raise EngineError(f"GPU {device} does not exist for {name}, there are {len(gpus)}; choose another device")
     return Provider(backend, device, (gpus[device],))
+
+
+def _preload(backend: str) -> None:
+    """Load the libraries that a built-in provider needs from where pip installs them; the system's loader does not look
+    there. What is not there is left to that loader, and what is nowhere is an error when the session is opened."""
+    if backend not in ("onnx_cuda", "onnx_tensorrt"):
+        return
+    if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            onnxruntime.preload_dlls()
+        if printed.getvalue():
+            logger.debug("%s", printed.getvalue().strip())
+    if backend == "onnx_tensorrt":
+        with contextlib.suppress(Exception):  # the package loads its libraries, or it is not there or does not load
+            importlib.import_module("tensorrt")
 
 
 def _plugin_devices(name: str) -> list[Any]:
