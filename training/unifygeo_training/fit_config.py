@@ -119,12 +119,11 @@ class FitConfig(_Settings):
         return value
 
     def ablation(self) -> dict[str, bool]:
-        """What this config trains (`unifygeo_training.judging.tables.Ablation`)."""
+        """What this config trains, as `unifygeo_training.judging.tables.Ablation` names it."""
         losses = self.losses
         return {
             "retrieval": losses.retrieval > 0,
             "localization": losses.distribution > 0,
             "matching": losses.matching > 0,
-            "feature_aggregator": self.network.aggregator == "attention",
             "reranking_loss": losses.reranking > 0,
         }

@@ -46,24 +46,20 @@ def open_weights(path: Path, network: Path | None = None) -> Weights:
         if not (path / MANIFEST_NAME).is_file():
             raise InputError(f"{path}: holds no {MANIFEST_NAME}; give a bundle, a checkpoint or published weights")
         bundle = load_bundle(path)
-        return Weights(BundleNetwork(bundle), "bundle", bundle=bundle)
+        judged = BundleNetwork(bundle)
+        return Weights(judged, "bundle", Ablation(aggregator=judged.config.aggregator), bundle=bundle)
     content = read_tensors(path)
     if "model" in content or "network" in content:
         if network is not None:
             raise ConfigurationError(f"{path} is a checkpoint and brings its network config; leave --network out")
         loaded, content = load_network(path)
-        return Weights(loaded, "checkpoint", _ablation(content), content.get("config", {}).get("data", {}))
+        trained = dict(content.get("ablation", {}))
+        trained.pop("feature_aggregator", None)  # of older checkpoints; the network's config tells more
+        ablation = Ablation(**trained, aggregator=loaded.config.aggregator)
+        return Weights(loaded, "checkpoint", ablation, content.get("config", {}).get("data", {}))
     published = UnifyGeo(read_network_config(network) if network else NetworkConfig())
     load_published(published, content, str(path))
-    return Weights(published.eval(), "published")
-
-
-def _ablation(content: Mapping[str, Any]) -> Ablation:
-    raw = dict(content.get("ablation", {}))
-    unified = raw.pop("unified_learning", True)  # before 0.2 one switch for all
-    if not unified:
-        raise InputError("the checkpoint does not tell which of its parts were trained; train it again")
-    return Ablation(**raw)
+    return Weights(published.eval(), "published", Ablation(aggregator=published.config.aggregator))
 
 
 class BundleNetwork(nn.Module):

@@ -7,7 +7,7 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Literal, Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from unifygeo_ros.core.errors import InputError
 from unifygeo_training.judging.judge import Judgement
 
 FORMAT = "unifygeo-judgement"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 PAPER = {
     "VIGOR same-area": {
@@ -43,8 +43,9 @@ class Ablation:
     """The decoder (L_D)."""
     matching: bool = True
     """The fine-grained features by L_M."""
-    feature_aggregator: bool = True
-    """FA; without it the paper pools by the average."""
+    aggregator: Literal["attention", "gem", "average"] = "attention"
+    """Of the network's config. FA is "attention"; without it the paper pools by the average. "gem", attention alone left
+    out, is neither."""
     reranking_loss: bool = True
     """L_R. Whether re-ranking is *used* is not a property of the network; both are always judged."""
 
@@ -181,9 +182,10 @@ def ablation_report(judgements: Sequence[Mapping[str, Any]]) -> str:
     for of_network in networks.values():
         sets = [of_network[name] for name in data]
         ablation = Ablation(**sets[0]["ablation"])
-        first, last = (ablation.unified_learning, ablation.feature_aggregator), ablation.reranking_loss
+        first = (_mark(ablation.unified_learning), FA_MARKS[ablation.aggregator])
+        last = _mark(ablation.reranking_loss)
         for used in (False, True) if ablation.reranks else (False,):
-            switches = (*first, used, last)
+            switches = (*first, _mark(used), last)
             if ablation.retrieval:
                 scores = [{**s["retrieval"], **s["reranked" if used else "retrieval"]} for s in sets]
                 retrieval.append(_Row(switches, [[score[name] for name in _RETRIEVAL] for score in scores]))
@@ -208,12 +210,16 @@ def ablation_report(judgements: Sequence[Mapping[str, Any]]) -> str:
         thresholds = [f"R@{float(t):g}m" for t in of_one]
         header = [*switches, *(f"strict {t}" for t in thresholds), *thresholds]
         parts += ["", "Table VII", _means(header, cvgl), "", PROTOCOLS]
-        if not all(row.switches[0] for row in cvgl):
+        if any(row.switches[0] == OFF for row in cvgl):
             parts += ["Rows without UL have no decoder: their answer is the tile's centre."]
         if len(data) > 1 and len(cvgl) > 1:
             parts += ["", "Table VII, each row less the row before it", _differences(header, cvgl)]
     return "\n".join(parts)
 
+
+ON, OFF = "✓", "-"
+"""Marks of a switch. In the order of their characters off comes before "GeM" and that before on."""
+FA_MARKS = {"average": OFF, "gem": "GeM", "attention": ON}
 
 _RETRIEVAL = ("recall_1", "recall_5", "recall_10", "recall_percent", "hit_rate")
 
@@ -222,8 +228,8 @@ _RETRIEVAL = ("recall_1", "recall_5", "recall_10", "recall_percent", "hit_rate")
 class _Row:
     """One row of the ablation tables."""
 
-    switches: tuple[bool, ...]
-    """Of the configuration, in the order of the paper's columns, so that sorted rows stand in the order of the
+    switches: tuple[str, ...]
+    """Marks of the configuration, in the order of the paper's columns, so that sorted rows stand in the order of the
     paper's."""
     values: list[list[float]]
     """Of each data set, all numbers."""
@@ -231,7 +237,7 @@ class _Row:
 
 def _means(header: Sequence[str], rows: Sequence[_Row]) -> str:
     ordered = sorted(rows, key=lambda row: row.switches)
-    return _table(header, [[*_marks(*row.switches), *_two(np.mean(row.values, axis=0))] for row in ordered])
+    return _table(header, [[*row.switches, *_two(np.mean(row.values, axis=0))] for row in ordered])
 
 
 def _differences(header: Sequence[str], rows: Sequence[_Row]) -> str:
@@ -240,12 +246,12 @@ def _differences(header: Sequence[str], rows: Sequence[_Row]) -> str:
         paired = np.array(row.values) - np.array(before.values)
         errors = paired.std(axis=0, ddof=1) / np.sqrt(len(paired))
         found = [f"{mean:+.2f} ± {error:.2f}" for mean, error in zip(paired.mean(axis=0), errors, strict=True)]
-        cells.append([*_marks(*row.switches), *found])
+        cells.append([*row.switches, *found])
     return _table(header, cells)
 
 
-def _marks(*switches: bool) -> list[str]:
-    return ["✓" if switch else "-" for switch in switches]
+def _mark(switch: bool) -> str:
+    return ON if switch else OFF
 
 
 def _two(values: Any) -> list[str]:
