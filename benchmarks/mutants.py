@@ -53,6 +53,8 @@ FAULTS = Path(__file__).with_name("faults.toml")
 TRAINING, TESTS = "training/unifygeo_training", "training/tests"
 REFERENCE = f"{TESTS}/test_reference.py"
 NETWORK = [f"{TESTS}/test_network.py", "-k", "not round_trips and not tensor and not pickle and not mapping"]
+MIXTURE = "test/test_tracking_mixture.py"
+EVIDENCE = "mixture or modes or pixel or tile_weights or rival"
 MODULES = {
     # The test of several processes takes a minute, and its processes would read the module from the checkout.
     "losses": (f"{TRAINING}/losses.py", [f"{TESTS}/test_losses.py", "-k", "not processes"]),
@@ -68,10 +70,13 @@ MODULES = {
     "covariance": ("unifygeo_ros/core/covariance.py", ["test/test_core_covariance.py"]),
     "decision": ("unifygeo_ros/localization/decision.py", ["test/test_decision.py"]),
     "fixes": ("unifygeo_ros/localization/fixes.py", ["test/test_decision.py"]),
-    "belief": ("unifygeo_ros/tracking/belief.py", ["test/test_tracking_belief.py"]),
+    "belief": ("unifygeo_ros/tracking/belief.py", [MIXTURE]),
     "filter": ("unifygeo_ros/tracking/filter.py", ["test/test_tracking_belief.py", "test/test_tracking_plain.py"]),
-    "reduction": ("unifygeo_ros/tracking/reduction.py", ["test/test_tracking_belief.py"]),
-    "evidence": ("unifygeo_ros/tracking/evidence.py", ["test/test_tracking_belief.py", "test/test_tracking_plain.py"]),
+    "reduction": ("unifygeo_ros/tracking/reduction.py", [MIXTURE, "test/test_tracking_plain.py::test_merging"]),
+    "evidence": (
+        "unifygeo_ros/tracking/evidence.py",
+        [MIXTURE, "test/test_tracking_belief.py", "test/test_tracking_plain.py", "-k", EVIDENCE],
+    ),
 }
 LIBRARIES = ["numpy", "scipy.ndimage", "scipy.spatial", "cv2", "pydantic", "hypothesis.extra.numpy", "pyproj", "onnx"]
 TRAINING_LIBRARIES = ["torch", "timm", "lightning"]
