@@ -141,7 +141,7 @@ def test_auto_does_not_try_the_providers_of_tensorrt() -> None:
     assert set(BACKENDS) - set(AUTOMATIC) == {"onnx_tensorrt", "onnx_tensorrt_rtx"}
 
 
-# Libraries that pip has installed --------------------------------------------------------------------------------------
+# Libraries that pip has installed -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_onnxruntime_preloads_without_arguments() -> None:
     onnxruntime.preload_dlls()
 
 
-# The plugin of TensorRT-RTX, over a stand-in --------------------------------------------------------------------------
+# The plugin of TensorRT-RTX, over a stand-in -------------------------------------------------------------------------
 
 
 class Plugin:
@@ -265,7 +265,7 @@ def test_missing_provider_is_named_with_its_package(bundle: ModelBundle, backend
         open_engines(bundle, backend=backend)
 
 
-# Batches longer than the profile --------------------------------------------------------------------------------------
+# Batches longer than the profile -------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def four() -> Belief:
     return Belief(np.array([0.1, 0.4, 0.05, 0.25]), means, covariances, np.arange(4.0), np.array([7, 3, -1, 5]), 0.2)
 
 
-# The mixture -----------------------------------------------------------------------------------------------------------
+# The mixture ----------------------------------------------------------------------------------------------------------
 
 
 def test_no_hypotheses_is_all_uniform() -> None:
@@ -120,7 +120,7 @@ def test_poses_become_hypotheses_with_an_odometry_of_unknown_scale() -> None:
     np.testing.assert_array_equal(whole[:, :3, 3], np.zeros((2, 3)))
 
 
-# Reduction -------------------------------------------------------------------------------------------------------------
+# Reduction ------------------------------------------------------------------------------------------------------------
 
 
 def at(*places: tuple[float, float, float], weights: list[float], sigma: float = 1.0) -> Belief:
@@ -184,9 +184,7 @@ def test_similar_is_within_the_distance_of_both_and_of_like_volume() -> None:
 
 def test_what_has_joined_another_gathers_nothing_itself() -> None:
     """A chain of neighbours 0.9 apart: the second joins the first, so the third stays for itself."""
-    found = reduce(
-        at((0, 0, 0), (0.9, 0, 0), (1.8, 0, 0), weights=[0.5, 0.3, 0.2]), merge_distance2=1.0, limit=10
-    )
+    found = reduce(at((0, 0, 0), (0.9, 0, 0), (1.8, 0, 0), weights=[0.5, 0.3, 0.2]), merge_distance2=1.0, limit=10)
     np.testing.assert_allclose(found.weights, [0.8, 0.2])
     assert found.tile_ids.tolist() == [0, 2]
 
@@ -230,7 +228,7 @@ def test_the_steps_of_coarser_merging_are_squared_distances() -> None:
     assert reduction.COARSER == (4.0, 16.0, 64.0, 256.0)
 
 
-# Evidence --------------------------------------------------------------------------------------------------------------
+# Evidence -------------------------------------------------------------------------------------------------------------
 
 REGION = Region(
     LocalFrame(Datum(47.0, 8.0, 0.0)),
@@ -312,7 +310,13 @@ def test_evidence_with_a_searched_heading_has_a_heading_of_each_tile() -> None:
     e = found(seen)
     weights, _ = softmax((0.9, 0.8, 0.6))
     right = [1 - 0.001 / TURN_VARIANCE, 0.75]
-    expected = [weights[0] * right[0], weights[1] * right[1], weights[0] * (1 - right[0]), weights[1] * 0.25, weights[2]]
+    expected = [
+        weights[0] * right[0],
+        weights[1] * right[1],
+        weights[0] * (1 - right[0]),
+        weights[1] * 0.25,
+        weights[2],
+    ]
     np.testing.assert_allclose(e.weights, 0.75 * np.array(expected), rtol=1e-6)
     assert e.tile_ids.tolist() == [1, 0, 1, 0, 2]
     assert e.yaw_rad[:2].tolist() == [0.2, -1.0]
@@ -381,9 +385,7 @@ def test_rival_evidence_by_hand() -> None:
         math.log(e**2 + e + 1 + 3 * math.log(10 / 3))
     )
     integral = ((10 / 3) ** 0.5 - 1) / 0.5
-    assert log_evidence_of_all(np.array([1.0, 0.5, 0.0]), 10) == pytest.approx(
-        math.log(e + e**0.5 + 1 + 3 * integral)
-    )
+    assert log_evidence_of_all(np.array([1.0, 0.5, 0.0]), 10) == pytest.approx(math.log(e + e**0.5 + 1 + 3 * integral))
     # All tiles are known, or more than the region has: nothing is added.
     for tiles in (3, 2, 0):
         assert log_evidence_of_all(np.array([2.0, 1.0, 0.0]), tiles) == pytest.approx(math.log(e**2 + e + 1))

@@ -82,9 +82,7 @@ def test_cvact_takes_the_panoramas_that_the_list_numbers_from_1(tmp_path: Path) 
     assert (train.name, val.name) == ("CVACT train", "CVACT val")
     folder = tmp_path / "ANU_data_small"
     assert list(train.ground) == [folder / f"streetview/{name}_grdView.jpg" for name in ("first", "third")]
-    assert list(train.gallery) == [
-        folder / f"satview_polish/{name}_satView_polish.jpg" for name in ("first", "third")
-    ]
+    assert list(train.gallery) == [folder / f"satview_polish/{name}_satView_polish.jpg" for name in ("first", "third")]
     assert names(val.ground) == ["second_grdView.jpg"]
     assert train.tile_size == 1200
     assert (train.ground_top_rad, train.ground_bottom_rad) == (math.pi / 2, -math.pi / 2)  # the whole sphere
@@ -118,7 +116,7 @@ def write_list(root: Path, **changes: Any) -> None:
 @pytest.mark.parametrize("number", [0, 4])
 def test_a_list_of_cvact_that_numbers_a_panorama_it_does_not_hold_is_damaged(tmp_path: Path, number: int) -> None:
     write_list(tmp_path, trainSet={"trainInd": np.array([[3], [number], [9]])})
-    with pytest.raises(InputError, match=rf"ACT_data\.mat: train names panorama {number} of 1 … 3; the file is damaged"):
+    with pytest.raises(InputError, match=rf"ACT_data\.mat: train names panorama {number} of 1 … 3; the file"):
         load_cvact(tmp_path, "train")
 
 

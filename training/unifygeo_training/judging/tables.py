@@ -44,8 +44,8 @@ class Ablation:
     matching: bool = True
     """The fine-grained features by L_M."""
     aggregator: Literal["attention", "gem", "average"] = "attention"
-    """Of the network's config. FA is "attention"; without it the paper pools by the average. "gem", attention alone left
-    out, is neither."""
+    """Of the network's config. FA is "attention"; without it the paper pools by the average. "gem" leaves out the
+    attention alone and is neither."""
     reranking_loss: bool = True
     """L_R. Whether re-ranking is *used* is not a property of the network; both are always judged."""
 
