@@ -69,7 +69,7 @@ def test_every_page_of_numbers_is_in_the_table():
     assert pages <= covered
 
 
-def test_the_claims_of_tracking_and_decoding_find_what_these_programs_print():
+def test_claims_of_tracking_and_decoding_find_what_these_programs_print():
     """Lines as they are printed, with the numbers of the pages."""
     rows = {
         "0.04": ("0.04", ("0.172", "1.000", "0.755", "0.001")),

@@ -87,7 +87,7 @@ def test_extended_appends_in_turn_and_normalised_divides_by_the_sum() -> None:
         (3, 3, math.inf),
     ],
 )
-def test_a_hypothesis_that_says_nothing_moves_to_the_uniform_component(change: tuple[int, int, float]) -> None:
+def test_hypothesis_that_says_nothing_moves_to_the_uniform_component(change: tuple[int, int, float]) -> None:
     row, column, value = change
     before = four()
     before.covariances[1, row, column] = value
@@ -97,7 +97,7 @@ def test_a_hypothesis_that_says_nothing_moves_to_the_uniform_component(change: t
 
 
 @pytest.mark.parametrize("coordinate", range(4))
-def test_a_hypothesis_whose_mean_is_not_finite_moves_to_the_uniform_component(coordinate: int) -> None:
+def test_hypothesis_whose_mean_is_not_finite_moves_to_the_uniform_component(coordinate: int) -> None:
     before = four()
     before.means[3, coordinate] = math.inf
     assert before.without_degenerate().tile_ids.tolist() == [7, 3, -1]
@@ -145,7 +145,7 @@ def merged_by_hand(members: list[int], belief: Belief) -> tuple[float, np.ndarra
     return float(belief.weights[members].sum()), mean, covariance, float(share @ belief.support[members])
 
 
-def test_a_group_becomes_its_moments_under_the_heaviest_ones_tile() -> None:
+def test_group_becomes_its_moments_under_the_heaviest_ones_tile() -> None:
     """Two groups across the wrap of the yaw; the second is heavier as a whole, and comes first."""
     belief = at(
         (0, 0, math.pi - 0.1),
@@ -213,7 +213,7 @@ def test_too_many_light_ones_are_merged_more_and_more_coarsely(apart: float, mer
     assert found.total == pytest.approx(1.0)
 
 
-def test_the_heavy_half_is_never_merged_more_coarsely() -> None:
+def test_heavy_half_is_never_merged_more_coarsely() -> None:
     """Heavy ones three standard deviations apart, light ones too: only the light ones may become one."""
     places = [(3.0 * i, 0.0, 0.0) for i in range(4)] + [(500.0 + 3.0 * i, 0.0, 0.0) for i in range(4)]
     weights = [0.2, 0.18, 0.16, 0.14, 0.05, 0.04, 0.03, 0.02]
@@ -224,7 +224,7 @@ def test_the_heavy_half_is_never_merged_more_coarsely() -> None:
     assert found.uniform_weight == pytest.approx(0.18)
 
 
-def test_the_steps_of_coarser_merging_are_squared_distances() -> None:
+def test_steps_of_coarser_merging_are_squared_distances() -> None:
     assert reduction.COARSER == (4.0, 16.0, 64.0, 256.0)
 
 
@@ -330,7 +330,7 @@ def test_evidence_with_a_searched_heading_has_a_heading_of_each_tile() -> None:
     assert (e.open_share, e.near_share) == pytest.approx((0.25, 0.25))
 
 
-def test_a_search_that_found_no_heading_keeps_a_twentieth_of_its_peak() -> None:
+def test_search_that_found_no_heading_keeps_a_twentieth_of_its_peak() -> None:
     nowhere = Heading(0.2, 2 * TURN_VARIANCE, HeadingSource.SEARCH)
     e = found(observation(nowhere, one_pixel(1, 2, 9), scores=(0.9,)))
     np.testing.assert_allclose(e.weights, [0.75 * 0.05, 0.75 * 0.95])
@@ -346,7 +346,7 @@ def test_a_search_that_found_no_heading_keeps_a_twentieth_of_its_peak() -> None:
         (0.5, HeadingSource.SEARCH, 0.25),
     ],
 )
-def test_a_best_score_below_the_minimum_is_four_times_in_five_no_place_on_the_map(
+def test_best_score_below_the_minimum_is_four_times_in_five_no_place_on_the_map(
     score: float, source: HeadingSource, outlier: float
 ) -> None:
     e = found(observation(Heading(0.0, 0.01, source), one_pixel(1, 2, 9), scores=(score, 0.25)))
@@ -354,13 +354,13 @@ def test_a_best_score_below_the_minimum_is_four_times_in_five_no_place_on_the_ma
     assert e.weights.sum() == pytest.approx(1 - outlier)
 
 
-def test_an_outlier_share_above_that_of_low_scores_stays() -> None:
+def test_outlier_share_above_that_of_low_scores_stays() -> None:
     seen = observation(Heading(0.0, 0.01, HeadingSource.IMU), one_pixel(1, 2, 9), scores=(0.1,))
     config = replace(CONFIG, outlier=0.9)
     assert evidence_of(seen, CALIBRATION, config, REGION).near_share == pytest.approx(0.9)
 
 
-def test_a_heading_that_the_tracker_assumed_is_named_and_no_heading_is_too_sure() -> None:
+def test_heading_that_the_tracker_assumed_is_named_and_no_heading_is_too_sure() -> None:
     e = found(observation(Heading(1.3, 1e-9, HeadingSource.TRACK), one_pixel(1, 2, 9), scores=(0.9,)))
     assert e.assumed_yaw_rad == 1.3
     assert e.yaw_variance_rad2.tolist() == [1e-6]

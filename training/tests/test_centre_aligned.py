@@ -47,14 +47,14 @@ def test_cvusa_pairs_each_panorama_with_the_tile_of_its_row(tmp_path: Path) -> N
     assert check_split(split).ok
 
 
-def test_a_list_of_cvusa_may_have_empty_lines_blanks_and_no_annotations(tmp_path: Path) -> None:
+def test_list_of_cvusa_may_have_empty_lines_blanks_and_no_annotations(tmp_path: Path) -> None:
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits/val-19zl.csv").write_text("a.jpg, b.jpg \r\n\r\nc.jpg,d.jpg,e.png\r\n")
     split = load_cvusa(tmp_path, "val")
     assert (names(split.gallery), names(split.ground)) == (["a.jpg", "c.jpg"], ["b.jpg", "d.jpg"])
 
 
-def test_a_row_of_cvusa_with_one_path_is_named(tmp_path: Path) -> None:
+def test_row_of_cvusa_with_one_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits/train-19zl.csv").write_text("a.jpg,b.jpg\nbingmap/19/0000002.jpg\n")
     with pytest.raises(InputError, match=r"train-19zl\.csv:2: 1 fields"):
@@ -66,7 +66,7 @@ def test_a_row_of_cvusa_with_one_path_is_named(tmp_path: Path) -> None:
     [(None, "give the root of CVUSA"), (b"\xff\xfe,\xff\n", "give the root of CVUSA"), (b"\n", "CVUSA val is empty")],
     ids=["missing", "not text", "empty"],
 )
-def test_a_list_of_cvusa_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_list_of_cvusa_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
     (tmp_path / "splits").mkdir()
     if content is not None:
         (tmp_path / "splits/val-19zl.csv").write_bytes(content)
@@ -101,7 +101,7 @@ def test_cvacts_test_part_is_every_panorama_of_its_folder(tmp_path: Path) -> Non
     assert split.gallery[0].parent == tmp_path / "ANU_data_test/satview_polish"
 
 
-def test_a_list_of_cvact_with_a_single_panorama_is_read(tmp_path: Path) -> None:
+def test_list_of_cvact_with_a_single_panorama_is_read(tmp_path: Path) -> None:
     write_list(tmp_path, panoIds=np.array(["only"], dtype=object), trainSet={"trainInd": 1})
     assert names(load_cvact(tmp_path, "train").ground) == ["only_grdView.jpg"]
 
@@ -114,7 +114,7 @@ def write_list(root: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 4])
-def test_a_list_of_cvact_that_numbers_a_panorama_it_does_not_hold_is_damaged(tmp_path: Path, number: int) -> None:
+def test_list_of_cvact_that_numbers_a_panorama_it_does_not_hold_is_damaged(tmp_path: Path, number: int) -> None:
     write_list(tmp_path, trainSet={"trainInd": np.array([[3], [number], [9]])})
     with pytest.raises(InputError, match=rf"ACT_data\.mat: train names panorama {number} of 1 … 3; the file"):
         load_cvact(tmp_path, "train")
@@ -131,7 +131,7 @@ def test_a_list_of_cvact_that_numbers_a_panorama_it_does_not_hold_is_damaged(tmp
     ],
     ids=["no names", "no part", "no numbers", "a number in the place of a part", "words in the place of numbers"],
 )
-def test_a_list_of_cvact_without_what_it_should_hold_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_list_of_cvact_without_what_it_should_hold_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
     write_list(tmp_path, **changes)
     with pytest.raises(InputError, match=r"ACT_data\.mat: cannot be read as CVACT's list .* give the root of CVACT"):
         load_cvact(tmp_path, "train")
@@ -142,7 +142,7 @@ def test_a_list_of_cvact_without_what_it_should_hold_is_named(tmp_path: Path, ch
     [None, b"", b"not MATLAB", b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"],
     ids=["missing", "empty", "another format", "version 7.3, which scipy does not read"],
 )
-def test_a_list_of_cvact_that_is_no_matlab_file_is_named(tmp_path: Path, content: bytes | None) -> None:
+def test_list_of_cvact_that_is_no_matlab_file_is_named(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "ACT_data.mat").write_bytes(content)
     with pytest.raises(InputError, match=r"ACT_data\.mat: cannot be read as CVACT's list"):

@@ -96,25 +96,25 @@ def test_weights_and_steps_may_be_nothing_but_not_less(name: str) -> None:
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0])
-def test_a_label_without_width_is_refused(sigma: float) -> None:
+def test_label_without_width_is_refused(sigma: float) -> None:
     with pytest.raises(ValidationError, match="greater than 0"):
         LossConfig(gaussian_sigma=sigma)
     assert LossConfig(gaussian_sigma=0.5).gaussian_sigma == 0.5
 
 
-def test_the_label_has_its_width_at_the_published_size() -> None:
+def test_label_has_its_width_at_the_published_size() -> None:
     assert Objective(Recorder(384), LossConfig()).sigma_px == 4.0
     assert Objective(Recorder(96), LossConfig()).sigma_px == 1.0
 
 
-def test_a_label_between_the_pixels_is_refused_with_the_width_that_would_do() -> None:
+def test_label_between_the_pixels_is_refused_with_the_width_that_would_do() -> None:
     """0.25 pixels of a distribution of 64 are 1.5 pixels of 384."""
     assert Objective(Recorder(64), LossConfig(gaussian_sigma=1.5)).sigma_px == 0.25
     with pytest.raises(ConfigurationError, match=r"1\.4 is 0\.233 pixels .* 64 × 64, .* 0\.25; set it to 1\.5 or more"):
         Objective(Recorder(64), LossConfig(gaussian_sigma=1.4))
 
 
-def test_the_configuration_cannot_be_changed_and_takes_no_unknown_name() -> None:
+def test_configuration_cannot_be_changed_and_takes_no_unknown_name() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         LossConfig().retrieval = 1.0  # type: ignore[misc]
     with pytest.raises(ValidationError, match="Extra inputs"):
