@@ -105,11 +105,11 @@ def test_what_a_killed_export_left_is_removed(network: UnifyGeo, tmp_path: Path)
 
 
 def test_compact_bundle_is_small(network: UnifyGeo, bundle: ModelBundle) -> None:
-    """float16 weights once, and less than a fifth of that for six graphs (the exporter folds some norms in fp32)."""
+    """float16 weights once; less than a quarter of that for six graphs, folded norms and depthwise kernels in fp32."""
     if bundle.manifest.graphs["decoder"]["fp32"].data_file is None:
         pytest.skip("the plain bundle")
     size = sum(file.stat().st_size for file in bundle.path.iterdir())
-    assert size < 1.2 * 2 * sum(value.numel() for value in network.state_dict().values())
+    assert size < 1.25 * 2 * sum(value.numel() for value in network.state_dict().values())
 
 
 def test_kernels_of_grouped_convolutions_are_constants(bundle: ModelBundle) -> None:
