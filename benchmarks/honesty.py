@@ -22,6 +22,7 @@ import argparse
 import hashlib
 import json
 import math
+import re
 import sqlite3
 import sys
 import time
@@ -329,7 +330,7 @@ def judged(
 def run(args: argparse.Namespace) -> None:
     bundle = load_bundle(args.model)
     config = LocalizerConfig(pyramid_cache_tiles=4096)
-    wanted = [row for row in situations() if args.rows in f"{row.mode}: {row.name}"]
+    wanted = [row for row in situations() if re.search(args.rows, f"{row.mode}: {row.name}")]
     with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
         for number, folder in enumerate(args.drives):
             memory = Memory(args.work / "outputs" / f"{folder.name}.sqlite")
@@ -417,7 +418,7 @@ def interval(count: int, total: int) -> str:
 def table(args: argparse.Namespace) -> None:
     print(HEADER)
     for row in situations():
-        if args.rows not in f"{row.mode}: {row.name}":
+        if not re.search(args.rows, f"{row.mode}: {row.name}"):
             continue
         pattern = f"{row.mode}-{row.name}-*.json".replace(" ", "_")
         files = sorted((args.work / args.label).glob(pattern))
@@ -433,7 +434,7 @@ def main() -> int:
         command = commands.add_parser(name)
         command.add_argument("--work", type=Path, required=True, help="folder for indexes, outputs and results")
         command.add_argument("--label", default="results", help="name of this set of results")
-        command.add_argument("--rows", default="", help="only rows whose name contains this, such as 'single: feed'")
+        command.add_argument("--rows", default="", help="only rows whose name has this regular expression in it")
         command.set_defaults(run=function)
         if name == "run":
             command.add_argument("--model", type=Path, required=True)

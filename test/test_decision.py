@@ -19,6 +19,7 @@ from unifygeo_ros.core.records import (
     Matches,
     Observation,
     Prior,
+    Query,
     Rejection,
     RejectionReason,
     TileDistribution,
@@ -76,10 +77,26 @@ def answered(observation, centres=((0.0, 0.0),), config=None, calibration=CALIBR
     return answer(observation, np.array(centres), SIDE_M, config or LocalizerConfig(), calibration)
 
 
-def decided(observation, prior=None, config=None, mount=None, centres=((0.0, 0.0),), calibration=CALIBRATION):
+def decided(
+    observation,
+    prior=None,
+    config=None,
+    mount=None,
+    centres=((0.0, 0.0),),
+    calibration=CALIBRATION,
+    stamp_covariance=None,
+):
     config = config or LocalizerConfig()
     found = answered(observation, centres, config, calibration)
-    return decide(observation, found, prior, config, calibration, mount or CameraMount(), FRAME)
+    return decide(
+        observation,
+        found,
+        Query(prior, stamp_covariance=stamp_covariance),
+        config,
+        calibration,
+        mount or CameraMount(),
+        FRAME,
+    )
 
 
 def test_most_probable_position_is_a_pixel_centre():
@@ -321,6 +338,17 @@ def test_each_gate_names_value_and_limit(observation, prior, config, reason, wor
     assert (rejection.reason, rejection.stamp_ns) == (reason, 5)
     assert re.search(words, rejection.detail), rejection.detail
     assert rejection.hypotheses
+
+
+def test_doubt_about_the_stamp_widens_the_fix_along_the_way():
+    """8 m/s northwards, 0.1 s: 0.8 m along north; 0.5 rad/s: 0.05 rad."""
+    observation = observed(gaussian(0.0, 0.0, 4 * np.eye(2)), heading=Heading(math.pi / 2, 1e-4, HeadingSource.IMU))
+    way = 0.1 * np.array([8.0, 0.0, 0.5])
+    exact = decided(observation)
+    late = decided(observation, stamp_covariance=np.outer(way, way))
+    np.testing.assert_allclose(late.covariance_m2 - exact.covariance_m2, np.diag([0.0, 0.8**2]), atol=1e-9)
+    assert late.yaw_variance_rad2 - exact.yaw_variance_rad2 == pytest.approx(0.05**2)
+    assert (late.east_m, late.north_m) == (exact.east_m, exact.north_m)
 
 
 def test_prior_that_agrees_lets_the_fix_pass_unchanged():

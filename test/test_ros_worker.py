@@ -17,6 +17,7 @@ from sensor_msgs.msg import Image
 from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.core.records import Fix, Heading, HeadingSource, Hypothesis, Rejection, RejectionReason
+from unifygeo_ros.motion.stamp_error import StampError
 from unifygeo_ros.ros.health import Health
 from unifygeo_ros.ros.inbox import Frame, Inbox
 from unifygeo_ros.ros.sources import SourceWatch, TimeRules
@@ -169,3 +170,23 @@ def test_fixes_later_than_the_filter_can_go_back_are_a_warning(transport_ms, lat
     health.drive_forgotten()
     report = health.report("n", enabled=True, image_timeout_s=1.0, filter_history_s=2.0)
     assert next(s for s in report if s.name == "n: localization").message == "no image yet"
+
+
+def test_what_the_drive_shows_is_a_warning_of_the_camera_until_the_drive_is_forgotten():
+    health = Health()
+    health.state("active")
+    health.image_arrived(ignored=False)
+    late = StampError(0.25, 0.02, 30)
+    outcome = Outcome(at(1), None, observation=OBSERVATION, stamp_error=late, warnings=("the images are late",))
+    health.localized(outcome, {}, health.drive)
+
+    def camera():
+        report = health.report("n", enabled=True, image_timeout_s=1.0)
+        return next(s for s in report if s.name == "n: camera")
+
+    assert camera().level == b"\x01"
+    assert "the images are late" in camera().message
+    assert values(camera())["stamps_late_s"] == "0.250 ± 0.020"
+    health.drive_forgotten()
+    assert camera().level == b"\x00"
+    assert values(camera())["stamps_late_s"] == "unknown"

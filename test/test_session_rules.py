@@ -16,7 +16,7 @@ import pytest
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.records import CameraImage, Fix, Heading, HeadingSource, Prior, Query, Rejection, RejectionReason
 from unifygeo_ros.images.files import decode_image
-from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.motion.samples import MAP_FRAME, ODOM_FRAME, ImuSample, InitialPose, OdometrySample
 from unifygeo_ros.sessions.config import SessionConfig
@@ -36,7 +36,7 @@ class StandInLocalizer:
     """Not a localizer: keeps its calls and answers with what `answer` says."""
 
     def __init__(self, answer: Callable[[CameraImage], Fix | Rejection] | None = None) -> None:
-        self.config = LocalizerConfig()
+        self.config, self.mount = LocalizerConfig(), CameraMount()
         self.answer = answer or (lambda image: fix(image.stamp_ns))
         self.calls: list[tuple[CameraImage, Prior | None, Heading | None]] = []
 
@@ -348,7 +348,9 @@ def test_outcome_holds_what_was_asked_and_seen() -> None:
     outcome = session.locate(image(1.0))
     assert outcome.image.stamp_ns == outcome.result.stamp_ns == round(1.25 * SECOND)
     assert (outcome.image.roll_rad, outcome.image.pitch_rad) == pytest.approx((0.01, 0.02))
-    assert outcome.query == Query(None, Heading(0.5, LocalizerConfig().heading_sigma_rad ** 2, HeadingSource.IMU))
+    assert outcome.query is not None
+    assert outcome.query.prior is None
+    assert outcome.query.heading == Heading(0.5, LocalizerConfig().heading_sigma_rad ** 2, HeadingSource.IMU)
     assert outcome.observation is outcome.result  # of the stand-in
     assert outcome.track is None
     refused = session.locate(image(1.1))

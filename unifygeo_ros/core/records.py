@@ -72,6 +72,9 @@ class Query:
     candidates: int | None = None
     """How many tiles are retrieved and re-ranked; None: `LocalizerConfig.candidates`. Fewer where the gate holds
     fewer."""
+    stamp_covariance: Float64 | None = None
+    """float64 (3, 3): how base_link may have moved between the exposure and its stamp, in its own axes (forward and
+    left in m, turn in rad); None: the stamp is exact."""
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,8 @@ def replay(
             progress(result)
         number += 1
     motion.note_refusals()
+    for warning in session.status().warnings:
+        bag.note(warning[0].upper() + warning[1:])
     results.finish(tuple(bag.problems))
 
 

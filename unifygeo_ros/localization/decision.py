@@ -22,7 +22,7 @@ from unifygeo_ros.core.records import (
     Hypothesis,
     Matches,
     Observation,
-    Prior,
+    Query,
     Rejection,
     RejectionReason,
     TileDistribution,
@@ -31,7 +31,7 @@ from unifygeo_ros.core.softmax import softmax
 from unifygeo_ros.inference.bundle import Calibration, Clues
 from unifygeo_ros.localization.camera_mount import camera_offset_covariance_m2, camera_offset_m
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
-from unifygeo_ros.localization.fixes import PoseEstimate, build_fix
+from unifygeo_ros.localization.fixes import PoseEstimate, build_fix, with_stamp_error
 
 MAX_HYPOTHESES = 8
 _LEAST_WEIGHT = 0.01
@@ -186,17 +186,20 @@ def answer(
 def decide(
     observation: Observation,
     found: Answer,
-    prior: Prior | None,
+    query: Query,
     config: LocalizerConfig,
     calibration: Calibration,
     mount: CameraMount,
     frame: LocalFrame,
 ) -> Fix | Rejection:
     """Put an answer through the gates and move it from the camera to base_link."""
+    prior = query.prior
     heading: Heading = observation.distributions[0].heading or observation.heading
     offset = camera_offset_m(mount, heading.yaw_rad)
     covariance = found.covariance_m2 + camera_offset_covariance_m2(mount, heading.yaw_rad, heading.variance_rad2)
-    covariance = symmetric(covariance)
+    covariance, yaw_variance_rad2 = with_stamp_error(
+        symmetric(covariance), heading.variance_rad2, query.stamp_covariance, heading.yaw_rad
+    )
     east_m, north_m = found.east_m - float(offset[0]), found.north_m - float(offset[1])
     score = float(observation.matches.scores[0])
 
@@ -224,7 +227,7 @@ def decide(
         north_m=north_m,
         covariance_m2=covariance,
         yaw_rad=heading.yaw_rad,
-        yaw_variance_rad2=heading.variance_rad2,
+        yaw_variance_rad2=yaw_variance_rad2,
         tile_id=observation.distributions[0].tile_id,
         score=score,
         ambiguity=found.ambiguity,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unifygeo_ros.core.arrays import Float64
-from unifygeo_ros.core.covariance import semi_major_sigma
+from unifygeo_ros.core.covariance import semi_major_sigma, symmetric
 from unifygeo_ros.core.geodesy import LocalFrame
 from unifygeo_ros.core.records import Fix, Hypothesis, Rejection, RejectionReason
+from unifygeo_ros.core.se2 import rotation_matrix
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,24 @@ class PoseEstimate:
     ambiguity: float
     hypotheses: tuple[Hypothesis, ...]
     integrity: float | None = None
+
+
+def with_stamp_error(
+    covariance_m2: Float64, yaw_variance_rad2: float, stamp_covariance: Float64 | None, yaw_rad: float
+) -> tuple[Float64, float]:
+    """A pose's covariance and yaw variance, with what the doubt about its stamp adds.
+
+    Args:
+        covariance_m2: float64 (2, 2), east and north.
+        yaw_variance_rad2: of the yaw.
+        stamp_covariance: as in `Query`.
+        yaw_rad: of base_link in the map.
+    """
+    if stamp_covariance is None:
+        return covariance_m2, yaw_variance_rad2
+    turned = rotation_matrix(yaw_rad)
+    covariance = covariance_m2 + turned @ stamp_covariance[:2, :2] @ turned.T
+    return symmetric(covariance), yaw_variance_rad2 + float(stamp_covariance[2, 2])
 
 
 def build_fix(stamp_ns: int, estimate: PoseEstimate, frame: LocalFrame, gate_sigma_m: float) -> Fix | Rejection:

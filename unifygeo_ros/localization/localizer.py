@@ -144,7 +144,7 @@ class Localizer:
         start = time.perf_counter()
         found = self.answer(observation)
         calibration = self._model.calibration
-        result = decide(observation, found, query.prior, self.config, calibration, self.mount, self.index.frame)
+        result = decide(observation, found, query, self.config, calibration, self.mount, self.index.frame)
         elapsed_ms = (time.perf_counter() - start) * 1e3
         timings = {**observation.timings_ms, "decision": elapsed_ms}
         timings["total"] = timings.get("total", 0.0) + elapsed_ms

@@ -22,6 +22,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from unifygeo_ros.conversions.message_values import outcome_diagnostic
 from unifygeo_ros.core.covariance import semi_major_sigma
 from unifygeo_ros.core.records import Fix, Rejection, RejectionReason
+from unifygeo_ros.motion.stamp_error import UNKNOWN
 from unifygeo_ros.ros.sources import RATE_WINDOW_S, SourceReport
 from unifygeo_ros.sessions.outcome import Outcome
 from unifygeo_ros.tracking.track import TrackStatus
@@ -76,6 +77,8 @@ class Health:
         self._arrivals_s: deque[float] = deque(maxlen=1000)
         self._last_image_s: float | None = None
         self._track: TrackStatus | None = None
+        self._warnings: tuple[str, ...] = ()
+        self._stamp_error = UNKNOWN
         self._listening_since_s: float | None = None
         self._incompatible: dict[str, str] = {}
         self._state = "unconfigured"
@@ -109,6 +112,7 @@ class Health:
 
     def _forget(self) -> None:
         self._last_outcome, self._track, self._last_query = None, None, {}
+        self._warnings, self._stamp_error = (), UNKNOWN
         self._drive += 1
 
     def image_arrived(self, *, ignored: bool) -> None:
@@ -150,6 +154,7 @@ class Health:
             self._count(outcome.result)
             if drive == self._drive:
                 self._last_outcome, self._track = outcome.result, outcome.track
+                self._warnings, self._stamp_error = outcome.warnings, outcome.stamp_error
                 self._last_query = {
                     "heading_source": heading.source.value if heading else "none",
                     "prior": f"σ {semi_major_sigma(prior.covariance_m2):.1f} m" if prior else "none",
@@ -245,6 +250,9 @@ class Health:
             level = DiagnosticStatus.WARN
             listed = ", ".join(f"{count} {word}" for word, count in faulty.items() if count)
             text = f"of {_recent(self._arrivals_s, now_s)} images in {RATE_WINDOW_S:g} s: {listed}"
+        if self._warnings:
+            level = max(level, DiagnosticStatus.WARN)
+            text = "; ".join((text, *self._warnings))
         if self._incompatible:
             topic, policy = next(iter(self._incompatible.items()))
             level = max(level, DiagnosticStatus.WARN)
@@ -256,6 +264,7 @@ class Health:
             "ignored_while_disabled": self._counts.ignored,
             "dropped_for_newer": self._counts.dropped,
             "lost_in_transport": self._counts.lost,
+            "stamps_late_s": self._stamp_error.text,
             **{f"incompatible_qos.{topic}": policy for topic, policy in self._incompatible.items()},
         }
         return _status(f"{name}: camera", level, text, values)

@@ -73,6 +73,13 @@ class SessionConfig:
         minimum=-10.0,
         maximum=10.0,
     )
+    stamp_sigma_s: float = setting(
+        0.05,
+        "standard deviation of the images' stamps, with stamp_offset_s added, about the exposure: a fix's covariance "
+        "holds the way that the vehicle makes in that time, until the drive shows how late the images are",
+        minimum=0.0,
+        maximum=2.0,
+    )
     minimum_interval_s: float = setting(
         0.0, "images closer than this to the last one localized are skipped", minimum=0.0, maximum=3600.0, live=True
     )

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from unifygeo_ros.aerial.index import TileIndex
 from unifygeo_ros.inference.bundle import ModelBundle
-from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.sequence import SequenceSession
@@ -32,9 +31,6 @@ class WholeLocalizer(ImageLocalizer, Protocol):
 
     @property
     def bundle(self) -> ModelBundle: ...
-
-    @property
-    def mount(self) -> CameraMount: ...
 
 
 def make_session(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Mapping
 
+from unifygeo_ros.core.time import NS_PER_S
 from unifygeo_ros.motion.increments import NO_MOTION, Motion, MotionNoise, motion_between
 from unifygeo_ros.motion.samples import (
     MAP_FRAME,
@@ -20,6 +21,10 @@ from unifygeo_ros.motion.samples import (
     MotionBuffer,
     OdometrySample,
 )
+from unifygeo_ros.motion.stamp_error import Velocity, mean_velocity
+
+VELOCITY_SPAN_NS = NS_PER_S // 5
+"""Time over which velocities are measured: long against the odometry's interval, short against the vehicle's."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,16 @@ class SessionInputs:
         """The drifting odometry from one stamp to another (`MotionBuffer.span`)."""
         with self._lock:
             return self._odometry.span(first_ns, last_ns)
+
+    def velocity(self, stamp_ns: int) -> Velocity | None:
+        """The mean velocity of base_link in the time before a stamp, by the odometry's poses (many drivers leave the
+        twist at 0); None where they do not reach it."""
+        with self._lock:
+            for buffer in (self._odometry, self._map_odometry):
+                samples = buffer.span(stamp_ns - VELOCITY_SPAN_NS, stamp_ns)
+                if samples:
+                    return mean_velocity(samples)
+        return None
 
     def follow_from(self, stamp_ns: int | None) -> None:
         """Add up the odometry's motion from a stamp on, however long that takes. None: do not follow it."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Mapping
 
 from unifygeo_ros.core.records import CameraImage, Fix, Observation, Query, Rejection
+from unifygeo_ros.motion.stamp_error import UNKNOWN, StampError
 from unifygeo_ros.tracking.track import TrackStatus
 
 
@@ -24,6 +25,10 @@ class Outcome:
     """Of the tracker after this image; None in mode single, and while no image has been localized."""
     localizer_cpu_ms: float = 0.0
     """Processor time of the calling thread inside the localizer."""
+    stamp_error: StampError = UNKNOWN
+    """How late the images are stamped, after this image."""
+    warnings: tuple[str, ...] = ()
+    """What the drive so far shows to be set up wrongly, in words."""
 
     @property
     def timings_ms(self) -> Mapping[str, float]:

@@ -6,6 +6,7 @@ import dataclasses
 import time
 
 from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection
+from unifygeo_ros.motion.stamp_error import Place
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.outcome import Outcome
 from unifygeo_ros.sessions.session import ImageLocalizer, LocalizationSession
@@ -38,9 +39,9 @@ class SequenceSession(LocalizationSession):
         if pose is not None:
             self._start_from(pose, stamp_ns)
             tracker.set_initial_pose(pose)
-        motion = self._inputs.take_motion(stamp_ns)
+        motion, stamp_covariance = self._follow_motion(stamp_ns, config)
         start_s = time.perf_counter()
-        plan = tracker.plan(motion, heading, self._localizer.config)
+        plan = tracker.plan(motion, heading, self._localizer.config, stamp_covariance)
         planning_s = time.perf_counter() - start_s
         cpu_start_s = time.thread_time()
         observed = self._localizer.observe(image, plan.query)
@@ -54,6 +55,9 @@ class SequenceSession(LocalizationSession):
 
     def _remember(self, result: Fix | Rejection) -> None:
         """The tracker remembers."""
+
+    def _place_seen(self, result: Fix | Rejection) -> Place | None:
+        return self._tracker.measured if isinstance(result, Fix) else None
 
 
 def _timed(result: Fix | Rejection, observation: Observation, tracker_ms: float) -> Fix | Rejection:

@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import logging
 import threading
 from collections import Counter
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Mapping, Protocol
 
+import numpy as np
+
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import (
     CameraImage,
@@ -32,14 +36,17 @@ from unifygeo_ros.core.records import (
 )
 from unifygeo_ros.core.settings import check_only_live_changed
 from unifygeo_ros.core.time import ns_from_s
-from unifygeo_ros.localization.config import LocalizerConfig
-from unifygeo_ros.motion.increments import MotionNoise
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.motion.increments import Motion, MotionNoise
 from unifygeo_ros.motion.samples import ImuSample, InitialPose, OdometrySample
+from unifygeo_ros.motion.stamp_error import Place, StampErrorFilter, Velocity
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.image_rules import ImageRules
 from unifygeo_ros.sessions.inputs import Reading, SessionInputs
 from unifygeo_ros.sessions.outcome import Outcome
 from unifygeo_ros.tracking.track import TrackStatus
+
+_LOG = logging.getLogger(__name__)
 
 
 class ImageLocalizer(Protocol):
@@ -47,6 +54,9 @@ class ImageLocalizer(Protocol):
 
     @property
     def config(self) -> LocalizerConfig: ...
+
+    @property
+    def mount(self) -> CameraMount: ...
 
     def observe(self, image: CameraImage, query: Query) -> Observation | Rejection: ...
 
@@ -68,6 +78,8 @@ class SessionStatus:
     imu_ns: int | None
     track: TrackStatus | None = None
     """Of the tracker after the last image; None in mode single, and while no image has been localized."""
+    warnings: tuple[str, ...] = ()
+    """As in `Outcome`, after the last image."""
 
 
 class LocalizationSession(abc.ABC):
@@ -80,7 +92,11 @@ class LocalizationSession(abc.ABC):
         self._inputs = SessionInputs(config.buffer_limits, noise)
         self._rules = ImageRules()
         self._generation = 0
-        self._lock = threading.Lock()  # of the two below
+        self._noise = noise
+        self._velocity: Velocity | None = None  # at the stamp of the image being localized
+        self._stamp_error = self._new_stamp_error()
+        self._lock = threading.Lock()  # of those below
+        self._warnings: tuple[str, ...] = ()
         self._track: TrackStatus | None = None
         self._outcomes: Counter[str] = Counter()
 
@@ -102,7 +118,7 @@ class LocalizationSession(abc.ABC):
         """Forget the drive: samples, last fix, last image, track. The result of an image being localized is dropped."""
         with self._lock:
             self._inputs.reset()
-            self._track = None
+            self._track, self._warnings = None, ()
 
     def reconfigure(self, config: SessionConfig) -> None:
         """Use other live settings from the next image on. The others must be as they were."""
@@ -120,6 +136,7 @@ class LocalizationSession(abc.ABC):
                 odometry_ns=inputs.odometry_ns,
                 imu_ns=inputs.imu_ns,
                 track=self._track,
+                warnings=self._warnings,
             )
 
     # -- images, from one thread ----------------------------------------------------------------------------------
@@ -143,21 +160,32 @@ class LocalizationSession(abc.ABC):
         if generation == self._generation and self._rules.jumped_back(image.stamp_ns, config):
             with self._lock:
                 generation = self._inputs.jump_back(image.stamp_ns + ns_from_s(config.time_jump_s))
-                self._track = None
+                self._track, self._warnings = None, ()
         if generation != self._generation:
             self._generation = generation
             self._rules = ImageRules()
             self._inputs.follow_from(None)
+            self._stamp_error = self._new_stamp_error()
             self._forget()
         refusal = self._rules.refusal(image, self._inputs, config)
         if refusal is not None:
             outcome = Outcome(refusal, image)
         else:
             outcome = self._committed(self._localize(image, config, known))
+        estimate = self._stamp_error.estimate
+        warnings = self._warnings_now(config)
         with self._lock:
+            if len(warnings) > len(self._warnings):
+                _LOG.warning(warnings[-1])
+            self._warnings = warnings
             result = outcome.result
             self._outcomes["fix" if isinstance(result, Fix) else result.reason.value] += 1
-            return dataclasses.replace(outcome, track=self._track)
+            return dataclasses.replace(outcome, track=self._track, stamp_error=estimate, warnings=warnings)
+
+    def _warnings_now(self, config: SessionConfig) -> tuple[str, ...]:
+        """What the drive so far shows to be set up wrongly."""
+        late = self._stamp_error.estimate.warning(config.stamp_offset_s)
+        return () if late is None else (late,)
 
     def _committed(self, outcome: Outcome) -> Outcome:
         """The outcome, remembered for the images to come, unless a reset came while it was made."""
@@ -167,7 +195,25 @@ class LocalizationSession(abc.ABC):
                 return Outcome(Rejection(outcome.image.stamp_ns, RejectionReason.RESET, detail), outcome.image)
             self._track = outcome.track
         self._remember(outcome.result)
+        place = self._place_seen(outcome.result)
+        if place is not None and self._velocity is not None:
+            self._stamp_error.see(place, self._velocity)
         return outcome
+
+    def _new_stamp_error(self) -> StampErrorFilter:
+        mount = self._localizer.mount
+        return StampErrorFilter(self._noise, (mount.x_m, mount.y_m))
+
+    def _follow_motion(self, stamp_ns: int, config: SessionConfig) -> tuple[Motion, Float64]:
+        """The motion since the last image, and `Query.stamp_covariance`."""
+        motion = self._inputs.take_motion(stamp_ns)
+        self._stamp_error.move(motion)
+        self._velocity = velocity = self._inputs.velocity(stamp_ns)
+        moment_s2 = self._stamp_error.estimate.second_moment_s2(config.stamp_sigma_s)
+        if velocity is None:
+            noise = self._noise
+            return motion, moment_s2 * np.diag([noise.speed_m_s**2, noise.speed_m_s**2, noise.turn_rad_s**2])
+        return motion, moment_s2 * np.outer(velocity.vector, velocity.vector)
 
     def _oriented(
         self, image: CameraImage, reading: Reading, config: SessionConfig
@@ -191,6 +237,7 @@ class LocalizationSession(abc.ABC):
         """Follow the odometry from when an initial pose holds, at the latest the image's stamp. Returns that time."""
         start_ns = image_ns if pose.stamp_ns == 0 else min(pose.stamp_ns, image_ns)
         self._inputs.follow_from(start_ns)
+        self._stamp_error.lose_pose()
         return start_ns
 
     # -- what the kinds of session differ in ----------------------------------------------------------------------
@@ -206,6 +253,10 @@ class LocalizationSession(abc.ABC):
     @abc.abstractmethod
     def _remember(self, result: Fix | Rejection) -> None:
         """Take in the result of an image."""
+
+    @abc.abstractmethod
+    def _place_seen(self, result: Fix | Rejection) -> Place | None:
+        """Where the image that gave the result shows base_link by itself, if it is sure of that."""
 
     @abc.abstractmethod
     def _forget(self) -> None:

@@ -12,6 +12,7 @@ from unifygeo_ros.core.records import CameraImage, Fix, Prior, Query, Rejection
 from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.core.time import s_from_ns
 from unifygeo_ros.motion.increments import MotionNoise
+from unifygeo_ros.motion.stamp_error import Place
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.inputs import Reading
 from unifygeo_ros.sessions.outcome import Outcome
@@ -35,7 +36,6 @@ class SingleImageSession(LocalizationSession):
 
     def __init__(self, localizer: ImageLocalizer, config: SessionConfig, noise: MotionNoise) -> None:
         super().__init__(localizer, config, noise)
-        self._noise = noise
         self._forget()
 
     def _initial_pose_problem(self) -> str | None:
@@ -52,11 +52,11 @@ class SingleImageSession(LocalizationSession):
         if pose is not None:
             start_ns = self._start_from(pose, image.stamp_ns)
             self._anchor, self._failures = self._anchor_at(start_ns, pose.pose, pose.covariance), 0
-        motion = self._inputs.take_motion(image.stamp_ns)
+        motion, stamp_covariance = self._follow_motion(image.stamp_ns, config)
         if self._anchor is not None:
             self._anchor = replace(self._anchor, belief=predict(self._anchor.belief, motion, self._noise))
         image, heading = self._oriented(image, reading, config)
-        query = Query(self._prior(image.stamp_ns, reading, config), heading)
+        query = Query(self._prior(image.stamp_ns, reading, config), heading, stamp_covariance=stamp_covariance)
         if known is not None:
             return Outcome(known, image, query)
         start_s = time.thread_time()
@@ -88,6 +88,11 @@ class SingleImageSession(LocalizationSession):
         pose = Pose2(result.east_m, result.north_m, result.yaw_rad)
         self._anchor = self._anchor_at(result.stamp_ns, pose, covariance)
         self._failures = 0
+
+    def _place_seen(self, result: Fix | Rejection) -> Place | None:
+        if isinstance(result, Rejection):
+            return None
+        return Place(result.east_m, result.north_m, result.covariance_m2, result.yaw_rad, result.yaw_variance_rad2)
 
     def _anchor_at(self, stamp_ns: int, pose: Pose2, covariance: Float64) -> _Anchor:
         return _Anchor(stamp_ns, hypothesis(pose, covariance, self._noise.scale))

@@ -9,7 +9,7 @@ from unifygeo_ros.core.covariance import mahalanobis2
 from unifygeo_ros.core.records import Fix, Hypothesis, Observation, Rejection, RejectionReason
 from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.localization.config import LocalizerConfig
-from unifygeo_ros.localization.fixes import PoseEstimate, build_fix
+from unifygeo_ros.localization.fixes import PoseEstimate, build_fix, with_stamp_error
 from unifygeo_ros.motion.increments import UNIFORM_YAW_VARIANCE
 from unifygeo_ros.tracking.belief import Belief
 from unifygeo_ros.tracking.clusters import Cluster, heaviest_clusters, weight_inside_ellipse
@@ -61,6 +61,7 @@ def decide(
     region: Region,
     lever_m: tuple[float, float],
     inflation: float,
+    stamp_covariance: Float64 | None,
 ) -> Fix | Rejection:
     """A fix at the tracked cluster if it passes the gates, else why not.
 
@@ -76,6 +77,7 @@ def decide(
         region: for geodetic coordinates.
         lever_m: camera in base_link, forward and left.
         inflation: factor on the covariances of fixes from the image alone.
+        stamp_covariance: as in `Query`.
     """
     hypotheses = published_hypotheses(belief, gates.answer_radius_m, lever_m, cluster)
 
@@ -112,16 +114,20 @@ def decide(
         )
     mean, covariance = cluster.mean, cluster.covariance
     if config.fix_from == "image":
-        measured = _measured_by_image(evidence, cluster, lever_m, inflation)
+        measured = measured_by_image(evidence, cluster, lever_m, inflation)
         if measured is None:
             return rejection(RejectionReason.UNCERTAIN, "no component of the image is near the tracked place")
         mean, covariance = measured
+    yaw_variance_rad2 = min(float(covariance[2, 2]), UNIFORM_YAW_VARIANCE)
+    published_m2, yaw_variance_rad2 = with_stamp_error(
+        covariance[:2, :2].copy(), yaw_variance_rad2, stamp_covariance, float(mean[2])
+    )
     estimate = PoseEstimate(
         east_m=float(mean[0]),
         north_m=float(mean[1]),
-        covariance_m2=covariance[:2, :2].copy(),
+        covariance_m2=published_m2,
         yaw_rad=float(mean[2]),
-        yaw_variance_rad2=min(float(covariance[2, 2]), UNIFORM_YAW_VARIANCE),
+        yaw_variance_rad2=yaw_variance_rad2,
         tile_id=int(observation.matches.tile_ids[0]),
         score=float(observation.matches.scores[0]),
         ambiguity=1.0 - cluster.weight * on_map,
@@ -131,10 +137,10 @@ def decide(
     return build_fix(observation.stamp_ns, estimate, region.frame, gates.gate_sigma_m)
 
 
-def _measured_by_image(
+def measured_by_image(
     evidence: Evidence, cluster: Cluster, lever_m: tuple[float, float], inflation: float
 ) -> tuple[Float64, Float64] | None:
-    """Mean and covariance (east, north, yaw) of the image's part of the tracked cluster.
+    """Mean and covariance (east, north, yaw, …) of the image's part of the tracked cluster; None: it has none there.
 
     Each component of the evidence is weighed by how well it fits the track, with the covariance that the image gives
     it, inflated the more the less of the image is new. The track chooses the component and adds nothing to its

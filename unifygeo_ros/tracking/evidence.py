@@ -35,6 +35,7 @@ from unifygeo_ros.core.arrays import Float64, Int64
 from unifygeo_ros.core.records import HeadingSource, Observation, TileDistribution
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.decision import position_covariance_m2
+from unifygeo_ros.localization.fixes import with_stamp_error
 from unifygeo_ros.motion.increments import UNIFORM_YAW_VARIANCE
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.region import Region
@@ -213,6 +214,7 @@ def evidence_of(
     *,
     log_rivals: float = -math.inf,
     new_share: float = 1.0,
+    stamp_covariance: Float64 | None = None,
 ) -> Evidence:
     """Equation E1 for one observation.
 
@@ -225,6 +227,7 @@ def evidence_of(
         region: that the index covers.
         log_rivals: logarithm of R where the search was limited to a gate, −∞ where it was not.
         new_share: how much of D's error is new.
+        stamp_covariance: as in `Query`.
     """
     matches = observation.matches
     searched = observation.heading.source is HeadingSource.SEARCH
@@ -249,7 +252,9 @@ def evidence_of(
             whole_weights[rank] = (1 - right) * weights[rank]
             variance = min(variance, SEARCHED_YAW_VARIANCE)
         covariances = position_covariance_m2(covariances, variance, calibration)
-        parts.append((weights[rank] * shares, means, config.image_sigma_scale**2 / new_share * covariances))
+        covariances *= config.image_sigma_scale**2 / new_share
+        covariances, variance = with_stamp_error(covariances, variance, stamp_covariance, heading.yaw_rad)
+        parts.append((weights[rank] * shares, means, covariances))
         labels += [(heading.yaw_rad, variance, tile_id)] * len(shares)
     whole = np.flatnonzero(whole_weights)
     if len(whole):

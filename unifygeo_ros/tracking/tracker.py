@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from unifygeo_ros.core.arrays import Bool
+from unifygeo_ros.core.arrays import Bool, Float64
 from unifygeo_ros.core.covariance import semi_major_sigma
 from unifygeo_ros.core.records import (
     Fix,
@@ -33,11 +33,12 @@ from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.localization.decision import clues_of
 from unifygeo_ros.motion.increments import Motion, MotionNoise
 from unifygeo_ros.motion.samples import InitialPose
+from unifygeo_ros.motion.stamp_error import Place
 from unifygeo_ros.tracking import on_map as on_map_filter
 from unifygeo_ros.tracking.belief import Belief, hypothesis, uniform
 from unifygeo_ros.tracking.clusters import Cluster, dominant_cluster
 from unifygeo_ros.tracking.config import TrackerConfig
-from unifygeo_ros.tracking.decision import camera_position, decide, published_hypotheses
+from unifygeo_ros.tracking.decision import camera_position, decide, measured_by_image, published_hypotheses
 from unifygeo_ros.tracking.evidence import evidence_of, log_evidence_of_all
 from unifygeo_ros.tracking.filter import observe, observe_yaw, predict, restart, slip
 from unifygeo_ros.tracking.reduction import reduce
@@ -104,6 +105,13 @@ class Tracker:
         self._on_map = 1.0  # as in `Plan`; of no weight before the first image, which is infinitely far
         self._travelled_m = self._unchecked_m = math.inf  # as in `Plan`
         self._log_rivals = -math.inf  # log R of evidence.py
+        self._measured: Place | None = None
+
+    @property
+    def measured(self) -> Place | None:
+        """Where the last image alone showed base_link, near the track; None without a track, and where the image says
+        nothing of its place."""
+        return self._measured
 
     @property
     def belief(self) -> Belief:
@@ -138,13 +146,20 @@ class Tracker:
         self._track = Track(TrackState.AMBIGUOUS, "initial pose, not yet confirmed by images")
         self._travelled_m = self._unchecked_m = math.inf
 
-    def plan(self, motion: Motion, heading: Heading | None, gates: LocalizerConfig) -> Plan:
+    def plan(
+        self,
+        motion: Motion,
+        heading: Heading | None,
+        gates: LocalizerConfig,
+        stamp_covariance: Float64 | None = None,
+    ) -> Plan:
         """What to ask of the next image: near the track while there is one, else in the whole region.
 
         Args:
             motion: since the last image that was planned for and taken in by `update` or `skip`.
             heading: from a sensor, at the image's stamp.
             gates: answer_radius_m, prior_gate_sigma, gate_sigma_m and on_map_prior are used.
+            stamp_covariance: as in `Query`.
         """
         config = self.config
         way_m = motion.distance_m
@@ -161,7 +176,7 @@ class Tracker:
             novelty = _share_new(travelled_m, config.correlation_m)
             belief = observe_yaw(belief, heading.yaw_rad, heading.variance_rad2, config.heading_outlier, novelty)
         cluster = dominant_cluster(belief, gates.answer_radius_m)
-        query = self._query(cluster, heading, unchecked_m)
+        query = replace(self._query(cluster, heading, unchecked_m), stamp_covariance=stamp_covariance)
         on_map = on_map_filter.after_way(self._on_map, travelled_m, gates.on_map_prior, self._region.border_rate_per_m)
         return Plan(query, belief, cluster, on_map, gates, travelled_m, unchecked_m)
 
@@ -181,6 +196,7 @@ class Tracker:
             self._region,
             log_rivals=-math.inf if plan.query.prior is None else self._log_rivals,
             new_share=new_share,
+            stamp_covariance=plan.query.stamp_covariance,
         )
         belief, ratios = observe(
             plan.belief,
@@ -209,6 +225,12 @@ class Tracker:
             # Acquired with searched headings; require one confirmation with the track's own heading.
             track = replace(track, unsupported=max(track.unsupported, 1))
         self._belief, self._cluster, self._track, self._on_map = belief, cluster, track, on_map
+        self._measured = None
+        if track.tracking and cluster is not None:
+            measured = measured_by_image(evidence, cluster, self._lever_m, inflation=new_share)
+            if measured is not None:
+                (east_m, north_m, yaw_rad, _), covariance = measured[0].tolist(), measured[1]
+                self._measured = Place(east_m, north_m, covariance[:2, :2], yaw_rad, float(covariance[2, 2]))
         self._images += 1
         self._travelled_m, self._unchecked_m = 0.0, plan.unchecked_m
         if plan.query.prior is None:
@@ -228,6 +250,7 @@ class Tracker:
             region=self._region,
             lever_m=self._lever_m,
             inflation=new_share / image_share,
+            stamp_covariance=plan.query.stamp_covariance,
         )
 
     def skip(self, plan: Plan, rejection: Rejection) -> Rejection:
@@ -236,6 +259,7 @@ class Tracker:
         off_map = rejection.reason is RejectionReason.OFF_MAP
         self._belief, self._cluster = plan.belief, plan.cluster
         self._track = self._track.after_belief(plan.cluster, plan.belief.uniform_weight, self.config)
+        self._measured = None
         self._images += 1
         self._travelled_m, self._unchecked_m = plan.travelled_m, math.inf if off_map else plan.unchecked_m
         hypotheses = published_hypotheses(plan.belief, plan.gates.answer_radius_m, self._lever_m)

@@ -183,7 +183,7 @@ class ResultFile:
         self.done += 1
 
     def finish(self, problems: tuple[str, ...]) -> None:
-        """Mark the file as complete. problems: what of the bag could not be read."""
+        """Mark the file as complete. problems: what was wrong with the recording."""
         self._frames.write(json.dumps({"end": self.done, "problems": problems}) + "\n")
         self._frames.flush()
         self.problems, self.complete = problems, True

@@ -159,7 +159,7 @@ class Summary:
     latency_ms: Mapping[str, metrics.ErrorStatistics]
     """By stage."""
     problems: tuple[str, ...]
-    """What of the bag could not be read."""
+    """What was wrong with the recording: unreadable parts, refused samples, late stamps."""
     setup: str
     """Mount, heading source and mode in one sentence."""
     advice: tuple[str, ...]
