@@ -38,18 +38,17 @@ def parameter_tables() -> str:
 
 
 def _table(specs: list[ParameterSpec]) -> str:
-    lines = ["| parameter | default | range | acts | |", "|---|---|---|---|---|"]
-    lines += [
-        f"| `{spec.name}` | {_value(spec.default)} | {_range(spec)} | {_when(spec)} "
-        f"| {spec.description.replace('|', chr(92) + '|')} |"
-        for spec in specs
-    ]
+    # Three columns: a page of the site has room for no more.
+    lines = ["| parameter | default | meaning |", "|---|---|---|"]
+    lines += [f"| `{spec.name}` | {_value(spec.default)} | {_meaning(spec)} |" for spec in specs]
     return "\n".join(lines)
 
 
-def _when(spec: ParameterSpec) -> str:
-    """When it acts, and whether a change acts at once."""
-    return ", ".join(filter(None, (spec.acts, "live" if spec.live else "")))
+def _meaning(spec: ParameterSpec) -> str:
+    """What it sets, its range, when it acts, and whether a change acts at once."""
+    parts = [spec.description.replace("|", "\\|"), _range(spec)]
+    parts += [f"acts: {spec.acts}" if spec.acts else "", "live" if spec.live else ""]
+    return " · ".join(filter(None, parts))
 
 
 def with_tables(page: str) -> str:
@@ -74,10 +73,10 @@ def _value(value: object) -> str:
 
 def _range(spec: ParameterSpec) -> str:
     if spec.choices:
-        return ", ".join(spec.choices)
+        return "values: " + ", ".join(spec.choices)
     if spec.minimum is None and spec.maximum is None:
         return ""
-    return f"{_bound(spec.minimum)} … {_bound(spec.maximum)}"
+    return f"range: {_bound(spec.minimum)} … {_bound(spec.maximum)}"
 
 
 def _bound(value: float | None) -> str:
