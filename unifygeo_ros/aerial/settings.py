@@ -31,7 +31,6 @@ class BuildSettings:
         "tiles that are written together: what a kill costs at most, and 0.5 MB of memory each at the published size",
         minimum=1,
         maximum=65_536,
-        advanced=True,
     )
 
     def __post_init__(self) -> None:

@@ -32,11 +32,15 @@ class CameraImage:
 class HeadingSource(enum.Enum):
     """Where a heading comes from. The value is the text of messages and JSON."""
 
-    ODOMETRY = "odometry"  # in the map frame
+    ODOMETRY = "odometry"
+    """Its yaw in the map frame."""
     IMU = "imu"
-    CONSTANT = "constant"  # given by the user
-    SEARCH = "search"  # found in the image
-    TRACK = "track"  # the tracker's own estimate
+    CONSTANT = "constant"
+    """Given by the user."""
+    SEARCH = "search"
+    """Found in the image."""
+    TRACK = "track"
+    """The tracker's own estimate."""
 
 
 @dataclass(frozen=True)
@@ -159,22 +163,31 @@ class Hypothesis:
 class RejectionReason(enum.Enum):
     """Why no fix was given. The value is the text of diagnostics and JSON."""
 
-    BAD_IMAGE = "bad_image"  # not equirectangular, wrong type, unreadable
+    BAD_IMAGE = "bad_image"
+    """Not equirectangular, wrong type, unreadable."""
     BLACK_IMAGE = "black_image"
     FROZEN_IMAGE = "frozen_image"
     BLURRED_IMAGE = "blurred_image"
-    BAD_STAMP = "bad_stamp"  # none, or not after the image before
-    RATE_LIMIT = "rate_limit"  # too soon after the image before, as configured
-    RESET = "reset"  # the session was reset while the image was localized
-    BAD_PRIOR = "bad_prior"  # not finite, or covariance not positive definite
+    BAD_STAMP = "bad_stamp"
+    """None, or not after the image before."""
+    RATE_LIMIT = "rate_limit"
+    """Too soon after the image before, as configured."""
+    RESET = "reset"
+    """The session was reset while the image was localized."""
+    BAD_PRIOR = "bad_prior"
+    """Not finite, or covariance not positive definite."""
     NO_HEADING = "no_heading"
-    OFF_MAP = "off_map"  # no tile of the index lies within the prior's gate or at the track, or the images look so
+    OFF_MAP = "off_map"
+    """No tile of the index lies within the prior's gate or at the track, or the images look so."""
     LOW_SCORE = "low_score"
     AMBIGUOUS = "ambiguous"
-    UNCERTAIN = "uncertain"  # covariance above the gate
+    UNCERTAIN = "uncertain"
+    """Covariance above the gate."""
     PRIOR_CONFLICT = "prior_conflict"
-    SEARCHING = "searching"  # sequence mode: not certain yet
-    LOST = "lost"  # sequence mode
+    SEARCHING = "searching"
+    """Sequence mode: not certain yet."""
+    LOST = "lost"
+    """Sequence mode."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,13 @@ LEAST_NEW = 0.05
 class TrackState(enum.Enum):
     """The value is the text of the diagnostics."""
 
-    SEARCHING = "searching"  # no place has most of the belief
-    AMBIGUOUS = "ambiguous"  # a few places have it together
+    SEARCHING = "searching"
+    """No place has most of the belief."""
+    AMBIGUOUS = "ambiguous"
+    """A few places have it together."""
     TRACKING = "tracking"
-    LOST = "lost"  # was tracking; searching again
+    LOST = "lost"
+    """Was tracking; searching again."""
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,16 @@ class Shape(enum.IntEnum):
     """Solids in their own frame: turned by the heading about z, standing from `bottom` to `top`."""
 
     BOX = 0
-    GABLE = 1  # box with a ridge along local x, `rise` above `top`
-    HIP = 2  # box with four slopes of equal pitch, ridge along local x, `rise` above `top`; half_x ≥ half_y
-    ELLIPSOID = 3  # half_x horizontally, (top − bottom)/2 vertically
-    CYLINDER = 4  # radius half_x
-    CONE = 5  # radius half_x at the bottom, point at the top
+    GABLE = 1
+    """Box with a ridge along local x, `rise` above `top`."""
+    HIP = 2
+    """Box with four slopes of equal pitch, ridge along local x, `rise` above `top`; half_x ≥ half_y."""
+    ELLIPSOID = 3
+    """`half_x` horizontally, (top − bottom)/2 vertically."""
+    CYLINDER = 4
+    """Its radius is `half_x`."""
+    CONE = 5
+    """Its radius is `half_x` at the bottom; it ends in a point at the top."""
 
 
 class Kind(enum.IntEnum):
