@@ -82,13 +82,6 @@ class TrackerConfig:
         maximum=0.5,
         advanced=True,
     )
-    initial_pose_doubt: float = setting(
-        0.1,
-        "belief that an initial pose is completely wrong",
-        minimum=1e-6,
-        maximum=0.99,
-        advanced=True,
-    )
     confirm_images: float = setting(
         2.0,
         "independent images that must confirm a place before the first fix",

@@ -54,6 +54,10 @@ MERGE_DISTANCE2 = 0.5
 TRACK_HEADING_SIGMA_RAD = 0.2
 """A yaw known this well is given to the localizer instead of searched for; D tolerates about 10°."""
 
+INITIAL_POSE_DOUBT = 0.1
+"""The share of the belief that stays in the uniform component when an operator sets an initial pose: a click on the map
+is now and then in the wrong street, and the first images then still find the right one."""
+
 UNMEASURED_SPEED_M_S = 1.0
 """Without odometry, the distance that counts for how new an image is: a vehicle that stands must not become certain."""
 
@@ -141,8 +145,8 @@ class Tracker:
         )
 
     def set_initial_pose(self, pose: InitialPose) -> None:
-        """Believe an operator, but not blindly: initial_pose_doubt stays in the uniform component."""
-        self._belief = hypothesis(pose.pose, pose.covariance, self.noise.scale, self.config.initial_pose_doubt)
+        """Believe an operator, but not blindly: INITIAL_POSE_DOUBT stays in the uniform component."""
+        self._belief = hypothesis(pose.pose, pose.covariance, self.noise.scale, INITIAL_POSE_DOUBT)
         self._track = Track(TrackState.AMBIGUOUS, "initial pose, not yet confirmed by images")
         self._travelled_m = self._unchecked_m = math.inf
 
