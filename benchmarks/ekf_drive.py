@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -89,11 +90,11 @@ def main() -> None:
 # -- what was recorded ------------------------------------------------------------------------------------------------
 
 
-def stamp_ns(message: object) -> int:
+def stamp_ns(message: Any) -> int:
     return message.header.stamp.sec * NS_PER_S + message.header.stamp.nanosec
 
 
-def row(message: object) -> tuple[float, ...]:
+def row(message: Any) -> tuple[float, ...]:
     """stamp ns, x, y m, yaw rad, variance x, covariance xy, variance y m², variance of yaw rad²."""
     pose, covariance = message.pose.pose, message.pose.covariance
     yaw = 2 * math.atan2(pose.orientation.z, pose.orientation.w)

@@ -108,7 +108,7 @@ def judge(program: Path, settings: dict, drive: Drive, bias_rad_s: float, seed: 
     begin_s = 25.0 if end_ns - start_ns > 50 * NS else 12.0
     threshold = settings["pose0_rejection_threshold"]
     rng = np.random.default_rng(seed)
-    rate = {ODOMETRY: 4, IMU: 2}
+    rate: dict[float, int] = {ODOMETRY: 4, IMU: 2}
     motion = [(*row[: rate[row[1]]], row[rate[row[1]]] + bias_rad_s, *row[rate[row[1]] + 1 :]) for row in drive.motion]
     fixes = []
     for stamp in drive.images_ns:

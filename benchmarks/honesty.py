@@ -29,6 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,7 @@ class RememberedEngine:
                     made.update(self._engine.run_resident({"image": image}, PYRAMID, ())[1])
                 return made[name]
 
-            return {}, {name: Kept(key, lambda name=name: pyramid(name)) for name in PYRAMID}
+            return {}, {name: Kept(key, partial(pyramid, name)) for name in PYRAMID}
         lengths = [self._manifest.descriptor_dim, *(channels for channels, _ in self._manifest.pyramid)]
 
         def encode() -> Any:
@@ -236,7 +237,7 @@ class RememberedEngine:
 
         parts = np.split(self._memory.get(key, encode), np.cumsum(lengths)[:-1])
         named = {name: part[None] for name, part in zip(("descriptor", *GROUND_FEATURES), parts, strict=True)}
-        return named, {name: Kept(key, lambda name=name: named[name]) for name in GROUND_FEATURES}
+        return named, {name: Kept(key, partial(named.__getitem__, name)) for name in GROUND_FEATURES}
 
     def close(self) -> None:
         pass

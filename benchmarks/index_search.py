@@ -22,7 +22,9 @@ import sys
 import tempfile
 import time
 import zlib
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -127,11 +129,14 @@ def measure_recall(tiles: int, folder: Path) -> None:
     write_inverted_file(descriptors, folder / SEARCH)
     print(f"training and filling the inverted file of {tiles} tiles: {time.perf_counter() - started:.0f} s, "
           f"{(folder / SEARCH).stat().st_size / tiles:.0f} bytes a tile")  # fmt: skip
-    searches = {"exact": ExactSearch(descriptors), "ivfpq": InvertedFileSearch(folder / SEARCH, descriptors)}
+    searches: dict[str, Any] = {
+        "exact": ExactSearch(descriptors),
+        "ivfpq": InvertedFileSearch(folder / SEARCH, descriptors),
+    }
     found = {name: [search.nearest(query, 5).tile_ids for query in queries] for name, search in searches.items()}
     hits = sum(len(set(a) & set(b)) for a, b in zip(found["exact"], found["ivfpq"], strict=True))
     first = sum(a[0] == b[0] for a, b in zip(found["exact"], found["ivfpq"], strict=True))
-    costs = measure({name: lambda s=search: s.nearest(queries[0], 5) for name, search in searches.items()}, 51)
+    costs = measure({name: partial(search.nearest, queries[0], 5) for name, search in searches.items()}, 51)
     print(f"found {hits / 5 / len(queries):.1%} of the five nearest and {first / len(queries):.1%} of the nearest, in "
           f"{in_words(costs['ivfpq'])} instead of {in_words(costs['exact'])}")  # fmt: skip
 
@@ -184,7 +189,7 @@ def main() -> int:
         measure_recall(args.recall, base)
         shutil.rmtree(base)
         return 0
-    published = {"descriptor_dim": 768, "match_size": 12, "match_channels": 768, "random": True}
+    published: dict[str, Any] = {"descriptor_dim": 768, "match_size": 12, "match_channels": 768, "random": True}
     try:
         large_folder = sparse_index(base / "large", args.tiles, **published)
         small_folder = sparse_index(base / "small", 1000, **published)

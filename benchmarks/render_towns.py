@@ -49,18 +49,24 @@ def main() -> int:
     lit = light_stage(stage, light)
     places = street_positions(rng, town, args.panoramas)
     print(f"town {args.seed}: {town.size_m:.0f} m, {len(town.objects)} solids, {len(town.streets)} streets\n")
+
+    def crop(k: int) -> None:
+        x, y = places[k]
+        crop_tile(above, 0.2, x, y, 192, 70.0)
+
     rows = [
         ("town from its seed", cpu_ms(lambda k: build_town(args.seed + k), 2)),
         ("orthophoto, 3000 × 3000", cpu_ms(lambda k: render_orthophoto(town, light), 3)),
         ("shadows of one sun", cpu_ms(lambda k: light_stage(stage, light), 5)),
-        ("tile, 192 × 192", cpu_ms(lambda k: crop_tile(above, 0.2, *places[k], 192, 70.0), args.panoramas)),
+        ("tile, 192 × 192", cpu_ms(crop, args.panoramas)),
     ]
     for view in (TRAINING_VIEW, FULL_SPHERE):
         for samples in (1, 2):
             name = f"panorama, {view.height} × {view.width}, {samples**2} ray{'s'[: samples > 1]} a pixel"
 
             def render(k: int, view: Any = view, samples: int = samples) -> None:
-                render_panorama(lit, *places[k], view, samples=samples)
+                x, y = places[k]
+                render_panorama(lit, x, y, view, samples=samples)
 
             rows.append((name, cpu_ms(render, args.panoramas)))
     for name, ms in rows:

@@ -192,7 +192,8 @@ class Row:
 
 
 def rows(base: TrackerConfig) -> list[Row]:
-    single, sequence = {"mode": "single"}, {"mode": "sequence"}
+    def session(mode: str, heading_source: str, prior_source: str = "none") -> SessionConfig:
+        return SessionConfig(mode=mode, heading_source=heading_source, prior_source=prior_source)
 
     def k(count: int) -> TrackerConfig:
         return dataclasses.replace(
@@ -202,22 +203,20 @@ def rows(base: TrackerConfig) -> list[Row]:
             search_distributions=min(count, base.search_distributions),
         )
 
-    imu, none = {"heading_source": "imu"}, {"heading_source": "none"}
-    last_fix = {"prior_source": "last_fix"}
     return [
-        Row("single, heading given", SessionConfig(**single, **imu)),
-        Row("single, heading given, prior from the last fix", SessionConfig(**single, **imu, **last_fix)),
-        Row("**sequence, heading given**", SessionConfig(**sequence, **imu), base),
-        Row("single, heading searched", SessionConfig(**single, **none)),
-        Row("**sequence, heading searched**", SessionConfig(**sequence, **none), base),
+        Row("single, heading given", session("single", "imu")),
+        Row("single, heading given, prior from the last fix", session("single", "imu", "last_fix")),
+        Row("**sequence, heading given**", session("sequence", "imu"), base),
+        Row("single, heading searched", session("single", "none")),
+        Row("**sequence, heading searched**", session("sequence", "none"), base),
         Row(
             "sequence, fix from the image",
-            SessionConfig(**sequence, **imu),
+            session("sequence", "imu"),
             dataclasses.replace(base, fix_from="image"),
         ),
-        Row("sequence without re-ranking", SessionConfig(**sequence, **imu), base, WithoutReranking),
-        Row("sequence without D (winner's peak only)", SessionConfig(**sequence, **imu), base, WinnerOnly),
-        *(Row(f"sequence, k = {count}", SessionConfig(**sequence, **imu), k(count)) for count in (1, 5, 20)),
+        Row("sequence without re-ranking", session("sequence", "imu"), base, WithoutReranking),
+        Row("sequence without D (winner's peak only)", session("sequence", "imu"), base, WinnerOnly),
+        *(Row(f"sequence, k = {count}", session("sequence", "imu"), k(count)) for count in (1, 5, 20)),
     ]
 
 
@@ -315,11 +314,11 @@ def redrawn(recording: Recording, seed: int) -> Recording:
                     time_s = s_from_ns(item.stamp_ns - last[0])
                     way = math.hypot(truth.east_m - last[1].east_m, truth.north_m - last[1].north_m)
                     step = scale * way + WHEELS.speed_m_s * time_s * rng.standard_normal()
-                    turn = wrap_angle(truth.yaw_rad - last[1].yaw_rad)
+                    turn = wrap_angle(truth.yaw_rad - last[2])
                     turn += (drift + WHEELS.yaw_rate_rad_s * rng.standard_normal()) * time_s
                     middle = pose[2] + turn / 2
                     pose = pose + np.array([step * math.cos(middle), step * math.sin(middle), turn])
-                last = (item.stamp_ns, truth)
+                last = (item.stamp_ns, truth, truth.yaw_rad)
                 x, y, yaw = (float(value) for value in pose)
                 item = dataclasses.replace(item, x_m=x, y_m=y, yaw_rad=wrap_angle(yaw))
             else:

@@ -24,6 +24,8 @@ import math
 import sys
 import time
 import tracemalloc
+from functools import partial
+from typing import Callable
 
 import numpy as np
 from measuring import describe_machine, verdict
@@ -81,10 +83,10 @@ class Camera:
         tiles = np.array(list(dict.fromkeys(own + others)))[: query.candidates]
         scores = np.where(np.isin(tiles, own), 1.3, 0.9) + 0.05 * rng.standard_normal(len(tiles))
         order = np.argsort(-scores, kind="stable")
-        tiles, scores = tiles[order], scores[order].astype(np.float32)
+        tiles, ranked = tiles[order], scores[order].astype(np.float32)
         decoded = tuple(self._decode(int(tile)) for tile in tiles[: query.distributions])
         maps = np.zeros((len(tiles), 6, 6), np.float32)
-        matches = Matches(tiles, scores, scores, maps, np.arange(len(tiles)))
+        matches = Matches(tiles, ranked, ranked, maps, np.arange(len(tiles)))
         return Observation(stamp_ns, matches, decoded, Heading(0.0, 0.01, HeadingSource.IMU), np.zeros(1, np.float32))
 
     def _decode(self, tile: int) -> TileDistribution:
@@ -286,10 +288,13 @@ def forms() -> bool:
     for side_m in (200, 1000, 3162):
         images = images_of(side_m, seed=4, count=14)
         reference: list[float] = []
-        makers = {"grid, 1 m": lambda: Grid(side_m), "grid, 2 m": lambda: Grid(side_m, 2.0)}  # noqa: B023
+        makers: dict[str, Callable[[], Grid | Particles | Mixture]] = {
+            "grid, 1 m": partial(Grid, side_m),
+            "grid, 2 m": partial(Grid, side_m, 2.0),
+        }
         for count in (1000, 10_000):
-            makers[f"particles, {count:,}"] = lambda count=count: Particles(side_m, count, 5)  # noqa: B023
-        makers["mixture"] = lambda: Mixture(side_m)  # noqa: B023
+            makers[f"particles, {count:,}"] = partial(Particles, side_m, count, 5)
+        makers["mixture"] = partial(Mixture, side_m)
         for name, make in makers.items():
             form, spent, errors = make(), 0.0, []
             for number, (move, evidence, truth) in enumerate(images):

@@ -87,6 +87,7 @@ def main() -> int:
         config = configure(args, folder)
         render_pairs(config.data.first_seed, 240, folder / "towns")
         pairs = config.data.open(config.network)
+        assert isinstance(pairs, TownPairs)
         ready, preparing = prepare(config, pairs)
         others = Others()
         stages = time_stages(config, ready, args.rounds, folder)
@@ -180,11 +181,12 @@ def judge(
         )
     print(f"  {'a step':16} {config.batch_size / whole:10.1f} pairs a second {1e3 * whole:8.1f} ms")
     print(f"  {'in a run':16} {config.batch_size / step:10.1f} pairs a second {1e3 * step:8.1f} ms")
+    network = sum(stages[name] for name in NETWORK)
     kept = [
         verdict("time that the run waits for data", waiting, 0.05),
         clock_verdict("a step of the run / the sum of its stages", step / whole, 1.2, quiet=quiet),
         verdict("preparing a batch / a step, by worker", sum(preparing.values()) / max(1, workers) / step, 1.0),
-        verdict("losses, clipping, optimiser and the rest / a step", 1 - sum(map(stages.get, NETWORK)) / whole, 0.15),
+        verdict("losses, clipping, optimiser and the rest / a step", 1 - network / whole, 0.15),
     ]
     return 0 if all(kept) else 1
 
