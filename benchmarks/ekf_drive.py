@@ -33,6 +33,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Imu
 
 from unifygeo_ros.core.covariance import semi_major_sigmas
+from unifygeo_ros.core.se2 import rotate
 from unifygeo_ros.core.time import NS_PER_S
 
 ROOT = Path(__file__).parents[1]
@@ -220,8 +221,7 @@ def laid_onto(track: np.ndarray, truth: np.ndarray) -> np.ndarray:
     turn = start[2] - track[0, 3]
     x, y = track[:, 1] - track[0, 1], track[:, 2] - track[0, 2]
     laid = track.copy()
-    laid[:, 1] = start[0] + math.cos(turn) * x - math.sin(turn) * y
-    laid[:, 2] = start[1] + math.sin(turn) * x + math.cos(turn) * y
+    laid[:, 1:3] = start[:2] + rotate(turn, x, y)
     return laid
 
 

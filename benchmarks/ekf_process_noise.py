@@ -25,9 +25,10 @@ import yaml
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
+from unifygeo_ros.core.time import NS_PER_S
+
 ROOT = Path(__file__).parents[1]
 ODOMETRY, IMU, FIX = range(3)
-NS = 1_000_000_000
 SIGMA_M, SIGMA_YAW_RAD = 0.45, math.radians(2.0)
 FALSE_M, FALSE_SIGMA_YAW_RAD = 30.0, 0.2
 GAP_S, SETTLED_S = 20.0, 5.0
@@ -77,7 +78,7 @@ class Drive:
             for connection, _, data in reader.messages():
                 if not hasattr(message := reader.deserialize(data, connection.msgtype), "header"):
                     continue
-                stamp = message.header.stamp.sec * NS + message.header.stamp.nanosec
+                stamp = message.header.stamp.sec * NS_PER_S + message.header.stamp.nanosec
                 if connection.topic == "/odom":
                     twist, variances = message.twist.twist, np.diag(message.twist.covariance.reshape(6, 6))[[0, 1, 5]]
                     motion.append((stamp, ODOMETRY, twist.linear.x, twist.linear.y, twist.angular.z, *variances))
@@ -105,14 +106,14 @@ def fix_row(stamp_ns: int, pose: np.ndarray, sigma_yaw_rad: float, threshold: fl
 def judge(program: Path, settings: dict, drive: Drive, bias_rad_s: float, seed: int) -> dict[str, float]:
     """The drive once with the gap alone, and once with a false fix at each of two times in it."""
     start_ns, end_ns = drive.truth[[0, -1], 0]
-    begin_s = 25.0 if end_ns - start_ns > 50 * NS else 12.0
+    begin_s = 25.0 if end_ns - start_ns > 50 * NS_PER_S else 12.0
     threshold = settings["pose0_rejection_threshold"]
     rng = np.random.default_rng(seed)
     rate: dict[float, int] = {ODOMETRY: 4, IMU: 2}
     motion = [(*row[: rate[row[1]]], row[rate[row[1]]] + bias_rad_s, *row[rate[row[1]] + 1 :]) for row in drive.motion]
     fixes = []
     for stamp in drive.images_ns:
-        if start_ns <= stamp <= end_ns and not begin_s <= (stamp - start_ns) / NS < begin_s + GAP_S:
+        if start_ns <= stamp <= end_ns and not begin_s <= (stamp - start_ns) / NS_PER_S < begin_s + GAP_S:
             pose = drive.at(stamp) + rng.normal(0.0, [SIGMA_M, SIGMA_M, SIGMA_YAW_RAD])
             # A microsecond later than the odometry of that stamp, so that each fix has a prediction of its own.
             fixes.append(fix_row(stamp + 1000, pose, SIGMA_YAW_RAD, threshold))
@@ -120,12 +121,12 @@ def judge(program: Path, settings: dict, drive: Drive, bias_rad_s: float, seed: 
     for false_s in (None, 10, 19):
         rows = motion + fixes
         if false_s is not None:
-            at_ns = int(start_ns + (begin_s + false_s) * NS) + 2000
+            at_ns = int(start_ns + (begin_s + false_s) * NS_PER_S) + 2000
             pose = drive.at(at_ns)
             pose[:2] += FALSE_M * np.array([-math.sin(pose[2]), math.cos(pose[2])])
             rows = [*rows, fix_row(at_ns, pose, FALSE_SIGMA_YAW_RAD, threshold)]
         out = run(program, settings, rows)
-        seconds = (out[:, 0] - start_ns) / NS
+        seconds = (out[:, 0] - start_ns) / NS_PER_S
         error = out[:, 2:4] - drive.at(out[:, 0])[:, :2]
         distance = np.hypot(*error.T)
         after = seconds > begin_s + GAP_S + SETTLED_S

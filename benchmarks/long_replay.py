@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from tqdm import tqdm
 
 from unifygeo_ros.conversions.from_messages import odometry_sample
 from unifygeo_ros.conversions.message_values import quaternion_of_yaw
-from unifygeo_ros.core.geodesy import wrap_angle
+from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.core.time import NS_PER_S
 
 ROOT = Path(__file__).parents[1]
@@ -37,21 +36,6 @@ DRIVE, MODEL = ROOT / "demo/drive", ROOT / "models/towns-atto"
 IMAGES, ODOMETRY = "/camera/image/compressed", "/odom"
 LEFT_OUT = ("/ground_truth/odometry", "/tf_static")
 KB, MB = 1e3, 1e6
-
-
-@dataclass(frozen=True)
-class Pose:
-    """In the plane, metres and radians."""
-
-    x: float
-    y: float
-    yaw: float
-
-    def then(self, step: Pose) -> Pose:
-        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
-        return Pose(
-            self.x + cos * step.x - sin * step.y, self.y + sin * step.x + cos * step.y, wrap_angle(self.yaw + step.yaw)
-        )
 
 
 def write_laps(bag: Path, images: int) -> float:
@@ -62,7 +46,7 @@ def write_laps(bag: Path, images: int) -> float:
         lap = [(c, t, reader.deserialize(raw, c.msgtype)) for c, t, raw in reader.messages(connections)]
         lap_ns = reader.duration + NS_PER_S // 2
         start_ns = reader.start_time
-    start, written, last_ns = Pose(0.0, 0.0, 0.0), 0, 0
+    start, written, last_ns = Pose2(0.0, 0.0, 0.0), 0, 0
     with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer, tqdm(total=images, unit="image") as bar:
         out = {c.topic: writer.add_connection(c.topic, c.msgtype, typestore=store) for c in connections}
         for number in range(images):
@@ -74,7 +58,7 @@ def write_laps(bag: Path, images: int) -> float:
                 message = later(message, number * lap_ns)
                 if connection.topic == ODOMETRY:
                     sample = odometry_sample(message)
-                    here = start.then(Pose(sample.x_m, sample.y_m, sample.yaw_rad))
+                    here = start.compose(sample.pose)
                     message = moved_to(message, here)
                 written += connection.topic == IMAGES
                 bar.update(connection.topic == IMAGES)
@@ -89,10 +73,10 @@ def later(message: Any, by_ns: int) -> Any:
     return replace(message, header=replace(message.header, stamp=replace(stamp, sec=sec, nanosec=nanosec)))
 
 
-def moved_to(odometry: Any, pose: Pose) -> Any:
+def moved_to(odometry: Any, pose: Pose2) -> Any:
     old = odometry.pose.pose
-    position = replace(old.position, x=pose.x, y=pose.y)
-    x, y, z, w = quaternion_of_yaw(pose.yaw)
+    position = replace(old.position, x=pose.x_m, y=pose.y_m)
+    x, y, z, w = quaternion_of_yaw(pose.yaw_rad)
     turned = replace(old.orientation, x=x, y=y, z=z, w=w)
     return replace(odometry, pose=replace(odometry.pose, pose=replace(old, position=position, orientation=turned)))
 

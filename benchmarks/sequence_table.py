@@ -262,8 +262,6 @@ def carried(recording: Recording) -> tuple[Recording, int]:
     assert before is not None
     assert after is not None
     shift = after.stamp_ns - before.stamp_ns - 50_000_000
-    turn = wrap_angle(before.yaw_rad - after.yaw_rad)
-    cos, sin = math.cos(turn), math.sin(turn)
     arrivals: list[Any] = []
     truth = {}
     stamps = []
@@ -274,14 +272,8 @@ def carried(recording: Recording) -> tuple[Recording, int]:
         moved = stamp >= end
         new = stamp - shift if moved else stamp
         if isinstance(item, OdometrySample) and moved:
-            dx, dy = item.x_m - after.x_m, item.y_m - after.y_m
-            item = dataclasses.replace(
-                item,
-                stamp_ns=new,
-                x_m=before.x_m + cos * dx - sin * dy,
-                y_m=before.y_m + sin * dx + cos * dy,
-                yaw_rad=wrap_angle(item.yaw_rad + turn),
-            )
+            pose = before.pose.compose(after.pose.between(item.pose))
+            item = dataclasses.replace(item, stamp_ns=new, x_m=pose.x_m, y_m=pose.y_m, yaw_rad=pose.yaw_rad)
         elif isinstance(item, ImuSample) and moved:
             item = dataclasses.replace(item, stamp_ns=new)
         elif not isinstance(item, (OdometrySample, ImuSample)):
