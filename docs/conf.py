@@ -29,3 +29,24 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 nitpicky = False
 # Pages link to files of the repository (configs, the licence), which are no pages of the site.
 suppress_warnings = ["myst.xref_missing"]
+
+
+FIELDS = ("attribute", "data", "property")
+field_docstrings = {}
+
+
+def hide_field_docstring(app, what, name, obj, options, lines):
+    """Keep napoleon from taking what stands before the first colon of a field's docstring for its type."""
+    if what in FIELDS:
+        field_docstrings[name] = list(lines)
+        lines.clear()
+
+
+def show_field_docstring(app, what, name, obj, options, lines):
+    if what in FIELDS:
+        lines[:] = field_docstrings.pop(name)
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", hide_field_docstring, priority=400)  # napoleon's is 500
+    app.connect("autodoc-process-docstring", show_field_docstring, priority=600)
