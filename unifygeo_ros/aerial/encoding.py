@@ -94,7 +94,7 @@ def encode_shards(
 ) -> Shards:
     """Encode some shards of the plan in order. readers: threads that cut and pack tiles, 0: one for each core.
 
-    The calling thread does nothing but run the encoder: tiles are cut ahead of it and its outputs checked behind it.
+    The calling thread only runs the encoder. Other threads cut the tiles before and check the outputs after it.
     """
     numbers = itertools.chain.from_iterable(region.numbers(shard) for shard in shards)
     threads = readers or os.cpu_count() or 1

@@ -76,8 +76,8 @@ def second_moment_m2(distribution: TileDistribution, east_m: float, north_m: flo
     """Second moment of D about a point in the tile: of the pixels whose centres are at most radius_m away (or one
     pixel, where that is more), and of a pixel's own extent. float64 (2, 2), east and north, positive definite.
 
-    About the answer, not about the mean: a distribution that the tile's edge cuts off keeps its spread, since the side
-    that is left tells of the one that is missing.
+    It is taken about the answer and not about the mean. So a distribution that the tile's edge cuts off keeps its
+    spread: the part inside the tile shows how wide the part outside is.
     """
     east, north = _offsets(distribution, east_m, north_m)
     reach_m = max(radius_m, distribution.metres_per_pixel)

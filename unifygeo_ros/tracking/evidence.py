@@ -246,7 +246,7 @@ def evidence_of(
         variance = heading.variance_rad2
         whole_weights[rank] = 0.0
         if searched:
-            # The heading that D was decoded with is right or it is not, and then D says nothing but the tile.
+            # If the heading that D was decoded with is wrong, D does not say where in the tile the camera is.
             right = min(max(1 - variance / UNIFORM_YAW_VARIANCE, LEAST_HEADING_SHARE), 1.0)
             shares = right * shares
             whole_weights[rank] = (1 - right) * weights[rank]

@@ -1,4 +1,4 @@
-"""What every data set offers to training, and batches that depend on nothing but the seed and the step."""
+"""What every data set offers to training, and batches that depend on the seed and the step alone."""
 
 from __future__ import annotations
 

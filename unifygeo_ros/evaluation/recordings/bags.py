@@ -72,7 +72,7 @@ class Bag:
     def messages(
         self, topics: Collection[str], *, start_ns: int | None = None, stop_ns: int | None = None
     ) -> Iterator[BagMessage]:
-        """Messages of some topics in the order they were recorded. Damage ends nothing but the damaged part.
+        """Messages of some topics in the order they were recorded. Only the damaged part of a bag is lost.
 
         start_ns, stop_ns: only messages recorded at or after the one and before the other.
         """
