@@ -66,9 +66,16 @@ def build_index(
 ) -> BuildReport:
     """Build the index of some imagery (`open_imagery`) in the folder `output`, or finish a build that was interrupted.
 
-    datum: origin of the map frame, the middle of the imagery by default. readers: threads that cut tiles, 0: one for
-    each processor core. Raises a UnifyGeoError that names what is wrong; then `output` does not exist, and what is done
-    so far is kept in `output`.partial for the next attempt.
+    Args:
+        datum: Origin of the map frame; None: the middle of the imagery.
+        settings: None: the defaults.
+        options: How to read the imagery; None: the defaults.
+        readers: Threads that cut tiles; 0: one for each processor core.
+        progress: Show a progress bar, on a terminal.
+
+    Raises:
+        UnifyGeoError: Names what is wrong. Then `output` does not exist, and the tiles that are done are kept in
+            `output`.partial for the next attempt.
     """
     settings = settings or BuildSettings()
     if finish_rename(Path(output)):

@@ -92,9 +92,17 @@ class TimedEncoder:
 def encode_shards(
     region: Region, encoder: TimedEncoder, shards: Sequence[int], readers: int, advance: Advance
 ) -> Shards:
-    """Encode some shards of the plan in order. readers: threads that cut and pack tiles, 0: one for each core.
+    """Encode some shards of the plan in order.
 
     The calling thread only runs the encoder. Other threads cut the tiles before and check the outputs after it.
+
+    Args:
+        shards: Their numbers in the plan.
+        readers: Threads that cut and pack tiles; 0: one for each core.
+        advance: Called with the number of tiles that are done.
+
+    Raises:
+        EngineError: The encoder failed, or an output cannot be right.
     """
     numbers = itertools.chain.from_iterable(region.numbers(shard) for shard in shards)
     threads = readers or os.cpu_count() or 1
@@ -114,7 +122,7 @@ def _encode_shard(
     checker: ThreadPoolExecutor,
     advance: Advance,
 ) -> Shard:
-    """tiles: continues with those of `numbers`."""
+    """Encode the tiles `numbers`, which `tiles` yields next."""
     kept: list[int] = []
     pngs: list[bytes] = []
     batch: list[UInt8] = []

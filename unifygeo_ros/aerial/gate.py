@@ -51,10 +51,17 @@ class Gate:
         return self.sigma * math.sqrt(var_east), self.sigma * math.sqrt(var_north)
 
     def touches(self, centres_m: Float64, side_m: float) -> Bool:
-        """Which squares of side `side_m`, axes east and north, centred on centres_m (n, 2), touch the ellipse.
+        """Which tiles touch the ellipse.
 
         The smallest Mahalanobis distance of a square is 0 if the mean lies inside, else it is reached on one of
         the four edges, where it is a parabola whose lowest point is clipped to the edge.
+
+        Args:
+            centres_m: float64 (n, 2), east and north in the map frame.
+            side_m: side of the tiles, whose edges run east and north.
+
+        Returns:
+            bool (n,).
         """
         var_east, var_north, cross = self._moments()
         # Never quite a line, so that the inverse stays well conditioned.
