@@ -71,6 +71,7 @@ def run(args: argparse.Namespace, region: Region, folder: Path) -> bool:
         "image_transport": "compressed",
         "autostart": True,
         "diagnostics_period_s": 1.0,
+        "session.mode": "single",
         "session.heading_source": "constant",
         "session.heading_constant_rad": math.pi / 2,
     }

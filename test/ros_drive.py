@@ -63,6 +63,7 @@ OPEN_GATES = {
 
 FACING_NORTH = {
     "image_transport": "compressed",
+    "session.mode": "single",
     "session.heading_source": "constant",
     "session.heading_constant_rad": math.pi / 2,
 }

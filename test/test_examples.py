@@ -1,8 +1,10 @@
 """The examples, run on images of the demo's drive."""
 
+import json
 import math
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 from test_requirements import TOOLS, without
 
+from unifygeo_ros import cli
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.inference.select import open_engines
@@ -86,6 +89,32 @@ def test_black_image_is_rejected_with_its_reason(shown, monkeypatch, capsys, tmp
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((256, 512, 3), np.uint8))
     line = run_example(monkeypatch, capsys, folder / "index", MODEL, tmp_path / "black.png")
     assert line.startswith("no fix: black_image: ")
+
+
+def test_the_readme_s_lines_for_a_region_and_a_drive_run_as_typed(shown, monkeypatch, capsys, tmp_path):
+    """On a cut-out of the demo's town, and of the replay only the first two images."""
+    section = (ROOT / "README.md").read_text().split("## Your own region, your own drives")[1]
+    lines = section.split("```bash\n")[1].split("```")[0].replace("\\\n", " ").splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["unifygeo", "index"], ["unifygeo", "replay"], ["python", "examples/extract_images.py"], ["unifygeo", "locate"]
+    ]  # fmt: skip
+    (tmp_path / "demo/drive").mkdir(parents=True)
+    (tmp_path / "demo/drive/town.tif").symlink_to(shown[0] / "town.tif")
+    for name in ("demo/localizer.yaml", "demo/drive/bag", "models", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        if program == "python":
+            subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        else:
+            assert cli.main(arguments + (["--max-frames", "2"] if arguments[0] == "replay" else [])) == 0, line
+    fix = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (fix["image"], fix["status"]) == ("panoramas/00060.jpg", "fix")
+    assert pyproj.Geod(ellps="WGS84").inv(
+        fix["longitude_deg"], fix["latitude_deg"], shown[1].longitude, shown[1].latitude
+    )[2] == pytest.approx(0.2, abs=1.0)  # base_link is 0.2 m behind the camera
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("report.html", "fix.png"))
 
 
 def test_library_needs_none_of_the_tools(shown):

@@ -25,11 +25,11 @@ CHECKS = {"__post_init__", "check_settings", "check_only_live_changed"}
 MODES = (
     {"session.mode": "sequence", "session.heading_source": "imu"},
     {"session.mode": "sequence", "tracker.fix_from": "image"},
-    {"session.prior_source": "last_fix", "session.heading_source": "constant"},
-    {"session.prior_source": "odometry", "session.heading_source": "imu", "localizer.gate_ambiguity": 1.0,
-     "localizer.gate_score": -4.0, "localizer.gate_sigma_m": 1000.0},
-    {"session.prior_source": "last_fix", "localizer.gate_ambiguity": 1.0, "localizer.gate_score": -4.0,
-     "localizer.gate_sigma_m": 1000.0, "session.heading_source": "imu"},
+    {"session.mode": "single", "session.prior_source": "last_fix", "session.heading_source": "constant"},
+    {"session.mode": "single", "session.prior_source": "odometry", "session.heading_source": "imu",
+     "localizer.gate_ambiguity": 1.0, "localizer.gate_score": -4.0, "localizer.gate_sigma_m": 1000.0},
+    {"session.mode": "single", "session.prior_source": "last_fix", "session.heading_source": "imu",
+     "localizer.gate_ambiguity": 1.0, "localizer.gate_score": -4.0, "localizer.gate_sigma_m": 1000.0},
 )  # fmt: skip
 """Between them, these use everything that a session, a localizer and a tracker have."""
 

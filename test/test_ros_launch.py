@@ -61,7 +61,8 @@ def flat(parameters: dict, prefix: str = "") -> dict:
 def test_parameter_file_holds_parameters_that_exist_with_values_that_fit():
     (section,) = yaml.safe_load((ROOT / "config/localizer.yaml").read_text()).values()
     values = flat(section["ros__parameters"])
-    with_values(Settings(), values)  # raises for an unknown name, a wrong type or a value out of range
+    # Raises for an unknown name, a wrong type or a value out of range.
+    assert with_values(Settings(), values) == Settings(), "a node started without the file does what one with it does"
     assert "camera.x_m" in values
 
 
@@ -122,6 +123,7 @@ def test_only_the_map_filter_takes_fixes_and_only_x_y_and_yaw_of_them():
 
 def test_shipped_parameters_run_the_tracker():
     """Single images with a searched heading hardly ever give a fix: 3.4% of the images of nine unused towns."""
+    assert PARAMETERS["session.mode"].default == "sequence"
     (section,) = yaml.safe_load((ROOT / "config/localizer.yaml").read_text()).values()
     assert section["ros__parameters"]["session"] == {
         "mode": "sequence", "heading_source": "none", "prior_source": "none", "stamp_offset_s": 0.0,
@@ -146,6 +148,7 @@ def installed(tmp_path_factory):
     make_region(folder)
     parameters = {
         **OPEN_GATES,
+        "session.mode": "single",
         "session.heading_source": "constant",
         "session.heading_constant_rad": 1.5707963267948966,
     }

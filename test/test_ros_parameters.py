@@ -42,7 +42,7 @@ def test_value_reaches_its_dataclass():
         ("camera.x_m", math.nan, "finite"),
         ("camera.x_m", 1, "write 1.0"),
         ("localizer.candidates", True, "whole number"),
-        ("session.mode", "fast", "one of single"),
+        ("session.mode", "fast", "one of sequence"),
         ("bundle", 3, "string"),
     ],
 )

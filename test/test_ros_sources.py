@@ -27,6 +27,9 @@ def drive(watch, source, *, seconds=6.0, rate=50.0, delay_s=0.0, clock_s=0.0, re
     return START_S + seconds
 
 
+SINGLE = {"session__mode": "single"}
+
+
 def problems(watch, now_s, publishers=None):
     return [report.problem for report in watch.reports(now_s, publishers or {}) if report.problem]
 
@@ -34,13 +37,13 @@ def problems(watch, now_s, publishers=None):
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [
-        ({"session__use_tilt": False}, {}),
-        ({}, {IMU: False}),
-        ({"session__heading_source": "imu"}, {IMU: True}),
-        ({"session__mode": "sequence"}, {IMU: False, ODOMETRY: True}),
-        ({"session__prior_source": "last_fix"}, {IMU: False, ODOMETRY: False}),
-        ({"session__prior_source": "odometry"}, {IMU: False, MAP_ODOMETRY: True}),
-        ({"session__heading_source": "odometry"}, {IMU: False, MAP_ODOMETRY: True}),
+        ({}, {IMU: False, ODOMETRY: True}),
+        ({"session__heading_source": "imu"}, {IMU: True, ODOMETRY: True}),
+        ({**SINGLE, "session__use_tilt": False}, {}),
+        (SINGLE, {IMU: False}),
+        ({**SINGLE, "session__prior_source": "last_fix"}, {IMU: False, ODOMETRY: False}),
+        ({**SINGLE, "session__prior_source": "odometry"}, {IMU: False, MAP_ODOMETRY: True}),
+        ({**SINGLE, "session__heading_source": "odometry"}, {IMU: False, MAP_ODOMETRY: True}),
     ],
 )
 def test_settings_say_which_sources_are_required(parameters, expected):
@@ -48,7 +51,7 @@ def test_settings_say_which_sources_are_required(parameters, expected):
 
 
 def test_silent_source_is_reported_with_topic_and_consequence():
-    watch = watch_of(session__heading_source="imu", session__mode="sequence")
+    watch = watch_of(session__heading_source="imu")
     assert problems(watch, START_S + 0.5) == []
     assert problems(watch, START_S + 1.0, {"/imu": 0, "/odometry": 2}) == [
         "no imu since activation on /imu (no publisher): the heading is searched",
@@ -57,11 +60,11 @@ def test_silent_source_is_reported_with_topic_and_consequence():
 
 
 def test_optional_source_may_be_silent():
-    assert problems(watch_of(), START_S + 60.0) == []
+    assert problems(watch_of(**SINGLE), START_S + 60.0) == []
 
 
 def test_good_source_has_a_rate_an_age_and_no_problem():
-    watch = watch_of(session__heading_source="imu")
+    watch = watch_of(**SINGLE, session__heading_source="imu")
     now_s = drive(watch, IMU, delay_s=0.03)
     (report,) = watch.reports(now_s, {})
     assert report.problem == ""
@@ -70,7 +73,7 @@ def test_good_source_has_a_rate_an_age_and_no_problem():
 
 
 def test_late_source_is_reported_with_its_age_and_the_limit():
-    watch = watch_of(session__mode="sequence")
+    watch = watch_of()
     now_s = drive(watch, ODOMETRY, delay_s=0.51)
     assert problems(watch, now_s) == [
         "newest odometry is 0.51 s older than the image, extrapolation_s is 0.2: motion is guessed from "
@@ -80,7 +83,7 @@ def test_late_source_is_reported_with_its_age_and_the_limit():
 
 @pytest.mark.parametrize(("clock_s", "word"), [(1.7e9, "older"), (-3600.0, "newer")])
 def test_source_by_another_clock_is_reported(clock_s, word):
-    watch = watch_of(session__heading_source="imu")
+    watch = watch_of(**SINGLE, session__heading_source="imu")
     (problem,) = problems(watch, drive(watch, IMU, clock_s=clock_s))
     assert f"s {word} than the image, check the clocks: the heading is searched" in problem
 
@@ -88,21 +91,21 @@ def test_source_by_another_clock_is_reported(clock_s, word):
 def test_image_delay_of_the_driver_counts():
     """An image stamped 0.25 s late was exposed when an odometry of that delay was measured."""
     rules = TimeRules(0.2, 0.5, 30.0, stamp_offset_ns=-250_000_000)
-    watch = watch_of(rules, session__mode="sequence")
+    watch = watch_of(rules)
     assert problems(watch, drive(watch, ODOMETRY, delay_s=0.3)) == []
 
 
 def test_odometry_in_the_wrong_frame_is_not_called_silent():
-    watch = watch_of(session__heading_source="odometry")
+    watch = watch_of(**SINGLE, session__heading_source="odometry")
     (problem,) = problems(watch, drive(watch, ODOMETRY))
     assert problem.startswith("no odometry in the frame 'map' since activation, only in another, on /odometry")
-    watch = watch_of(session__mode="sequence")
+    watch = watch_of()
     (problem,) = problems(watch, drive(watch, MAP_ODOMETRY))
     assert problem.startswith("no odometry in a frame other than map_frame since activation")
 
 
 def test_source_whose_every_message_is_refused_is_reported_with_the_reason():
-    watch = watch_of(session__heading_source="imu")
+    watch = watch_of(**SINGLE, session__heading_source="imu")
     assert problems(watch, drive(watch, IMU, refusal="no orientation")) == [
         "every imu message is refused, no orientation: the heading is searched"
     ]
@@ -110,18 +113,18 @@ def test_source_whose_every_message_is_refused_is_reported_with_the_reason():
 
 def test_source_that_stops_is_reported_also_where_it_is_optional():
     for parameters in ({}, {"session__heading_source": "imu"}):
-        watch = watch_of(**parameters)
+        watch = watch_of(**SINGLE, **parameters)
         now_s = drive(watch, IMU)
         (problem,) = problems(watch, now_s + 3.2)
         assert problem.startswith("no imu for 3.2 s on /imu")
 
 
 def test_source_too_slow_to_interpolate_is_reported():
-    watch = watch_of(session__heading_source="imu")
+    watch = watch_of(**SINGLE, session__heading_source="imu")
     (problem,) = problems(watch, drive(watch, IMU, rate=1.0, seconds=12.0))
     assert problem.startswith("imu comes 1.0 times a second, sample_gap_s 0.5 needs 2")
 
 
 def test_source_report_names_rejection_if_search_is_disabled():
-    watch = watch_of(session__heading_source="imu", localizer__heading_search=False)
+    watch = watch_of(**SINGLE, session__heading_source="imu", localizer__heading_search=False)
     assert problems(watch, START_S + 2.0)[0].endswith(": every image is rejected")

@@ -77,7 +77,8 @@ def make(  # type: ignore[no-untyped-def]
     answer: Callable[[CameraImage], Fix | Rejection] | None = None, noise: MotionNoise | None = None, **settings: object
 ):
     localizer = StandInLocalizer(answer)
-    return localizer, SingleImageSession(localizer, SessionConfig(**settings), noise or MotionNoise())  # type: ignore[arg-type]
+    config = SessionConfig(**{"mode": "single", **settings})  # type: ignore[arg-type]
+    return localizer, SingleImageSession(localizer, config, noise or MotionNoise())
 
 
 def reason(outcome: Outcome) -> RejectionReason:
@@ -279,11 +280,11 @@ def test_images_too_close_are_passed_over_and_the_interval_is_live() -> None:
     session.locate(image(1.0))
     assert reason(session.locate(image(1.3))) is RejectionReason.RATE_LIMIT
     session.locate(image(1.5))
-    session.reconfigure(SessionConfig(minimum_interval_s=0.0))
+    session.reconfigure(SessionConfig(mode="single", minimum_interval_s=0.0))
     session.locate(image(1.6))
     assert [call[0].stamp_ns for call in localizer.calls] == [SECOND, 1_500_000_000, 1_600_000_000]
     with pytest.raises(ValueError, match="heading_source"):
-        session.reconfigure(SessionConfig(heading_source="imu"))
+        session.reconfigure(SessionConfig(mode="single", heading_source="imu"))
 
 
 def test_repeated_image_is_frozen_only_if_the_vehicle_moved() -> None:
@@ -377,17 +378,18 @@ def test_settings_without_effect_names_those_of_the_other_mode() -> None:
         "session.prior_sigma_m is set, but acts in mode single only; session.mode is sequence",
     )
     outlier = "tracker.outlier is set, but acts in mode sequence only; session.mode is single"
-    assert settings_without_effect(SessionConfig(prior_sigma_m=7.0), tracker, noise) == (
+    assert settings_without_effect(SessionConfig(mode="single", prior_sigma_m=7.0), tracker, noise) == (
         outlier,
         "odometry.walk is set, but acts in mode sequence or with prior_source last_fix only; session.mode is single, "
         "session.prior_source none",
     )
-    assert settings_without_effect(SessionConfig(prior_source="last_fix"), tracker, noise) == (outlier,)
+    assert settings_without_effect(SessionConfig(mode="single", prior_source="last_fix"), tracker, noise) == (outlier,)
     assert settings_without_effect(SessionConfig(), TrackerConfig(), MotionNoise()) == ()
 
 
 def test_make_session_warns_of_settings_without_effect(caplog: pytest.LogCaptureFixture) -> None:
-    assert isinstance(make_session(StandInLocalizer(), SessionConfig(), TrackerConfig(outlier=0.2)), SingleImageSession)
+    session = make_session(StandInLocalizer(), SessionConfig(mode="single"), TrackerConfig(outlier=0.2))
+    assert isinstance(session, SingleImageSession)
     assert [record.getMessage() for record in caplog.records] == [
         "tracker.outlier is set, but acts in mode sequence only; session.mode is single"
     ]

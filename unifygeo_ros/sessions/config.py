@@ -16,9 +16,9 @@ class SessionConfig:
     """Settings of a session: where prior and heading come from, and the rules about time."""
 
     mode: str = setting(
-        "single",
-        "single: each image on its own; sequence: a filter over the whole drive",
-        choices=("single", "sequence"),
+        "sequence",
+        "sequence: a filter over the whole drive, which wants odometry; single: each image on its own",
+        choices=("sequence", "single"),
     )
     prior_source: str = setting(
         "none",
@@ -126,7 +126,8 @@ class SessionConfig:
         check_settings(self)
         if self.mode == "sequence" and self.prior_source != "none":
             raise ConfigurationError(
-                f"prior_source is {self.prior_source} in mode sequence, which carries its own prior; set it to none"
+                f"prior_source is {self.prior_source} in mode sequence, which carries its own prior; set it to "
+                "none, or mode to single"
             )
 
     @property
