@@ -1,10 +1,11 @@
 """The camera's mount out of recorded transforms, against chains composed by hand."""
 
 import math
+import re
 
 import numpy as np
 import pytest
-from drives import IMAGE, STORE, TYPES, header, image, vector
+from drives import IMAGE, NAVSATFIX, ODOMETRY, STORE, TYPES, header, image, navsatfix, odometry, vector
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Writer
 
@@ -12,7 +13,7 @@ from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.recordings.recorded_mount import recorded_mount
 from unifygeo_ros.evaluation.recordings.static_transforms import StaticTransforms
-from unifygeo_ros.evaluation.setup_notes import mount_note
+from unifygeo_ros.evaluation.setup_notes import mount_note, truth_note
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.parameters.settings import NodeConfig, Settings
 
@@ -24,10 +25,10 @@ def about_z(angle):
     return (0.0, 0.0, math.sin(angle / 2), math.cos(angle / 2))
 
 
-def bag_with(path, *links):
+def bag_with(path, *links, topic="/tf_static"):
     """links: (parent, child, xyz, quaternion), one message each."""
     with Writer(path, version=9) as writer:
-        connection = writer.add_connection("/tf_static", TF, typestore=STORE)
+        connection = writer.add_connection(topic, TF, typestore=STORE)
         for parent, child, place, (x, y, z, w) in links:
             transform = TYPES["geometry_msgs/msg/Transform"](
                 translation=vector(*place), rotation=TYPES["geometry_msgs/msg/Quaternion"](x=x, y=y, z=z, w=w)
@@ -79,6 +80,54 @@ def test_recorded_mount_refuses_invalid_transforms(tmp_path, frame, rotation, wo
     bag = bag_with(tmp_path / "bag", ("base_link", "camera", (0.0, 0.0, 1.0), rotation))
     with pytest.raises(ConfigurationError, match=words):
         recorded_mount(StaticTransforms(bag), CameraMount(), "base_link", frame)
+
+
+def test_a_mount_that_may_move_is_refused_with_its_topic(tmp_path):
+    bag = bag_with(tmp_path / "bag", ("base_link", "camera", (1.0, 0.0, 0.0), LEVEL), topic="/tf")
+    with pytest.raises(ConfigurationError, match=r"has camera in /tf, not in /tf_static: .*give it by camera.x_m"):
+        recorded_mount(StaticTransforms(bag), CameraMount(), "base_link", "camera")
+    with pytest.raises(ConfigurationError, match="/tf_static does not connect lidar with base_link"):
+        recorded_mount(StaticTransforms(bag), CameraMount(), "base_link", "lidar")
+
+
+def bag_with_truth(path, message, kind, *links):
+    bag_with(path / "tf", *links)
+    with Writer(path / "bag", version=9) as writer:
+        with AnyReader([path / "tf"]) as reader:
+            for connection, time_ns, data in reader.messages():
+                topic = writer.add_connection(connection.topic, TF, typestore=STORE)
+                writer.write(topic, time_ns, data)
+        topic = writer.add_connection("/truth", kind, typestore=STORE)
+        writer.write(topic, 2, STORE.serialize_cdr(message, kind))
+    return Bag(path / "bag")
+
+
+ANTENNA = ("base_link", "gps", (-0.6, 0.1, 1.8), about_z(math.pi / 2))
+
+
+@pytest.mark.parametrize(
+    ("frame", "links", "words"),
+    [
+        ("base_link", [ANTENNA], None),
+        ("", [ANTENNA], None),
+        ("gps", [ANTENNA], r"of the frame gps, .* --truth-x-m -0\.60 --truth-y-m 0\.10\. It is turned by 90\.0°"),
+        ("gps", [("base_link", "gps", (0.01, 0.0, 1.8), about_z(0.001))], None),
+        ("prism", [ANTENNA], "of the frame prism, .*/tf_static does not connect them. Give its place by --truth-x-m"),
+    ],
+)
+def test_ground_truth_of_another_frame_than_base_link_is_reported(tmp_path, frame, links, words):
+    message = odometry(0.0, "map", 0.0, 0.0, 0.0, 0.0, 0.0, 1e-4)
+    message.child_frame_id = frame
+    bag = bag_with_truth(tmp_path, message, ODOMETRY, *links)
+    note = truth_note(bag, StaticTransforms(bag), bag.topics["/truth"], Settings())
+    assert note is None if words is None else re.search(words, note), note
+
+
+@pytest.mark.parametrize(("links", "words"), [([ANTENNA], r"--truth-x-m -0\.60 --truth-y-m 0\.10\.$"), ([], None)])
+def test_an_antenna_s_place_is_reported_where_tf_static_has_it(tmp_path, links, words):
+    bag = bag_with_truth(tmp_path, navsatfix(0.0, 0.0, 0.0, 0.02), NAVSATFIX, *links)
+    note = truth_note(bag, StaticTransforms(bag), bag.topics["/truth"], Settings())
+    assert note is None if words is None else re.search(words, note), note
 
 
 def test_transforms_that_tf2_drops_are_left_out_and_noted(tmp_path):

@@ -23,10 +23,14 @@ from worlds import World, colour_world
 from unifygeo_ros import cli
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.records import Fix, RejectionReason
 from unifygeo_ros.evaluation.metrics.results import read_frames, to_json
-from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.evaluation.recordings.bags import Bag
+from unifygeo_ros.evaluation.replay import choose_topics
+from unifygeo_ros.inference.bundle import Calibration, load_bundle
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.panorama import enough_columns
 from unifygeo_ros.parameters.options import settings_of_options
 
 TF = "tf2_msgs/msg/TFMessage"
@@ -48,7 +52,7 @@ def place(tmp_path_factory):
 def run(place, output, *options, bag="drive", truth="/ground_truth/odometry"):
     """`unifygeo replay`; returns its exit status."""
     arguments = ["replay", place / bag, "--index", place / "index", "--model", place / "bundle", "--output", output]
-    for parameter in ("session.heading_source=imu", "threads=1", "backend=onnx_cpu"):
+    for parameter in ("session.mode=single", "session.heading_source=imu", "threads=1", "backend=onnx_cpu"):
         arguments += ["--set", parameter]
     arguments += ["--quiet", *options]
     if truth:
@@ -172,9 +176,55 @@ def test_navsatfix_as_truth_agrees_with_odometry_as_truth(done, tmp_path):
 def test_ambiguous_topics_are_listed(place, tmp_path, capsys):
     assert run(place, tmp_path / "x.mcap", truth=None) == 2
     error = capsys.readouterr().err
-    assert "--odometry-topic" in error
+    assert "2 topics can serve as ground truth; choose by --truth-topic" in error
     assert "/ground_truth/odometry" in error
-    assert "/odom" in error
+    assert "/ground_truth/navsat" in error
+    assert "/odom" not in error
+
+
+def bag_of(place, path, topics):
+    """The drive with some of its topics, under other names: {name there: name here}."""
+    with AnyReader([place / "drive"]) as reader, Writer(path, version=9) as writer:
+        kept = [c for c in reader.connections if c.topic in topics]
+        out = {c.id: writer.add_connection(topics[c.topic], c.msgtype, typestore=reader.typestore) for c in kept}
+        for connection, time_ns, data in reader.messages(kept):
+            writer.write(out[connection.id], time_ns, data)
+    return Bag(path)
+
+
+@pytest.mark.parametrize(
+    ("odometry", "truth", "chosen"),
+    [
+        ("/odom", "/ground_truth/odometry", ("/odom", "/ground_truth/odometry")),
+        (None, "/robot/gt_pose", (None, "/robot/gt_pose")),  # would be the answer, given away as the session's odometry
+        (None, "/truth/odom", (None, "/truth/odom")),
+        (None, "/wheels", ("/wheels", None)),
+        ("/wheels", "/groundtruth", ("/wheels", "/groundtruth")),
+    ],
+)
+def test_a_topic_that_says_ground_truth_is_not_the_odometry(place, tmp_path, odometry, truth, chosen):
+    names = {"/camera/image/compressed": "/image", "/ground_truth/odometry": truth}
+    bag = bag_of(place, tmp_path / "bag", names | ({"/odom": odometry} if odometry else {}))
+    topics = choose_topics(bag)
+    assert (topics.odometry and topics.odometry.name, topics.truth and topics.truth.name) == chosen
+
+
+def test_a_topic_named_gtsam_is_no_ground_truth(place, tmp_path):
+    names = {"/camera/image/compressed": "/image", "/odom": "/gtsam/odometry", "/ground_truth/navsat": "/gps"}
+    topics = choose_topics(bag_of(place, tmp_path / "bag", names))
+    assert (topics.odometry.name, topics.truth.name) == ("/gtsam/odometry", "/gps")
+
+
+def test_images_are_decoded_no_larger_than_the_localizer_needs(place, tmp_path, monkeypatch):
+    widths = []
+
+    def decode(message, least_width=None):
+        widths.append(least_width)
+        return camera_image(message, least_width)
+
+    monkeypatch.setattr("unifygeo_ros.evaluation.replay.camera_image", decode)
+    assert run(place, tmp_path / "out.mcap", "--odometry-topic", "/odom", "--max-frames", 2) == 0
+    assert widths == [enough_columns(load_bundle(place / "bundle").manifest.ground)] * 2
 
 
 def test_unusable_output_is_refused_before_the_replay(place, tmp_path, capsys):
@@ -465,7 +515,7 @@ def test_parameters_come_from_files_and_set_overrides_them(tmp_path):
         ("camera.x_m=front", "camera.x_m is 'front', must be a number"),
         ("localizer.candidates=1.5", "must be a whole number"),
         ("camera.upside_down=2", "must be a boolean"),
-        ("session.mode=fast", "must be one of single, sequence"),
+        ("session.mode=fast", "must be one of sequence, single"),
     ],
 )
 def test_set_refuses_what_does_not_fit(option, words, capsys):

@@ -8,6 +8,7 @@ from typing import Any
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.options import add_settings, settings_of
+from unifygeo_ros.core.paths import home_path
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
 from unifygeo_ros.parameters.options import add_parameter_options, settings_of_options
 
@@ -117,7 +118,7 @@ def _replay(args: argparse.Namespace) -> int:
 def _folder(given: Path | None, parameter: str, option: str, name: str) -> Path:
     if given is None and not parameter:
         raise ConfigurationError(f"{option} is missing; give it, or the parameter {name} in the parameter file")
-    return given or Path(parameter)
+    return given or home_path(parameter)
 
 
 def _compare(args: argparse.Namespace) -> int:

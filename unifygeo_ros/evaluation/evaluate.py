@@ -17,6 +17,7 @@ from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.aerial.manifest import MANIFEST
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.files import write_text
+from unifygeo_ros.core.paths import home_path
 from unifygeo_ros.evaluation.metrics.drive import Drive, gather
 from unifygeo_ros.evaluation.metrics.results import FrameResult, ResultFile, read_timings
 from unifygeo_ros.evaluation.metrics.summary import Summary, judge, summarise
@@ -31,7 +32,7 @@ from unifygeo_ros.evaluation.report.drive_map import draw_map
 from unifygeo_ros.evaluation.report.frame_details import render_frame_details, worst_frames
 from unifygeo_ros.evaluation.report.page import write_report
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
-from unifygeo_ros.evaluation.setup_notes import advice, frame_notes, mount_note, setup_text
+from unifygeo_ros.evaluation.setup_notes import advice, frame_notes, mount_note, setup_text, truth_note
 from unifygeo_ros.inference.bundle import ModelBundle, check_calibrated, load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.localizer import Localizer
@@ -107,7 +108,7 @@ def evaluate(request: ReplayRequest) -> Summary:
         backend=node.backend,
         precision=node.precision,
         device=node.device,
-        cache_dir=Path(node.cache_dir) if node.cache_dir else None,
+        cache_dir=home_path(node.cache_dir) if node.cache_dir else None,
         threads=node.threads,
     ) as engines:
         localizer = Localizer(index, bundle, engines, settings.localizer, settings.camera)
@@ -115,8 +116,10 @@ def evaluate(request: ReplayRequest) -> Summary:
         frames_path = request.output.with_name(f"{request.output.stem}.frames.jsonl")
         if request.restart:
             frames_path.unlink(missing_ok=True)
-        note = mount_note(bag, transforms, topics.image.name, settings)
-        notes = [*([] if note is None else [note]), *frame_notes(bag, topics, frames)]
+        notes = [mount_note(bag, transforms, topics.image.name, settings), *frame_notes(bag, topics, frames)]
+        if topics.truth is not None and not (request.truth.truth_x_m or request.truth.truth_y_m):
+            notes.append(truth_note(bag, transforms, topics.truth, settings))
+        notes = [text for text in notes if text is not None]
         for text in notes:
             _logger.warning(text)
         with ResultFile(frames_path, identity) as results:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from unifygeo_ros.sessions.session import LocalizationSession
 IMAGE_TYPES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
 ODOMETRY_TYPES = ("nav_msgs/msg/Odometry",)
 IMU_TYPES = ("sensor_msgs/msg/Imu",)
+_TRUTH_NAME = re.compile(r"(?<![a-z])(ground_?truth|truth|gt)(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,14 @@ def choose_topics(
     imu: str | None = None,
     truth_from_file: bool = False,
 ) -> Topics:
-    """The named topics, and by type those that were not named. Raises InputError where a choice is left open."""
+    """The named topics, and by type those that were not named. Raises InputError where a choice is left open.
+
+    A topic whose name says that it is ground truth is never taken for the session's odometry unless it is named, and
+    where there is such a topic, only such a one is taken for the ground truth.
+    """
+    says_truth = {name for name in bag.topics if _TRUTH_NAME.search(name)}
     images = choose_topic(bag, image, IMAGE_TYPES, purpose="images", option="--image-topic", required=True)
     assert images is not None  # required
-    named_truth = [truth] if truth else []
     motion = choose_topic(
         bag,
         odometry,
@@ -61,10 +67,11 @@ def choose_topics(
         purpose="odometry",
         option="--odometry-topic",
         required=False,
-        taken=named_truth,
+        taken=says_truth | {truth},
     )
     truths = None
     if not truth_from_file:
+        by_name = any(bag.topics[name].type in TRUTH_TYPES for name in says_truth)
         truths = choose_topic(
             bag,
             truth,
@@ -72,7 +79,7 @@ def choose_topics(
             purpose="ground truth",
             option="--truth-topic",
             required=False,
-            taken=[motion.name] if motion else [],
+            taken=bag.topics.keys() - says_truth if by_name else {motion.name} if motion else (),
         )
     inertial = choose_topic(bag, imu, IMU_TYPES, purpose="IMU", option="--imu-topic", required=False)
     return Topics(images, truths, motion, inertial)

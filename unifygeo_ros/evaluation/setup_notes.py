@@ -11,11 +11,13 @@ from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import Fix, Rejection
 from unifygeo_ros.evaluation.metrics.results import FrameResult
-from unifygeo_ros.evaluation.recordings.bags import Bag
+from unifygeo_ros.evaluation.recordings.bags import Bag, BagTopic
 from unifygeo_ros.evaluation.recordings.recorded_mount import recorded_mount
 from unifygeo_ros.evaluation.recordings.static_transforms import StaticTransforms
-from unifygeo_ros.evaluation.replay import Topics
+from unifygeo_ros.evaluation.recordings.truth_sources import GEODETIC_TYPE
+from unifygeo_ros.evaluation.replay import ODOMETRY_TYPES, Topics
 from unifygeo_ros.localization.config import CameraMount
+from unifygeo_ros.motion.samples import roll_pitch_yaw
 from unifygeo_ros.parameters.settings import Settings
 
 SCARCE = 0.1
@@ -93,6 +95,33 @@ def mount_note(bag: Bag, transforms: StaticTransforms, image_topic: str, setting
     )
 
 
+def truth_note(bag: Bag, transforms: StaticTransforms, topic: BagTopic, settings: Settings) -> str | None:
+    """Say where the ground truth is not base_frame's by its own frame, and which options correct it.
+
+    Of an Odometry the child frame counts. A NavSatFix has the antenna's frame, which is compared where /tf_static knows
+    it. Poses name no frame of their own. What differs from message to message is not looked for.
+    """
+    first, base = _first_message(bag, topic.name), settings.node.base_frame
+    geodetic = topic.type == GEODETIC_TYPE
+    if first is None or not (geodetic or topic.type in ODOMETRY_TYPES):
+        return None
+    frame = frame_name(first.header.frame_id if geodetic else first.child_frame_id)
+    transform = transforms.transform(base, frame)
+    if frame in ("", base) or (geodetic and transform is None):
+        return None
+    what = f"The ground truth {topic.name} is of the frame {frame}, but it is judged as {base}'s"
+    if transform is None:
+        return f"{what}; /tf_static does not connect them. Give its place by --truth-x-m and --truth-y-m."
+    t, q = transform.translation, transform.rotation
+    turn_rad = 0.0 if geodetic else roll_pitch_yaw(q.x, q.y, q.z, q.w)[2]
+    if math.hypot(t.x, t.y) <= _SAME_PLACE_M and abs(turn_rad) <= _SAME_ANGLE_RAD:
+        return None
+    note = f"{what}. By /tf_static it is at --truth-x-m {t.x:.2f} --truth-y-m {t.y:.2f}."
+    if abs(turn_rad) > _SAME_ANGLE_RAD:
+        note += f" It is turned by {math.degrees(turn_rad):.1f}°, which no option corrects: ignore the errors of yaw."
+    return note
+
+
 def advice(results: Iterable[FrameResult], settings: Settings, topics: Topics) -> tuple[str, ...]:
     """What to check in the set-up, the likeliest cause first; empty where enough images got a fix."""
     images = fixes = searched = without_heading = outside = 0
@@ -116,6 +145,8 @@ def advice(results: Iterable[FrameResult], settings: Settings, topics: Topics) -
             reasons.most_common(1)]  # fmt: skip
     if outside > images / 2:
         made.append(f"The ground truth of {outside} images is outside the index: give the index of the place.")
+    if session.mode == "sequence" and topics.odometry is None:
+        made.append("session.mode is sequence without odometry: name its topic by --odometry-topic.")
     if session.heading_source == "none":
         made.append(
             "session.heading_source is none, so that every heading is searched for; in mode single that hardly ever "
@@ -137,8 +168,6 @@ def advice(results: Iterable[FrameResult], settings: Settings, topics: Topics) -
     )
     if session.mode == "single" and topics.odometry is not None:
         made.append("session.mode is single; sequence also uses the odometry and gives far more fixes.")
-    if session.mode == "sequence" and topics.odometry is None:
-        made.append("session.mode is sequence without odometry: name its topic by --odometry-topic.")
     if not session.stamp_offset_s:
         made.append("session.stamp_offset_s is 0: a camera driver that stamps late needs its delay there, negative.")
     return tuple(made)

@@ -26,6 +26,7 @@ from typing import Collection, Iterator, Mapping
 
 from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.core.files import new_file
+from unifygeo_ros.core.paths import home_path
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,7 @@ def _serves(facts: Mapping[str, object], key: EngineKey) -> bool:
 
 def default_cache_dir() -> Path:
     """$XDG_CACHE_HOME/unifygeo/engines, by default below ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "unifygeo" / "engines"
+    return home_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "unifygeo" / "engines"
 
 
 class EngineCache:

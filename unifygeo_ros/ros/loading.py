@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Callable, Mapping
 
 from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.paths import home_path
 from unifygeo_ros.inference.bundle import check_calibrated, load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.parameters.settings import NodeConfig, Settings
+from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.sessions.factory import make_session
 from unifygeo_ros.sessions.session import LocalizationSession
 
@@ -46,12 +46,10 @@ def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) ->
             raise ConfigurationError(f"the parameter {name} is empty; give the folder of the {name}")
     with contextlib.ExitStack() as resources:
         step("bundle")
-        bundle = load_bundle(Path(node.bundle).expanduser())
+        bundle = load_bundle(home_path(node.bundle))
         check_calibrated(bundle, node.accept_uncalibrated)
         step("index")
-        index = open_index(
-            Path(node.index).expanduser(), bundle=bundle, search_device=node.index_search, gpu=node.device
-        )
+        index = open_index(home_path(node.index), bundle=bundle, search_device=node.index_search, gpu=node.device)
         step("search of the index")
         index.open_gpu_search()
         resources.callback(index.close_search)
@@ -62,7 +60,7 @@ def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) ->
                 backend=node.backend,
                 precision=node.precision,
                 device=node.device,
-                cache_dir=_cache_dir(node),
+                cache_dir=home_path(node.cache_dir) if node.cache_dir else None,
                 threads=node.threads,
             )
         )
@@ -82,7 +80,3 @@ def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) ->
             "datum": f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, {datum.height_m:g} m",
         }
         return Loaded(session, localizer, index, identity, resources.pop_all())
-
-
-def _cache_dir(node: NodeConfig) -> Path | None:
-    return Path(node.cache_dir).expanduser() if node.cache_dir else None

@@ -187,7 +187,7 @@ def choose_topic(
     purpose: str,
     option: str,
     required: bool,
-    taken: Collection[str] = (),
+    taken: Collection[str | None] = (),
 ) -> BagTopic | None:
     """The topic for a purpose: the one that was named, or the only one of the right types.
 

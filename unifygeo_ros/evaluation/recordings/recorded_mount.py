@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unifygeo_ros.core.errors import ConfigurationError
-from unifygeo_ros.evaluation.recordings.static_transforms import TOPIC, StaticTransforms
+from unifygeo_ros.evaluation.recordings.static_transforms import MOVING_TOPIC, TOPIC, StaticTransforms
 from unifygeo_ros.localization.camera_mount import mount_from_transform
 from unifygeo_ros.localization.config import CameraMount
 
@@ -23,6 +23,11 @@ def recorded_mount(
         ConfigurationError: The bag does not connect the frames, or the camera's frame cannot be a mount.
     """
     transform = transforms.transform(base_frame, camera_frame)
+    if transform is None and camera_frame in transforms.moving_frames():
+        raise ConfigurationError(
+            f"the bag has {camera_frame} in {MOVING_TOPIC}, not in {TOPIC}: a replay takes a mount that does not move; "
+            "give it by camera.x_m, camera.y_m and camera.yaw_rad"
+        )
     if transform is None:
         raise ConfigurationError(
             f"{TOPIC} does not connect {camera_frame} with {base_frame}; frames there: "

@@ -16,6 +16,7 @@ from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.evaluation.recordings.bags import Bag
 
 TOPIC = "/tf_static"
+MOVING_TOPIC = "/tf"
 
 NORM_TOLERANCE = 0.01
 """tf2 drops a transform whose quaternion's squared length is further from 1 than this."""
@@ -45,6 +46,7 @@ class StaticTransforms:
     """
 
     def __init__(self, bag: Bag) -> None:
+        self._bag = bag
         self._links: dict[str, tuple[str, _Pose]] = {}
         for message in bag.messages([TOPIC]) if TOPIC in bag.topics else ():
             try:
@@ -64,6 +66,17 @@ class StaticTransforms:
     def frames(self) -> set[str]:
         """Names of all frames."""
         return {*self._links, *(parent for parent, _ in self._links.values())}
+
+    def moving_frames(self) -> set[str]:
+        """Names of all child frames in the bag's /tf, which is read whole for it."""
+        messages = self._bag.messages([MOVING_TOPIC]) if MOVING_TOPIC in self._bag.topics else ()
+        found: set[str] = set()
+        for message in messages:
+            try:
+                found |= {frame_name(link.child_frame_id) for link in self._bag.deserialize(message).transforms}
+            except InputError as error:
+                self._bag.note(str(error))
+        return found
 
     def transform(self, base_frame: str, frame: str) -> Any | None:
         """geometry_msgs/Transform of a frame in base_frame, by its fields; None where nothing connects them."""
