@@ -117,8 +117,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-# The two programs, as links into this checkout: no dependencies, which the pinned requirements bring.
-PROGRAMS := $(BIN)/python -m pip install --quiet --no-deps --editable . --editable training
+# The two programs, as links into this checkout: no dependencies, which the pinned requirements bring. Errors are shown, but not
+# setuptools' notice that the installation is editable.
+PROGRAMS := $(BIN)/python -m pip install --quiet --quiet --no-deps --editable . --editable training
 
 $(VENV)/.demo: $(VENV)/bin/python requirements/runtime.txt requirements/ros-$(ROS).txt setup.py training/pyproject.toml
 	$(BIN)/python -m pip install --quiet -r requirements/runtime.txt -r requirements/ros-$(ROS).txt

@@ -301,7 +301,13 @@ SHARP = distribution({(16, 16): 1.0})
 @pytest.mark.parametrize(
     ("observation", "prior", "config", "reason", "words"),
     [
-        (observed(SHARP), None, LocalizerConfig(gate_score=3.5), RejectionReason.LOW_SCORE, "1.000 is under 1.500"),
+        (
+            observed(SHARP),
+            None,
+            LocalizerConfig(gate_score=3.5),
+            RejectionReason.LOW_SCORE,
+            r"1\.000 of the best tile is under 1\.500 .*plus gate_score 3\.5\): .*check that the vehicle is inside",
+        ),
         (
             observed(distribution({(16, 16): 0.7, (2, 2): 0.3})),
             None,

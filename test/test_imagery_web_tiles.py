@@ -121,6 +121,29 @@ def test_web_tiles_give_what_the_whole_picture_gives(tmp_path, picture, referenc
         np.testing.assert_array_equal(tile.valid, shown[centre].valid)
 
 
+@pytest.mark.parametrize("east", [1, 2, 3])
+def test_tiles_on_both_sides_of_180_degrees_are_one_region(tmp_path, picture, east):
+    """Fiji: as a GeoTIFF whose columns go on beyond 180°. east: how many of the four columns lie east of 180°."""
+    rows, size = range(143_400, 143_402), 2 * HALF_WORLD / (256 << ZOOM)
+    first = (1 << ZOOM) - 4 + east
+    part = picture[:512, :1024] if picture.shape[1] >= 1024 else np.tile(picture[:512], (1, 2, 1))[:, :1024]
+    for number, y in enumerate(rows):
+        for column in range(4):
+            path = tmp_path / "xyz" / str(ZOOM) / str((first + column) % (1 << ZOOM)) / f"{y}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(part[number * 256 :, column * 256 :][:256, :256]))
+    corner = Affine(size, 0, first * 256 * size - HALF_WORLD, 0, -size, HALF_WORLD - rows[0] * 256 * size)
+    whole = open_imagery([write_geotiff(tmp_path / "a.tif", part, "EPSG:3857", corner)])
+    imagery = open_imagery([tmp_path / "xyz"])
+    np.testing.assert_allclose(imagery.centre_deg(), whole.centre_deg(), atol=1e-9)
+    frame = LocalFrame(Datum(*whole.centre_deg()))
+    expected, found = (source.tiles(frame, SPEC, 1.0) for source in (whole, imagery))
+    np.testing.assert_array_equal(found.centres_m, expected.centres_m)
+    assert len(found.centres_m) > 40
+    for number in range(0, len(found.centres_m), 7):
+        np.testing.assert_allclose(found.read(number).pixels.astype(int), expected.read(number).pixels, atol=1)
+
+
 def test_zoom_that_is_just_fine_enough_is_read(tmp_path, picture, reference):
     folder = write_xyz(tmp_path / "xyz", picture, zooms=(ZOOM, ZOOM - 1, ZOOM - 2))
     imagery = open_imagery([folder])
@@ -338,7 +361,7 @@ def test_mbtiles_with_a_view_are_read_unless_it_is_recursive(tmp_path, picture, 
         open_imagery([path])
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["fifo", "link to a device"])
 def test_tiles_that_are_no_files_are_refused_and_not_read(tmp_path, picture, kind):
     import os

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 from bundles import random_bundle
@@ -20,6 +21,7 @@ from imagery_files import textured, town, write_geotiff
 from rasterio.transform import from_origin
 
 from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.aerial.command import _crs_name
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.aerial.partial import PartialIndex
 from unifygeo_ros.aerial.settings import BuildSettings
@@ -360,6 +362,18 @@ def test_truncated_source_stops_the_build_with_its_name(bundle, engines, imagery
 def test_settings_out_of_range_are_refused(bundle, engines, imagery, tmp_path, settings, message):
     with pytest.raises(ConfigurationError, match=message):
         build_index([imagery], bundle, engines, tmp_path / "index", settings=BuildSettings(**settings))
+
+
+@pytest.mark.parametrize(
+    ("crs", "shown"),
+    [
+        ("EPSG:32632", "EPSG:32632"),
+        (pyproj.CRS("EPSG:32632").to_wkt(), "WGS 84 / UTM zone 32N"),
+        (pyproj.CRS("+proj=tmerc +lat_0=48.5 +lon_0=9 +ellps=GRS80").to_wkt(), "without a name (Transverse Mercator)"),
+    ],
+)
+def test_info_names_a_crs_in_few_words(crs, shown):
+    assert _crs_name(crs) == shown
 
 
 def test_command_builds_reports_and_draws(bundle, imagery, tmp_path, capsys):

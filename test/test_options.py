@@ -1,12 +1,18 @@
 """The command line's parser: negative values, one-line errors."""
 
 import argparse
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from unifygeo_ros.cli import build_parser, main
 from unifygeo_ros.core.options import CommandParser, join_negative_values, numbers
 
+ROOT = Path(__file__).parents[1]
 BUILD = ["index", "build", "a.tif", "--model", "m", "--output", "o"]
 LOCATE = ["locate", "a.jpg", "--index", "i", "--model", "m"]
 
@@ -39,6 +45,10 @@ def test_join_negative_values(given, joined):
     assert join_negative_values(given) == joined
 
 
+def test_an_option_may_be_shortened_and_a_name_may_follow_two_minuses():
+    assert str(build_parser().parse_args(["index", "info", "--verif", "--", "--odd"]).index) == "--odd"
+
+
 def test_parser_of_the_class_passes_it_to_subparsers():
     parser = CommandParser(prog="tool")
     command = parser.add_subparsers().add_parser("go")
@@ -52,6 +62,25 @@ def test_numbers_refuses_wrong_counts_and_values_that_are_not_finite(text):
         numbers(text, (2,), "X,Y")
 
 
+def test_a_reader_that_goes_away_ends_the_command_without_a_traceback():
+    """As `unifygeo … | head -1` does."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = [sys.executable, "-m", "unifygeo_ros.cli", "bundle", "info", ROOT / "models/towns-atto"]
+    done = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, cwd=ROOT)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_an_encoding_without_the_needed_letters_is_no_error():
+    """As LC_ALL=de_DE.ISO-8859-1 gives it, which has no … and no Greek."""
+    program = [sys.executable, "-m", "unifygeo_ros.cli", "index", "--help"]
+    environment = {**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "aerial imagery \\u2192 index" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -59,6 +88,9 @@ def test_numbers_refuses_wrong_counts_and_values_that_are_not_finite(text):
         ([*BUILD, "--datum", "30.2"], "argument --datum: '30.2' is not LAT,LON"),
         ([*BUILD, "--bands", "1,2.5,3"], "argument --bands: '1,2.5,3' is not"),
         ([*LOCATE, "--prior", "120.5,30.2,5"], "argument --prior: '120.5,30.2,5' is not a latitude"),
+        (["index", "build", "a.tif", "--modell", "m"], "there is no option --modell; did you mean --model? (options"),
+        ([*LOCATE, "--gate-sgma-m=3"], "there is no option --gate-sgma-m; did you mean --gate-sigma-m?"),
+        ([*LOCATE, "--zzz", "3"], "there is no option --zzz (options"),
         (["index", "build"], "the following arguments are required"),
         (["nothing"], "invalid choice"),
     ],

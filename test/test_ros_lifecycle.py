@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
@@ -31,7 +32,10 @@ from ros_drive import (
 from rosgraph_msgs.msg import Clock
 
 import unifygeo_ros.ros.node
+from unifygeo_ros.inference.bundle import load_bundle
+from unifygeo_ros.localization.panorama import enough_columns
 from unifygeo_ros.ros.node import LocalizerNode
+from unifygeo_ros.ros.to_messages import jpeg_message
 
 PLACE = (-20.0, 11.0)
 
@@ -311,6 +315,23 @@ def test_period_of_the_diagnostics_is_read_at_configuration(local_node):
     )
     assert local_node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     assert local_node._diagnostics_timer.timer_period_ns == 700_000_000
+
+
+def test_images_are_decoded_no_larger_than_the_localizer_needs(local_node, region, monkeypatch):
+    """The node hands its worker a decoder: 8192 columns become the least that are enough."""
+    decoders = []
+
+    class Worker(unifygeo_ros.ros.node.Worker):
+        def __init__(self, *arguments):
+            decoders.append(arguments[4])
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(unifygeo_ros.ros.node, "Worker", Worker)
+    for transition in ("configure", "activate"):
+        assert getattr(local_node, f"trigger_{transition}")() == TransitionCallbackReturn.SUCCESS
+    enough = enough_columns(load_bundle(region.bundle).manifest.ground)
+    pixels = np.random.default_rng(0).integers(0, 256, (4 * enough // 2, 4 * enough, 3), np.uint8)
+    assert decoders[0](jpeg_message(pixels, 1, "camera")).pixels.shape == (enough // 2, enough, 3)
 
 
 def test_this_rclpy_has_the_service_whose_callback_is_guarded(local_node):

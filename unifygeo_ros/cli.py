@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import signal
@@ -46,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The subcommand's exit status. 2 after one line on stderr for an error that the user can correct, a library
         that is not installed among them. 141 where the reader of the output went away (`unifygeo … | head`).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the encoding of the locale lacks, such as …, and names of files that are no text: shown as numbers.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = build_parser().parse_args(argv)
         logging.basicConfig(

@@ -145,10 +145,15 @@ def _rows(index: TileIndex) -> dict[str, str]:
 
 
 def _crs_name(crs: str) -> str:
-    """A CRS in few words: its authority's code as it is, the name of one that is only defined by its WKT."""
+    """A CRS in few words: its authority's code as it is, name or projection of one that is only defined by its WKT."""
     import pyproj
 
-    return crs if len(crs) <= 20 else str(pyproj.CRS.from_user_input(crs).name)
+    if len(crs) <= 20:
+        return crs
+    known = pyproj.CRS.from_user_input(crs)
+    if known.name != "unknown" or known.coordinate_operation is None:
+        return known.name
+    return f"without a name ({known.coordinate_operation.method_name})"
 
 
 def _datum(text: str) -> Datum:

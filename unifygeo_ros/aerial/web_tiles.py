@@ -88,6 +88,9 @@ class _Zoom:
         self._store = store
         self._pixels = tile_pixels
         self._there = {(int(x), int(y)) for x, y in tiles}
+        across = 1 << zoom
+        if np.ptp(tiles[:, 0]) >= across / 2:  # a region across 180°: its eastern side goes on beyond the last column
+            tiles = tiles + [across, 0] * (tiles[:, :1] < across / 2)
         self._parts = np.concatenate(
             [tiles[:, ::-1] * tile_pixels, np.full((len(tiles), 2), tile_pixels, np.int64)], axis=1
         )

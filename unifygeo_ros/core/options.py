@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
+import itertools
 import re
 import sys
 from typing import Any, Callable, NoReturn, Sequence, TypeVar
@@ -28,7 +30,20 @@ class CommandParser(argparse.ArgumentParser):
     """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        return super().parse_known_args(join_negative_values(sys.argv[1:] if args is None else args), namespace)
+        arguments = join_negative_values(sys.argv[1:] if args is None else args)
+        self._refuse_unknown_options(arguments)
+        return super().parse_known_args(arguments, namespace)
+
+    def _refuse_unknown_options(self, arguments: Sequence[str]) -> None:
+        """End with the nearest option's name: argparse reports what is missing before it reports what is unknown."""
+        if self._subparsers is not None:
+            return  # most options belong to a subparser, which looks at them itself
+        known = self._option_string_actions
+        for argument in itertools.takewhile(lambda word: word != "--", arguments):
+            name = argument.partition("=")[0]
+            if _OPTION.fullmatch(name) and not any(option.startswith(name) for option in known):
+                near = difflib.get_close_matches(name, known, n=1)
+                self.error(f"there is no option {name}" + (f"; did you mean {near[0]}?" if near else ""))
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (options: {self.prog} --help)\n")

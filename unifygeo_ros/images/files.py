@@ -87,11 +87,13 @@ def decode_alpha(data: bytes, source: str) -> Bool | None:
         source: the file's name, for messages.
 
     Returns:
-        bool (H, W), True where alpha is at least half; None for an image without transparent pixels.
+        bool (H, W), True where alpha is at least half; None for an image without transparent pixels, as any JPEG.
 
     Raises:
         InputError: as for `decode_image`.
     """
+    if data.startswith(JPEG_START):
+        return None
     image = _decode(data, source, cv2.IMREAD_UNCHANGED, MAX_PIXELS, webp=False)
     if image.ndim == 2 or image.shape[2] not in (2, 4):
         return None

@@ -98,7 +98,7 @@ def _locate(args: argparse.Namespace) -> int:
         localizer = Localizer(index, bundle, engines, config, mount)
         for path in args.images:
             try:
-                image, heading, stated = _read(args, path, config, mount)
+                image, heading, stated = _read(args, path, localizer)
                 plot = _plot_path(args.plot, path, len(args.images))
                 record = {**_locate_image(localizer, image, prior, heading, plot), "input": stated}
                 unused_headings += stated["heading_source"] is None and stated["stated_heading_deg"] is not None
@@ -116,7 +116,7 @@ def _locate(args: argparse.Namespace) -> int:
 
 
 def _read(
-    args: argparse.Namespace, path: Path, config: LocalizerConfig, mount: CameraMount
+    args: argparse.Namespace, path: Path, localizer: Localizer
 ) -> tuple[CameraImage, Heading | None, dict[str, Any]]:
     """An image with its tilt, its heading if it has one, and what was given about it, for the JSON record."""
     from unifygeo_ros.core.geodesy import azimuth_from_yaw, yaw_from_azimuth
@@ -124,7 +124,8 @@ def _read(
     from unifygeo_ros.images.metadata import PanoramaMetadata
     from unifygeo_ros.localization.panorama_file import read_panorama, vehicle_attitude
 
-    file = read_panorama(path, mount)
+    config, mount = localizer.config, localizer.mount
+    file = read_panorama(path, mount, localizer.enough_columns)
     metadata, image = file.metadata, file.image
     stated_rad = None
     if metadata.heading_deg is not None:

@@ -208,7 +208,12 @@ def decide(
 
     minimum_score = calibration.minimum_score + config.gate_score
     if score < minimum_score:
-        return rejection(RejectionReason.LOW_SCORE, f"score {score:.3f} is under {minimum_score:.3f}")
+        return rejection(
+            RejectionReason.LOW_SCORE,
+            f"score {score:.3f} of the best tile is under {minimum_score:.3f} (the bundle's minimum_score plus "
+            f"gate_score {config.gate_score:g}): no tile of the index looks like the image; check that the vehicle is "
+            "inside the index, and the camera's mount",
+        )
     heading_sigma_rad = math.sqrt(heading.variance_rad2)
     if heading_sigma_rad > config.gate_heading_sigma_rad:
         return rejection(

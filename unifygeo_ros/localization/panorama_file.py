@@ -40,22 +40,31 @@ class Attitude:
     yaw_rad: float
 
 
-def read_panorama(path: Path, mount: CameraMount) -> PanoramaFile:
+def read_panorama(path: Path, mount: CameraMount, least_width: int | None = None) -> PanoramaFile:
     """Read a JPEG or PNG.
 
     Transparent pixels are marked as not seen. A panorama whose GPano metadata says that it is a part of the full sphere
     is put into its place there, unless the mount gives elevations: then these say what the image shows.
 
+    Args:
+        path: the file.
+        mount: says whether the image is the full sphere.
+        least_width: columns of a full turn beyond which the localizer needs no more: a larger JPEG is decoded reduced
+            (`decode_image`). None: full size.
+
     Raises:
         InputError: the file cannot be read, or its metadata contradicts its pixels.
     """
     data = read_bytes(path, "give a JPEG or PNG file")
-    pixels, seen = decode_image(data, str(path)), decode_alpha(data, str(path))
     stated = b"GPano" in data or b"Exif" in data or b"eXIf" in data
     metadata = read_metadata(data, str(path)) if stated else PanoramaMetadata()
     full_sphere = (mount.elevation_top_rad, mount.elevation_bottom_rad) == (math.pi / 2, -math.pi / 2)
-    if metadata.crop is not None and not metadata.crop.is_full and full_sphere:
-        pixels, seen = _in_full_sphere(pixels, seen, metadata.crop, path)
+    crop = None if metadata.crop is None or metadata.crop.is_full or not full_sphere else metadata.crop
+    if crop is not None and least_width is not None:
+        least_width = math.ceil(least_width * crop.width / crop.full_width)
+    pixels, seen = decode_image(data, str(path), least_width), decode_alpha(data, str(path))
+    if crop is not None:
+        pixels, seen = _in_full_sphere(pixels, seen, crop, path)
     if seen is not None:
         pixels[~seen] = FILL_RGB
     return PanoramaFile(CameraImage(pixels, stamp_ns=0, seen=seen), metadata)
