@@ -82,7 +82,7 @@ def test_recorded_mount_refuses_invalid_transforms(tmp_path, frame, rotation, wo
         recorded_mount(StaticTransforms(bag), CameraMount(), "base_link", frame)
 
 
-def test_a_mount_that_may_move_is_refused_with_its_topic(tmp_path):
+def test_mount_that_may_move_is_refused_with_its_topic(tmp_path):
     bag = bag_with(tmp_path / "bag", ("base_link", "camera", (1.0, 0.0, 0.0), LEVEL), topic="/tf")
     with pytest.raises(ConfigurationError, match=r"has camera in /tf, not in /tf_static: .*give it by camera.x_m"):
         recorded_mount(StaticTransforms(bag), CameraMount(), "base_link", "camera")
@@ -124,7 +124,7 @@ def test_ground_truth_of_another_frame_than_base_link_is_reported(tmp_path, fram
 
 
 @pytest.mark.parametrize(("links", "words"), [([ANTENNA], r"--truth-x-m -0\.60 --truth-y-m 0\.10\.$"), ([], None)])
-def test_an_antenna_s_place_is_reported_where_tf_static_has_it(tmp_path, links, words):
+def test_antenna_s_place_is_reported_where_tf_static_has_it(tmp_path, links, words):
     bag = bag_with_truth(tmp_path, navsatfix(0.0, 0.0, 0.0, 0.02), NAVSATFIX, *links)
     note = truth_note(bag, StaticTransforms(bag), bag.topics["/truth"], Settings())
     assert note is None if words is None else re.search(words, note), note

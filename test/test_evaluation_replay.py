@@ -202,14 +202,14 @@ def bag_of(place, path, topics):
         ("/wheels", "/groundtruth", ("/wheels", "/groundtruth")),
     ],
 )
-def test_a_topic_that_says_ground_truth_is_not_the_odometry(place, tmp_path, odometry, truth, chosen):
+def test_topic_that_says_ground_truth_is_not_the_odometry(place, tmp_path, odometry, truth, chosen):
     names = {"/camera/image/compressed": "/image", "/ground_truth/odometry": truth}
     bag = bag_of(place, tmp_path / "bag", names | ({"/odom": odometry} if odometry else {}))
     topics = choose_topics(bag)
     assert (topics.odometry and topics.odometry.name, topics.truth and topics.truth.name) == chosen
 
 
-def test_a_topic_named_gtsam_is_no_ground_truth(place, tmp_path):
+def test_topic_named_gtsam_is_no_ground_truth(place, tmp_path):
     names = {"/camera/image/compressed": "/image", "/odom": "/gtsam/odometry", "/ground_truth/navsat": "/gps"}
     topics = choose_topics(bag_of(place, tmp_path / "bag", names))
     assert (topics.odometry.name, topics.truth.name) == ("/gtsam/odometry", "/gps")

@@ -91,7 +91,7 @@ def test_black_image_is_rejected_with_its_reason(shown, monkeypatch, capsys, tmp
     assert line.startswith("no fix: black_image: ")
 
 
-def test_the_readme_s_lines_for_a_region_and_a_drive_run_as_typed(shown, monkeypatch, capsys, tmp_path):
+def test_readme_s_lines_for_a_region_and_a_drive_run_as_typed(shown, monkeypatch, capsys, tmp_path):
     """On a cut-out of the demo's town, and of the replay only the first two images."""
     section = (ROOT / "README.md").read_text().split("## Your own region, your own drives")[1]
     lines = section.split("```bash\n")[1].split("```")[0].replace("\\\n", " ").splitlines()

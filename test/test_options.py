@@ -45,7 +45,7 @@ def test_join_negative_values(given, joined):
     assert join_negative_values(given) == joined
 
 
-def test_an_option_may_be_shortened_and_a_name_may_follow_two_minuses():
+def test_option_may_be_shortened_and_a_name_may_follow_two_minuses():
     assert str(build_parser().parse_args(["index", "info", "--verif", "--", "--odd"]).index) == "--odd"
 
 
@@ -62,7 +62,7 @@ def test_numbers_refuses_wrong_counts_and_values_that_are_not_finite(text):
         numbers(text, (2,), "X,Y")
 
 
-def test_a_reader_that_goes_away_ends_the_command_without_a_traceback():
+def test_reader_that_goes_away_ends_the_command_without_a_traceback():
     """As `unifygeo … | head -1` does."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -72,7 +72,7 @@ def test_a_reader_that_goes_away_ends_the_command_without_a_traceback():
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
-def test_an_encoding_without_the_needed_letters_is_no_error():
+def test_encoding_without_the_needed_letters_is_no_error():
     """As LC_ALL=de_DE.ISO-8859-1 gives it, which has no … and no Greek."""
     program = [sys.executable, "-m", "unifygeo_ros.cli", "index", "--help"]
     environment = {**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}

@@ -128,7 +128,7 @@ def test_cropped_area_is_put_into_its_place(tmp_path, scale):
 @pytest.mark.parametrize(
     ("least_width", "size"), [(None, (128, 256)), (129, (128, 256)), (128, (64, 128)), (40, (32, 64)), (8, (16, 32))]
 )
-def test_a_jpeg_is_decoded_no_larger_than_is_needed_of_a_full_turn(tmp_path, least_width, size):
+def test_jpeg_is_decoded_no_larger_than_is_needed_of_a_full_turn(tmp_path, least_width, size):
     """192 of 256 columns are in the file: 40 of a full turn are 30 of its own, which a quarter keeps."""
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg(SPHERE[32:96, 32:224], xmp(**crop_tags(left=32, top=32, width=192, height=64))))
