@@ -1,6 +1,7 @@
 """Every subcommand imports only what it needs; what is missing is one line with the remedy."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,21 @@ def test_no_subcommand_ends_in_a_traceback_without_modules(tmp_path, modules):
         assert status in (0, 1, 2), (name, status)
         assert "Traceback" not in error, name
         assert error.count("\n") <= 1 or "no inference backend" in error, (name, error)  # a line for each backend
+
+
+def test_library_of_the_system_that_is_missing_is_one_line_with_the_remedy(tmp_path):
+    """OpenCV's wheel in a small container: the module is there, a library that it links to is not."""
+    (tmp_path / "cv2.py").write_text(
+        "raise ImportError('libxcb.so.1: cannot open shared object file: No such file or directory', name='cv2')"
+    )
+    command = [sys.executable, "-m", "unifygeo_ros.cli", "locate", "a.png", "--index", tmp_path, "--model", BUNDLE]
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "libxcb.so.1" in done.stderr
+    assert "cv2 is installed but cannot be loaded" in done.stderr
+    assert "apt-get install libgl1" in done.stderr
 
 
 def test_missing_module_is_named_with_the_extra_to_install(tmp_path):

@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The subcommand's exit status. 2 after one line on stderr for an error that the user can correct, a library
-        that is not installed among them. 141 where the reader of the output went away (`unifygeo … | head`).
+        that is not installed or cannot be loaded among them. 141 where the reader of the output went away
+        (`unifygeo … | head`).
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What the encoding of the locale lacks, such as …, and names of files that are no text: shown as numbers.
@@ -64,14 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes stdout again when it ends; the pipe must not be there any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if (error.name or "").startswith("unifygeo_"):
             raise  # a fault of this package, not of its installation
-        print(
-            f"unifygeo: {error}; install what all commands need: in the root of the repository "
-            '`pip install ".[cpu,tools]"`, in a ROS workspace `rosdep install --from-paths src --ignore-src`',
-            file=sys.stderr,
+        remedy = (
+            "install what all commands need: in the root of the repository "
+            '`pip install ".[cpu,tools]"`, in a ROS workspace `rosdep install --from-paths src --ignore-src`'
         )
+        if not isinstance(error, ModuleNotFoundError):
+            remedy = (
+                f"{error.name} is installed but cannot be loaded; where a library of the system is missing, install it "
+                "(for OpenCV in a small container: `apt-get install libgl1 libglib2.0-0 libxcb1`)"
+            )
+        print(f"unifygeo: {error}; {remedy}", file=sys.stderr)
     return 2
 
 
