@@ -18,8 +18,8 @@ OVERRIDES = {
     "index": ("index", None, "folder of the index of the region"),
     "mode": (
         "session.mode",
-        ("single", "sequence"),
-        "single: each image on its own; sequence: a filter over the whole drive, which wants odometry",
+        ("sequence", "single"),
+        "sequence: a filter over the whole drive, which wants odometry; single: each image on its own",
     ),
     "fix_from": (
         "tracker.fix_from",
