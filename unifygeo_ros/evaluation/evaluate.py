@@ -116,10 +116,10 @@ def evaluate(request: ReplayRequest) -> Summary:
         frames_path = request.output.with_name(f"{request.output.stem}.frames.jsonl")
         if request.restart:
             frames_path.unlink(missing_ok=True)
-        notes = [mount_note(bag, transforms, topics.image.name, settings), *frame_notes(bag, topics, frames)]
+        found = [mount_note(bag, transforms, topics.image.name, settings), *frame_notes(bag, topics, frames)]
         if topics.truth is not None and not (request.truth.truth_x_m or request.truth.truth_y_m):
-            notes.append(truth_note(bag, transforms, topics.truth, settings))
-        notes = [text for text in notes if text is not None]
+            found.append(truth_note(bag, transforms, topics.truth, settings))
+        notes = [text for text in found if text is not None]
         for text in notes:
             _logger.warning(text)
         with ResultFile(frames_path, identity) as results:
