@@ -117,6 +117,11 @@ class Run:
         fabric.seed_everything(config.seed, verbose=False)  # the same initial weights on every rank
         objective = Objective(UnifyGeo(config.network, pretrained=config.pretrained), config.losses)
         if config.start_from:
+            if config.start_from.is_dir():
+                raise InputError(
+                    f"start_from {config.start_from} is a folder; a bundle's graphs have their norms folded into the "
+                    "weights and no temperatures of the losses: give the checkpoint that it was exported from"
+                )
             load_strictly(objective.network, read_tensors(config.start_from).get("model", {}), str(config.start_from))
         self.network = objective.network.to(memory_format=torch.channels_last)
         if config.hardware.compile:

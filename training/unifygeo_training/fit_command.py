@@ -11,7 +11,9 @@ def add_command(subparsers: Any) -> None:
     parser = subparsers.add_parser("fit", help="train a network; run the same command again to resume")
     parser.add_argument("config", type=Path, help="YAML; see training/configs")
     parser.add_argument("--output", type=Path, required=True, help="folder of checkpoints and TensorBoard logs")
-    parser.add_argument("--data", type=Path, help="folder of the data, instead of the config's")
+    parser.add_argument(
+        "--data", type=Path, help="folder of the data, or file that names the drives, instead of the config's"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -30,7 +32,8 @@ def _run(options: argparse.Namespace) -> int:
 
     config = read_settings(options.config, FitConfig, options.set)
     if options.data:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"folder": options.data})})
+        place = "file" if config.data.kind == "drives" else "folder"
+        config = config.model_copy(update={"data": config.data.model_copy(update={place: options.data})})
     pairs = config.data.open(config.network)
     checkpoint = fit(config, pairs, options.output, stop_after=options.stop_after)
     print(checkpoint)

@@ -11,6 +11,7 @@ from unifygeo_training.data.augmentation import AugmentationConfig
 from unifygeo_training.data.hard_negatives import HardNegativesConfig
 from unifygeo_training.data.split_pairs import CentreAlignedConfig, VigorConfig
 from unifygeo_training.data.towns import TownsConfig
+from unifygeo_training.drives.pairs import DrivesConfig
 from unifygeo_training.model.config import NetworkConfig
 from unifygeo_training.objective import LossConfig
 
@@ -50,7 +51,7 @@ class HardwareConfig(_Settings):
     """Processes that prepare batches."""
 
 
-DataConfig = Annotated[Union[TownsConfig, VigorConfig, CentreAlignedConfig], Field(discriminator="kind")]
+DataConfig = Annotated[Union[TownsConfig, VigorConfig, CentreAlignedConfig, DrivesConfig], Field(discriminator="kind")]
 
 
 def with_kind(data: Any) -> Any:

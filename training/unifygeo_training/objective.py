@@ -54,8 +54,11 @@ class Objective(nn.Module):
                 f"{SMALLEST_SIGMA_PX * PUBLISHED_SIZE / size:g} or more"
             )
 
-    def forward(self, panorama: Tensor, tile: Tensor, position: Tensor, alpha: float) -> dict[str, Tensor]:
-        """Shapes as in `Pair`, with a batch dimension. alpha: weight of L_G; 0 skips the semantic heads.
+    def forward(
+        self, panorama: Tensor, tile: Tensor, position: Tensor, alpha: float, sigma: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Shapes as in `Pair`, with a batch dimension. alpha: weight of L_G; 0 skips the semantic heads. sigma: (N,);
+        a position that is not exact has a wider label and counts less in all terms but L_G (`losses.trust`).
 
         position may be the bits of the float32 numbers as int32 (`exact`).
 
@@ -74,14 +77,20 @@ class Objective(nn.Module):
                 terms.append(("L_G", alpha, loss))
             if decoded is not None:
                 size = network.config.distribution_size
-                label = losses.gaussian_label(position, size, self.sigma_px)
+                label_sigma_px: float | Tensor = self.sigma_px
+                counts = None
+                if sigma is not None:
+                    sigma_px = sigma.float() * size
+                    label_sigma_px = torch.hypot(sigma_px, sigma_px.new_tensor(self.sigma_px))
+                    counts = losses.trust(sigma_px, self.sigma_px)
+                label = losses.gaussian_label(position, size, label_sigma_px)
                 weights = [losses.level_weights(label, match.shape[-1]) for match in decoded.matches]
-                terms.append(("L_D", config.distribution, losses.distribution_loss(decoded.logits, label)))
-                matching = [losses.matching_loss(m, w) for m, w in zip(decoded.matches, weights, strict=True)]
+                terms.append(("L_D", config.distribution, losses.distribution_loss(decoded.logits, label, counts)))
+                matching = [losses.matching_loss(m, w, counts) for m, w in zip(decoded.matches, weights, strict=True)]
                 terms.append(("L_M", config.matching, torch.stack(matching).sum()))
                 if config.reranking > 0:
                     loss = losses.reranking_loss(
-                        ground.levels[0], aerial.match_map, weights[0], network.reranking_scale
+                        ground.levels[0], aerial.match_map, weights[0], network.reranking_scale, counts
                     )
                     terms.append(("L_R", config.reranking, loss))
             total = torch.stack([weight * loss for _, weight, loss in terms if weight > 0]).sum()

@@ -135,12 +135,16 @@ class RasterTiles:
         self.stride_m = stride_m
 
     def read(self, number: int) -> TileImage:
-        east, north = self.centres_m[number]
+        east, north = self.centres_m[number].tolist()
+        return self.at(east, north)
+
+    def at(self, east_m: float, north_m: float) -> TileImage:
+        """The tile with any centre in the map. Raises InputError, which names the file."""
         size = self._aerial.size
         pixels = np.zeros((size, size, 3), np.uint8)
         valid = np.zeros((size, size), np.bool_)
         for level in self._levels:
-            tile = level.cut(float(east), float(north), size, self.metres_per_pixel)
+            tile = level.cut(east_m, north_m, size, self.metres_per_pixel)
             if tile is None:
                 continue
             if tile.valid.all() and not valid.any():

@@ -9,7 +9,7 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Protocol
 
 from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odometry_sample, stamp_ns
 from unifygeo_ros.conversions.sensor_frames import SensorFrames
@@ -22,7 +22,7 @@ from unifygeo_ros.evaluation.recordings.truth import Recording, Truth
 from unifygeo_ros.evaluation.recordings.truth_sources import GEODETIC_TYPE, TRUTH_TYPES, Sample, recording_of_samples
 from unifygeo_ros.evaluation.tile_ranks import seen_tiles, tile_ranks
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.motion.samples import MotionBuffer, OdometrySample
+from unifygeo_ros.motion.samples import ImuSample, MotionBuffer, OdometrySample
 from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.sessions.factory import make_session
 from unifygeo_ros.sessions.session import LocalizationSession
@@ -131,7 +131,7 @@ def replay(
         return
     session = make_session(localizer, settings.session, settings.tracker, settings.odometry)
     accepted: MotionBuffer[OdometrySample] = MotionBuffer(settings.session.buffer_limits)
-    motion = _Motion(bag, topics, session, frames, settings.node.map_frame, accepted)
+    motion = RecordedMotion(bag, topics, session, frames, settings.node.map_frame, accepted)
     names = [topic.name for topic in (topics.image, topics.odometry, topics.imu) if topic is not None]
     # Read lazily: at most one known result is in memory.
     known = itertools.islice(results.frames(), results.done)
@@ -160,18 +160,30 @@ def replay(
     results.finish(tuple(bag.problems))
 
 
+class MotionInputs(Protocol):
+    """What takes in the motion of a drive: a session, or its inputs alone."""
+
+    def add_odometry(self, sample: OdometrySample) -> str | None:
+        """Returns why the sample was refused, or None."""
+        ...
+
+    def add_imu(self, sample: ImuSample) -> str | None:
+        """Returns why the sample was refused, or None."""
+        ...
+
+
 @dataclass
-class _Motion:
-    """Takes IMU and odometry into the session, as `unifygeo_ros.ros.inputs` does."""
+class RecordedMotion:
+    """Takes a bag's IMU and odometry into a session, as `unifygeo_ros.ros.inputs` does."""
 
     bag: Bag
     topics: Topics
-    session: LocalizationSession
+    session: MotionInputs
     frames: SensorFrames
     map_frame: str
     """Odometry in this frame is absolute."""
     odometry: MotionBuffer[OdometrySample]
-    """What was accepted, for the results."""
+    """What was accepted."""
     refusals: Counter[str] = field(default_factory=Counter)
 
     def take(self, message: BagMessage) -> None:
@@ -201,7 +213,7 @@ class _Motion:
         return self.session.add_odometry(sample)
 
 
-def _decode(bag: Bag, message: BagMessage, least_width: int) -> CameraImage | Rejection:
+def decode_image(bag: Bag, message: BagMessage, least_width: int) -> CameraImage | Rejection:
     """The image, or why it cannot be used. Where even its stamp is damaged, the time of recording stands for it."""
     stamp = message.log_time_ns
     try:
@@ -224,7 +236,7 @@ def _localize(
 ) -> tuple[FrameResult, dict[str, float]]:
     """One image's result, stamped with its exposure, and its milliseconds by stage."""
     start = time.perf_counter()
-    image = _decode(bag, message, localizer.enough_columns)
+    image = decode_image(bag, message, localizer.enough_columns)
     decode_ms = (time.perf_counter() - start) * 1e3
     result: Fix | Rejection
     query, seen = None, None
@@ -258,6 +270,6 @@ def _recall(
     bag: Bag, message: BagMessage, localizer: Localizer, session: LocalizationSession, known: FrameResult
 ) -> None:
     """Take the session past an image whose result is known."""
-    image = _decode(bag, message, localizer.enough_columns)
+    image = decode_image(bag, message, localizer.enough_columns)
     if not isinstance(image, Rejection):
         session.recall(image, known.outcome)

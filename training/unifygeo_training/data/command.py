@@ -56,8 +56,8 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
 
 def add_command(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("check-data", help="say what is missing, unreadable or inconsistent in a data set")
-    parser.add_argument("dataset", choices=sorted(SPLITS))
-    parser.add_argument("root", type=Path, help="folder of the data set")
+    parser.add_argument("dataset", choices=("drives", *sorted(SPLITS)))
+    parser.add_argument("root", type=Path, help="folder of the data set; of drives: the YAML file that names them")
     parser.add_argument("--part", choices=("train", "val", "test"), help="only this part; default: all")
     parser.add_argument(
         "--labels", choices=("corrected", "original"), default="corrected", help="VIGOR's label version"
@@ -69,11 +69,15 @@ def add_command(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="which queries are drawn")
     parser.add_argument("--output", type=Path, default=Path("check-data"), help="folder of the drawings")
+    parser.add_argument("--model", type=Path, help="of drives with imagery: the bundle whose network will learn")
+    parser.add_argument("--network", type=Path, help="the same as YAML of the network config, in place of --model")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a report for each part; 0 if all are fit for training, else 1."""
+    if args.dataset == "drives":
+        return _check_drives(args)
     all_ok = True
     for part in (args.part,) if args.part else SPLITS[args.dataset]:
         split = load_split(args.dataset, args.root, part, args.labels)
@@ -92,4 +96,35 @@ def run(args: argparse.Namespace) -> int:
                 file = args.output / f"{part}_{query:06d}.jpg"
                 cv2.imwrite(str(file), cv2.cvtColor(draw_labels(split, query), cv2.COLOR_RGB2BGR))
             print(f"  labels of {len(chosen)} queries are drawn in {args.output}/")
+    return 0 if all_ok else 1
+
+
+def _check_drives(args: argparse.Namespace) -> int:
+    """Judge each drive of a file and draw it; 0 if all are fit."""
+    from unifygeo_ros.inference.bundle import load_bundle
+    from unifygeo_training.configuration import check_settings, read_network_config
+    from unifygeo_training.drives.check import draw
+    from unifygeo_training.drives.opened import check_drives
+    from unifygeo_training.drives.places import parts_of
+    from unifygeo_training.drives.settings import read_drives_file
+    from unifygeo_training.model.config import NetworkConfig
+
+    file = read_drives_file(args.root)
+    network, aerial = NetworkConfig(), None
+    if args.model is not None:
+        network = check_settings(load_bundle(args.model).manifest.network, NetworkConfig, str(args.model))
+    elif args.network is not None:
+        network = read_network_config(args.network)
+    if args.model is not None or args.network is not None:
+        aerial = network.aerial
+    all_ok = True
+    for number, (report, drive) in enumerate(check_drives(file, network.ground, aerial)):
+        print(report)
+        all_ok &= report.problem is None
+        if drive is not None:
+            args.output.mkdir(parents=True, exist_ok=True)
+            picture = args.output / f"drive_{number}.png"
+            shares = file.val_share, file.test_share
+            draw(drive, parts_of(drive.geodetic_deg, cell_m=file.cell_m, shares=shares, seed=file.seed), picture)
+            print(f"  drawn in {picture}")
     return 0 if all_ok else 1

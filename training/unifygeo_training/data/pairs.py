@@ -24,6 +24,9 @@ class Pair:
     """uint8 (L, L, 3) RGB, north up."""
     position: tuple[float, float]
     """(row, column) of the camera as fractions of the tile's side from its upper left corner."""
+    sigma: float | None = None
+    """Standard deviation of the position, as a fraction of the tile's side; None: the data set takes all positions as
+    exact."""
 
 
 class PairSet(Protocol):
@@ -56,20 +59,27 @@ class Batches(Dataset[dict[str, npt.NDArray[Any]]]):
         self.draw = draw or pairs.draw
 
     def __getitem__(self, step: int) -> dict[str, npt.NDArray[Any]]:
-        """panorama uint8 (N, H, W, 3), tile uint8 (N, L, L, 3), position float32 (N, 2)."""
+        """As `collate`."""
         members = self.draw(np.random.default_rng((self.seed, step)), self.batch_size * self.world_size)
         first = self.rank * self.batch_size
         pairs = []
         for place in range(first, first + self.batch_size):
             rng = np.random.default_rng((self.seed, step, place))
             pair = self.pairs.read(members[place], rng)
-            pairs.append(Pair(*augment(pair.panorama, pair.tile, pair.position, rng, self.augmentation)))
+            augmented = augment(pair.panorama, pair.tile, pair.position, rng, self.augmentation)
+            pairs.append(Pair(*augmented, pair.sigma))
         return collate(pairs)
 
 
 def collate(pairs: Sequence[Pair]) -> dict[str, npt.NDArray[Any]]:
-    return {
+    """panorama uint8 (N, H, W, 3), tile uint8 (N, L, L, 3), position float32 (N, 2); and sigma float32 (N,) where the
+    data set tells how well the positions are known."""
+    batch: dict[str, npt.NDArray[Any]] = {
         "panorama": np.stack([pair.panorama for pair in pairs]),
         "tile": np.stack([pair.tile for pair in pairs]),
         "position": np.array([pair.position for pair in pairs], np.float32),
     }
+    sigmas = [pair.sigma for pair in pairs]
+    if any(sigma is not None for sigma in sigmas):
+        batch["sigma"] = np.array([sigma or 0.0 for sigma in sigmas], np.float32)
+    return batch

@@ -148,7 +148,7 @@ class Truth:
         self.positions_m: Float64 = positions
         self.covariances_m2: Float64 = covariances
         self.yaw_rad: Float64 = np.arctan2(forward[:, 1], forward[:, 0])
-        self._max_gap_ns = ns_from_s(max_gap_s)
+        self.max_gap_ns = ns_from_s(max_gap_s)
         self._lever_arm_m = lever_arm_m
 
     def __len__(self) -> int:
@@ -184,7 +184,7 @@ class Truth:
             return None
         before = after - 1
         gap = int(self.stamps_ns[after] - self.stamps_ns[before])
-        if gap > self._max_gap_ns:
+        if gap > self.max_gap_ns:
             return None
         return before, after, (stamp_ns - int(self.stamps_ns[before])) / gap
 

@@ -1,0 +1,1 @@
+"""Recorded drives as a data set: pairs for training, sets for judging, and what is wrong with them."""
