@@ -15,13 +15,24 @@ def add_command(subparsers: Any) -> None:
         "weights", type=Path, help="a checkpoint of `unifygeo-train fit`, a bundle, or published weights"
     )
     calibrate.add_argument(
-        "data", type=Path, nargs="+", help="cached towns, neither trained on nor tested on; or the root of VIGOR"
+        "data",
+        type=Path,
+        nargs="+",
+        help="cached towns, neither trained on nor tested on; the root of VIGOR; or a file that names drives",
     )
-    calibrate.add_argument("--output", type=Path, required=True, help="JSON, for `--calibration` of export and import")
-    calibrate.add_argument(
+    calibrate.add_argument("--output", type=Path, help="JSON, for `--calibration` of export and import")
+    target = calibrate.add_mutually_exclusive_group()
+    target.add_argument(
         "--bundle", type=Path, help="write a calibrated copy of the bundle here (where the weights are a bundle)"
     )
+    target.add_argument("--in-place", action="store_true", help="replace the manifest of the bundle itself")
     _add_data_options(calibrate)
+    calibrate.add_argument(
+        "--part",
+        choices=("val", "all"),
+        default="val",
+        help="of drives: the places kept for it, or all, for weights that never saw the drives (default: %(default)s)",
+    )
     calibrate.add_argument("--tiles", type=int, default=1500, help="of VIGOR: neighbouring ones (default: %(default)s)")
     calibrate.add_argument("--queries", type=int, default=400, help="of VIGOR: at most (default: %(default)s)")
     calibrate.add_argument("--seed", type=int, default=0, help="of VIGOR: which part (default: %(default)s)")
@@ -40,7 +51,9 @@ def add_command(subparsers: Any) -> None:
     parity = subparsers.add_parser("parity", help="compare a bundle with its network on real images")
     parity.add_argument("checkpoint", type=Path, help="the checkpoint or the weights that the bundle was made from")
     parity.add_argument("bundle", type=Path, help="the bundle")
-    parity.add_argument("data", type=Path, help="a cached town to take images from, or the root of a data set")
+    parity.add_argument(
+        "data", type=Path, help="a cached town to take images from, the root of a data set, or a file that names drives"
+    )
     parity.add_argument("--output", type=Path, help="the report (default: BUNDLE.parity.json, next to the bundle)")
     parity.add_argument("--pairs", type=int, default=64, help="(default: %(default)s)")
     _add_data_options(parity)
@@ -48,7 +61,7 @@ def add_command(subparsers: Any) -> None:
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
-    choices = ("town", *sorted(SPLITS))
+    choices = ("town", "drives", *sorted(SPLITS))
     parser.add_argument("--dataset", choices=choices, default="town", help="(default: %(default)s)")
     parser.add_argument("--network", type=Path, help="YAML of the network config of published weights, if another")
     add_split_options(parser)
@@ -64,9 +77,14 @@ def _split(options: argparse.Namespace, root: Path, network: Any) -> Any:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
+    import itertools
+
     from unifygeo_ros.core.errors import ConfigurationError
+    from unifygeo_ros.inference.bundle import replace_manifest
     from unifygeo_training.calibrate import calibrate
-    from unifygeo_training.confidence import with_confidence, write_calibrated
+    from unifygeo_training.confidence import calibrated_manifest, with_confidence, write_calibrated
+    from unifygeo_training.drives.judged import DriveImages, describe, streets_of
+    from unifygeo_training.drives.opened import open_part
     from unifygeo_training.judging.region import Region
     from unifygeo_training.judging.town_set import TownImages
     from unifygeo_training.streets import RegionStreets, TownStreets
@@ -74,11 +92,11 @@ def _calibrate(options: argparse.Namespace) -> int:
     from unifygeo_training.towns.town import FIRST_HELD_OUT_SEED
     from unifygeo_training.weights import open_weights
 
+    if not (options.output or options.bundle or options.in_place):
+        raise ConfigurationError("nothing would be kept; give --output, --bundle or --in-place")
     weights = open_weights(options.weights, options.network)
-    if options.bundle and weights.bundle is None:
-        raise ConfigurationError(
-            f"--bundle {options.bundle}: {options.weights} is no bundle; use `export --calibration`"
-        )
+    if (options.bundle or options.in_place) and weights.bundle is None:
+        raise ConfigurationError(f"{options.weights} is no bundle to be calibrated; use `export --calibration`")
     if options.bundle and options.bundle.exists():
         raise ConfigurationError(f"--bundle {options.bundle} exists; remove it or choose another folder")
     network = weights.network
@@ -94,6 +112,13 @@ def _calibrate(options: argparse.Namespace) -> int:
                 )
         sets: list[Any] = [TownImages(town, network.config) for town in towns]
         streets: list[Any] = [TownStreets(town) for town in towns]
+    elif options.dataset == "drives":
+        opened = [open_part(file, network.config, options.part) for file in options.data]
+        names = [describe(parts, file, options.part) for parts, file in zip(opened, options.data, strict=True)]
+        sets = [DriveImages(parts, name) for parts, name in zip(opened, names, strict=True)]
+        streets = list(
+            itertools.chain(*(streets_of(parts, name, options.seed) for parts, name in zip(opened, names, strict=True)))
+        )
     else:
         sets = [
             Region(_split(options, root, network), tiles=options.tiles, queries=options.queries, seed=options.seed)
@@ -101,10 +126,13 @@ def _calibrate(options: argparse.Namespace) -> int:
         ]
         streets = [RegionStreets(region, options.seed) for region in sets]
     report = with_confidence(network, calibrate(network, sets), streets, weights.bundle)
-    options.output.write_text(report.to_json(), encoding="utf-8")
+    if options.output:
+        options.output.write_text(report.to_json(), encoding="utf-8")
     print(report.to_json(), end="")
     if options.bundle:
-        print(write_calibrated(weights.bundle, report.calibration, options.bundle).path)
+        print(write_calibrated(weights.bundle, report, options.bundle).path)
+    elif options.in_place:
+        print(replace_manifest(weights.bundle, calibrated_manifest(weights.bundle, report)).path)
     return 0
 
 
@@ -112,7 +140,7 @@ def _confidence(options: argparse.Namespace) -> int:
     import json
 
     from unifygeo_ros.core.errors import ConfigurationError
-    from unifygeo_ros.inference.bundle import check_calibrated, load_bundle, replace_calibration
+    from unifygeo_ros.inference.bundle import check_calibrated, load_bundle, replace_manifest, with_calibration
     from unifygeo_training.confidence import fit_bundle
     from unifygeo_training.streets import TownStreets
     from unifygeo_training.towns.pairs import load_town
@@ -125,7 +153,8 @@ def _confidence(options: argparse.Namespace) -> int:
         if town.record.seed >= FIRST_HELD_OUT_SEED:
             raise ConfigurationError(f"town {town.record.seed} is for testing; take seeds under {FIRST_HELD_OUT_SEED}")
     calibration, answers = fit_bundle(bundle, [TownStreets(town) for town in towns])
-    replace_calibration(bundle, calibration)
+    data = ", ".join(f"town {town.record.seed}" for town in towns)
+    replace_manifest(bundle, with_calibration(bundle.manifest, calibration, "unifygeo-train confidence", data))
     print(json.dumps(answers, indent=2))
     return 0
 
@@ -136,6 +165,8 @@ def _parity(options: argparse.Namespace) -> int:
     from unifygeo_ros.core.errors import BundleError, ConfigurationError
     from unifygeo_ros.inference.bundle import load_bundle
     from unifygeo_training.checkpoint import weights_sha256
+    from unifygeo_training.drives.judged import DriveImages
+    from unifygeo_training.drives.opened import open_part
     from unifygeo_training.judging.town_set import TownImages
     from unifygeo_training.parity import check_parity
     from unifygeo_training.shared_weights import round_to_float16
@@ -156,6 +187,8 @@ def _parity(options: argparse.Namespace) -> int:
         )
     if options.dataset == "town":
         data = TownImages(load_town(options.data), network.config)
+    elif options.dataset == "drives":
+        data = DriveImages(open_part(options.data, network.config, "all"), str(options.data))
     else:
         data = _split(options, options.data, network)
     queries = range(min(options.pairs, len(data.tiles)))

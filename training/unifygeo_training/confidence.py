@@ -29,12 +29,14 @@ from unifygeo_ros.core.geodesy import Datum, yaw_from_azimuth
 from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Prior, Query, Rejection
 from unifygeo_ros.inference.bundle import (
     MANIFEST_NAME,
+    BundleManifest,
     Calibration,
     Clues,
     Confidence,
     ModelBundle,
     load_bundle,
     log_odds,
+    with_calibration,
 )
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import LocalizerConfig
@@ -115,21 +117,26 @@ def with_confidence(
             text = BundleText("calibration", "unstated", "unstated")
             bundle = export_bundle(network, folder, text, precisions=("fp32",), calibration=report.calibration)
         else:
-            bundle = write_calibrated(bundle, report.calibration, folder)
+            bundle = write_calibrated(bundle, report, folder)
         calibration, answers = fit_bundle(bundle, streets)
     return replace(report, calibration=calibration, answers=answers)
 
 
-def write_calibrated(bundle: ModelBundle, calibration: Calibration, output: Path) -> ModelBundle:
+def write_calibrated(bundle: ModelBundle, report: CalibrationReport, output: Path) -> ModelBundle:
     """A copy of a bundle with another calibration. Raises ConfigurationError if `output` exists."""
     if output.exists():
         raise ConfigurationError(f"{output} exists; remove it or choose another folder")
-    manifest = replace(bundle.manifest, calibration=calibration, calibrated=True)
+    manifest = calibrated_manifest(bundle, report)
     with locked(output), new_folder(output) as folder:
         shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         load_bundle(folder)
     return load_bundle(output)
+
+
+def calibrated_manifest(bundle: ModelBundle, report: CalibrationReport) -> BundleManifest:
+    """The bundle's manifest with the calibration of a report, and that step in its lineage."""
+    return with_calibration(bundle.manifest, report.calibration, "unifygeo-train calibrate", report.data)
 
 
 def fit_bundle(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibration, dict[str, Any]]:

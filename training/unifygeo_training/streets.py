@@ -86,10 +86,14 @@ class TownStreets:
 
     def camera_image(self, number: int, roll: int) -> UInt8:
         """Enlarged to the square pixels of a camera: the cached ones are higher than wide."""
-        panorama = np.roll(self.town.panoramas[number], roll, axis=1)
-        rows = ENLARGED * len(panorama)
-        field = self.mount.elevation_top_rad - self.mount.elevation_bottom_rad
-        return cv2.resize(panorama, (round(rows * 2 * np.pi / field), rows), interpolation=cv2.INTER_CUBIC)
+        return enlarged(np.roll(self.town.panoramas[number], roll, axis=1), self.mount)
+
+
+def enlarged(panorama: UInt8, mount: CameraMount) -> UInt8:
+    """A panorama of a network's size as a camera with the mount's elevations and square pixels would give it."""
+    rows = ENLARGED * len(panorama)
+    field = mount.elevation_top_rad - mount.elevation_bottom_rad
+    return np.asarray(cv2.resize(panorama, (round(rows * 2 * np.pi / field), rows), interpolation=cv2.INTER_CUBIC))
 
 
 class RegionStreets:

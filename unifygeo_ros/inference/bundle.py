@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import math
 import re
@@ -29,7 +30,7 @@ import numpy.typing as npt
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import BundleError
 from unifygeo_ros.core.files import write_text
-from unifygeo_ros.core.manifests import ManifestFormat
+from unifygeo_ros.core.manifests import CHECKSUM, ManifestFormat
 
 FORMAT = ManifestFormat(
     "unifygeo-bundle",
@@ -268,8 +269,17 @@ class BundleManifest:
     channel_order: str = "rgb"
     heading_convention: str = "north_centre"
     """The azimuth that the centre column of a training panorama faces; only "north_centre" exists."""
+    lineage: tuple[Mapping[str, Any], ...] = ()
+    """What was done to the weights and the calibration after the first export, oldest first: for each step the command
+    (`made_by`), the checksum of the manifest before it (`parent_sha256`), and the data. In the file, left out where
+    empty."""
     format: str = FORMAT.name
     format_version: int = FORMAT.version
+
+    @property
+    def sha256(self) -> str:
+        """The checksum in the file: the identity of the bundle, its calibration included."""
+        return str(json.loads(self.to_json())[CHECKSUM])
 
     @property
     def match_size(self) -> int:
@@ -291,6 +301,8 @@ class BundleManifest:
         content = dataclasses.asdict(self)
         if not content.pop("calibrated"):
             content["calibration"] = None
+        if not content["lineage"]:
+            del content["lineage"]
         return FORMAT.text_of(content)
 
     @classmethod
@@ -309,8 +321,10 @@ class BundleManifest:
             raw["calibrated"] = raw.get("calibration") is not None
         else:
             raise BundleError(f"{source}: unknown fields ['calibrated']; {FORMAT.remedy}")
+        raw.setdefault("lineage", [])
         FORMAT.check_fields(raw, cls, source)
         try:
+            raw["lineage"] = tuple(raw["lineage"])
             raw["ground"] = GroundSpec(**raw["ground"])
             raw["aerial"] = AerialSpec(**raw["aerial"])
             raw["calibration"] = calibration_from_json(raw["calibration"]) if raw["calibrated"] else Calibration()
@@ -353,6 +367,8 @@ class BundleManifest:
             problems.append(f"weights_sha256 is {self.weights_sha256!r}, not a SHA-256")
         if not isinstance(self.network, dict):
             problems.append("network is not a mapping")
+        if not all(isinstance(step, dict) and isinstance(step.get("made_by"), str) for step in self.lineage):
+            problems.append("lineage is not a list of mappings with made_by")
         if set(self.graphs) != set(GRAPHS):
             problems.append(f"graphs {sorted(self.graphs)} instead of {sorted(GRAPHS)}")
         elif not set.intersection(*(set(files) for files in self.graphs.values())):
@@ -502,9 +518,21 @@ def migrate_bundle(path: Path | str) -> BundleManifest:
     return manifest
 
 
-def replace_calibration(bundle: ModelBundle, calibration: Calibration) -> ModelBundle:
-    """Rewrite the manifest of a bundle with another calibration. Raises BundleError where it cannot be written."""
-    manifest = dataclasses.replace(bundle.manifest, calibration=calibration, calibrated=True)
+def with_calibration(manifest: BundleManifest, calibration: Calibration, made_by: str, data: str) -> BundleManifest:
+    """The manifest with another calibration, and how it came about in its lineage.
+
+    Args:
+        manifest: Of the bundle as it was.
+        calibration: Fitted on `data`.
+        made_by: The command.
+        data: What it was fitted on.
+    """
+    step = {"made_by": made_by, "parent_sha256": manifest.sha256, "data": data}
+    return dataclasses.replace(manifest, calibration=calibration, calibrated=True, lineage=(*manifest.lineage, step))
+
+
+def replace_manifest(bundle: ModelBundle, manifest: BundleManifest) -> ModelBundle:
+    """Rewrite the manifest of a bundle whose graphs stay. Raises BundleError where it cannot be written."""
     _replace_manifest(bundle.path, manifest)
     return ModelBundle(bundle.path, manifest)
 

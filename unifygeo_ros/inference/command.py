@@ -76,6 +76,8 @@ def _info(args: argparse.Namespace) -> int:
         "calibration": manifest.calibration_text,
         "licence": manifest.licence,
     }
+    for number, step in enumerate(manifest.lineage, 1):
+        rows[f"step {number}"] = f"{step['made_by']} on {step.get('data', 'unknown data')}"
     for graph, files in manifest.graphs.items():
         sizes = (
             f"{precision} {(args.bundle / entry.file).stat().st_size / 1e6:.1f} MB"

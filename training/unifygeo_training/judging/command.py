@@ -14,13 +14,19 @@ from unifygeo_training.data.command import SPLITS, add_split_options, load_split
 def add_command(subparsers: Any) -> None:
     test = subparsers.add_parser("test", help="every metric of the paper, with baselines, for one network")
     test.add_argument("weights", type=Path, help="a checkpoint of `unifygeo-train fit`, a bundle, or published weights")
-    test.add_argument("dataset", choices=("town", "pairs", *sorted(SPLITS)))
+    test.add_argument("dataset", choices=("town", "pairs", "drives", *sorted(SPLITS)))
     test.add_argument(
         "root",
         type=Path,
-        help="folder of the data set; of a town: its cached folder; of pairs: your own photographs with pairs.csv",
+        help="folder of the data set; of a town: its cached folder; of pairs: your own photographs with pairs.csv; of "
+        "drives: the file that names them",
     )
-    test.add_argument("--part", choices=("train", "val", "test"), default=None, help="default: test, or val for CVUSA")
+    test.add_argument(
+        "--part",
+        choices=("train", "val", "test", "all"),
+        default=None,
+        help="default: test, or val for CVUSA; all: of drives, every place",
+    )
     add_split_options(test)
     test.add_argument("--network", type=Path, help="YAML of the network config of published weights, if another")
     test.add_argument(
@@ -69,6 +75,8 @@ def _test(options: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
+    from unifygeo_training.drives.judged import DriveImages, describe
+    from unifygeo_training.drives.opened import open_part
     from unifygeo_training.judging.evaluation_set import EvaluationSet, JudgedSplit
     from unifygeo_training.judging.judge import judge
     from unifygeo_training.judging.pictures import draw_curve, draw_sheet
@@ -83,8 +91,14 @@ def _test(options: argparse.Namespace) -> int:
     network, ablation = weights.network, weights.ablation
     if options.dataset == "town":
         data: EvaluationSet = TownImages(load_town(options.root), network.config)
+    elif options.dataset == "drives":
+        part = options.part or "test"
+        parts = open_part(options.root, network.config, part)
+        data = DriveImages(parts, describe(parts, options.root, part))
     else:
         part = options.part or SPLITS[options.dataset][-1]
+        if part not in SPLITS[options.dataset]:
+            raise ConfigurationError(f"--part {part}: {options.dataset} has {', '.join(SPLITS[options.dataset])}")
         split = load_split(options.dataset, options.root, part, options.labels, skip_missing=options.missing == "skip")
         data = JudgedSplit(split, network.config, resize=options.resize)
     device = options.device

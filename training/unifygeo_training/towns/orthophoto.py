@@ -105,11 +105,19 @@ def _lean(pixels, heights, ids, walls, east, north, out):
 
 
 def write_geotiff(
-    path: Path, pixels: UInt8, origin: tuple[float, float], metres_per_pixel: float, jpeg_quality: int | None = None
+    path: Path,
+    pixels: UInt8,
+    origin: tuple[float, float],
+    metres_per_pixel: float,
+    jpeg_quality: int | None = None,
+    *,
+    crs: str = CRS,
+    nodata: int | None = None,
 ) -> None:
-    """Writes an orthophoto as a GeoTIFF in EPSG:32632, tiled. origin: east and north of its south-west corner, metres.
+    """Writes an orthophoto as a tiled GeoTIFF. origin: east and north of its south-west corner, metres.
 
     jpeg_quality: 1 … 100, as providers deliver their imagery; None: lossless, three to five times as large.
+    nodata: value of all three bands where nothing is known.
     """
     if jpeg_quality is None:
         compression = {"compress": "deflate", "predictor": 2, "photometric": "RGB"}
@@ -126,7 +134,8 @@ def write_geotiff(
         width=pixels.shape[1],
         count=3,
         dtype="uint8",
-        crs=CRS,
+        crs=crs,
+        nodata=nodata,
         transform=transform,
         tiled=True,
         blockxsize=256,

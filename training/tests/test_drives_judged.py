@@ -1,0 +1,151 @@
+"""Judging and calibrating on drives: the gallery, the streets, and a bundle calibrated by one command."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from bundles import random_bundle
+from drive_bags import CAMERA_X_M, write_bag
+from worlds import colour_world
+
+from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.core.errors import BundleError
+from unifygeo_ros.inference.bundle import Calibration, load_bundle, replace_manifest, with_calibration
+from unifygeo_ros.inference.select import open_engines
+from unifygeo_training.cli import main
+from unifygeo_training.drives.ground import ImageryGround
+from unifygeo_training.drives.judged import DriveImages, streets_of
+from unifygeo_training.drives.opened import open_part
+from unifygeo_training.model import NetworkConfig
+
+NETWORK = NetworkConfig(
+    backbone="convnext_atto",
+    ground_height=32,
+    ground_width=128,
+    ground_elevation_top_deg=45,
+    ground_elevation_bottom_deg=-45,
+    aerial_size=64,
+    metres_per_pixel=0.5,
+    output_stride=2,
+    layer_scale=0.1,
+)
+VEHICLE = {"camera.x_m": CAMERA_X_M, "localizer.check_projection": False, "localizer.minimum_sharpness": 0.0}
+
+
+@pytest.fixture(scope="module")
+def drives_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drives")
+    world = colour_world(3, side_m=192.0)
+    imagery = world.write_geotiff(folder / "world.tif")
+    bag = write_bag(folder / "bag", world, ImageryGround([imagery], NETWORK.aerial).frame)
+    file = folder / "drives.yaml"
+    drive = {"bag": str(bag), "imagery": str(imagery), "set": VEHICLE}
+    file.write_text(yaml.safe_dump({"drives": [drive], "spacing_m": 4.0}), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def parts(drives_file: Path):
+    return open_part(drives_file, NETWORK, "all")
+
+
+def uncalibrated(folder: Path):
+    """A bundle that localizes in this world and says nothing of its errors."""
+    bundle = random_bundle(folder, columns=4)
+    manifest = dataclasses.replace(
+        bundle.manifest, network=NETWORK.model_dump(mode="json"), calibrated=False, calibration=Calibration()
+    )
+    return replace_manifest(bundle, manifest)
+
+
+def test_the_positive_holds_the_camera_and_is_the_nearest_tile(parts) -> None:
+    data = DriveImages(parts, "drives")
+    cameras = parts[0].drive.positions_m[parts[0].chosen]
+    centres = data._centres_m
+    assert len(data.tiles) == len(cameras)
+    away = np.abs(cameras[:, None] - centres).max(axis=2)
+    assert (away.argmin(axis=1) == data.tiles[:, 0]).all()
+    assert cameras == pytest.approx(centres[data.tiles[:, 0]] + data.offsets_m)
+    for query, row in enumerate(data.tiles):
+        assert set(row[row >= 0]) <= set(np.flatnonzero(away[query] <= 16.0))
+        assert np.sum(away[query] <= 16.0) >= 4 == np.sum(row >= 0)
+    assert data.displacement_m(np.array([0]), np.array([5])) == pytest.approx(centres[[5]] - centres[[0]])
+    ground = data.aerial_image(int(data.tiles[0, 0]))
+    assert np.array_equal(ground, parts[0].drive.ground.cut(centres[data.tiles[0, 0]]).pixels)
+
+
+def test_two_imageries_are_two_galleries_whose_distance_is_that_on_the_earth(drives_file: Path, parts) -> None:
+    again = open_part(drives_file, NETWORK, "all")  # opened anew: another ground, at the same place
+    data = DriveImages([*parts, *again], "twice")
+    half = len(data._centres_m) // 2
+    start, end = np.array([0, 3]), np.array([half, half + 7])
+    expected = data._centres_m[end] - data._centres_m[start]
+    assert data.displacement_m(start, end) == pytest.approx(expected, abs=0.01)
+    assert (data.tiles[: len(parts[0])] < half).all()
+    assert (data.tiles[len(parts[0]) :, 0] >= half).all()
+
+
+def test_an_index_of_the_streets_imagery_holds_the_same_ground(parts, tmp_path: Path) -> None:
+    bundle = random_bundle(tmp_path / "bundle", columns=4)
+    (streets,) = streets_of(parts, "drives", 0)
+    file = streets.imagery(tmp_path)
+    with open_engines(bundle, backend="onnx_cpu") as engines:
+        build_index([file], bundle, engines, tmp_path / "index")
+    index = open_index(tmp_path / "index")
+    truth = streets.truth(index.frame)
+    ground = parts[0].drive.ground
+    for tile in (0, len(index) // 2):
+        centre = index.centres_m[tile]
+        there = ground.frame.map_from_geodetic(*index.frame.geodetic_from_map(*centre))
+        expected = ground.cut(there)
+        known = expected.valid & index.tile_pixels(tile).any(axis=2)
+        away = np.abs(index.tile_pixels(tile).astype(int) - expected.pixels)[known]
+        assert known.mean() > 0.4
+        assert away.mean() < 4.0
+    assert truth - truth[0] == pytest.approx(streets._cameras_m - streets._cameras_m[0], abs=0.01)
+    (tmp_path / "half").mkdir()
+    assert streets.western_half(tmp_path / "half").stat().st_size < file.stat().st_size
+    image = streets.camera_image(2, 32)
+    assert image.shape[0] / image.shape[1] == pytest.approx(0.25, rel=0.01)
+
+
+def test_an_uncalibrated_bundle_is_calibrated_in_place_with_its_lineage(
+    drives_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = uncalibrated(tmp_path / "bundle")
+    before = bundle.manifest.sha256
+    arguments = ["calibrate", str(bundle.path), str(drives_file), "--dataset", "drives", "--part", "all", "--in-place"]
+    assert main(arguments) == 0
+    manifest = load_bundle(bundle.path).manifest
+    assert manifest.calibrated
+    assert manifest.calibration.distribution_temperature not in (1.0, 0.0)
+    (step,) = manifest.lineage
+    assert step["made_by"] == "unifygeo-train calibrate"
+    assert step["parent_sha256"] == before
+    assert "drives.yaml, part all" in step["data"]
+    assert "2023-11-14" in step["data"]  # the day of the drive's stamps
+    assert manifest.weights_sha256 == bundle.manifest.weights_sha256  # indexes stay valid
+
+
+def test_without_a_place_for_the_result_nothing_is_computed(drives_file: Path, tmp_path: Path, capsys) -> None:
+    bundle = uncalibrated(tmp_path / "bundle")
+    assert main(["calibrate", str(bundle.path), str(drives_file), "--dataset", "drives"]) == 2
+    assert "give --output, --bundle or --in-place" in capsys.readouterr().err
+
+
+def test_lineage_grows_by_a_step_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    bundle = random_bundle(tmp_path / "bundle")
+    assert '"lineage"' not in (bundle.path / "manifest.json").read_text(encoding="utf-8")
+    once = with_calibration(bundle.manifest, Calibration(tile_temperature=0.1), "a", "b")
+    twice = with_calibration(once, Calibration(tile_temperature=0.2), "c", "d")
+    assert [step["parent_sha256"] for step in twice.lineage] == [bundle.manifest.sha256, once.sha256]
+    replace_manifest(bundle, twice)
+    assert load_bundle(bundle.path).manifest == twice
+    replace_manifest(bundle, dataclasses.replace(twice, lineage=("step",)))
+    with pytest.raises(BundleError, match="lineage is not a list of mappings"):
+        load_bundle(bundle.path)
