@@ -47,6 +47,12 @@ def _add_replay(subparsers: Any) -> None:
     replay.add_argument("--truth-file", type=Path, metavar="FILE", help="TUM or CSV trajectory in place of a topic")
     replay.add_argument("--odometry-topic", metavar="TOPIC", help="Odometry of the session; none: leave it out")
     replay.add_argument("--imu-topic", metavar="TOPIC", help="Imu of the session; none: leave it out")
+    replay.add_argument(
+        "--smooth",
+        action="store_true",
+        help="in mode sequence: also where base_link was, given the whole drive: a topic of OUT and OUT.smoothed.tum "
+        "and .csv next to it, only where it is certain",
+    )
     replay.add_argument("--max-frames", type=int, metavar="N", help="only the first N images")
     replay.add_argument("--restart", action="store_true", help="forget the results that are there")
     replay.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -72,7 +78,7 @@ def _add_compare(subparsers: Any) -> None:
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from unifygeo_ros.evaluation.evaluate import ReplayRequest, evaluate
+    from unifygeo_ros.evaluation.evaluate import ReplayRequest, evaluate, track_files
     from unifygeo_ros.evaluation.report.page import verdict
 
     settings = settings_of_options(args)
@@ -90,6 +96,7 @@ def _replay(args: argparse.Namespace) -> int:
         truth=settings_of(args, TruthSettings),
         settings=settings,
         criteria=settings_of(args, Criteria),
+        smooth=args.smooth,
         max_frames=args.max_frames,
         restart=args.restart,
         quiet=args.quiet,
@@ -109,7 +116,8 @@ def _replay(args: argparse.Namespace) -> int:
         print(f"- {line}")
     for problem in summary.problems[:5]:
         print(f"not read: {problem}")
-    for path in (args.output, args.report, args.report and args.report.with_suffix(".json")):
+    tracks = track_files(args.output) if args.smooth else ()
+    for path in (args.output, args.report, args.report and args.report.with_suffix(".json"), *tracks):
         if path is not None:
             print(path)
     return 0

@@ -24,6 +24,7 @@ from unifygeo_ros.evaluation.metrics.summary import Summary, judge, summarise
 from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.recordings.output_bag import check_output_path, write_output_bag
 from unifygeo_ros.evaluation.recordings.recorded_mount import recorded_mount
+from unifygeo_ros.evaluation.recordings.smoothed_track import write_csv, write_tum
 from unifygeo_ros.evaluation.recordings.static_transforms import RecordedFrames, StaticTransforms
 from unifygeo_ros.evaluation.recordings.truth import Truth
 from unifygeo_ros.evaluation.recordings.truth_sources import read_truth_file
@@ -37,6 +38,11 @@ from unifygeo_ros.inference.bundle import ModelBundle, check_calibrated, load_bu
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.parameters.settings import Settings
+from unifygeo_ros.tracking.region import region_of
+from unifygeo_ros.tracking.smoothing import SmoothedPose, Step, smooth
+
+LEAST_INTEGRITY = 0.9
+"""Of the poses of a smoothed track. A single Gaussian has 0.95: at most 5% of the belief may be in other places."""
 
 _FINGERPRINT_BYTES = 1 << 20
 
@@ -54,6 +60,7 @@ class ReplayRequest:
             camera_frame, base_frame, map_frame and input_frames; what concerns ROS topics and lifecycle does not.
         output: The bag. The results that a replay resumes from are in the same folder.
         report: HTML file; its numbers are written next to it as JSON. None: no report.
+        smooth: Also write the smoothed track, as a topic of the output and as files next to it (mode sequence).
         restart: Replace the results that are there.
     """
 
@@ -70,6 +77,7 @@ class ReplayRequest:
     truth: TruthSettings = field(default_factory=TruthSettings)
     settings: Settings = field(default_factory=Settings)
     criteria: Criteria = field(default_factory=Criteria)
+    smooth: bool = False
     max_frames: int | None = None
     restart: bool = False
     quiet: bool = False
@@ -123,8 +131,12 @@ def evaluate(request: ReplayRequest) -> Summary:
         for text in notes:
             _logger.warning(text)
         with ResultFile(frames_path, identity) as results:
-            _replay_with_progress(request, bag, topics, localizer, frames, truth, results)
-            write_output_bag(request.output, results.frames(), index.frame, with_truth=truth is not None)
+            steps: list[Step] | None = [] if request.smooth else None
+            _replay_with_progress(request, bag, topics, localizer, frames, truth, results, steps)
+            smoothed = None if steps is None else _smoothed(request, steps, localizer)
+            write_output_bag(
+                request.output, results.frames(), index.frame, with_truth=truth is not None, smoothed=smoothed
+            )
             drive = gather(results.frames(), settings.camera)
             hints = advice(results.frames(), settings, topics)
             summary = summarise(
@@ -185,9 +197,10 @@ def _replay_with_progress(
     frames: RecordedFrames,
     truth: Truth | None,
     results: ResultFile,
+    steps: list[Step] | None,
 ) -> None:
     images = min(topics.image.count, request.max_frames or topics.image.count)
-    hidden = True if request.quiet or results.complete else None  # None: shown on a terminal only
+    hidden = True if request.quiet or (results.complete and steps is None) else None  # None: shown on a terminal only
     with tqdm(total=images, unit="image", desc="replay", disable=hidden, file=sys.stderr) as bar:
         fixes = 0
 
@@ -207,7 +220,30 @@ def _replay_with_progress(
             frames=frames,
             max_frames=request.max_frames,
             progress=advance,
+            steps=steps,
         )
+
+
+def track_files(output: Path) -> tuple[Path, Path]:
+    """Names of the TUM and the CSV file of the smoothed track that belongs to an output bag."""
+    return output.with_name(f"{output.stem}.smoothed.tum"), output.with_name(f"{output.stem}.smoothed.csv")
+
+
+def _smoothed(request: ReplayRequest, steps: list[Step], localizer: Localizer) -> list[SmoothedPose]:
+    """The smoothed track, written into its files."""
+    camera = localizer.mount
+    poses = smooth(
+        steps,
+        area_m2=region_of(localizer.index).area_m2,
+        config=request.settings.tracker,
+        radius_m=request.settings.localizer.answer_radius_m,
+        lever_m=(camera.x_m, camera.y_m),
+        least_integrity=LEAST_INTEGRITY,
+    )
+    tum, table = track_files(request.output)
+    write_tum(tum, poses)
+    write_csv(table, poses)
+    return poses
 
 
 def _identity(

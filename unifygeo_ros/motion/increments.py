@@ -120,6 +120,14 @@ class Motion:
             self.duration_s + later.duration_s,
         )
 
+    def reversed(self) -> Motion:
+        """The motion back, from the second pose to the first, in the axes of the second."""
+        back = self.pose.inverse()
+        cos, sin = math.cos(self.turn_rad), math.sin(self.turn_rad)
+        by_pose = np.array([[-cos, -sin, back.y_m], [sin, -cos, -back.x_m], [0.0, 0.0, -1.0]])
+        covariance = by_pose @ self.covariance @ by_pose.T
+        return replace(self, forward_m=back.x_m, left_m=back.y_m, turn_rad=back.yaw_rad, covariance=covariance)
+
 
 NO_MOTION = Motion(0.0, 0.0, 0.0, 0.0, np.zeros((3, 3)))
 

@@ -43,6 +43,20 @@ TINY = 1e-300
 """Keeps 0 / 0 away."""
 
 
+@dataclass(frozen=True)
+class SearchedPart:
+    """The part of the region in which hypotheses would have been found: a circle in the map."""
+
+    east_m: float
+    north_m: float
+    reach_m: float
+
+    def holds(self, belief: Belief) -> Bool:
+        """Which hypotheses lie in it: bool (N,)."""
+        centre = np.array([self.east_m, self.north_m])
+        return np.asarray(((belief.means[:, :2] - centre) ** 2).sum(1) <= self.reach_m**2)
+
+
 def predict(belief: Belief, motion: Motion, noise: MotionNoise) -> Belief:
     """Move every hypothesis by its own yaw and scale (first order in their errors).
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from unifygeo_ros.core.arrays import Bool, Float64
+from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.covariance import semi_major_sigma
 from unifygeo_ros.core.records import (
     Fix,
@@ -39,10 +39,11 @@ from unifygeo_ros.tracking.belief import Belief, hypothesis, uniform
 from unifygeo_ros.tracking.clusters import Cluster, dominant_cluster
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.decision import camera_position, decide, measured_by_image, published_hypotheses
-from unifygeo_ros.tracking.evidence import evidence_of, log_evidence_of_all
-from unifygeo_ros.tracking.filter import observe, observe_yaw, predict, restart, slip
+from unifygeo_ros.tracking.evidence import Evidence, evidence_of, log_evidence_of_all
+from unifygeo_ros.tracking.filter import SearchedPart, observe, observe_yaw, predict, restart, slip
 from unifygeo_ros.tracking.reduction import reduce
 from unifygeo_ros.tracking.region import Region
+from unifygeo_ros.tracking.smoothing import Recorder, Step
 from unifygeo_ros.tracking.track import LEAST_NEW, Track, TrackState, TrackStatus
 
 PRUNE = 1e-7
@@ -79,6 +80,12 @@ class Plan:
     """Distance travelled since the last image that was used."""
     unchecked_m: float
     """Distance travelled since the last search of the whole region."""
+    motion: Motion
+    """Since the last image."""
+    doubt: float
+    """Share of the way since the last image that counts for restarts and slips."""
+    heading: Heading | None
+    """From a sensor."""
 
 
 class Tracker:
@@ -99,7 +106,12 @@ class Tracker:
         self._calibration = calibration
         self._lever_m = lever_m
         self._images = self._whole_searches = 0
+        self._record: Recorder | None = None
         self.reset()
+
+    def record_to(self, record: Recorder) -> None:
+        """Have `record` called with what each image changed, for `smoothing.smooth`."""
+        self._record = record
 
     def reset(self) -> None:
         """Know nothing."""
@@ -110,6 +122,7 @@ class Tracker:
         self._travelled_m = self._unchecked_m = math.inf  # as in `Plan`
         self._log_rivals = -math.inf  # log R of evidence.py
         self._measured: Place | None = None
+        self._starts = True  # the next image continues nothing
 
     @property
     def measured(self) -> Place | None:
@@ -148,6 +161,7 @@ class Tracker:
         """Believe an operator, but not blindly: INITIAL_POSE_DOUBT stays in the uniform component."""
         self._belief = hypothesis(pose.pose, pose.covariance, self.noise.scale, INITIAL_POSE_DOUBT)
         self._track = Track(TrackState.AMBIGUOUS, "initial pose, not yet confirmed by images")
+        self._starts = True
         self._travelled_m = self._unchecked_m = math.inf
 
     def plan(
@@ -182,7 +196,9 @@ class Tracker:
         cluster = dominant_cluster(belief, gates.answer_radius_m)
         query = replace(self._query(cluster, heading, unchecked_m), stamp_covariance=stamp_covariance)
         on_map = on_map_filter.after_way(self._on_map, travelled_m, gates.on_map_prior, self._region.border_rate_per_m)
-        return Plan(query, belief, cluster, on_map, gates, travelled_m, unchecked_m)
+        return Plan(
+            query, belief, cluster, on_map, gates, travelled_m, unchecked_m, motion=motion, doubt=doubt, heading=heading
+        )
 
     def update(self, plan: Plan, observation: Observation) -> Fix | Rejection:
         """Take in what was observed with `plan.query` and say where base_link is."""
@@ -202,12 +218,14 @@ class Tracker:
             new_share=new_share,
             stamp_covariance=plan.query.stamp_covariance,
         )
+        searched_part = self._searched_part(plan)
+        near = np.ones(len(plan.belief), bool) if searched_part is None else searched_part.holds(plan.belief)
         belief, ratios = observe(
             plan.belief,
             evidence,
             area_m2=self._region.area_m2,
             exponent=novelty,
-            near=self._inside_gate(plan),
+            near=near,
             lever_m=self._lever_m,
             scale_sigma=self.noise.scale,
             prune=PRUNE,
@@ -236,6 +254,7 @@ class Tracker:
                 (east_m, north_m, yaw_rad, _), covariance = measured[0].tolist(), measured[1]
                 self._measured = Place(east_m, north_m, covariance[:2, :2], yaw_rad, float(covariance[2, 2]))
         self._images += 1
+        self._recorded(plan, observation.stamp_ns, evidence, searched_part)
         self._travelled_m, self._unchecked_m = 0.0, plan.unchecked_m
         if plan.query.prior is None:
             self._whole_searches += 1
@@ -265,6 +284,7 @@ class Tracker:
         self._track = self._track.after_belief(plan.cluster, plan.belief.uniform_weight, self.config)
         self._measured = None
         self._images += 1
+        self._recorded(plan, rejection.stamp_ns, None, None)
         self._travelled_m, self._unchecked_m = plan.travelled_m, math.inf if off_map else plan.unchecked_m
         hypotheses = published_hypotheses(plan.belief, plan.gates.answer_radius_m, self._lever_m)
         return replace(rejection, hypotheses=hypotheses)
@@ -284,14 +304,34 @@ class Tracker:
         gate = Prior(float(cluster.mean[0]), float(cluster.mean[1]), cluster.covariance[:2, :2])
         return Query(gate, heading, config.track_distributions, config.track_candidates)
 
-    def _inside_gate(self, plan: Plan) -> Bool:
-        """Which hypotheses a limited search would have found: within the gate and half a tile. bool (N,)."""
+    def _searched_part(self, plan: Plan) -> SearchedPart | None:
+        """Where a limited search would have found a hypothesis: within the gate and half a tile."""
         gate = plan.query.prior
         if gate is None:
-            return np.ones(len(plan.belief), bool)
+            return None
         reach = plan.gates.prior_gate_sigma * semi_major_sigma(gate.covariance_m2) + self._region.tile_side_m / 2
-        centre = np.array([gate.east_m, gate.north_m])
-        return np.asarray(((plan.belief.means[:, :2] - centre) ** 2).sum(1) <= reach**2)
+        return SearchedPart(gate.east_m, gate.north_m, reach)
+
+    def _recorded(
+        self, plan: Plan, stamp_ns: int, evidence: Evidence | None, searched_part: SearchedPart | None
+    ) -> None:
+        starts, self._starts = self._starts, False
+        if self._record is not None:
+            novelty = _share_new(plan.travelled_m, self.config.correlation_m)
+            self._record(
+                Step(
+                    stamp_ns=stamp_ns,
+                    first=starts,
+                    motion=plan.motion,
+                    doubt=plan.doubt,
+                    heading=plan.heading,
+                    novelty=novelty,
+                    evidence=evidence,
+                    searched=searched_part,
+                    posterior=self._belief,
+                    on_map=self._on_map,
+                )
+            )
 
     def _outside_ratio(self, observation: Observation, gates: LocalizerConfig) -> float:
         """How much likelier an image like this is off the map than on it, judged as a single image."""

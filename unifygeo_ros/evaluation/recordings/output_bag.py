@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any, Iterable, Sequence
 
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -22,11 +22,13 @@ from unifygeo_ros.core.geodesy import LocalFrame
 from unifygeo_ros.core.records import Fix
 from unifygeo_ros.core.time import parts_from_stamp
 from unifygeo_ros.evaluation.metrics.results import FrameResult
+from unifygeo_ros.tracking.smoothing import SmoothedPose
 
 POSE_TOPIC = "/unifygeo/fix"
 NAVSATFIX_TOPIC = "/unifygeo/navsat"
 DIAGNOSTICS_TOPIC = "/diagnostics"
 TRUTH_TOPIC = "/ground_truth/pose"
+SMOOTHED_TOPIC = "/unifygeo/smoothed"
 
 _POSE = "geometry_msgs/msg/PoseWithCovarianceStamped"
 _NAVSATFIX = "sensor_msgs/msg/NavSatFix"
@@ -102,10 +104,18 @@ def check_output_path(path: Path) -> None:
         raise InputError(f"{path}: the output's name must end in .mcap (one file) or have no ending (a rosbag2 folder)")
 
 
-def write_output_bag(path: Path, results: Iterable[FrameResult], frame: LocalFrame, *, with_truth: bool = True) -> None:
+def write_output_bag(
+    path: Path,
+    results: Iterable[FrameResult],
+    frame: LocalFrame,
+    *,
+    with_truth: bool = True,
+    smoothed: Sequence[SmoothedPose] | None = None,
+) -> None:
     """Write a bag: one file where the path ends in .mcap, else a rosbag2 folder. Replaces what is there.
 
-    with_truth: whether the replay had ground truth, and so the bag has its topic.
+    with_truth: whether the replay had ground truth, and so the bag has its topic. smoothed: the same of the smoothed
+    track; its poses are logged with the image whose stamp they have.
 
     The same results give the same bytes. Messages carry the exposure's stamp and the log time of the image. The ground
     truth is the one interpolated at each image, so that evo pairs it with the fix exactly.
@@ -121,7 +131,9 @@ def write_output_bag(path: Path, results: Iterable[FrameResult], frame: LocalFra
             NAVSATFIX_TOPIC: _NAVSATFIX,
             DIAGNOSTICS_TOPIC: _DIAGNOSTICS,
             **({TRUTH_TOPIC: _POSE} if with_truth else {}),
+            **({} if smoothed is None else {SMOOTHED_TOPIC: _POSE}),
         }
+        smoothed_at = {pose.stamp_ns: pose for pose in smoothed or ()}
         connections = {
             topic: writer.add_connection(topic, name, typestore=messages.store) for topic, name in types.items()
         }
@@ -152,6 +164,13 @@ def write_output_bag(path: Path, results: Iterable[FrameResult], frame: LocalFra
                 write(
                     TRUTH_TOPIC,
                     messages.pose(outcome.stamp_ns, truth.east_m, truth.north_m, yaw or 0.0, covariance, yaw_variance),
+                )
+            pose = smoothed_at.get(outcome.stamp_ns)
+            if pose is not None:
+                position, yaw_variance = pose.covariance[:2, :2], float(pose.covariance[2, 2])
+                write(
+                    SMOOTHED_TOPIC,
+                    messages.pose(pose.stamp_ns, pose.east_m, pose.north_m, pose.yaw_rad, position, yaw_variance),
                 )
     # Only a whole bag takes the place of an older one.
     if path.suffix:
