@@ -11,7 +11,7 @@ from scipy import ndimage
 from simulated_town import ObservationModel, make_drive, run_drive
 
 from unifygeo_ros.core.se2 import Pose2
-from unifygeo_ros.motion.increments import Motion
+from unifygeo_ros.motion.increments import Motion, MotionNoise
 from unifygeo_ros.tracking.belief import uniform
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence
@@ -20,6 +20,7 @@ from unifygeo_ros.tracking.reduction import reduce
 from unifygeo_ros.tracking.smoothing import Step, smooth, smoothed_beliefs
 
 NO_LEVER = (0.0, 0.0)
+RESTARTING = TrackerConfig(restart_probability=0.01)
 
 
 def evidence(places: list[tuple[float, float, float]], sigma_m: float, open_share: float, yaw: float = 0.0) -> Evidence:
@@ -39,18 +40,18 @@ def evidence(places: list[tuple[float, float, float]], sigma_m: float, open_shar
 
 
 def filtered(
-    motions: list[Motion], seen: list[Evidence | None], config: TrackerConfig, area_m2: float, doubt: float = 0.0
+    motions: list[Motion], seen: list[Evidence | None], noise: MotionNoise, area_m2: float, doubt: float = 0.0
 ) -> list[Step]:
     """The tracker's filter without its rules: every image is new."""
     belief, steps = uniform(), []
     for number, (motion, image) in enumerate(zip(motions, seen, strict=True)):
-        belief = predict(belief, motion, config.noise)
+        belief = predict(belief, motion, noise)
         if doubt:
-            belief = restart(belief, doubt * config.restart_probability)
+            belief = restart(belief, doubt * RESTARTING.restart_probability)
         if image is not None:
             belief, _ = observe(
                 belief, image, area_m2=area_m2, exponent=1.0, near=np.ones(len(belief), bool), lever_m=NO_LEVER,
-                scale_sigma=config.odometry_scale, prune=1e-12, limit=200,
+                scale_sigma=noise.scale, prune=1e-12, limit=200,
             )  # fmt: skip
             belief = reduce(belief, merge_distance2=1e-6, limit=200)
         steps.append(Step(number, number == 0, motion, doubt, None, 1.0, image, None, belief, 1.0))
@@ -78,7 +79,7 @@ def test_one_hypothesis_is_smoothed_as_least_squares_over_the_whole_drive() -> N
     """With known yaws the problem is linear in the positions and the odometry's scale: one system of normal equations
     over all images at once, which knows nothing of filters."""
     rng = np.random.default_rng(3)
-    config = TrackerConfig(odometry_scale=0.05, odometry_persistence_m=60.0)
+    noise = MotionNoise(scale=0.05, scale_persistence_m=60.0)
     turns = [0.0, 0.4, -0.9, 1.2, 0.0, 0.3, -0.2, 0.5]
     motions = [motion(0, 0, 0, 0.0), *(motion(9.0, 0.5, turn, 0.3) for turn in turns)]
     measured = rng.uniform(-5, 5, (len(motions), 2)) + np.arange(len(motions))[:, None] * [6.0, 2.0]
@@ -87,8 +88,8 @@ def test_one_hypothesis_is_smoothed_as_least_squares_over_the_whole_drive() -> N
         None if number in (3, 4) else evidence([(1.0, *place)], 1.0 + 0.3 * number, 0.0, float(yaw))
         for number, (place, yaw) in enumerate(zip(measured.tolist(), yaws, strict=True))
     ]
-    steps = filtered(motions, seen, config, 1e6)
-    found = smooth(steps, area_m2=1e6, config=config, radius_m=10.0, lever_m=NO_LEVER)
+    steps = filtered(motions, seen, noise, 1e6)
+    found = smooth(steps, area_m2=1e6, config=TrackerConfig(), noise=noise, radius_m=10.0, lever_m=NO_LEVER)
 
     count = len(motions)
     rows, values, information = [], [], []
@@ -126,7 +127,7 @@ def test_one_hypothesis_is_smoothed_as_least_squares_over_the_whole_drive() -> N
         )
         assert pose.integrity == pytest.approx(0.95, abs=0.01)
     # And the filter alone knows less where images are missing, and the same at the end.
-    alone = smooth(steps[:4], area_m2=1e6, config=config, radius_m=10.0, lever_m=NO_LEVER)[-1]
+    alone = smooth(steps[:4], area_m2=1e6, config=TrackerConfig(), noise=noise, radius_m=10.0, lever_m=NO_LEVER)[-1]
     assert np.trace(alone.covariance[:2, :2]) > 1.5 * np.trace(found[3].covariance[:2, :2])
 
 
@@ -135,7 +136,7 @@ def test_hypotheses_are_weighed_as_on_a_grid_of_the_whole_region() -> None:
     exact answer: its transition is a blur, its smoothing the forward-backward algorithm."""
     side, blur = 100, 2.0  # metres, and cells of 1 m
     area = float(side * side)
-    config = TrackerConfig(odometry_scale=0.0, restart_probability=0.01)
+    config, noise = RESTARTING, MotionNoise(scale=0.0)
     seen = [
         evidence([(0.45, 30.0, 50.0), (0.45, 70.0, 50.0)], 3.0, 0.1),
         evidence([(0.4, 32.0, 51.0), (0.4, 69.0, 50.0)], 3.0, 0.2),
@@ -145,7 +146,7 @@ def test_hypotheses_are_weighed_as_on_a_grid_of_the_whole_region() -> None:
         evidence([(0.6, 70.0, 55.0), (0.1, 20.0, 80.0)], 3.0, 0.3),
     ]
     still = Motion(0.0, 0.0, 0.0, 0.0, np.diag([blur**2, blur**2, 0.0]))
-    steps = filtered([still] * len(seen), seen, config, area, doubt=1.0)
+    steps = filtered([still] * len(seen), seen, noise, area, doubt=1.0)
 
     axis = np.arange(side) + 0.5
     east, north = np.meshgrid(axis, axis)
@@ -171,7 +172,10 @@ def test_hypotheses_are_weighed_as_on_a_grid_of_the_whole_region() -> None:
     for n in reversed(range(count)):
         backward[n] = message
         message = moved(message * likelihood(seen[n]))  # the transition is symmetric
-    beliefs = {step.stamp_ns: b for step, b in smoothed_beliefs(steps, area_m2=area, config=config, lever_m=NO_LEVER)}
+    beliefs = {
+        step.stamp_ns: b
+        for step, b in smoothed_beliefs(steps, area_m2=area, config=config, noise=noise, lever_m=NO_LEVER)
+    }
     for n in range(count):
         exact = forward[n] * backward[n]
         exact /= exact.sum()
@@ -205,9 +209,14 @@ def recorded_drive(seed: int, **changes):
     run, session, _ = run_drive(drive, model, seed, prepare=prepare)
     tracker = session.tracker
     poses = smooth(
-        steps, area_m2=tracker._region.area_m2, config=tracker.config, radius_m=10.0, lever_m=tracker._lever_m,
+        steps,
+        area_m2=tracker._region.area_m2,
+        config=tracker.config,
+        noise=tracker.noise,
+        radius_m=10.0,
+        lever_m=tracker._lever_m,
         least_integrity=0.9,
-    )  # fmt: skip
+    )
     truth = dict(zip(drive.stamps(), drive.pose, strict=True))
     return run, steps, poses, truth
 
@@ -226,7 +235,13 @@ def test_a_simulated_drive_is_known_from_its_start_and_better_than_by_the_filter
         filter_errors += [e for e in run.error_m if math.isfinite(e)]
         filter_lengths += [length for length in run.nees if math.isfinite(length)]
         last = smooth(
-            steps[-1:], area_m2=1e6, config=TrackerConfig(), radius_m=10.0, lever_m=NO_LEVER, least_integrity=0.9
+            steps[-1:],
+            area_m2=1e6,
+            config=TrackerConfig(),
+            noise=MotionNoise(),
+            radius_m=10.0,
+            lever_m=NO_LEVER,
+            least_integrity=0.9,
         )[-1]
         assert (last.east_m, last.north_m) == pytest.approx((poses[-1].east_m, poses[-1].north_m), abs=1e-6)
     assert early > 10
@@ -246,12 +261,12 @@ def test_standing_still_makes_no_pose_more_certain() -> None:
 
 
 def test_a_reset_begins_anew_and_nothing_is_carried_over_it() -> None:
-    config = TrackerConfig()
+    noise = MotionNoise()
     still = Motion(0.0, 0.0, 0.0, 0.0, np.diag([0.01, 0.01, 0.0]))
-    before = filtered([still] * 2, [evidence([(0.9, 0.0, 0.0)], 1.0, 0.1)] * 2, config, 1e6)
-    after = filtered([still] * 2, [evidence([(0.9, 500.0, 0.0)], 1.0, 0.1)] * 2, config, 1e6)
+    before = filtered([still] * 2, [evidence([(0.9, 0.0, 0.0)], 1.0, 0.1)] * 2, noise, 1e6)
+    after = filtered([still] * 2, [evidence([(0.9, 500.0, 0.0)], 1.0, 0.1)] * 2, noise, 1e6)
     whole = [*before, *(replace(step, stamp_ns=10 + step.stamp_ns) for step in after)]
-    found = smooth(whole, area_m2=1e6, config=config, radius_m=10.0, lever_m=NO_LEVER)
-    alone = smooth(before, area_m2=1e6, config=config, radius_m=10.0, lever_m=NO_LEVER)
+    found = smooth(whole, area_m2=1e6, config=TrackerConfig(), noise=noise, radius_m=10.0, lever_m=NO_LEVER)
+    alone = smooth(before, area_m2=1e6, config=TrackerConfig(), noise=noise, radius_m=10.0, lever_m=NO_LEVER)
     assert [(p.east_m, p.weight) for p in found[:2]] == [(p.east_m, p.weight) for p in alone]
     assert found[2].east_m == pytest.approx(500.0, abs=0.1)

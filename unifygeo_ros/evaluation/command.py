@@ -1,4 +1,4 @@
-"""The commands `unifygeo replay` and `unifygeo compare`."""
+"""The commands `unifygeo replay`, `unifygeo compare` and `unifygeo accept`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from unifygeo_ros.parameters.options import add_parameter_options, settings_of_o
 
 
 def add_command(subparsers: Any) -> None:
-    """Add `replay` and `compare` to the parser of `unifygeo`."""
+    """Add `replay`, `compare` and `accept` to the parser of `unifygeo`."""
     _add_replay(subparsers)
     _add_compare(subparsers)
+    _add_accept(subparsers)
 
 
 def _add_replay(subparsers: Any) -> None:
@@ -75,6 +76,19 @@ def _add_compare(subparsers: Any) -> None:
     compare.add_argument("--draws", type=int, default=2000, help="bootstrap draws (%(default)s)")
     compare.add_argument("--json", action="store_true", help="print JSON")
     compare.set_defaults(run=_compare)
+
+
+def _add_accept(subparsers: Any) -> None:
+    accept = subparsers.add_parser(
+        "accept",
+        help="decide whether a changed model may take the place of the old one",
+        description="Compare replays of drives that were kept apart, with the old and with the new model. A model is "
+        "accepted if it has no more false fixes on any drive, an ANEES inside its bounds, and certainly more fixes. "
+        "The exit status is 1 if it is refused.",
+    )
+    accept.add_argument("--before", type=Path, nargs="+", required=True, metavar="A.json", help="replays, old model")
+    accept.add_argument("--after", type=Path, nargs="+", required=True, metavar="B.json", help="the same, new model")
+    accept.set_defaults(run=_accept)
 
 
 def _replay(args: argparse.Namespace) -> int:
@@ -136,3 +150,12 @@ def _compare(args: argparse.Namespace) -> int:
     comparison = compare(read_summary(args.a), read_summary(args.b), block=args.block, draws=args.draws)
     print(to_json(comparison) if args.json else to_text(comparison, args.a.name, args.b.name))
     return 1 if comparison.regressions else 0
+
+
+def _accept(args: argparse.Namespace) -> int:
+    from unifygeo_ros.evaluation.metrics.acceptance import accept
+    from unifygeo_ros.evaluation.metrics.summary import read_summary
+
+    verdict = accept([read_summary(path) for path in args.before], [read_summary(path) for path in args.after])
+    print(verdict)
+    return 0 if verdict.accepted else 1

@@ -236,6 +236,7 @@ def _smoothed(request: ReplayRequest, steps: list[Step], localizer: Localizer) -
         steps,
         area_m2=region_of(localizer.index).area_m2,
         config=request.settings.tracker,
+        noise=request.settings.odometry,
         radius_m=request.settings.localizer.answer_radius_m,
         lever_m=(camera.x_m, camera.y_m),
         least_integrity=LEAST_INTEGRITY,

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, Protocol
 
 from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odometry_sample, stamp_ns
 from unifygeo_ros.conversions.sensor_frames import SensorFrames
-from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.records import CameraImage, Fix, Rejection, RejectionReason
 from unifygeo_ros.core.time import ns_from_s
 from unifygeo_ros.evaluation.metrics.results import FrameResult, RecordedQuery, ResultFile
@@ -25,7 +25,9 @@ from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.motion.samples import ImuSample, MotionBuffer, OdometrySample
 from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.sessions.factory import make_session
+from unifygeo_ros.sessions.sequence import SequenceSession
 from unifygeo_ros.sessions.session import LocalizationSession
+from unifygeo_ros.tracking.smoothing import Step
 
 IMAGE_TYPES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
 ODOMETRY_TYPES = ("nav_msgs/msg/Odometry",)
@@ -113,6 +115,7 @@ def replay(
     frames: SensorFrames,
     max_frames: int | None = None,
     progress: Callable[[FrameResult], None] = lambda result: None,
+    steps: list[Step] | None = None,
 ) -> None:
     """Localize every image of a bag and append each result.
 
@@ -123,13 +126,22 @@ def replay(
     Args:
         frames: Where the IMU and the odometry's child frame are on the vehicle.
         progress: Called after each image, known or new.
+        steps: In mode sequence, filled with the tracker's steps, for smoothing. They are not among the results: with
+            results that are complete, the images are localized once more for them.
 
     Raises:
+        ConfigurationError: Steps are wanted of a mode that has none.
         InputError: The bag's images contradict the results.
     """
-    if results.complete:
+    if results.complete and steps is None:
         return
     session = make_session(localizer, settings.session, settings.tracker, settings.odometry)
+    if steps is not None:
+        if not isinstance(session, SequenceSession):
+            raise ConfigurationError(
+                f"session.mode is {settings.session.mode}; smoothing needs a track: set session.mode=sequence"
+            )
+        session.tracker.record_to(steps.append)
     accepted: MotionBuffer[OdometrySample] = MotionBuffer(settings.session.buffer_limits)
     motion = RecordedMotion(bag, topics, session, frames, settings.node.map_frame, accepted)
     names = [topic.name for topic in (topics.image, topics.odometry, topics.imu) if topic is not None]
@@ -154,10 +166,11 @@ def replay(
             results.append(result, timings_ms)
             progress(result)
         number += 1
-    motion.note_refusals()
-    for warning in session.status().warnings:
-        bag.note(warning[0].upper() + warning[1:])
-    results.finish(tuple(bag.problems))
+    if not results.complete:
+        motion.note_refusals()
+        for warning in session.status().warnings:
+            bag.note(warning[0].upper() + warning[1:])
+        results.finish(tuple(bag.problems))
 
 
 class MotionInputs(Protocol):

@@ -28,7 +28,7 @@ from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.covariance import symmetric
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import Heading
-from unifygeo_ros.motion.increments import NO_MOTION, Motion
+from unifygeo_ros.motion.increments import NO_MOTION, Motion, MotionNoise
 from unifygeo_ros.tracking.belief import Belief, uniform
 from unifygeo_ros.tracking.clusters import dominant_cluster, weight_inside_ellipse
 from unifygeo_ros.tracking.config import TrackerConfig
@@ -89,6 +89,7 @@ def smooth(
     *,
     area_m2: float,
     config: TrackerConfig,
+    noise: MotionNoise,
     radius_m: float,
     lever_m: tuple[float, float],
     least_integrity: float = 0.0,
@@ -99,12 +100,13 @@ def smooth(
         steps: Of the whole drive, rising in time.
         area_m2: Area of the region.
         config: Of the tracker that made the steps.
+        noise: Of the odometry, the same tracker's.
         radius_m: Hypotheses within this distance are one place (`answer_radius_m`).
         lever_m: Camera in base_link, forward and left.
         least_integrity: At most 0.95 for a belief in one Gaussian.
     """
     found = []
-    for step, belief in smoothed_beliefs(steps, area_m2=area_m2, config=config, lever_m=lever_m):
+    for step, belief in smoothed_beliefs(steps, area_m2=area_m2, config=config, noise=noise, lever_m=lever_m):
         cluster = dominant_cluster(belief, radius_m)
         if cluster is None:
             continue
@@ -120,15 +122,15 @@ def smooth(
 
 
 def smoothed_beliefs(
-    steps: Sequence[Step], *, area_m2: float, config: TrackerConfig, lever_m: tuple[float, float]
+    steps: Sequence[Step], *, area_m2: float, config: TrackerConfig, noise: MotionNoise, lever_m: tuple[float, float]
 ) -> list[tuple[Step, Belief]]:
     """The beliefs of (S1), from the last step to the first."""
     found = []
     future = uniform()
     for step in reversed(steps):
-        belief = combine(step.posterior, future, area_m2=area_m2, scale_sigma=config.odometry_scale)
+        belief = combine(step.posterior, future, area_m2=area_m2, scale_sigma=noise.scale)
         found.append((step, reduce(belief, merge_distance2=MERGE_DISTANCE2, limit=config.hypotheses)))
-        future = uniform() if step.first else _before(step, future, area_m2, config, lever_m)
+        future = uniform() if step.first else _before(step, future, area_m2, config, noise, lever_m)
     return found
 
 
@@ -148,7 +150,9 @@ def combine(past: Belief, future: Belief, *, area_m2: float, scale_sigma: float)
     return whole.keep(whole.weights > PRUNE).without_degenerate()
 
 
-def _before(step: Step, future: Belief, area_m2: float, config: TrackerConfig, lever_m: tuple[float, float]) -> Belief:
+def _before(
+    step: Step, future: Belief, area_m2: float, config: TrackerConfig, noise: MotionNoise, lever_m: tuple[float, float]
+) -> Belief:
     """The backward belief at the image before: the filter's steps in reverse order."""
     belief = future
     if step.evidence is not None:
@@ -160,7 +164,7 @@ def _before(step: Step, future: Belief, area_m2: float, config: TrackerConfig, l
             exponent=step.novelty,
             near=near,
             lever_m=lever_m,
-            scale_sigma=config.odometry_scale,
+            scale_sigma=noise.scale,
             prune=PRUNE,
             limit=2 * config.hypotheses,
         )
@@ -171,7 +175,7 @@ def _before(step: Step, future: Belief, area_m2: float, config: TrackerConfig, l
     # The scale that belongs to the motion is that of the image before: first the scale goes back, then the pose.
     way = replace(NO_MOTION, distance_m=step.motion.distance_m)
     back = replace(step.motion.reversed(), distance_m=0.0)
-    belief = predict(predict(belief, way, config.noise), back, config.noise)
+    belief = predict(predict(belief, way, noise), back, noise)
     if step.doubt > 0:
         belief = restart(belief, step.doubt * config.restart_probability)
         belief = slip(belief, step.doubt * config.slip_probability, config.slip_sigma_m)

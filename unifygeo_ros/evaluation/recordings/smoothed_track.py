@@ -8,8 +8,8 @@ from typing import Sequence
 
 from unifygeo_ros.conversions.message_values import quaternion_of_yaw
 from unifygeo_ros.core.covariance import semi_major_sigma
+from unifygeo_ros.core.files import write_text
 from unifygeo_ros.core.time import parts_from_stamp
-from unifygeo_ros.evaluation.report.whole_files import write_whole
 from unifygeo_ros.tracking.smoothing import SmoothedPose
 
 
@@ -19,7 +19,7 @@ def write_tum(path: Path, poses: Sequence[SmoothedPose]) -> None:
     for pose in poses:
         quaternion = " ".join(f"{value:.9f}" for value in quaternion_of_yaw(pose.yaw_rad))
         lines.append(f"{_seconds(pose.stamp_ns)} {pose.east_m:.4f} {pose.north_m:.4f} 0 {quaternion}")
-    write_whole(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def write_csv(path: Path, poses: Sequence[SmoothedPose]) -> None:
@@ -31,7 +31,7 @@ def write_csv(path: Path, poses: Sequence[SmoothedPose]) -> None:
             f"{pose.stamp_ns},{pose.east_m:.4f},{pose.north_m:.4f},{pose.yaw_rad:.6f},{sigma_m:.4f},"
             f"{yaw_sigma_rad:.6f},{pose.integrity:.4f}"
         )
-    write_whole(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _seconds(stamp_ns: int) -> str:

@@ -1,0 +1,124 @@
+"""The gate before a changed model takes the place of the old one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unifygeo_ros import cli
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.evaluation.metrics.acceptance import accept
+
+IMAGES = 300
+
+
+def replayed(
+    *,
+    fixes: float,
+    sigma_claimed_m: float = 1.0,
+    false: int = 0,
+    seed: int = 0,
+    name: str = "drive",
+    images: int = IMAGES,
+) -> dict[str, Any]:
+    """The numbers of a replay whose errors are 1 m along each axis. fixes: share of images. false: fixes 40 m away."""
+    rng = np.random.default_rng(seed)
+    fixed = rng.random(images) < fixes
+    errors = rng.normal(0.0, 1.0, (images, 2))
+    errors /= np.sqrt((errors[fixed] ** 2).mean())  # an ANEES of exactly 1 where 1 m is claimed
+    wrong = np.flatnonzero(fixed)[:false]
+    errors[wrong] = 40.0
+    length = np.hypot(*errors.T)
+
+    def column(values: np.ndarray) -> list[float | None]:
+        return [float(value) if is_fix else None for value, is_fix in zip(values, fixed, strict=True)]
+
+    return {
+        "identity": {"bag": {"name": name, "fingerprint": name}, "session": {"stamp_offset_s": 0.0}},
+        "criteria": {"alert_limit_m": 10.0},
+        "per_image": {
+            "stamp_ns": list(range(1, images + 1)),
+            "outcome": ["fix" if is_fix else "uncertain" for is_fix in fixed],
+            "has_truth": [True] * images,
+            "error_m": column(length),
+            "nees": column((length / sigma_claimed_m) ** 2),
+        },
+    }
+
+
+def met(before: dict[str, Any], after: dict[str, Any]) -> dict[str, bool]:
+    return {condition.name: condition.met for condition in accept([before], [after]).conditions}
+
+
+GOOD = {
+    "enough images": True,
+    "no more false fixes on drive": True,
+    "covariances are right": True,
+    "more images with a fix": True,
+}
+
+
+def test_a_model_with_more_right_fixes_is_accepted() -> None:
+    assert met(replayed(fixes=0.4), replayed(fixes=0.7, seed=1)) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("after", "failed"),
+    [
+        ({"fixes": 0.4, "seed": 0}, "more images with a fix"),  # the same
+        ({"fixes": 0.2}, "more images with a fix"),
+        ({"fixes": 0.7, "sigma_claimed_m": 0.5}, "covariances are right"),  # surer than it is right
+        ({"fixes": 0.7, "sigma_claimed_m": 2.0}, "covariances are right"),
+        ({"fixes": 0.7, "images": 60}, "enough images"),
+    ],
+)
+def test_one_failed_condition_is_enough_to_refuse(after: dict[str, Any], failed: str) -> None:
+    images = after.get("images", IMAGES)
+    found = met(replayed(fixes=0.4, images=images), replayed(**{"seed": 1, **after}))
+    assert found == {**GOOD, failed: False}
+
+
+def test_a_model_that_learnt_from_a_wrong_track_is_refused_for_its_false_fixes() -> None:
+    """Adapted on a drive with 20% false positions it is surer everywhere, and wrong with certainty in some places."""
+    verdict = accept([replayed(fixes=0.4)], [replayed(fixes=0.9, false=54, seed=1)])
+    assert not verdict.accepted
+    assert "NO   no more false fixes on drive: 54, before 0" in str(verdict)
+    assert "refused: keep the old model" in str(verdict)
+
+
+def test_more_false_fixes_on_one_drive_are_not_balanced_by_fewer_on_another() -> None:
+    before = [replayed(fixes=0.4, false=3, name="a"), replayed(fixes=0.4, name="b")]
+    after = [replayed(fixes=0.8, seed=1, name="a"), replayed(fixes=0.8, false=1, seed=2, name="b")]
+    failed = [condition.name for condition in accept(before, after).conditions if not condition.met]
+    assert "no more false fixes on b" in failed
+    assert "no more false fixes on a" not in failed
+
+
+def test_replays_that_cannot_be_compared_are_an_error() -> None:
+    old = replayed(fixes=0.4)
+    with pytest.raises(InputError, match="different bags"):
+        accept([old], [replayed(fixes=0.7, name="other")])
+    with pytest.raises(InputError, match="1 replays before and 0 after"):
+        accept([old], [])
+    with pytest.raises(InputError, match="judge both with the same one"):
+        accept([old], [{**replayed(fixes=0.7), "criteria": {"alert_limit_m": 5.0}}])
+    with pytest.raises(InputError, match="images are in one replay only"):
+        accept([old], [replayed(fixes=0.7, images=200)])
+    with pytest.raises(InputError, match="one at least"):
+        accept([], [])
+
+
+def test_the_command_tells_by_its_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(
+        "unifygeo_ros.evaluation.metrics.summary.read_summary", lambda path: json.loads(path.read_text())
+    )
+    files = {name: tmp_path / f"{name}.json" for name in ("before", "after")}
+    files["before"].write_text(json.dumps(replayed(fixes=0.4)))
+    files["after"].write_text(json.dumps(replayed(fixes=0.7, seed=1)))
+    assert cli.main(["accept", "--before", str(files["before"]), "--after", str(files["after"])]) == 0
+    assert capsys.readouterr().out.endswith("accepted\n")
+    assert cli.main(["accept", "--before", str(files["after"]), "--after", str(files["before"])]) == 1
