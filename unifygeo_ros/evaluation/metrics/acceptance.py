@@ -130,7 +130,8 @@ def _consistent(drives: _Drives) -> Condition:
 
 
 def _available(drives: _Drives) -> Condition:
-    old, new = (np.concatenate([pair[side].fixed for pair in drives]) for side in (1, 2))
+    old = np.concatenate([before.fixed for _, before, _ in drives])
+    new = np.concatenate([after.fixed for _, _, after in drives])
     block = min(BLOCK, max(1, len(old) // 10))
     drawn = metrics.block_bootstrap_places(len(old), block, DRAWS, np.random.default_rng(SEED))
     gained = new.astype(np.float64) - old
