@@ -38,7 +38,7 @@ def read_drive(folder: Path, index: TileIndex) -> RecordedDrive:
         lever_arm_m=(0.0, 0.0),
     )
     arrivals: list[Any] = []
-    names = [topic.name for topic in (topics.image, topics.odometry, topics.imu) if topic is not None]
+    names = [topic.name for topic in (*topics.images, topics.odometry, topics.imu) if topic is not None]
     for message in bag.messages(names):
         content = bag.deserialize(message)
         if message.topic == topics.image.name:

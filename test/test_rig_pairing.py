@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 
-from unifygeo_ros.rig.pairing import ImageSet, Pairing, PairingRules
+from unifygeo_ros.rig.config import RigConfig
+from unifygeo_ros.rig.pairing import ImageSet, Pairing
 
-RULES = PairingRules(window_s=0.1, wait_s=0.15)
+RULES = RigConfig(window_s=0.1, wait_s=0.15)
 START_S = 1000.0
 SIX = ("front", "left", "right", "back", "back_left", "back_right")
 

@@ -11,14 +11,15 @@ from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.parameters.settings import PARAMETERS, NodeConfig, Settings, check_live, with_values
 from unifygeo_ros.parameters.table import with_tables
+from unifygeo_ros.rig.config import RigConfig
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
 
 def test_every_setting_is_a_parameter_with_its_default():
     expected = {}
-    groups = {"camera": CameraMount, "localizer": LocalizerConfig, "session": SessionConfig, "odometry": MotionNoise,
-              "tracker": TrackerConfig}  # fmt: skip
+    groups = {"camera": CameraMount, "rig": RigConfig, "localizer": LocalizerConfig, "session": SessionConfig,
+              "odometry": MotionNoise, "tracker": TrackerConfig}  # fmt: skip
     for prefix, config in [("", NodeConfig), *((f"{group}.", config) for group, config in groups.items())]:
         expected |= {prefix + field.name: field.default for field in dataclasses.fields(config)}
     assert {name: spec.default for name, spec in PARAMETERS.items()} == expected
@@ -63,7 +64,7 @@ def test_what_may_change_while_running():
 
 def test_vehicle_parameters_fit_a_page_and_name_their_mode():
     vehicle = {name: spec for name, spec in PARAMETERS.items() if not spec.advanced}
-    assert len(vehicle) <= 41
+    assert len(vehicle) <= 43
     assert {"bundle", "index", "camera.yaw_rad", "session.mode", "localizer.gate_sigma_m"} <= vehicle.keys()
     known = {"mode", "prior_source", "heading_source", "camera_frame"}
     for name, spec in PARAMETERS.items():

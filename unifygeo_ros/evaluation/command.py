@@ -11,6 +11,7 @@ from unifygeo_ros.core.options import add_settings, settings_of
 from unifygeo_ros.core.paths import home_path
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
 from unifygeo_ros.parameters.options import add_parameter_options, settings_of_options
+from unifygeo_ros.parameters.settings import with_values
 
 
 def add_command(subparsers: Any) -> None:
@@ -42,6 +43,12 @@ def _add_replay(subparsers: Any) -> None:
     )
     replay.add_argument("--report", type=Path, metavar="REPORT.html", help="write the report, and its numbers as .json")
     replay.add_argument("--image-topic", metavar="TOPIC", help="Image or CompressedImage")
+    replay.add_argument(
+        "--rig",
+        metavar="RIG.yaml|auto",
+        help="several cameras in place of one panoramic camera, as the rig file says (or the parameter `rig.file`); "
+        "auto: all cameras of the bag that bring a CameraInfo, mounted as /tf_static says",
+    )
     replay.add_argument(
         "--truth-topic", metavar="TOPIC", help="NavSatFix, Odometry, PoseStamped or PoseWithCovarianceStamped"
     )
@@ -96,6 +103,8 @@ def _replay(args: argparse.Namespace) -> int:
     from unifygeo_ros.evaluation.report.page import verdict
 
     settings = settings_of_options(args)
+    if args.rig is not None:
+        settings = with_values(settings, {"rig.file": args.rig})
     request = ReplayRequest(
         bag=args.bag,
         index=_folder(args.index, settings.node.index, "--index", "index"),

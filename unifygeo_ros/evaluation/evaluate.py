@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import sys
@@ -24,11 +25,12 @@ from unifygeo_ros.evaluation.metrics.summary import Summary, judge, summarise
 from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.recordings.output_bag import check_output_path, write_output_bag
 from unifygeo_ros.evaluation.recordings.recorded_mount import recorded_mount
+from unifygeo_ros.evaluation.recordings.recorded_rig import RecordedRig, recorded_rig
 from unifygeo_ros.evaluation.recordings.smoothed_track import write_csv, write_tum
 from unifygeo_ros.evaluation.recordings.static_transforms import RecordedFrames, StaticTransforms
 from unifygeo_ros.evaluation.recordings.truth import Truth
 from unifygeo_ros.evaluation.recordings.truth_sources import read_truth_file
-from unifygeo_ros.evaluation.replay import Topics, choose_topics, read_truth, replay
+from unifygeo_ros.evaluation.replay import Topics, choose_topics, image_again, read_truth, replay
 from unifygeo_ros.evaluation.report.drive_map import draw_map
 from unifygeo_ros.evaluation.report.frame_details import render_frame_details, worst_frames
 from unifygeo_ros.evaluation.report.page import write_report
@@ -36,6 +38,7 @@ from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
 from unifygeo_ros.evaluation.setup_notes import advice, frame_notes, mount_note, setup_text, truth_note
 from unifygeo_ros.inference.bundle import ModelBundle, check_calibrated, load_bundle
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.camera_mount import rig_mount
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.tracking.region import region_of
@@ -94,6 +97,9 @@ def evaluate(request: ReplayRequest) -> Summary:
     index = open_index(request.index, bundle=bundle, search_device=node.index_search, gpu=node.device)
     index.open_gpu_search()
     bag = Bag(request.bag)
+    settings = request.settings
+    transforms = StaticTransforms(bag)
+    rig = recorded_rig(bag, settings.rig, transforms, node.base_frame) if settings.rig else None
     topics = choose_topics(
         bag,
         image=request.image_topic,
@@ -101,11 +107,18 @@ def evaluate(request: ReplayRequest) -> Summary:
         odometry=request.odometry_topic,
         imu=request.imu_topic,
         truth_from_file=request.truth_file is not None,
+        rig=rig,
     )
-    settings = request.settings
-    transforms = StaticTransforms(bag)
     frames = RecordedFrames(transforms, settings.node.base_frame, settings.node.input_frames)
-    if settings.node.camera_frame:
+    if rig is not None:
+        if settings.node.camera_frame:
+            raise ConfigurationError(
+                f"both a rig and camera_frame ({settings.node.camera_frame}) are given; a rig's mounts are in the rig "
+                "file or in TF"
+            )
+        settings = dataclasses.replace(settings, camera=rig_mount(settings.camera, rig.rig))
+        request = dataclasses.replace(request, settings=settings)
+    elif settings.node.camera_frame:
         mount = recorded_mount(transforms, settings.camera, settings.node.base_frame, settings.node.camera_frame)
         settings = dataclasses.replace(settings, camera=mount)
         request = dataclasses.replace(request, settings=settings)
@@ -124,7 +137,8 @@ def evaluate(request: ReplayRequest) -> Summary:
         frames_path = request.output.with_name(f"{request.output.stem}.frames.jsonl")
         if request.restart:
             frames_path.unlink(missing_ok=True)
-        found = [mount_note(bag, transforms, topics.image.name, settings), *frame_notes(bag, topics, frames)]
+        found = [None if rig is not None else mount_note(bag, transforms, topics.image.name, settings)]
+        found += frame_notes(bag, topics, frames)
         if topics.truth is not None and not (request.truth.truth_x_m or request.truth.truth_y_m):
             found.append(truth_note(bag, transforms, topics.truth, settings))
         notes = [text for text in found if text is not None]
@@ -149,7 +163,7 @@ def evaluate(request: ReplayRequest) -> Summary:
                 advice=(*notes, *hints),
             )
             if request.report is not None:
-                _write_report(request, summary, drive, bag, topics, localizer, results)
+                _write_report(request, summary, drive, bag, topics, localizer, frames, results)
     return summary
 
 
@@ -160,14 +174,16 @@ def _write_report(
     bag: Bag,
     topics: Topics,
     localizer: Localizer,
+    frames: RecordedFrames,
     results: ResultFile,
 ) -> None:
     assert request.report is not None
     write_text(request.report.with_suffix(".json"), summary.to_json())
     judged = judge(drive, request.criteria)
     worst = worst_frames(drive, judged).tolist()
-    frames = {frame.number: frame for frame in results.frames() if frame.number in worst}
-    looks = render_frame_details(bag, topics.image, localizer, drive, judged, [frames[number] for number in worst])
+    by_number = {frame.number: frame for frame in results.frames() if frame.number in worst}
+    again = functools.partial(image_again, bag, topics, localizer, request.settings, frames)
+    looks = render_frame_details(again, localizer, drive, judged, [by_number[number] for number in worst])
     write_report(request.report, summary, drive, judged, draw_map(drive, judged, localizer.index), looks)
 
 
@@ -199,7 +215,7 @@ def _replay_with_progress(
     results: ResultFile,
     steps: list[Step] | None,
 ) -> None:
-    images = min(topics.image.count, request.max_frames or topics.image.count)
+    images = min(topics.image_count, request.max_frames or topics.image_count)
     hidden = True if request.quiet or (results.complete and steps is None) else None  # None: shown on a terminal only
     with tqdm(total=images, unit="image", desc="replay", disable=hidden, file=sys.stderr) as bar:
         fixes = 0
@@ -258,7 +274,7 @@ def _identity(
 ) -> dict[str, Any]:
     """What the results depend on, without paths: moving the files changes nothing."""
     names = {
-        "image": topics.image,
+        "image": topics.image if topics.rig is None else None,
         "truth": topics.truth,
         "odometry": topics.odometry,
         "imu": topics.imu,
@@ -285,12 +301,21 @@ def _identity(
         },
         "frames": {name: getattr(request.settings.node, name) for name in ("base_frame", "map_frame", "input_frames")},
         "camera": dataclasses.asdict(request.settings.camera),
+        "rig": {**dataclasses.asdict(request.settings.rig), "file": Path(request.settings.rig.file).name},
+        **({} if topics.rig is None else {"rig_cameras": _rig_identity(topics.rig)}),
         "localizer": dataclasses.asdict(request.settings.localizer),
         "session": dataclasses.asdict(request.settings.session),
         "odometry": dataclasses.asdict(request.settings.odometry),
         "tracker": dataclasses.asdict(request.settings.tracker),
         "max_frames": request.max_frames,
         "software": unifygeo_ros.__version__,
+    }
+
+
+def _rig_identity(rig: RecordedRig) -> dict[str, Any]:
+    return {
+        "topics": {topic: list(cameras) for topic, cameras in rig.sources.items()},
+        "sha256": hashlib.sha256(repr(rig.rig).encode()).hexdigest(),
     }
 
 

@@ -11,38 +11,56 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Protocol
 
-from unifygeo_ros.conversions.from_messages import camera_image, imu_sample, odometry_sample, stamp_ns
+from unifygeo_ros.conversions.from_messages import imu_sample, odometry_sample
 from unifygeo_ros.conversions.sensor_frames import SensorFrames
 from unifygeo_ros.core.errors import ConfigurationError, InputError
-from unifygeo_ros.core.records import CameraImage, Fix, Rejection, RejectionReason
+from unifygeo_ros.core.records import CameraImage, Fix, Rejection
 from unifygeo_ros.core.time import ns_from_s
+from unifygeo_ros.evaluation.image_sources import Exposure, ImageSource, PanoramaTopic, RigTopics
 from unifygeo_ros.evaluation.metrics.results import FrameResult, RecordedQuery, ResultFile
 from unifygeo_ros.evaluation.recordings.bags import Bag, BagMessage, BagTopic, choose_topic
+from unifygeo_ros.evaluation.recordings.recorded_rig import IMAGE_TYPES, RecordedRig
 from unifygeo_ros.evaluation.recordings.truth import Recording, Truth
 from unifygeo_ros.evaluation.recordings.truth_sources import GEODETIC_TYPE, TRUTH_TYPES, Sample, recording_of_samples
 from unifygeo_ros.evaluation.tile_ranks import seen_tiles, tile_ranks
 from unifygeo_ros.localization.localizer import Localizer
+from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.motion.samples import ImuSample, MotionBuffer, OdometrySample
 from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.sessions.factory import make_session
+from unifygeo_ros.sessions.inputs import SessionInputs
 from unifygeo_ros.sessions.sequence import SequenceSession
 from unifygeo_ros.sessions.session import LocalizationSession
 from unifygeo_ros.tracking.smoothing import Step
 
-IMAGE_TYPES = ("sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/Image")
 ODOMETRY_TYPES = ("nav_msgs/msg/Odometry",)
 IMU_TYPES = ("sensor_msgs/msg/Imu",)
 _TRUTH_NAME = re.compile(r"(?<![a-z])(ground_?truth|truth|gt)(?![a-z])", re.IGNORECASE)
+
+PAIRING_RUN_IN_S = 3.0
+"""How much of a drive is read before a panorama of a rig that is wanted once more."""
 
 
 @dataclass(frozen=True)
 class Topics:
     """Which topic of the bag serves for what; None: not used."""
 
-    image: BagTopic
+    images: tuple[BagTopic, ...]
+    """One of panoramas, or those of a rig, the camera that paces first."""
     truth: BagTopic | None
     odometry: BagTopic | None
     imu: BagTopic | None
+    rig: RecordedRig | None = None
+
+    @property
+    def image(self) -> BagTopic:
+        """The topic of the panoramas, or of the camera that paces."""
+        return self.images[0]
+
+    @property
+    def image_count(self) -> int:
+        """How many panoramas there are, at most."""
+        return max(topic.count for topic in self.images)
 
 
 def choose_topics(
@@ -53,15 +71,24 @@ def choose_topics(
     odometry: str | None = None,
     imu: str | None = None,
     truth_from_file: bool = False,
+    rig: RecordedRig | None = None,
 ) -> Topics:
     """The named topics, and by type those that were not named. Raises InputError where a choice is left open.
 
     A topic whose name says that it is ground truth is never taken for the session's odometry unless it is named, and
     where there is such a topic, only such a one is taken for the ground truth.
+
+    rig: whose topics are those of the images.
     """
     says_truth = {name for name in bag.topics if _TRUTH_NAME.search(name)}
-    images = choose_topic(bag, image, IMAGE_TYPES, purpose="images", option="--image-topic", required=True)
-    assert images is not None  # required
+    if rig is None:
+        panoramas = choose_topic(bag, image, IMAGE_TYPES, purpose="images", option="--image-topic", required=True)
+        assert panoramas is not None  # required
+        images: tuple[BagTopic, ...] = (panoramas,)
+    elif image is not None:
+        raise ConfigurationError(f"both --image-topic {image} and a rig are given; the rig names its topics")
+    else:
+        images = rig.topics
     motion = choose_topic(
         bag,
         odometry,
@@ -84,7 +111,7 @@ def choose_topics(
             taken=bag.topics.keys() - says_truth if by_name else {motion.name} if motion else (),
         )
     inertial = choose_topic(bag, imu, IMU_TYPES, purpose="IMU", option="--imu-topic", required=False)
-    return Topics(images, truths, motion, inertial)
+    return Topics(images, truths, motion, inertial, rig)
 
 
 def read_truth(bag: Bag, topic: BagTopic) -> Recording:
@@ -144,33 +171,79 @@ def replay(
         session.tracker.record_to(steps.append)
     accepted: MotionBuffer[OdometrySample] = MotionBuffer(settings.session.buffer_limits)
     motion = RecordedMotion(bag, topics, session, frames, settings.node.map_frame, accepted)
-    names = [topic.name for topic in (topics.image, topics.odometry, topics.imu) if topic is not None]
+    images = image_source(bag, topics, localizer, session.inputs, settings)
+    names = [topic.name for topic in (*topics.images, topics.odometry, topics.imu) if topic is not None]
+    motion_names = [topic.name for topic in (topics.odometry, topics.imu) if topic is not None]
+    offset_ns = ns_from_s(settings.session.stamp_offset_s)
+
+    def exposures() -> Iterator[Exposure]:
+        for message in bag.messages(names):
+            if message.topic in motion_names:
+                motion.take(message)
+            yield from images.take(message)
+        yield from images.end()
+
     # Read lazily: at most one known result is in memory.
     known = itertools.islice(results.frames(), results.done)
-    number = 0
-    for message in bag.messages(names):
-        if message.topic != topics.image.name:
-            motion.take(message)
-            continue
-        if max_frames is not None and number >= max_frames:
-            break
+    for number, exposure in enumerate(itertools.islice(exposures(), max_frames)):
         before = next(known, None)
-        if before is not None and (before.number, before.log_time_ns) != (number, message.log_time_ns):
+        if before is not None and (before.number, before.log_time_ns) != (number, exposure.log_time_ns):
             raise InputError(f"{results.path}: image {number} is not the one of the bag; give --restart to replace it")
         if before is not None:
-            _recall(bag, message, localizer, session, before)
+            _recall(exposure, session, before)
             progress(before)
         else:
-            offset_ns = ns_from_s(settings.session.stamp_offset_s)
-            result, timings_ms = _localize(bag, message, number, localizer, session, motion.odometry, truth, offset_ns)
+            result, timings_ms = _localize(exposure, number, localizer, session, motion.odometry, truth, offset_ns)
             results.append(result, timings_ms)
             progress(result)
-        number += 1
     if not results.complete:
         motion.note_refusals()
+        images.note_faults()
         for warning in session.status().warnings:
             bag.note(warning[0].upper() + warning[1:])
         results.finish(tuple(bag.problems))
+
+
+def image_source(
+    bag: Bag,
+    topics: Topics,
+    localizer: Localizer,
+    inputs: SessionInputs,
+    settings: Settings,
+) -> ImageSource:
+    """What makes panoramas of the images' messages. inputs: of the session."""
+    if topics.rig is None:
+        return PanoramaTopic(bag, topics.image.name, localizer.enough_columns)
+    return RigTopics(bag, topics.rig, localizer, inputs, settings)
+
+
+def image_again(
+    bag: Bag,
+    topics: Topics,
+    localizer: Localizer,
+    settings: Settings,
+    frames: SensorFrames,
+    result: FrameResult,
+) -> CameraImage | None:
+    """The panorama of a result once more, with its tilt; None where the bag does not give it again."""
+    inputs = SessionInputs(settings.session.buffer_limits, MotionNoise())
+    accepted: MotionBuffer[OdometrySample] = MotionBuffer(settings.session.buffer_limits)
+    motion = RecordedMotion(bag, topics, inputs, frames, settings.node.map_frame, accepted)
+    source = image_source(bag, topics, localizer, inputs, settings)
+    exposure_ns = result.outcome.stamp_ns - ns_from_s(settings.session.stamp_offset_s)
+    names = [topic.name for topic in topics.images]
+    # A rig's images are paired again, which takes some of them and the odometry from before.
+    run_in_s = 0.0 if topics.rig is None else PAIRING_RUN_IN_S
+    names += [] if topics.rig is None or topics.odometry is None else [topics.odometry.name]
+    messages = bag.messages(names, start_ns=result.log_time_ns - ns_from_s(run_in_s), stop_ns=result.log_time_ns + 1)
+    for message in messages:
+        if topics.odometry is not None and message.topic == topics.odometry.name:
+            motion.take(message)
+        for exposure in source.take(message):
+            image = exposure.decode()
+            if isinstance(image, CameraImage) and image.stamp_ns == exposure_ns and result.query is not None:
+                return dataclasses.replace(image, roll_rad=result.query.roll_rad, pitch_rad=result.query.pitch_rad)
+    return None
 
 
 class MotionInputs(Protocol):
@@ -226,20 +299,8 @@ class RecordedMotion:
         return self.session.add_odometry(sample)
 
 
-def decode_image(bag: Bag, message: BagMessage, least_width: int) -> CameraImage | Rejection:
-    """The image, or why it cannot be used. Where even its stamp is damaged, the time of recording stands for it."""
-    stamp = message.log_time_ns
-    try:
-        content = bag.deserialize(message)
-        stamp = stamp_ns(content.header)
-        return camera_image(content, least_width)
-    except InputError as error:
-        return Rejection(stamp, RejectionReason.BAD_IMAGE, str(error))
-
-
 def _localize(
-    bag: Bag,
-    message: BagMessage,
+    exposure: Exposure,
     number: int,
     localizer: Localizer,
     session: LocalizationSession,
@@ -249,7 +310,7 @@ def _localize(
 ) -> tuple[FrameResult, dict[str, float]]:
     """One image's result, stamped with its exposure, and its milliseconds by stage."""
     start = time.perf_counter()
-    image = decode_image(bag, message, localizer.enough_columns)
+    image = exposure.decode()
     decode_ms = (time.perf_counter() - start) * 1e3
     result: Fix | Rejection
     query, seen = None, None
@@ -268,7 +329,7 @@ def _localize(
         ranks = tile_ranks(seen, query.prior, localizer, true_pose)
     frame = FrameResult(
         number=number,
-        log_time_ns=message.log_time_ns,
+        log_time_ns=exposure.log_time_ns,
         outcome=result,
         truth=true_pose,
         query=query,
@@ -279,10 +340,8 @@ def _localize(
     return frame, {"decode": decode_ms, **result.timings_ms}
 
 
-def _recall(
-    bag: Bag, message: BagMessage, localizer: Localizer, session: LocalizationSession, known: FrameResult
-) -> None:
+def _recall(exposure: Exposure, session: LocalizationSession, known: FrameResult) -> None:
     """Take the session past an image whose result is known."""
-    image = decode_image(bag, message, localizer.enough_columns)
+    image = exposure.decode()
     if not isinstance(image, Rejection):
         session.recall(image, known.outcome)

@@ -31,6 +31,8 @@ def setup_text(settings: Settings, topics: Topics, frames: SensorFrames) -> str:
     """Mount, heading source, mode and the sensors' frames, with where each comes from."""
     session, node = settings.session, settings.node
     origin = f"/tf_static, frame {node.camera_frame}" if node.camera_frame else "parameters"
+    if topics.rig is not None:
+        origin = f"centre of the rig of {', '.join(camera.name for camera in topics.rig.rig.cameras)}"
     sources = {"imu": topics.imu, "odometry": topics.odometry}
     heading = {"none": "searched for", "constant": f"constant, {math.degrees(session.heading_constant_rad):.1f}°"}.get(
         session.heading_source, session.heading_source

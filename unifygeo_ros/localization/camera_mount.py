@@ -16,6 +16,7 @@ from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.se2 import Pose2, rotation_derivative
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.motion.samples import roll_pitch_yaw
+from unifygeo_ros.rig.rig import Rig
 
 OPTICAL_TOLERANCE_RAD = 0.17
 """A frame turned this nearly as an optical frame (z forward, x right) is taken for one."""
@@ -50,6 +51,30 @@ def mount_from_transform(camera: CameraMount, transform: object, camera_frame: s
     return dataclasses.replace(
         camera, x_m=t.x, y_m=t.y, yaw_rad=yaw, pitch_rad=pitch, roll_rad=roll, upside_down=upside_down
     )
+
+
+def rig_mount(camera: CameraMount, rig: Rig) -> CameraMount:
+    """The mount of the panorama that is composed from a rig: it is seen from the rig's centre, along base_link's axes.
+
+    Args:
+        camera: The configured mount; of it only the mask counts.
+        rig: The cameras.
+
+    Raises:
+        ConfigurationError: The mount says more than that, and that would be ignored.
+    """
+    changed = [
+        item.name
+        for item in dataclasses.fields(camera)
+        if item.name != "mask_path" and getattr(camera, item.name) != item.default
+    ]
+    if changed:
+        raise ConfigurationError(
+            f"camera.{changed[0]} is set, but a rig's mounts are in the rig file or in TF; leave out camera.* but "
+            "mask_path"
+        )
+    x_m, y_m, _ = rig.centre_m.tolist()
+    return dataclasses.replace(camera, x_m=x_m, y_m=y_m)
 
 
 def camera_offset_m(mount: CameraMount, yaw_rad: float) -> Float64:

@@ -63,6 +63,12 @@ def enough_columns(ground: GroundSpec) -> int:
     return 2 * max(ground.width, math.ceil(rows_of_a_turn), _SHARPNESS_WIDTH)
 
 
+def composed_columns(ground: GroundSpec) -> int:
+    """Columns of a panorama that is composed from several cameras: the network's resolution, along or across."""
+    rows_of_a_turn = 2 * math.pi / (ground.elevation_top_rad - ground.elevation_bottom_rad) * ground.height
+    return math.ceil(max(ground.width, rows_of_a_turn, 32) / 8) * 8
+
+
 def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig) -> Rejection | None:
     """Why an image is of no use, or None: wrong type or aspect, a tilt that is not finite, black, blurred, or no
     equirectangular panorama (`camera_checks`).

@@ -1,8 +1,8 @@
 """The node's settings, all groups of them: what ROS parameters are made from. Imports no ROS.
 
 Settings that only the node has are in `NodeConfig`; the others are defined next to the code that uses them and
-become parameters with the group's prefix: `camera.x_m`, `localizer.gate_sigma_m`, `session.heading_source`,
-`odometry.scale`, `tracker.outlier`.
+become parameters with the group's prefix: `camera.x_m`, `rig.file`, `localizer.gate_sigma_m`,
+`session.heading_source`, `odometry.scale`, `tracker.outlier`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from unifygeo_ros.inference.bundle import PRECISIONS
 from unifygeo_ros.inference.select import BACKENDS
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.increments import MotionNoise
+from unifygeo_ros.rig.config import RigConfig
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
 
@@ -128,6 +129,7 @@ class Settings:
 
     node: NodeConfig = dataclasses.field(default_factory=NodeConfig)
     camera: CameraMount = dataclasses.field(default_factory=CameraMount)
+    rig: RigConfig = dataclasses.field(default_factory=RigConfig)
     localizer: LocalizerConfig = dataclasses.field(default_factory=LocalizerConfig)
     session: SessionConfig = dataclasses.field(default_factory=SessionConfig)
     odometry: MotionNoise = dataclasses.field(default_factory=MotionNoise)

@@ -14,6 +14,7 @@ END = "<!-- end of parameters -->"
 _TITLES = {
     "node": "The node",
     "camera": "The camera's mount",
+    "rig": "A rig of several cameras",
     "localizer": "The localizer and its gates",
     "session": "Sessions",
     "odometry": "The odometry's errors",

@@ -76,6 +76,15 @@ class Composer:
         self.width, self.height = width, width // 2
         self._tables = {camera.name: _Table(camera, rig, width) for camera in rig.cameras}
 
+    def least_width(self, name: str) -> int:
+        """Columns of a camera's image that are enough: smaller ones would show in the panorama."""
+        table = self._tables[name]
+        return max(8, table.camera.lens.width // table.reduction(1.0))
+
+    def check(self, name: str, pixels: UInt8) -> None:
+        """Check that an image has its lens' shape. Raises InputError."""
+        self._tables[name].scale(pixels)
+
     def compose(self, views: Mapping[str, CameraView]) -> Composed:
         """Compose one panorama.
 
@@ -162,16 +171,27 @@ class _Table:
         points = points @ turn.T + np.array([motion.x_m, motion.y_m, 0.0])
         return self.camera.lens.project((points - self.camera.position_m) @ self.camera.base_from_optical)
 
-    def strip(self, view: CameraView) -> Strip:
-        """This camera's part of a panorama."""
+    def scale(self, pixels: UInt8) -> tuple[float, float]:
+        """Size of an image in that of its lens, across and down. Raises InputError where their shapes differ."""
         lens = self.camera.lens
-        height, width = view.pixels.shape[:2]
+        height, width = pixels.shape[:2]
         scale_x, scale_y = width / lens.width, height / lens.height
-        if view.pixels.dtype != np.uint8 or view.pixels.ndim != 3 or abs(scale_x / scale_y - 1) > 0.02 or scale_x > 1:
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or abs(scale_x / scale_y - 1) > 0.02 or scale_x > 1:
             raise InputError(
                 f"camera {self.camera.name}: image of {width}x{height}, its calibration is for "
                 f"{lens.width}x{lens.height}; send that size, or calibrate at the size that is sent"
             )
+        return scale_x, scale_y
+
+    def reduction(self, scale: float) -> int:
+        """By how much an image of this scale is averaged down: to about one doubled pixel of the panorama."""
+        return max(1, math.floor(math.pi / self._width / (self.camera.lens.rad_per_pixel() / scale)))
+
+    def strip(self, view: CameraView) -> Strip:
+        """This camera's part of a panorama."""
+        lens = self.camera.lens
+        scale_x, scale_y = self.scale(view.pixels)
+        height, width = view.pixels.shape[:2]
         rows, columns = 2 * (self._last_row - self._first_row), 2 * self._columns
         grid_rows, grid_columns = -(-rows // GRID) + 1, -(-columns // GRID) + 1
         # Grid points lie at doubled pixels 0, GRID, 2 GRID …, so that a linear interpolation needs no shift.
@@ -182,9 +202,8 @@ class _Table:
         column, row = (_upsample(pixels[..., axis], rows, columns) for axis in (0, 1))
         # fmax takes the number where the other is NaN, which it is where the lens model is not valid.
         weight = np.fmin(np.fmax(lens.margin(column, row) * np.float32(1 / FEATHER), np.float32(0)), np.float32(1))
-        # Average down first, to about one doubled pixel of the panorama: sampling would alias otherwise.
-        reduction = max(1, math.floor(math.pi / self._width / (lens.rad_per_pixel() / scale_x)))
-        reduction = min(reduction, width // 8, height // 8)
+        # Average down first: sampling would alias otherwise.
+        reduction = min(self.reduction(scale_x), width // 8, height // 8)
         source = view.pixels
         if reduction > 1:  # by whole blocks, for which OpenCV is many times faster; the last few rows are no loss
             size = width // reduction, height // reduction

@@ -15,12 +15,16 @@ from typing import Any, Callable, Iterable, Mapping, NamedTuple
 
 import numpy as np
 import yaml
+from scipy.spatial.transform import Rotation
 
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.rig.camera_info import InfoLens, lens_of_camera_info
 from unifygeo_ros.rig.lenses import Fisheye, FisheyeCircle, Lens, Pinhole
 from unifygeo_ros.rig.rig import DISTANCE_M, Rig, RigCamera, rotation_from_mount
+
+UPRIGHT = math.cos(math.radians(20))
+"""A frame whose z axis is this nearly vertical is no optical frame."""
 
 
 class FramePose(NamedTuple):
@@ -30,6 +34,18 @@ class FramePose(NamedTuple):
     """float64 (3, 3)."""
     position_m: Float64
     """float64 (3,)."""
+
+    @classmethod
+    def of_transform(cls, transform: Any) -> FramePose:
+        """Read a geometry_msgs/Transform of the frame in base_link. Raises ConfigurationError where it is none."""
+        q, t = transform.rotation, transform.translation
+        quaternion, position = np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z])
+        if not (np.isfinite(quaternion).all() and np.isfinite(position).all() and np.linalg.norm(quaternion) > 1e-6):
+            raise ConfigurationError(
+                f"its transform (translation {position.tolist()}, quaternion {quaternion.tolist()}) is not finite or "
+                "its quaternion is zero; publish a valid one"
+            )
+        return cls(np.asarray(Rotation.from_quat(quaternion).as_matrix()), position)
 
 
 @dataclass(frozen=True)
@@ -124,11 +140,20 @@ class RigDescription:
         pose = camera.pose
         if pose is None:
             frame = camera.frame or str(info.header.frame_id).lstrip("/")  # type: ignore[union-attr]
-            pose = frame_pose(frame)
+            try:
+                pose = frame_pose(frame)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{where}: frame {frame!r}: {error}") from None
             if pose is None:
                 raise ConfigurationError(
                     f"{where}: no static transform between base_link and its frame {frame!r}; publish one, name the "
                     "optical frame by frame, or give its mount in the rig file"
+                )
+            if pose.base_from_frame[2, 2] > UPRIGHT:
+                raise ConfigurationError(
+                    f"{where}: its frame {frame!r} has z up, as the frame of a body has; name the optical frame (z "
+                    "along the view, x right) by frame. If the camera does look straight up, give its mount in the rig "
+                    "file"
                 )
         return RigCamera(
             camera.name, lens.lens, np.asarray(pose.base_from_frame @ lens.optical_from_image), pose.position_m

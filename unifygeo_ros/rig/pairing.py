@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Mapping, Sequence
 
 from unifygeo_ros.core.time import NS_PER_S, ns_from_s, s_from_ns
+from unifygeo_ros.rig.config import RigConfig
 
 SILENT_S = 1.0
 """A source that was not heard for so long, or for `SILENT_PERIODS` of its intervals, is not waited for."""
@@ -33,16 +34,6 @@ MOST_HELD = 16
 """Images of one source that are kept, at most: a raw one may have 6 MB."""
 INTERVALS = 9
 """A source's usual interval is the median of its last ones."""
-
-
-@dataclass(frozen=True)
-class PairingRules:
-    """How images are paired."""
-
-    window_s: float
-    """Largest distance of an image from the set's stamp."""
-    wait_s: float
-    """Longest wait for the images of a set, from the arrival of the one that opened it."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +79,10 @@ class _Opened:
 class Pairing:
     """Pairs the images of one rig. For one thread."""
 
-    def __init__(self, sources: Sequence[str], rules: PairingRules) -> None:
-        """sources: their names, the one that should pace first."""
-        self._rules = rules
-        self._window_ns = ns_from_s(rules.window_s)
+    def __init__(self, sources: Sequence[str], config: RigConfig) -> None:
+        """sources: their names, the one that should pace first. config: the limits of time."""
+        self._config = config
+        self._window_ns = ns_from_s(config.window_s)
         self._sources = {name: _Source() for name in sources}
         self._opened: deque[_Opened] = deque()
         self._last_ns: int | None = None  # stamp of the last set that was opened
@@ -118,7 +109,7 @@ class Pairing:
         record.held.append(StampedImage(stamp_ns, image))
         if self._delivering(now_s)[:1] == [source] and self._opens(stamp_ns):
             self._last_ns = stamp_ns
-            self._opened.append(_Opened(stamp_ns, now_s + self._rules.wait_s))
+            self._opened.append(_Opened(stamp_ns, now_s + self._config.wait_s))
         finished = self.poll(now_s)
         self._drop_old(now_s)
         return finished

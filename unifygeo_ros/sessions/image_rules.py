@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 
+from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.records import CameraImage, Rejection, RejectionReason
 from unifygeo_ros.core.time import NS_PER_S, s_from_ns
 from unifygeo_ros.sessions.config import SessionConfig
@@ -20,9 +21,7 @@ class ImageRules:
     def __init__(self) -> None:
         self._last_ns: int | None = None
         self._last_located_ns: int | None = None
-        self._checksum: int | None = None
-        self._first_shown_ns = 0  # of the image with that checksum
-        self._repeats = 0
+        self._repetitions = Repetitions()
 
     def jumped_back(self, stamp_ns: int, config: SessionConfig) -> bool:
         """Whether a stamp lies so far before the last image's that the clock must have been set back."""
@@ -55,20 +54,39 @@ class ImageRules:
         return None
 
     def _by_repetition(self, image: CameraImage, inputs: SessionInputs, config: SessionConfig) -> Rejection | None:
-        """An image whose pixels are those of the one before, while the vehicle moved or too often in a row."""
-        checksum = zlib.crc32(image.pixels[::CHECKSUM_STEP, ::CHECKSUM_STEP].tobytes())
+        detail = self._repetitions.problem(image.pixels, image.stamp_ns, inputs, config)
+        return None if detail is None else Rejection(image.stamp_ns, RejectionReason.FROZEN_IMAGE, detail)
+
+
+class Repetitions:
+    """Finds out whether a camera is frozen. For one camera and one thread."""
+
+    def __init__(self) -> None:
+        self._checksum: int | None = None
+        self._first_shown_ns = 0  # of the image with that checksum
+        self._repeats = 0
+
+    def problem(self, pixels: UInt8, stamp_ns: int, inputs: SessionInputs, config: SessionConfig) -> str | None:
+        """Say why an image is frozen, or None: its pixels are those of the one before, while the vehicle moved or too
+        often in a row.
+
+        Args:
+            pixels: uint8 (H, W, 3), of the camera's next image.
+            stamp_ns: Its exposure.
+            inputs: The odometry.
+            config: The limits.
+        """
+        checksum = zlib.crc32(pixels[::CHECKSUM_STEP, ::CHECKSUM_STEP].tobytes())
         if self._checksum != checksum:
-            self._checksum, self._first_shown_ns, self._repeats = checksum, image.stamp_ns, 0
+            self._checksum, self._first_shown_ns, self._repeats = checksum, stamp_ns, 0
             return None
         self._repeats += 1
-        motion = inputs.span(self._first_shown_ns, image.stamp_ns)
+        motion = inputs.span(self._first_shown_ns, stamp_ns)
         if motion:
             moved_m = math.hypot(motion[-1].x_m - motion[0].x_m, motion[-1].y_m - motion[0].y_m)
             if moved_m < config.frozen_distance_m:
                 return None
-            detail = f"same pixels after {moved_m:.1f} m of odometry, frozen_distance_m is {config.frozen_distance_m:g}"
-        elif self._repeats < config.frozen_repeats:
+            return f"same pixels after {moved_m:.1f} m of odometry, frozen_distance_m is {config.frozen_distance_m:g}"
+        if self._repeats < config.frozen_repeats:
             return None
-        else:
-            detail = f"same pixels {self._repeats + 1} times in a row, frozen_repeats is {config.frozen_repeats}"
-        return Rejection(image.stamp_ns, RejectionReason.FROZEN_IMAGE, detail)
+        return f"same pixels {self._repeats + 1} times in a row, frozen_repeats is {config.frozen_repeats}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Mapping
 
+from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.core.time import NS_PER_S
 from unifygeo_ros.motion.increments import NO_MOTION, Motion, MotionNoise, motion_between
 from unifygeo_ros.motion.samples import (
@@ -129,6 +130,16 @@ class SessionInputs:
                 if samples:
                     return mean_velocity(samples)
         return None
+
+    def moved(self, first_ns: int, last_ns: int) -> Pose2 | None:
+        """The pose of base_link at one stamp in its axes at another, earlier or later, by the drifting odometry. None
+        where that does not reach both."""
+        with self._lock:
+            span = self._odometry.span(min(first_ns, last_ns), max(first_ns, last_ns))
+        if not span:
+            return None
+        early, late = span[0].pose, span[-1].pose
+        return early.between(late) if first_ns <= last_ns else late.between(early)
 
     def follow_from(self, stamp_ns: int | None) -> None:
         """Add up the odometry's motion from a stamp on, however long that takes. None: do not follow it."""

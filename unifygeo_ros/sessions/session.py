@@ -114,6 +114,11 @@ class LocalizationSession(abc.ABC):
         """Start from a pose with the next image. Returns why it was refused (and counts that), or None."""
         return self._inputs.set_initial_pose(pose, self._initial_pose_problem())
 
+    @property
+    def inputs(self) -> SessionInputs:
+        """Odometry and IMU. The rig's images are moved to one instant by it."""
+        return self._inputs
+
     def reset(self) -> None:
         """Forget the drive: samples, last fix, last image, track. The result of an image being localized is dropped."""
         with self._lock:

@@ -22,12 +22,13 @@ from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Rejection
 from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.core.time import ns_from_s
+from unifygeo_ros.evaluation.image_sources import decode_image
 from unifygeo_ros.evaluation.recordings.bags import Bag, BagMessage
 from unifygeo_ros.evaluation.recordings.recorded_mount import recorded_mount
 from unifygeo_ros.evaluation.recordings.static_transforms import RecordedFrames, StaticTransforms
 from unifygeo_ros.evaluation.recordings.truth import COURSE_WINDOW_S, Truth
 from unifygeo_ros.evaluation.recordings.truth_sources import read_truth_file
-from unifygeo_ros.evaluation.replay import RecordedMotion, Topics, choose_topics, decode_image, read_truth
+from unifygeo_ros.evaluation.replay import RecordedMotion, Topics, choose_topics, read_truth
 from unifygeo_ros.inference.bundle import GroundSpec
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.localization.panorama import check_image, enough_columns, prepare_panorama

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Callable
 
 import cv2
 import numpy as np
 
 from unifygeo_ros.aerial.gate import Gate
-from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.arrays import Int64, UInt8
 from unifygeo_ros.core.geodesy import tile_from_map
-from unifygeo_ros.core.records import Fix, Observation, Prior, Query
+from unifygeo_ros.core.records import CameraImage, Fix, Observation, Prior, Query
 from unifygeo_ros.evaluation.metrics.drive import Drive
 from unifygeo_ros.evaluation.metrics.results import FrameResult
 from unifygeo_ros.evaluation.metrics.summary import Judged
-from unifygeo_ros.evaluation.recordings.bags import Bag, BagTopic
 from unifygeo_ros.localization.localizer import Localizer
 
 PANORAMA_WIDTH = 1000
@@ -52,18 +50,25 @@ def worst_frames(drive: Drive, judged: Judged, count: int = 10) -> Int64:
 
 
 def render_frame_details(
-    bag: Bag, topic: BagTopic, localizer: Localizer, drive: Drive, judged: Judged, frames: list[FrameResult]
+    image_again: Callable[[FrameResult], CameraImage | None],
+    localizer: Localizer,
+    drive: Drive,
+    judged: Judged,
+    frames: list[FrameResult],
 ) -> tuple[FrameDetails, ...]:
-    """Localize some images again, as they were localized in the drive, and draw what came of it."""
+    """Localize some images again, as they were localized in the drive, and draw what came of it.
+
+    image_again: gives the image of a result, with its tilt, or None where that cannot be done.
+    """
     entries = {int(place): entry for entry, place in enumerate(judged.frame_index)}
     looks = []
     for frame in frames:
-        image = next(bag.messages([topic.name], start_ns=frame.log_time_ns, stop_ns=frame.log_time_ns + 1), None)
-        if image is None or frame.query is None or frame.truth is None or not isinstance(frame.outcome, Fix):
-            continue
         query = frame.query
-        pixels = camera_image(bag.deserialize(image), localizer.enough_columns)
-        exposure = dataclasses.replace(pixels, roll_rad=query.roll_rad, pitch_rad=query.pitch_rad)
+        if query is None or frame.truth is None or not isinstance(frame.outcome, Fix):
+            continue
+        exposure = image_again(frame)
+        if exposure is None:
+            continue
         observation = localizer.observe(exposure, Query(query.prior, query.heading))
         if not isinstance(observation, Observation):
             continue
