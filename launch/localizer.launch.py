@@ -16,6 +16,7 @@ SHARE = Path(get_package_share_directory("unifygeo_ros"))
 OVERRIDES = {
     "bundle": ("bundle", None, "folder of the model bundle"),
     "index": ("index", None, "folder of the index of the region"),
+    "rig": ("rig.file", None, "rig file: several cameras in place of one panoramic camera"),
     "mode": (
         "session.mode",
         ("sequence", "single"),

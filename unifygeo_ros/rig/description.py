@@ -96,6 +96,25 @@ class RigDescription:
             found[camera.topic] = (*found.get(camera.topic, ()), camera.name)
         return found
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every camera has lens and mount without CameraInfo and transforms."""
+        return all(camera.lens is not None and camera.pose is not None for camera in self.cameras)
+
+    def with_topics(self, image: Callable[[str], str], info: Callable[[str], str]) -> RigDescription:
+        """The same rig with other names of the topics, of images and of CameraInfo."""
+        return dataclasses.replace(
+            self,
+            cameras=tuple(
+                dataclasses.replace(
+                    camera,
+                    topic=image(camera.topic),
+                    camera_info=info(camera.info_topic) if camera.info_topic else "",
+                )
+                for camera in self.cameras
+            ),
+        )
+
     def rig(
         self,
         camera_info: Callable[[str], Any | None] = lambda topic: None,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import Callable
+from typing import Callable, Iterator
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.time import Time
 
 from unifygeo_ros.core.errors import ConfigurationError
@@ -30,13 +32,7 @@ def mount_from_tf(camera: CameraMount, config: NodeConfig, give_up: Callable[[],
             f"camera_frame is {config.camera_frame!r} but tf2_ros cannot be imported ({error}); install "
             "ros-*-tf2-ros-py or leave camera_frame empty and set camera.x_m, y_m, yaw_rad, pitch_rad and roll_rad"
         ) from error
-    # A launch file renames every node of the process. Two of one name share one publisher of /rosout, which goes with
-    # the first of them: the localizer's log would be silent from here on.
-    own_name = ["--ros-args", "-r", f"__node:={NODE_NAME}"]
-    node = rclpy.create_node(NODE_NAME, cli_args=own_name, start_parameter_services=False)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
+    with look_up_node(NODE_NAME) as (node, executor):
         buffer = tf2_ros.Buffer()
         tf2_ros.TransformListener(buffer, node, spin_thread=False)
         deadline_s = time.monotonic() + config.tf_timeout_s
@@ -48,7 +44,20 @@ def mount_from_tf(camera: CameraMount, config: NodeConfig, give_up: Callable[[],
                 )
             executor.spin_once(timeout_sec=0.1)
         transform = buffer.lookup_transform(config.base_frame, config.camera_frame, Time()).transform
+    return mount_from_transform(camera, transform, config.camera_frame)
+
+
+@contextlib.contextmanager
+def look_up_node(name: str) -> Iterator[tuple[Node, SingleThreadedExecutor]]:
+    """A node with an executor of its own, to wait for messages in any thread."""
+    # A launch file renames every node of the process. Two of one name share one publisher of /rosout, which goes with
+    # the first of them: the localizer's log would be silent from here on.
+    own_name = ["--ros-args", "-r", f"__node:={name}"]
+    node = rclpy.create_node(name, cli_args=own_name, start_parameter_services=False)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        yield node, executor
     finally:
         executor.shutdown()
         node.destroy_node()
-    return mount_from_transform(camera, transform, config.camera_frame)

@@ -211,6 +211,8 @@ class Health:
         filter_history_s: float = math.inf,
         sources: Sequence[SourceReport] = (),
         frames: Mapping[str, str] = MappingProxyType({}),
+        missing_cameras: Mapping[str, str] = MappingProxyType({}),
+        rig: Mapping[str, str] = MappingProxyType({}),
     ) -> list[DiagnosticStatus]:
         """The diagnostics of the period since the last report.
 
@@ -221,6 +223,8 @@ class Health:
             filter_history_s: A fix later than this is a warning.
             sources: The configured sources of motion.
             frames: Where the sensors sit whose frames were looked up in TF.
+            missing_cameras: Of a rig, those that are not in its panoramas, each with the reason.
+            rig: More about the rig's cameras.
         """
         with self._lock:
             now_s = time.monotonic()
@@ -230,7 +234,7 @@ class Health:
             self._reported = (now_s, self._counts.images, self._counts.fixes)
             return [
                 self._node_status(name),
-                self._camera_status(name, rates[0], now_s, image_timeout_s),
+                self._camera_status(name, rates[0], now_s, image_timeout_s, missing_cameras, rig),
                 self._localization_status(name, rates[1], enabled, filter_history_s),
                 self._inputs_status(name, now_s, sources, frames),
             ]
@@ -240,7 +244,15 @@ class Health:
         values = {"state": self._state, **self._model, "clock_jumps": self._counts.clock_jumps}
         return _status(f"{name}: node", level, self._problem or self._state, values)
 
-    def _camera_status(self, name: str, rate_hz: float, now_s: float, timeout_s: float) -> DiagnosticStatus:
+    def _camera_status(
+        self,
+        name: str,
+        rate_hz: float,
+        now_s: float,
+        timeout_s: float,
+        missing: Mapping[str, str],
+        rig: Mapping[str, str],
+    ) -> DiagnosticStatus:
         silence_s = self._silence_s(now_s)
         level, text = DiagnosticStatus.OK, "images arrive" if silence_s is not None else "not listening"
         faulty = {FAULTY_IMAGES[reason]: _recent(times, now_s) for reason, times in self._faulty_images_s.items()}
@@ -250,6 +262,10 @@ class Health:
             level = DiagnosticStatus.WARN
             listed = ", ".join(f"{count} {word}" for word, count in faulty.items() if count)
             text = f"of {_recent(self._arrivals_s, now_s)} images in {RATE_WINDOW_S:g} s: {listed}"
+        if missing:
+            level = max(level, DiagnosticStatus.WARN)
+            listed = "; ".join(f"{camera}: {why}" for camera, why in missing.items())
+            text = f"cameras missing in the panorama: {listed}" + ("" if text == "images arrive" else f"; {text}")
         if self._warnings:
             level = max(level, DiagnosticStatus.WARN)
             text = "; ".join((text, *self._warnings))
@@ -265,6 +281,7 @@ class Health:
             "dropped_for_newer": self._counts.dropped,
             "lost_in_transport": self._counts.lost,
             "stamps_late_s": self._stamp_error.text,
+            **rig,
             **{f"incompatible_qos.{topic}": policy for topic, policy in self._incompatible.items()},
         }
         return _status(f"{name}: camera", level, text, values)

@@ -9,9 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Frame:
-    """An image message as it arrived."""
+    """An image message, or the paired ones of a rig, as it arrived."""
 
     message: Any
+    stamp_ns: int
     arrived_s: float
     """Monotonic clock, seconds."""
     transport_s: float

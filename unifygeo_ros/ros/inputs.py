@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
@@ -52,9 +53,19 @@ class Inputs:
         settings: Settings,
         session: LocalizationSession,
         health: Health,
-        on_image: Callable[[Any], None],
+        on_image: Callable[[str, Any], None],
+        image_topics: Sequence[str] = (),
     ) -> None:
-        """Subscribe to everything. on_image: takes a sensor_msgs/Image or CompressedImage, and must not wait."""
+        """Subscribe to everything.
+
+        Args:
+            node: That listens.
+            settings: Of the node.
+            session: Takes the samples.
+            health: Counts what is refused.
+            on_image: Takes a topic and a sensor_msgs/Image or CompressedImage of it, and must not wait.
+            image_topics: Of a rig; those that end in /compressed bring CompressedImage. None: that of the panoramas.
+        """
         self._node = node
         self._map_frame = settings.node.map_frame
         self._session = session
@@ -71,8 +82,9 @@ class Inputs:
             time.monotonic(),
         )
         compressed = settings.node.image_transport == "compressed"
-        kind, topic = (CompressedImage, "image/compressed") if compressed else (Image, "image")
-        self._listen(kind, topic, on_image, IMAGE_QUEUE)
+        for topic in image_topics or ["image/compressed" if compressed else "image"]:
+            kind = CompressedImage if topic.endswith("/compressed") else Image
+            self._listen(kind, topic, functools.partial(on_image, topic), IMAGE_QUEUE)
         self._listen(Odometry, "odometry", self._on_odometry, MOTION_QUEUE)
         self._listen(Imu, "imu", self._on_imu, MOTION_QUEUE)
         self._listen(PoseWithCovarianceStamped, "initial_pose", self._on_initial_pose, 1)
@@ -108,7 +120,7 @@ class Inputs:
             )
 
         def lost(event: Any) -> None:
-            if topic.startswith("image"):
+            if kind in (CompressedImage, Image):
                 self._health.images_lost(event.total_count_change)
 
         try:

@@ -14,6 +14,7 @@ from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.parameters.settings import Settings
+from unifygeo_ros.ros.rig import LiveRig
 from unifygeo_ros.sessions.factory import make_session
 from unifygeo_ros.sessions.session import LocalizationSession
 
@@ -27,6 +28,8 @@ class Loaded:
     index: TileIndex
     identity: Mapping[str, str]
     """What was loaded, for log and diagnostics."""
+    rig: LiveRig | None
+    """None: one panoramic camera."""
     _resources: contextlib.ExitStack
 
     def close(self) -> None:
@@ -34,7 +37,7 @@ class Loaded:
         self._resources.close()
 
 
-def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) -> Loaded:
+def load(settings: Settings, mount: CameraMount, rig: LiveRig | None, step: Callable[[str], None]) -> Loaded:
     """Open and check bundle, index and engines.
 
     step: called with the name of each step before it is taken; what it raises ends the loading, with everything freed.
@@ -77,6 +80,7 @@ def load(settings: Settings, mount: CameraMount, step: Callable[[str], None]) ->
             "engines": engines.description,
             "index": f"{len(index)} tiles ({index.path})",
             "search": index.search_description,
+            **({} if rig is None else {"rig": ", ".join(camera.name for camera in rig.rig.cameras)}),
             "datum": f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, {datum.height_m:g} m",
         }
-        return Loaded(session, localizer, index, identity, resources.pop_all())
+        return Loaded(session, localizer, index, identity, rig, resources.pop_all())

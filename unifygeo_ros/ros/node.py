@@ -31,7 +31,10 @@ from std_srvs.srv import SetBool, Trigger
 from unifygeo_ros.conversions.from_messages import stamp_ns
 from unifygeo_ros.core.errors import ConfigurationError, UnifyGeoError
 from unifygeo_ros.core.time import NS_PER_S, ns_from_s
+from unifygeo_ros.localization.camera_mount import rig_mount
+from unifygeo_ros.localization.panorama import composed_columns
 from unifygeo_ros.parameters.settings import NODE_NAME
+from unifygeo_ros.rig.pairing import ImageSet
 from unifygeo_ros.ros.camera_mount import mount_from_tf
 from unifygeo_ros.ros.health import Health
 from unifygeo_ros.ros.image_conversion import ImageConversion, choose_image_conversion
@@ -41,7 +44,9 @@ from unifygeo_ros.ros.loading import Loaded, load
 from unifygeo_ros.ros.outputs import Outputs
 from unifygeo_ros.ros.parameters import changed_settings, declare_parameters, read_settings, refused
 from unifygeo_ros.ros.python_logging import logged_by
+from unifygeo_ros.ros.rig import LiveRig, RigSets, live_rig
 from unifygeo_ros.ros.worker import Worker
+from unifygeo_ros.sessions.rig_panorama import RigPanoramas
 
 STOP_TIMEOUT_S = 5.0
 """How long the node waits for the end of an image, or of a step of loading, when it has to stop."""
@@ -96,6 +101,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         self._python_log = contextlib.ExitStack()
         """Holds the handler that writes Python's log messages to the node's log."""
         self._worker: Worker | None = None
+        self._rig_sets: RigSets | None = None
         self._jump_handle: JumpHandle | None = None
         self._enabled = False
         self._triggered = False
@@ -153,13 +159,26 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         result = super().on_activate(state)
         self._enabled, self._triggered = self._settings.node.enabled, False
         self._outputs.set_localized(False)
-        self._inputs = Inputs(self, self._settings, self._loaded.session, self._health, self._on_image)
+        rig, decode = self._loaded.rig, self._conversion.camera_image
+        if rig is not None:
+            panoramas = self._rig_panoramas(self._loaded, rig)
+            self._rig_sets = RigSets(self, rig, self._settings.rig, panoramas, self._on_set)
+        self._inputs = Inputs(
+            self,
+            self._settings,
+            self._loaded.session,
+            self._health,
+            self._on_image if self._rig_sets is None else self._rig_sets.take,
+            () if rig is None else tuple(rig.sources),
+        )
         self._worker = Worker(
             self._loaded.session,
             self._outputs,
             self._health,
             self._inputs.watch,
-            functools.partial(self._conversion.camera_image, least_width=self._loaded.localizer.enough_columns),
+            functools.partial(decode, least_width=self._loaded.localizer.enough_columns)
+            if rig is None
+            else panoramas.panorama,
             self.get_logger(),
             self._shutting_down,
         )
@@ -238,11 +257,14 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
                 raise _Stopped
 
         def work() -> Loaded:
-            mount, origin = self._settings.camera, "the parameters"
-            if self._settings.node.camera_frame:
+            mount, origin, rig = self._settings.camera, "the parameters", None
+            if self._settings.rig:
+                rig = live_rig(self._settings, self.resolve_topic_name, self._shutting_down)
+                mount, origin = rig_mount(mount, rig.rig), "the rig's centre"
+            elif self._settings.node.camera_frame:
                 mount, origin = mount_from_tf(mount, self._settings.node, self._shutting_down), "TF"
             self.get_logger().info(f"Camera mount from {origin}: {mount}")
-            return load(self._settings, mount, step)
+            return load(self._settings, mount, rig, step)
 
         loader = ThreadPoolExecutor(1, "loader")
         future = loader.submit(work)
@@ -265,6 +287,18 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self.get_logger().error("".join(traceback.format_exception(error)))
             raise ConfigurationError(f"loading failed with {type(error).__name__}: {error}") from error
 
+    def _rig_panoramas(self, loaded: Loaded, rig: LiveRig) -> RigPanoramas:
+        settings = self._settings
+        return RigPanoramas(
+            rig.rig,
+            rig.sources,
+            composed_columns(loaded.localizer.bundle.manifest.ground),
+            loaded.session.inputs,
+            settings.session,
+            settings.localizer.minimum_brightness,
+            self._conversion.camera_image,
+        )
+
     def _give_up(self, future: Future[Loaded]) -> None:
         """Wait a moment for the loader, and free what it loaded all the same."""
         done, _ = wait([future], STOP_TIMEOUT_S)
@@ -277,6 +311,9 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         if self._inputs is not None:
             self._inputs.close()
             self._inputs = None
+        if self._rig_sets is not None:
+            self._rig_sets.close()
+            self._rig_sets = None
         self._enabled = self._triggered = False
         if self._worker is not None:
             ended = self._worker.stop(STOP_TIMEOUT_S)
@@ -327,15 +364,22 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
 
     # -- events ------------------------------------------------------------------------------------------------------
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
+    def _on_image(self, topic: str, message: Image | CompressedImage) -> None:
+        self._take(message, stamp_ns(message.header))
+
+    def _on_set(self, images: ImageSet) -> None:
+        self._take(images, images.stamp_ns)
+
+    def _take(self, message: Image | CompressedImage | ImageSet, stamp: int) -> None:
+        """An image, or a rig's set of them, for the worker."""
         arrived_s = time.monotonic()
         wanted = self._enabled or self._triggered
         self._health.image_arrived(ignored=not wanted)
         if not wanted or self._worker is None:
             return
         self._triggered = False
-        transport_s = (self.get_clock().now().nanoseconds - stamp_ns(message.header)) / NS_PER_S
-        if self._worker.inbox.put(Frame(message, arrived_s, transport_s, self._settings.node.future_stamp_s)):
+        transport_s = (self.get_clock().now().nanoseconds - stamp) / NS_PER_S
+        if self._worker.inbox.put(Frame(message, stamp, arrived_s, transport_s, self._settings.node.future_stamp_s)):
             self._health.image_dropped()
 
     def _on_clock_jump(self, jump: TimeJump) -> None:
@@ -407,6 +451,8 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             filter_history_s=config.filter_history_s,
             sources=self._inputs.reports() if self._inputs is not None else (),
             frames=self._inputs.frames() if self._inputs is not None else {},
+            missing_cameras=self._rig_sets.problems() if self._rig_sets is not None else {},
+            rig=self._rig_sets.values() if self._rig_sets is not None else {},
         )
 
     def _publish_diagnostics(self) -> None:

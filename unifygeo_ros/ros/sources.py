@@ -77,6 +77,8 @@ def configured_sources(settings: Settings, imu_topic: str, odometry_topic: str) 
         sources.append(Source(ODOMETRY, odometry_topic, True, "motion is guessed from odometry.speed_m_s"))
     elif session.prior_source == "last_fix":
         sources.append(Source(ODOMETRY, odometry_topic, False, "motion is guessed from odometry.speed_m_s"))
+    elif settings.rig:
+        sources.append(Source(ODOMETRY, odometry_topic, False, "the rig's cameras are not moved to one instant"))
     return tuple(sources)
 
 

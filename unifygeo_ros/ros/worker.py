@@ -7,7 +7,6 @@ import time
 import traceback
 from typing import Any, Callable, Mapping
 
-from unifygeo_ros.conversions.from_messages import stamp_ns
 from unifygeo_ros.core.errors import InputError, UnifyGeoError
 from unifygeo_ros.core.records import CameraImage, Fix, Rejection, RejectionReason
 from unifygeo_ros.ros.health import Health
@@ -27,7 +26,7 @@ class Worker:
         outlet: Outlet,
         health: Health,
         watch: SourceWatch,
-        decode: Callable[[Any], CameraImage],
+        decode: Callable[[Any], CameraImage | Rejection],
         log: Any,
         shutting_down: Callable[[], bool],
     ) -> None:
@@ -38,7 +37,7 @@ class Worker:
             outlet: Where results go.
             health: Counts every image.
             watch: Judges the age of the other sources when an image is localized.
-            decode: An image message to pixels; raises InputError.
+            decode: An image message to pixels, or why there are none; raises InputError.
             log: An rclpy logger.
             shutting_down: Whether errors are the middleware going away.
         """
@@ -73,7 +72,7 @@ class Worker:
 
     def _process(self, frame: Frame) -> None:
         taken_s, drive = time.monotonic(), self._health.drive
-        image = self._refuse_future(frame) or self._decode(frame.message)
+        image = self._refuse_future(frame) or self._decode(frame)
         decoded_s = time.monotonic()
         cpu_s = time.thread_time()
         if isinstance(image, Rejection):
@@ -111,13 +110,13 @@ class Worker:
             f"stamped {-frame.transport_s:.3f} s ahead of the node's clock, future_stamp_s is {frame.future_s:g}; "
             "synchronise the clocks (with use_sim_time, see that /clock is published)"
         )
-        return Rejection(stamp_ns(frame.message.header), RejectionReason.BAD_STAMP, detail)
+        return Rejection(frame.stamp_ns, RejectionReason.BAD_STAMP, detail)
 
-    def _decode(self, message: Any) -> CameraImage | Rejection:
+    def _decode(self, frame: Frame) -> CameraImage | Rejection:
         try:
-            return self._decode_message(message)
+            return self._decode_message(frame.message)
         except InputError as error:
-            return Rejection(stamp_ns(message.header), RejectionReason.BAD_IMAGE, str(error))
+            return Rejection(frame.stamp_ns, RejectionReason.BAD_IMAGE, str(error))
 
     def _publish(self, fix: Fix) -> bool:
         """Let a fix out if the guard lets it pass. Returns whether it did."""
