@@ -19,7 +19,7 @@ from unifygeo_ros.inference.bundle import Calibration, load_bundle, replace_mani
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_training.cli import main
 from unifygeo_training.drives.ground import ImageryGround
-from unifygeo_training.drives.judged import DriveImages, streets_of
+from unifygeo_training.drives.judged import DriveImages, neighbouring, streets_of
 from unifygeo_training.drives.opened import open_part
 from unifygeo_training.model import NetworkConfig
 
@@ -112,6 +112,21 @@ def test_an_index_of_the_streets_imagery_holds_the_same_ground(parts, tmp_path: 
     assert streets.western_half(tmp_path / "half").stat().st_size < file.stat().st_size
     image = streets.camera_image(2, 32)
     assert image.shape[0] / image.shape[1] == pytest.approx(0.25, rel=0.01)
+
+
+def test_images_for_calibration_are_neighbours_that_fit_in_memory(parts) -> None:
+    cameras = parts[0].drive.positions_m[parts[0].chosen]
+    whole = np.prod(np.ceil((np.ptp(cameras, axis=0) + 64) / 16))
+    (all_of_them,) = neighbouring(parts, tiles=int(whole), queries=1000, seed=0)
+    assert len(all_of_them) == len(cameras)
+    (some,) = neighbouring(parts, tiles=int(whole * 0.6), queries=1000, seed=0)
+    chosen = parts[0].drive.positions_m[some.chosen]
+    assert 0 < len(some) < len(cameras)
+    assert np.prod(np.ceil((np.ptp(chosen, axis=0) + 64) / 16)) <= whole * 0.6
+    (few,) = neighbouring(parts, tiles=int(whole), queries=5, seed=0)
+    assert len(few) == 5
+    (one,) = neighbouring(parts, tiles=1, queries=5, seed=0)  # not even one camera's surroundings: one camera
+    assert len(one) == 1
 
 
 def test_an_uncalibrated_bundle_is_calibrated_in_place_with_its_lineage(

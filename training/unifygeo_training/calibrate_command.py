@@ -33,9 +33,13 @@ def add_command(subparsers: Any) -> None:
         default="val",
         help="of drives: the places kept for it, or all, for weights that never saw the drives (default: %(default)s)",
     )
-    calibrate.add_argument("--tiles", type=int, default=1500, help="of VIGOR: neighbouring ones (default: %(default)s)")
-    calibrate.add_argument("--queries", type=int, default=400, help="of VIGOR: at most (default: %(default)s)")
-    calibrate.add_argument("--seed", type=int, default=0, help="of VIGOR: which part (default: %(default)s)")
+    calibrate.add_argument(
+        "--tiles", type=int, default=1500, help="of VIGOR and drives: neighbouring ones (default: %(default)s)"
+    )
+    calibrate.add_argument(
+        "--queries", type=int, default=400, help="of VIGOR and drives: at most (default: %(default)s)"
+    )
+    calibrate.add_argument("--seed", type=int, default=0, help="of VIGOR and drives: which part (default: %(default)s)")
     calibrate.set_defaults(run=_calibrate)
 
     confidence = subparsers.add_parser(
@@ -83,7 +87,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     from unifygeo_ros.inference.bundle import replace_manifest
     from unifygeo_training.calibrate import calibrate
     from unifygeo_training.confidence import calibrated_manifest, with_confidence, write_calibrated
-    from unifygeo_training.drives.judged import DriveImages, describe, streets_of
+    from unifygeo_training.drives.judged import DriveImages, describe, neighbouring, streets_of
     from unifygeo_training.drives.opened import open_part
     from unifygeo_training.judging.region import Region
     from unifygeo_training.judging.town_set import TownImages
@@ -113,7 +117,8 @@ def _calibrate(options: argparse.Namespace) -> int:
         sets: list[Any] = [TownImages(town, network.config) for town in towns]
         streets: list[Any] = [TownStreets(town) for town in towns]
     elif options.dataset == "drives":
-        opened = [open_part(file, network.config, options.part) for file in options.data]
+        limits = {"tiles": options.tiles, "queries": options.queries, "seed": options.seed}
+        opened = [neighbouring(open_part(file, network.config, options.part), **limits) for file in options.data]
         names = [describe(parts, file, options.part) for parts, file in zip(opened, options.data, strict=True)]
         sets = [DriveImages(parts, name) for parts, name in zip(opened, names, strict=True)]
         streets = list(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -143,10 +144,7 @@ def bad_stretches(exposures: Exposures) -> list[str]:
         while end < len(good) and not good[end]:
             end += 1
         if end - start >= 10:
-            reasons = Exposures(
-                exposures.stamps_ns, exposures.positions_m, exposures.sigmas_m, exposures.uses[start:end]
-            ).counts()
-            use, _ = reasons.most_common(1)[0]
+            use, _ = Counter(exposures.uses[start:end]).most_common(1)[0]
             a, b = (s_from_ns(int(exposures.stamps_ns[n]) - first_ns) for n in (start, end - 1))
             found.append(f"{end - start} images, {a:.0f} … {b:.0f} s after the first one, {use.value}")
         start = end + 1

@@ -171,14 +171,35 @@ def gallery_centres(ground: Ground, cameras_m: Float64) -> Float64:
     return np.array(centres)[known]
 
 
+def neighbouring(parts: Sequence[PartOfDrive], *, tiles: int, queries: int, seed: int) -> list[PartOfDrive]:
+    """Of each imagery, the images around a random one whose surroundings have at most so many half-overlapping tiles,
+    and of those so many images at random: what fits in memory, however long the drives are."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for together in _by_ground(parts):
+        side = together[0].drive.ground.aerial.side_m
+        cameras = np.concatenate([part.drive.positions_m[part.chosen] for part in together])
+        order = np.abs(cameras - cameras[rng.integers(len(cameras))]).max(axis=1).argsort(kind="stable")
+        low = np.minimum.accumulate(cameras[order], axis=0)
+        high = np.maximum.accumulate(cameras[order], axis=0)
+        needed = np.prod(np.ceil((high - low + 2 * side) / (side / 2)), axis=1)  # rises along the order
+        near = order[: max(1, int(np.searchsorted(needed, tiles, side="right")))]
+        kept = np.zeros(len(cameras), np.bool_)
+        kept[rng.permutation(near)[:queries]] = True
+        first = 0
+        for part in together:
+            own = kept[first : first + len(part)]
+            first += len(part)
+            if own.any():
+                found.append(PartOfDrive(part.drive, part.chosen[own]))
+    return found
+
+
 def streets_of(parts: Sequence[PartOfDrive], name: str, seed: int) -> list[DriveStreets]:
     """The drives of each imagery."""
-    by_ground: dict[int, list[PartOfDrive]] = {}
-    for part in parts:
-        by_ground.setdefault(id(part.drive.ground), []).append(part)
     return [
         DriveStreets(together, f"{name}, imagery {number}", seed + number)
-        for number, together in enumerate(by_ground.values(), 1)
+        for number, together in enumerate(_by_ground(parts), 1)
     ]
 
 
@@ -195,3 +216,10 @@ def _bag_name(part: PartOfDrive) -> str:
 def _day(part: PartOfDrive) -> str:
     last_ns = int(part.drive.exposures.stamps_ns.max())
     return datetime.fromtimestamp(last_ns / NS_PER_S, tz=timezone.utc).date().isoformat()
+
+
+def _by_ground(parts: Sequence[PartOfDrive]) -> list[list[PartOfDrive]]:
+    by_ground: dict[int, list[PartOfDrive]] = {}
+    for part in parts:
+        by_ground.setdefault(id(part.drive.ground), []).append(part)
+    return list(by_ground.values())
