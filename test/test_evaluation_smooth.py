@@ -20,6 +20,7 @@ from unifygeo_ros.evaluation.recordings.truth_sources import read_truth_file
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.inference.select import open_engines
 
+SINGLE = ("--truth-topic", "/ground_truth/odometry", "--set", "session.mode=single")
 SEQUENCE = ("--set", "session.mode=sequence", "--set", "session.heading_source=imu")
 
 
@@ -103,5 +104,5 @@ def test_smoothing_a_finished_replay_gives_the_same_track_and_results(place: Pat
 def test_single_images_have_no_track_and_say_so(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(place, tmp_path / "out.mcap", "--truth-topic", "/ground_truth/odometry", "--smooth") == 2
+    assert run(place, tmp_path / "out.mcap", "--smooth", *SINGLE) == 2
     assert "set session.mode=sequence" in capsys.readouterr().err
