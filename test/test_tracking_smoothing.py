@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, stats
 from simulated_town import ObservationModel, make_drive, run_drive
 
 from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.motion.increments import Motion, MotionNoise
-from unifygeo_ros.tracking.belief import uniform
+from unifygeo_ros.tracking.belief import Belief, hypothesis, uniform
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence
 from unifygeo_ros.tracking.filter import observe, predict, restart
 from unifygeo_ros.tracking.reduction import reduce
-from unifygeo_ros.tracking.smoothing import Step, smooth, smoothed_beliefs
+from unifygeo_ros.tracking.smoothing import Step, combine, smooth, smoothed_beliefs
 
 NO_LEVER = (0.0, 0.0)
 RESTARTING = TrackerConfig(restart_probability=0.01)
@@ -219,6 +219,30 @@ def recorded_drive(seed: int, **changes):
     )
     truth = dict(zip(drive.stamps(), drive.pose, strict=True))
     return run, steps, poses, truth
+
+
+def one(weight: float, east_m: float, sigma_m: float, scale_sigma: float = 0.02) -> Belief:
+    """One hypothesis facing east, and the rest of the belief anywhere."""
+    belief = hypothesis(Pose2(east_m, 0.0, 0.0), np.diag([sigma_m**2, sigma_m**2, 0.1**2]), scale_sigma)
+    return replace(belief, weights=np.array([weight]), uniform_weight=1 - weight)
+
+
+def test_two_beliefs_are_combined_as_by_hand() -> None:
+    """Past · future / p₀: apart, each stands where the other knows nothing; together, they make a third."""
+    area = 1e6
+    apart = combine(one(0.6, 0.0, 2.0), one(0.7, 500.0, 3.0), area_m2=area, scale_sigma=0.02)
+    total = 0.6 * 0.3 + 0.7 * 0.4 + 0.4 * 0.3
+    found = {float(mean[0]): float(weight) for mean, weight in zip(apart.means, apart.weights, strict=True)}
+    assert found == pytest.approx({0.0: 0.18 / total, 500.0: 0.28 / total})
+    assert apart.uniform_weight == pytest.approx(0.12 / total)
+    near = combine(one(0.6, 0.0, 2.0), one(0.7, 1.0, 3.0), area_m2=area, scale_sigma=0.02)
+    density = stats.multivariate_normal.pdf([1.0, 0.0, 0.0], cov=np.diag([13.0, 13.0, 0.02]))
+    pair = 0.6 * 0.7 * 2 * np.pi * area * density
+    place = int(np.abs(near.means[:, 0] - 4 / 13).argmin())
+    assert near.means[place, 0] == pytest.approx(4 / 13)
+    assert near.covariances[place, 0, 0] == pytest.approx(36 / 13)
+    assert near.covariances[place, 3, 3] == pytest.approx(0.02**2)  # neither side knows more of the scale than p₀
+    assert near.weights[place] == pytest.approx(pair / (pair + total))
 
 
 def test_a_simulated_drive_is_known_from_its_start_and_better_than_by_the_filter() -> None:
