@@ -11,6 +11,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 SHARE = Path(get_package_share_directory("unifygeo_ros"))
 
+SWITCH = ("true", "false")
 # Given, they win over the parameter file; empty, the file's value or the node's default stands.
 # Launch argument → parameter, choices, description.
 OVERRIDES = {
@@ -27,6 +28,12 @@ OVERRIDES = {
         ("posterior", "image"),
         "mode sequence: what fixes are made from; image for a filter",
     ),
+    "publish_tf": (
+        "publish_tf",
+        SWITCH,
+        "publish map → odom from the track and the odometry; only where nothing else does",
+    ),
+    "ll_services": ("ll_services", SWITCH, "offer fromLL and toLL, which nav2's waypoint follower calls"),
     "image_transport": ("image_transport", ("raw", "compressed"), "kind of the image messages"),
     "backend": (
         "backend",
@@ -47,8 +54,11 @@ def start_node(context: LaunchContext) -> list[LifecycleNode]:
     params_file = LaunchConfiguration("params_file").perform(context)
     if not Path(params_file).is_file():
         raise RuntimeError(f"params_file {params_file} does not exist; copy {SHARE / 'config' / 'localizer.yaml'}")
-    given = {parameter: LaunchConfiguration(name).perform(context) for name, (parameter, _, _) in OVERRIDES.items()}
-    parameters = {parameter: ParameterValue(value, value_type=str) for parameter, value in given.items() if value}
+    parameters = {
+        parameter: value == "true" if choices == SWITCH else ParameterValue(value, value_type=str)
+        for name, (parameter, choices, _) in OVERRIDES.items()
+        if (value := LaunchConfiguration(name).perform(context))
+    }
     prefix = LaunchConfiguration("frame_prefix").perform(context)
     if prefix:
         parameters["base_frame"] = ParameterValue(f"{prefix}base_link", value_type=str)

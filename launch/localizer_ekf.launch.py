@@ -99,6 +99,13 @@ def generate_launch_description() -> LaunchDescription:
                 choices=["", "posterior", "image"],
                 description="mode sequence: what a fix is made from; image for a filter",
             ),
+            # map → odom is the map filter's, whatever the parameter file says: TF would jump between two of them.
+            DeclareLaunchArgument(
+                "publish_tf",
+                default_value="false",
+                choices=["false"],
+                description="the map filter publishes map → odom, so the localizer does not",
+            ),
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(SHARE / "launch" / "localizer.launch.py"))),
             OpaqueFunction(function=start_filters),
         ]

@@ -192,7 +192,12 @@ def ros2(*arguments):
 
 @pytest.mark.parametrize(
     ("file", "argument"),
-    [("localizer", "'params_file'"), ("localizer_ekf", "'ekf_params_file'"), ("replay", "'bag'")],
+    [
+        ("localizer", "'params_file'"),
+        ("localizer_ekf", "'ekf_params_file'"),
+        ("replay", "'bag'"),
+        ("localizer_nav2", "'nav2_params_file'"),
+    ],
 )
 def test_every_launch_file_shows_its_arguments_with_descriptions(installed, file, argument):
     _, environment = installed
@@ -215,7 +220,10 @@ def test_arguments_of_the_launch_file_are_parameters_with_their_choices(installe
     _, environment = installed
     monkeypatch.setenv("AMENT_PREFIX_PATH", environment["AMENT_PREFIX_PATH"])
     for parameter, choices, _ in launch_file("localizer").OVERRIDES.values():
-        assert (choices or ()) == PARAMETERS[parameter].choices
+        if type(PARAMETERS[parameter].default) is bool:
+            assert choices == ("true", "false")
+        else:
+            assert (choices or ()) == PARAMETERS[parameter].choices
 
 
 @pytest.mark.parametrize(

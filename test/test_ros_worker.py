@@ -48,6 +48,10 @@ class Outlet:
         self.fixes = []
         self.threads = set()
         self.observations = []
+        self.followed = []
+
+    def follow(self, outcome):
+        self.followed.append(outcome.result)
 
     def publish_fix(self, fix):
         self.fixes.append(fix)
@@ -141,6 +145,13 @@ def test_engine_that_fails_is_reported_and_does_not_end_the_worker(run):
 def test_worker_shows_no_earlier_observation_with_a_rejection(run):
     outlet, _ = run([Rejection(1, RejectionReason.FROZEN_IMAGE, "frozen")])
     assert outlet.observations == [None]
+
+
+def test_pose_follows_rejections_and_the_fixes_that_pass_the_guard(run):
+    broken = at(1, east_m=math.nan)
+    lost = Rejection(3, RejectionReason.LOST, "lost")
+    outlet, _ = run([broken, at(2), lost])
+    assert outlet.followed == [at(2), lost]
 
 
 def test_inbox_keeps_the_newest_and_counts():

@@ -134,20 +134,18 @@ NO_MOTION = Motion(0.0, 0.0, 0.0, 0.0, np.zeros((3, 3)))
 
 def motion_of(samples: Sequence[OdometrySample], noise: MotionNoise) -> Motion:
     """The motion from the first sample to the last (drifting odometry, one frame, at least one sample)."""
-    pose = samples[0].pose.between(samples[-1].pose)
     distance = turned = 0.0
     for a, b in itertools.pairwise(samples):
         distance += math.hypot(b.x_m - a.x_m, b.y_m - a.y_m)
         turned += abs(wrap_angle(b.yaw_rad - a.yaw_rad))
-    position = noise.walk**2 * distance
-    turn = noise.yaw_walk**2 * distance + (noise.turn_scale * turned) ** 2
-    return Motion(
-        pose.x_m,
-        pose.y_m,
-        pose.yaw_rad,
-        distance,
-        np.diag([position, position, turn]),
-    )
+    return measured_motion(samples[0].pose.between(samples[-1].pose), distance, turned, noise)
+
+
+def measured_motion(pose: Pose2, distance_m: float, turned_rad: float, noise: MotionNoise) -> Motion:
+    """The motion to a pose along a path of that length, on which the vehicle turned by that much in total."""
+    position = noise.walk**2 * distance_m
+    turn = noise.yaw_walk**2 * distance_m + (noise.turn_scale * turned_rad) ** 2
+    return Motion(pose.x_m, pose.y_m, pose.yaw_rad, distance_m, np.diag([position, position, turn]))
 
 
 def unmeasured_motion(time_s: float, noise: MotionNoise) -> Motion:

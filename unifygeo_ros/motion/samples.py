@@ -26,6 +26,9 @@ POSITION_LIMIT_M = 1e8
 SPEED_LIMIT_M_S = 1e4
 """No vehicle is faster."""
 
+RESTART_M, RESTART_M_S = 1.0, 100.0
+"""Odometry that moves further than this from one sample to the next, a distance and a speed, was restarted."""
+
 ANGLE_LIMIT_RAD = 1e6
 """Angles count turns and are wrapped; beyond this they have lost the digits that matter."""
 
@@ -73,6 +76,11 @@ class OdometrySample:
     def pose(self) -> Pose2:
         """In the sample's frame."""
         return Pose2(self.x_m, self.y_m, self.yaw_rad)
+
+    def continues_in(self, later: OdometrySample) -> bool:
+        """False where the odometry started afresh before the later sample: its pose has jumped, most often to 0."""
+        time_s = s_from_ns(later.stamp_ns - self.stamp_ns)
+        return math.hypot(later.x_m - self.x_m, later.y_m - self.y_m) <= RESTART_M + RESTART_M_S * time_s
 
     def between(self, later: OdometrySample, stamp_ns: int) -> OdometrySample:
         """The sample at a stamp between this one and a later one: linear, yaw along the shorter arc, and the larger of
@@ -132,6 +140,10 @@ class ImuSample:
         if not (math.isfinite(self.yaw_variance_rad2) and self.yaw_variance_rad2 >= 0):
             return "bad covariance"
         return None
+
+    def continues_in(self, later: ImuSample) -> bool:
+        """As `OdometrySample.continues_in`: an orientation may change at any rate."""
+        return True
 
     def between(self, later: ImuSample, stamp_ns: int) -> ImuSample:
         """As `OdometrySample.between`."""
@@ -254,6 +266,14 @@ class MotionBuffer(Generic[SampleT]):
         """Forget the samples newer than a stamp: what a clock that was set back leaves behind."""
         del self._samples[bisect.bisect_right(self._samples, stamp_ns, key=lambda s: s.stamp_ns) :]
 
+    def after(self, stamp_ns: int) -> list[SampleT]:
+        """The samples newer than a stamp."""
+        return self._samples[bisect.bisect_right(self._samples, stamp_ns, key=lambda s: s.stamp_ns) :]
+
+    def connected(self, sample: SampleT, later: SampleT) -> bool:
+        """Whether the motion from one sample to the next was measured: no gap, and no restart of the odometry."""
+        return later.stamp_ns - sample.stamp_ns <= self.limits.gap and sample.continues_in(later)
+
     def at(self, stamp_ns: int) -> SampleT | None:
         """The sample at a stamp: interpolated between its neighbours, or the newest one continued. None where a limit
         is exceeded, never a guess."""
@@ -268,7 +288,7 @@ class MotionBuffer(Generic[SampleT]):
                 return None
             return earlier.continued(stamp_ns)
         later = self._samples[after]
-        if later.stamp_ns - earlier.stamp_ns > self.limits.gap:
+        if not self.connected(earlier, later):
             return None
         return earlier.between(later, stamp_ns)
 
@@ -282,7 +302,7 @@ class MotionBuffer(Generic[SampleT]):
         samples: list[SampleT] = [first]
         samples += self._samples[begin:end]
         samples.append(last)
-        if any(b.stamp_ns - a.stamp_ns > self.limits.gap for a, b in itertools.pairwise(samples)):
+        if not all(self.connected(a, b) for a, b in itertools.pairwise(samples)):
             return []
         return samples
 
@@ -300,7 +320,7 @@ class MotionBuffer(Generic[SampleT]):
             samples.append(last)
         runs: list[list[SampleT]] = []
         for sample in samples:
-            if runs and sample.stamp_ns - runs[-1][-1].stamp_ns <= self.limits.gap:
+            if runs and self.connected(runs[-1][-1], sample):
                 runs[-1].append(sample)
             else:
                 runs.append([sample])

@@ -21,6 +21,7 @@ from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.rig.config import RigConfig
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.tracking.map_to_odom import MapToOdomConfig
 
 NODE_NAME = "unifygeo_localizer"
 
@@ -102,6 +103,16 @@ class NodeConfig:
         maximum=3600.0,
         live=True,
     )
+    publish_tf: bool = setting(
+        False,
+        "publish map → odom from the track and the odometry, at the odometry's rate; only where nothing else does, "
+        "such as an EKF",
+        acts="mode sequence",
+    )
+    ll_services: bool = setting(
+        False,
+        "offer fromLL and toLL, as robot_localization's navsat_transform does: nav2's waypoint follower calls /fromLL",
+    )
     heatmap_period_s: float = setting(
         1.0,
         "shortest time between two ~/heatmap messages; 0: none",
@@ -134,6 +145,7 @@ class Settings:
     session: SessionConfig = dataclasses.field(default_factory=SessionConfig)
     odometry: MotionNoise = dataclasses.field(default_factory=MotionNoise)
     tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
+    map_to_odom: MapToOdomConfig = dataclasses.field(default_factory=MapToOdomConfig)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ _TITLES = {
     "session": "Sessions",
     "odometry": "The odometry's errors",
     "tracker": "The tracker (`session.mode: sequence`)",
+    "map_to_odom": "The pose between images and map → odom (`session.mode: sequence`)",
 }
 
 

@@ -17,7 +17,7 @@ from unifygeo_ros.conversions.from_messages import imu_sample, initial_pose, odo
 from unifygeo_ros.conversions.sensor_frames import frame_name
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.time import ns_from_s
-from unifygeo_ros.motion.samples import MAP_FRAME
+from unifygeo_ros.motion.samples import MAP_FRAME, OdometrySample
 from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.ros.frames import TfFrames
 from unifygeo_ros.ros.health import Health
@@ -55,6 +55,7 @@ class Inputs:
         health: Health,
         on_image: Callable[[str, Any], None],
         image_topics: Sequence[str] = (),
+        on_odometry: Callable[[OdometrySample, str], None] | None = None,
     ) -> None:
         """Subscribe to everything.
 
@@ -65,11 +66,13 @@ class Inputs:
             health: Counts what is refused.
             on_image: Takes a topic and a sensor_msgs/Image or CompressedImage of it, and must not wait.
             image_topics: Of a rig; those that end in /compressed bring CompressedImage. None: that of the panoramas.
+            on_odometry: Takes each accepted sample of drifting odometry with the name of its frame; None: nobody does.
         """
         self._node = node
         self._map_frame = settings.node.map_frame
         self._session = session
         self._health = health
+        self._on_drifting_odometry = on_odometry
         self._frames = TfFrames(node, settings.node.base_frame, settings.node.input_frames)
         self._reliable = settings.node.reliability == "reliable"
         self._subscriptions: list[Subscription] = []
@@ -140,6 +143,8 @@ class Inputs:
             return
         refusal = self._session.add_odometry(sample)
         self._take(MAP_ODOMETRY if sample.frame == MAP_FRAME else ODOMETRY, sample.stamp_ns, refusal)
+        if refusal is None and sample.frame != MAP_FRAME and self._on_drifting_odometry is not None:
+            self._on_drifting_odometry(sample, frame_name(message.header.frame_id))
 
     def _on_imu(self, message: Imu) -> None:
         try:

@@ -28,6 +28,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger
 
+from unifygeo_ros.aerial.index import TileIndex
 from unifygeo_ros.conversions.from_messages import stamp_ns
 from unifygeo_ros.core.errors import ConfigurationError, UnifyGeoError
 from unifygeo_ros.core.time import NS_PER_S, ns_from_s
@@ -36,6 +37,7 @@ from unifygeo_ros.localization.panorama import composed_columns
 from unifygeo_ros.parameters.settings import NODE_NAME
 from unifygeo_ros.rig.pairing import ImageSet
 from unifygeo_ros.ros.camera_mount import mount_from_tf
+from unifygeo_ros.ros.geographic_services import GeographicServices
 from unifygeo_ros.ros.health import Health
 from unifygeo_ros.ros.image_conversion import ImageConversion, choose_image_conversion
 from unifygeo_ros.ros.inbox import Frame
@@ -43,10 +45,12 @@ from unifygeo_ros.ros.inputs import Inputs
 from unifygeo_ros.ros.loading import Loaded, load
 from unifygeo_ros.ros.outputs import Outputs
 from unifygeo_ros.ros.parameters import changed_settings, declare_parameters, read_settings, refused
+from unifygeo_ros.ros.pose_output import PoseOutput
 from unifygeo_ros.ros.python_logging import logged_by
 from unifygeo_ros.ros.rig import LiveRig, RigSets, live_rig
 from unifygeo_ros.ros.worker import Worker
 from unifygeo_ros.sessions.rig_panorama import RigPanoramas
+from unifygeo_ros.tracking.region import region_of
 
 STOP_TIMEOUT_S = 5.0
 """How long the node waits for the end of an image, or of a step of loading, when it has to stop."""
@@ -97,6 +101,8 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         self._loaded: Loaded | None = None
         self._conversion: ImageConversion
         self._outputs: Outputs | None = None
+        self._pose: PoseOutput | None = None
+        self._geographic_services: GeographicServices | None = None
         self._inputs: Inputs | None = None
         self._python_log = contextlib.ExitStack()
         """Holds the handler that writes Python's log messages to the node's log."""
@@ -131,8 +137,10 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self._settings = read_settings(self)
             self._diagnostics_timer.timer_period_ns = ns_from_s(self._settings.node.diagnostics_period_s)
             self._loaded = self._load()
+            self._create_pose_interfaces(self._loaded.index)
         except UnifyGeoError as error:
             self.get_logger().error(f"Configuration failed: {error}")
+            self._unload()
             self._health.state("unconfigured", f"configuration failed: {error}", model={})
             self._publish_diagnostics()
             return TransitionCallbackReturn.FAILURE
@@ -143,7 +151,8 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         for key, value in identity.items():
             self.get_logger().info(f"{key}: {value}")
         index = self._loaded.index
-        self._outputs = Outputs(self, self._settings.node, index, index.manifest.datum.height_m, self._conversion)
+        height_m = index.manifest.datum.height_m
+        self._outputs = Outputs(self, self._settings.node, index, height_m, self._conversion, self._pose)
         self._health.state("inactive", model=identity)
         jump_ns = ns_from_s(self._settings.session.time_jump_s)
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-jump_ns), on_clock_change=True)
@@ -170,6 +179,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self._health,
             self._on_image if self._rig_sets is None else self._rig_sets.take,
             () if rig is None else tuple(rig.sources),
+            self._pose.on_odometry if self._pose is not None else None,
         )
         self._worker = Worker(
             self._loaded.session,
@@ -194,9 +204,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             return TransitionCallbackReturn.ERROR
         assert self._loaded is not None
         assert self._outputs is not None
-        self._loaded.session.reset()
-        self._outputs.set_localized(False)
-        self._health.drive_forgotten()
+        self._forget()
         self._health.state("inactive")
         return super().on_deactivate(state)
 
@@ -299,6 +307,19 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self._conversion.camera_image,
         )
 
+    def _create_pose_interfaces(self, index: TileIndex) -> None:
+        """What is published between images, and the conversions that nav2 asks for. Raises ConfigurationError."""
+        settings = self._settings
+        if settings.node.ll_services:
+            self._geographic_services = GeographicServices(self, index.frame)
+        if settings.session.mode == "sequence":
+            self._pose = PoseOutput(self, settings, region_of(index))
+        elif settings.node.publish_tf:
+            raise ConfigurationError(
+                "publish_tf is true and session.mode is single, which follows no track; set session.mode to sequence, "
+                "or publish_tf to false and let an EKF publish map → odom"
+            )
+
     def _give_up(self, future: Future[Loaded]) -> None:
         """Wait a moment for the loader, and free what it loaded all the same."""
         done, _ = wait([future], STOP_TIMEOUT_S)
@@ -333,6 +354,12 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         if self._outputs is not None:
             self._outputs.close()
             self._outputs = None
+        if self._pose is not None:
+            self._pose.close()
+            self._pose = None
+        if self._geographic_services is not None:
+            self._geographic_services.close()
+            self._geographic_services = None
         if self._loaded is not None:
             self._loaded.close()
         self._loaded = None
@@ -392,6 +419,8 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self._worker.inbox.clear()
         if self._loaded is not None:
             self._loaded.session.reset()
+        if self._pose is not None:
+            self._pose.reset()
         if self._outputs is not None:
             self._outputs.set_localized(False)
         self._health.drive_forgotten()
@@ -439,13 +468,16 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self._loaded.session.reconfigure(settings.session)
         if self._outputs is not None:
             self._outputs.reconfigure(settings.node)
+        if self._pose is not None:
+            self._pose.reconfigure(settings.map_to_odom)
         return SetParametersResult(successful=True)
 
     def report(self) -> list[DiagnosticStatus]:
         """The diagnostics since the last report."""
         config = self._settings.node
-        return self._health.report(
-            self.get_fully_qualified_name().lstrip("/"),
+        name = self.get_fully_qualified_name().lstrip("/")
+        statuses = self._health.report(
+            name,
             enabled=self._enabled,
             image_timeout_s=config.image_timeout_s,
             filter_history_s=config.filter_history_s,
@@ -454,6 +486,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             missing_cameras=self._rig_sets.problems() if self._rig_sets is not None else {},
             rig=self._rig_sets.values() if self._rig_sets is not None else {},
         )
+        return statuses if self._pose is None else [*statuses, self._pose.report(name)]
 
     def _publish_diagnostics(self) -> None:
         message = DiagnosticArray(status=self.report())

@@ -17,6 +17,7 @@ from unifygeo_ros.core.records import CameraImage, Fix
 from unifygeo_ros.parameters.settings import NodeConfig
 from unifygeo_ros.ros.debug_image import TilePixels, draw_debug_image
 from unifygeo_ros.ros.image_conversion import ImageConversion
+from unifygeo_ros.ros.pose_output import PoseOutput
 from unifygeo_ros.ros.to_messages import (
     heatmap_message,
     hypotheses_message,
@@ -28,6 +29,9 @@ from unifygeo_ros.sessions.outcome import Outcome
 
 class Outlet(Protocol):
     """Where the worker's results go; called by the worker's thread."""
+
+    def follow(self, outcome: Outcome) -> None:
+        """Take in what an image said of the vehicle's pose; its fix, if there is one, passed the guard."""
 
     def publish_fix(self, fix: Fix) -> None:
         """Publish a fix that passed the guard."""
@@ -49,13 +53,16 @@ class Outputs:
         index: TilePixels,
         datum_height_m: float,
         conversion: ImageConversion,
+        pose: PoseOutput | None,
     ) -> None:
+        """pose: what is published between images; None: nothing is."""
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._node = node
         self._config = config
         self._index = index
         self._datum_height_m = datum_height_m
         self._conversion = conversion
+        self._pose = pose
         self._publishers: list[Any] = []
         self._fix = self._create(PoseWithCovarianceStamped, "~/fix", 10)
         self._navsat = self._create(NavSatFix, "~/navsat", 10)
@@ -88,6 +95,11 @@ class Outputs:
             if localized != self._is_localized:
                 self._is_localized = localized
                 self._localized.publish(Bool(data=localized))
+
+    def follow(self, outcome: Outcome) -> None:
+        """See `Outlet`."""
+        if self._pose is not None:
+            self._pose.follow(outcome)
 
     def publish_fix(self, fix: Fix) -> None:
         """See `Outlet`."""

@@ -12,7 +12,7 @@ from typing import Sequence
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Pose, PoseArray, PoseWithCovarianceStamped, Quaternion
+from geometry_msgs.msg import Pose, PoseArray, PoseWithCovarianceStamped, Quaternion, TransformStamped
 from nav_msgs.msg import OccupancyGrid
 from sensor_msgs.msg import CompressedImage, NavSatFix, NavSatStatus
 from std_msgs.msg import Header
@@ -21,7 +21,9 @@ from unifygeo_ros.conversions.message_values import navsatfix_covariance, pose_c
 from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.covariance import covariance_problem
 from unifygeo_ros.core.records import Fix, Hypothesis, TileDistribution
+from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.core.time import parts_from_stamp
+from unifygeo_ros.tracking.map_to_odom import PoseNow
 
 
 class PublicationError(Exception):
@@ -55,6 +57,22 @@ def pose_message(fix: Fix, map_frame: str) -> PoseWithCovarianceStamped:
     message = PoseWithCovarianceStamped(header=Header(stamp=time_message(fix.stamp_ns), frame_id=map_frame))
     message.pose.pose = _pose(fix.east_m, fix.north_m, fix.yaw_rad)
     message.pose.covariance = pose_covariance(fix.covariance_m2, fix.yaw_variance_rad2)
+    return message
+
+
+def pose_now_message(now: PoseNow, map_frame: str) -> PoseWithCovarianceStamped:
+    """The pose of base_link at an odometry sample, z = 0."""
+    message = PoseWithCovarianceStamped(header=Header(stamp=time_message(now.stamp_ns), frame_id=map_frame))
+    message.pose.pose = _pose(now.pose.x_m, now.pose.y_m, now.pose.yaw_rad)
+    message.pose.covariance = pose_covariance(now.covariance[:2, :2], float(now.covariance[2, 2]))
+    return message
+
+
+def transform_message(pose: Pose2, stamp_ns: int, parent: str, child: str) -> TransformStamped:
+    """The pose of the child's frame in the parent's, as TF takes it."""
+    message = TransformStamped(header=Header(stamp=time_message(stamp_ns), frame_id=parent), child_frame_id=child)
+    message.transform.translation.x, message.transform.translation.y = pose.x_m, pose.y_m
+    message.transform.rotation = _pose(0.0, 0.0, pose.yaw_rad).orientation
     return message
 
 

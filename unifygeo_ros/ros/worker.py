@@ -84,6 +84,7 @@ class Worker:
         located_s = time.monotonic()
         if isinstance(result, Fix) and not self._publish(result):
             return
+        self._outlet.follow(outcome)
         published_s = time.monotonic()
         self._outlet.publish_visualization(image, outcome)
         end_s = time.monotonic()

@@ -34,6 +34,14 @@ class Region:
     def _centres(self) -> cKDTree:
         return cKDTree(np.asarray(self.centres_m, np.float64))
 
+    @functools.cached_property
+    def moments(self) -> tuple[Float64, Float64]:
+        """Mean, float64 (2,), and covariance, float64 (2, 2), of a position of which only the region is known."""
+        centres = np.asarray(self.centres_m, np.float64)
+        offsets = centres - centres.mean(0)
+        within_tile = self.tile_side_m**2 / 12 * np.eye(2)
+        return centres.mean(0), offsets.T @ offsets / len(centres) + within_tile
+
     @property
     def border_rate_per_m(self) -> float:
         """How often a vehicle that may be anywhere in the region crosses its border, per metre: perimeter / (π · area),

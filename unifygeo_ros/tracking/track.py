@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from unifygeo_ros.tracking.belief import Belief, uniform
 from unifygeo_ros.tracking.clusters import Cluster
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.filter import CONFIRMING, SUPPORT
@@ -28,7 +29,7 @@ class TrackState(enum.Enum):
 
 @dataclass(frozen=True)
 class TrackStatus:
-    """For the diagnostics."""
+    """What is known of the track after an image."""
 
     state: TrackState
     reason: str
@@ -44,6 +45,10 @@ class TrackStatus:
     """How many of them were searched for in the whole region."""
     odometry_scale: tuple[float, float] | None
     """True distance per metre of odometry, and its standard deviation; None while there is no track."""
+    place: Cluster | None = field(default=None, compare=False)
+    """The tracked one, with the pose of base_link at the image's stamp; None while there is no track."""
+    belief: Belief = field(default_factory=uniform, compare=False)
+    """At the image's stamp."""
 
 
 @dataclass(frozen=True)

@@ -142,10 +142,9 @@ class Tracker:
 
     @property
     def status(self) -> TrackStatus:
-        scale = None
-        if self._track.tracking and self._cluster is not None:
-            variance = max(float(self._cluster.covariance[3, 3]), 0.0)
-            scale = 1 + float(self._cluster.mean[3]), math.sqrt(variance)
+        place, scale = self._cluster if self._track.tracking else None, None
+        if place is not None:
+            scale = 1 + float(place.mean[3]), math.sqrt(max(float(place.covariance[3, 3]), 0.0))
         return TrackStatus(
             state=self._track.state,
             reason=self._track.reason,
@@ -155,6 +154,8 @@ class Tracker:
             images=self._images,
             whole_searches=self._whole_searches,
             odometry_scale=scale,
+            place=place,
+            belief=self._belief,
         )
 
     def set_initial_pose(self, pose: InitialPose) -> None:
