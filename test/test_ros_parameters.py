@@ -14,12 +14,13 @@ from unifygeo_ros.parameters.table import with_tables
 from unifygeo_ros.rig.config import RigConfig
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.tracking.map_to_odom import MapToOdomConfig
 
 
 def test_every_setting_is_a_parameter_with_its_default():
     expected = {}
     groups = {"camera": CameraMount, "rig": RigConfig, "localizer": LocalizerConfig, "session": SessionConfig,
-              "odometry": MotionNoise, "tracker": TrackerConfig}  # fmt: skip
+              "odometry": MotionNoise, "tracker": TrackerConfig, "map_to_odom": MapToOdomConfig}  # fmt: skip
     for prefix, config in [("", NodeConfig), *((f"{group}.", config) for group, config in groups.items())]:
         expected |= {prefix + field.name: field.default for field in dataclasses.fields(config)}
     assert {name: spec.default for name, spec in PARAMETERS.items()} == expected
