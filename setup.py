@@ -38,7 +38,7 @@ setup(
     author="The UnifyGeo for ROS 2 developers",
     license="Apache-2.0",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["py.typed", "**/*.j2"]},
+    package_data={NAME: ["py.typed", "**/*.j2", "watch/page/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

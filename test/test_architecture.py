@@ -10,8 +10,8 @@ import unifygeo_ros
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "unifygeo_ros"
-ROS_PACKAGES = ("ros", "demo")
-"""Packages that may import rclpy."""
+ROS_MODULES = ("unifygeo_ros.ros", "unifygeo_ros.demo", "unifygeo_ros.watch.live")
+"""Packages and modules that may import rclpy."""
 
 
 def test_imports_outside_the_node_load_neither_ros_nor_torch():
@@ -19,7 +19,7 @@ def test_imports_outside_the_node_load_neither_ros_nor_torch():
     modules = [
         module.name
         for module in pkgutil.walk_packages([str(PACKAGE)], "unifygeo_ros.")
-        if module.name.split(".")[1] not in ROS_PACKAGES
+        if not f"{module.name}.".startswith(tuple(f"{name}." for name in ROS_MODULES))
     ]
     assert {"unifygeo_ros.core.records", "unifygeo_ros.tracking.belief"} <= set(modules)
     program = (

@@ -49,9 +49,13 @@ class Outlet:
         self.threads = set()
         self.observations = []
         self.followed = []
+        self.outcomes = []
 
     def follow(self, outcome):
         self.followed.append(outcome.result)
+
+    def publish_outcome(self, outcome):
+        self.outcomes.append(outcome)
 
     def publish_fix(self, fix):
         self.fixes.append(fix)
@@ -152,6 +156,7 @@ def test_pose_follows_rejections_and_the_fixes_that_pass_the_guard(run):
     lost = Rejection(3, RejectionReason.LOST, "lost")
     outlet, _ = run([broken, at(2), lost])
     assert outlet.followed == [at(2), lost]
+    assert outlet.outcomes == [at(2), lost]
 
 
 def test_inbox_keeps_the_newest_and_counts():

@@ -25,6 +25,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "unifygeo_ros.localization.command",
     "unifygeo_ros.evaluation.command",
     "unifygeo_ros.demo.command",
+    "unifygeo_ros.watch.command",
 )
 """Modules with `add_command(subparsers) -> None`, which sets `run=` to a function (args) -> exit status."""
 

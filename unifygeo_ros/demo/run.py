@@ -50,6 +50,7 @@ def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
 
     parameters = data / PARAMETERS
     print(f"3. The node runs in its own process; the drive is played to it over DDS at {rate:g} times its pace.")
+    print("   To see it in a browser, run `unifygeo watch` in another terminal.")
     live = _drive(data / BAG, parameters, index.path, model, rate, output / "node.log")
 
     print("4. The same drive replayed without ROS, for the report.")
@@ -79,6 +80,7 @@ def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
         "docs/how-to/real_imagery.md."
     )
     print(f"\nReport: {report.resolve()}")
+    print(f"Play the drive in a browser: unifygeo watch {index.path} --replay {output} --bag {data / BAG}")
 
 
 def check_files(data: Path) -> None:

@@ -6,23 +6,27 @@ import threading
 import time
 from typing import Any, Protocol
 
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from nav_msgs.msg import OccupancyGrid
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CompressedImage, NavSatFix
-from std_msgs.msg import Bool
+from sensor_msgs.msg import CompressedImage, NavSatFix, PointCloud2
+from std_msgs.msg import Bool, Float64MultiArray
 
-from unifygeo_ros.core.records import CameraImage, Fix
+from unifygeo_ros.core.records import CameraImage, Fix, Rejection
 from unifygeo_ros.parameters.settings import NodeConfig
 from unifygeo_ros.ros.debug_image import TilePixels, draw_debug_image
 from unifygeo_ros.ros.image_conversion import ImageConversion
 from unifygeo_ros.ros.pose_output import PoseOutput
 from unifygeo_ros.ros.to_messages import (
     heatmap_message,
+    hypotheses_cloud_message,
     hypotheses_message,
     navsat_message,
+    outcome_message,
     pose_message,
+    weights_message,
 )
 from unifygeo_ros.sessions.outcome import Outcome
 
@@ -35,6 +39,9 @@ class Outlet(Protocol):
 
     def publish_fix(self, fix: Fix) -> None:
         """Publish a fix that passed the guard."""
+
+    def publish_outcome(self, outcome: Fix | Rejection) -> None:
+        """Publish what became of an image."""
 
     def publish_visualization(self, image: CameraImage, outcome: Outcome) -> None:
         """Publish what explains the result: hypotheses, heatmap, debug image."""
@@ -68,6 +75,9 @@ class Outputs:
         self._navsat = self._create(NavSatFix, "~/navsat", 10)
         self._localized = self._create(Bool, "~/localized", latched)
         self._hypotheses = self._create(PoseArray, "~/hypotheses", 10)
+        self._cloud = self._create(PointCloud2, "~/hypotheses/cloud", 10)
+        self._weights = self._create(Float64MultiArray, "~/hypotheses/weights", 10)
+        self._outcome = self._create(DiagnosticArray, "~/outcome", 10)
         self._heatmap = self._create(OccupancyGrid, "~/heatmap", 1)
         self._debug_image = self._create(CompressedImage, "~/debug_image/compressed", 1)
         self._next_heatmap_s = self._next_debug_image_s = 0.0
@@ -107,6 +117,10 @@ class Outputs:
         self._navsat.publish(navsat_message(fix, self._config.base_frame, self._datum_height_m))
         self.set_localized(True)
 
+    def publish_outcome(self, outcome: Fix | Rejection) -> None:
+        """See `Outlet`."""
+        self._outcome.publish(outcome_message(outcome, self._node.get_fully_qualified_name().lstrip("/")))
+
     def publish_visualization(self, image: CameraImage, outcome: Outcome) -> None:
         """See `Outlet`."""
         config, result, observation = self._config, outcome.result, outcome.observation
@@ -114,6 +128,8 @@ class Outputs:
         if result.hypotheses:
             message = hypotheses_message(result.hypotheses, result.stamp_ns, yaw_rad, config.map_frame)
             self._hypotheses.publish(message)
+            self._cloud.publish(hypotheses_cloud_message(result.hypotheses, result.stamp_ns, config.map_frame))
+            self._weights.publish(weights_message(result.hypotheses))
         now_s = time.monotonic()
         if observation and config.heatmap_period_s > 0 and now_s >= self._next_heatmap_s:
             self._next_heatmap_s = now_s + config.heatmap_period_s

@@ -12,15 +12,21 @@ from typing import Sequence
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Pose, PoseArray, PoseWithCovarianceStamped, Quaternion, TransformStamped
 from nav_msgs.msg import OccupancyGrid
-from sensor_msgs.msg import CompressedImage, NavSatFix, NavSatStatus
-from std_msgs.msg import Header
+from sensor_msgs.msg import CompressedImage, NavSatFix, NavSatStatus, PointCloud2, PointField
+from std_msgs.msg import Float64MultiArray, Header, MultiArrayDimension, MultiArrayLayout
 
-from unifygeo_ros.conversions.message_values import navsatfix_covariance, pose_covariance, quaternion_of_yaw
+from unifygeo_ros.conversions.message_values import (
+    navsatfix_covariance,
+    outcome_diagnostic,
+    pose_covariance,
+    quaternion_of_yaw,
+)
 from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.covariance import covariance_problem
-from unifygeo_ros.core.records import Fix, Hypothesis, TileDistribution
+from unifygeo_ros.core.records import Fix, Hypothesis, Rejection, TileDistribution
 from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.core.time import parts_from_stamp
 from unifygeo_ros.tracking.map_to_odom import PoseNow
@@ -92,6 +98,47 @@ def hypotheses_message(hypotheses: Sequence[Hypothesis], stamp_ns: int, yaw_rad:
     message = PoseArray(header=Header(stamp=time_message(stamp_ns), frame_id=map_frame))
     message.poses = [_pose(place.east_m, place.north_m, yaw_rad) for place in hypotheses]
     return message
+
+
+def hypotheses_cloud_message(hypotheses: Sequence[Hypothesis], stamp_ns: int, map_frame: str) -> PointCloud2:
+    """The same places with their weights: fields x, y, z = 0 (m) and weight (0 … 1), float32."""
+    names = ("x", "y", "z", "weight")
+    points = np.array([(place.east_m, place.north_m, 0.0, place.weight) for place in hypotheses], "<f4").reshape(-1, 4)
+    fields = [
+        PointField(name=name, offset=4 * number, datatype=PointField.FLOAT32, count=1)
+        for number, name in enumerate(names)
+    ]
+    return PointCloud2(
+        header=Header(stamp=time_message(stamp_ns), frame_id=map_frame),
+        height=1,
+        width=len(points),
+        fields=fields,
+        is_bigendian=False,
+        point_step=4 * len(names),
+        row_step=points.nbytes,
+        data=array.array("B", points.tobytes()),
+        is_dense=True,
+    )
+
+
+def weights_message(hypotheses: Sequence[Hypothesis]) -> Float64MultiArray:
+    """Their weights alone, the largest first: what tools plot that know no point clouds."""
+    weights = [place.weight for place in hypotheses]
+    layout = [MultiArrayDimension(label="hypothesis", size=len(weights), stride=len(weights))]
+    return Float64MultiArray(layout=MultiArrayLayout(dim=layout), data=weights)
+
+
+def outcome_message(outcome: Fix | Rejection, name: str) -> DiagnosticArray:
+    """What became of one image, in words and values, with the image's stamp. name: the node's."""
+    text = outcome_diagnostic(outcome)
+    status = DiagnosticStatus(
+        level=bytes([text.level]), name=f"{name}: outcome", message=text.message, hardware_id=name
+    )
+    values = list(text.values)
+    if isinstance(outcome, Fix):
+        values += [("latitude_deg", f"{outcome.latitude_deg:.7f}"), ("longitude_deg", f"{outcome.longitude_deg:.7f}")]
+    status.values = [KeyValue(key=key, value=value) for key, value in values]
+    return DiagnosticArray(header=Header(stamp=time_message(outcome.stamp_ns)), status=[status])
 
 
 def heatmap_message(distribution: TileDistribution, stamp_ns: int, map_frame: str) -> OccupancyGrid:

@@ -77,6 +77,7 @@ class Worker:
         cpu_s = time.thread_time()
         if isinstance(image, Rejection):
             self._health.rejected(image)
+            self._outlet.publish_outcome(image)
             return
         self._watch.image(image.stamp_ns)
         outcome = self._session.locate(image)
@@ -86,6 +87,7 @@ class Worker:
             return
         self._outlet.follow(outcome)
         published_s = time.monotonic()
+        self._outlet.publish_outcome(result)
         self._outlet.publish_visualization(image, outcome)
         end_s = time.monotonic()
         own_cpu_s = time.thread_time() - cpu_s - outcome.localizer_cpu_ms / 1e3

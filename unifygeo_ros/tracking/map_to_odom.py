@@ -49,7 +49,12 @@ class MapToOdomConfig:
         live=True,
     )
     lost_after_s: float = setting(
-        10.0, "the track counts as lost after this long without a fix", minimum=0.1, maximum=3600.0, live=True
+        10.0,
+        "the track counts as lost after this long without a fix",
+        minimum=0.1,
+        maximum=3600.0,
+        live=True,
+        advanced=True,
     )
     smoothing_s: float = setting(
         0.5,
@@ -58,6 +63,7 @@ class MapToOdomConfig:
         maximum=60.0,
         live=True,
         acts="publish_tf",
+        advanced=True,
     )
     jump_m: float = setting(
         5.0,
@@ -66,6 +72,7 @@ class MapToOdomConfig:
         maximum=1e6,
         live=True,
         acts="publish_tf",
+        advanced=True,
     )
     tolerance_s: float = setting(
         0.0,

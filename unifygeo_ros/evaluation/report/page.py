@@ -212,11 +212,11 @@ def _good_fix_note(summary: Summary) -> str:
 
 
 def changed_settings(summary: Summary) -> dict[str, str]:
-    """The settings that are not at their defaults."""
+    """The settings that are not at their defaults, of the groups that act in a replay."""
     return {
         name: str(value)
         for name, spec in PARAMETERS.items()
-        if spec.group != "node" and (value := summary.identity[spec.group][spec.field]) != spec.default
+        if spec.group in summary.identity and (value := summary.identity[spec.group][spec.field]) != spec.default
     }
 
 
