@@ -10,7 +10,7 @@ from unifygeo_ros.aerial.index import TileIndex
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.evaluation.metrics.results import FORMAT, read_frames
 from unifygeo_ros.evaluation.recordings.bags import Bag, choose_topic
-from unifygeo_ros.evaluation.replay import IMAGE_TYPES
+from unifygeo_ros.evaluation.recordings.recorded_rig import IMAGE_TYPES
 from unifygeo_ros.watch.entries import frame_of_replay
 from unifygeo_ros.watch.journal import Journal
 from unifygeo_ros.watch.orthophoto import Orthophoto
