@@ -44,6 +44,8 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", files("launch/*.launch.py")),
         (f"share/{NAME}/config", files("config/*.yaml")),
+        (f"share/{NAME}/rviz", files("rviz/*.rviz")),
+        (f"share/{NAME}/foxglove", files("foxglove/*.json")),
         (f"share/{NAME}/config/rigs", files("config/rigs/*.yaml")),
         *folders("demo", "models"),
     ],

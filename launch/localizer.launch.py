@@ -6,7 +6,7 @@ from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 SHARE = Path(get_package_share_directory("unifygeo_ros"))
@@ -48,6 +48,27 @@ TOPICS = {
     "imu": ("imu/data", "IMU"),
     "initial_pose": ("initialpose", "where an operator says the vehicle is (RViz)"),
 }
+
+
+# Topics in rviz/unifygeo.rviz, below the node's name.
+SHOWN = ("fix", "pose", "hypotheses/cloud", "heatmap", "heatmap_updates", "debug_image/compressed")
+
+
+def start_rviz(context: LaunchContext) -> list[Node]:
+    if LaunchConfiguration("rviz").perform(context) == "false":
+        return []
+    namespace = LaunchConfiguration("namespace").perform(context).strip("/")
+    own = [(f"/unifygeo_localizer/{topic}", f"/{namespace}/unifygeo_localizer/{topic}") for topic in SHOWN]
+    return [
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            name="rviz2",
+            arguments=["-d", str(SHARE / "rviz" / "unifygeo.rviz")],
+            parameters=[{"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}],
+            remappings=[*(own if namespace else []), ("/initialpose", LaunchConfiguration("initial_pose_topic"))],
+        )
+    ]
 
 
 def start_node(context: LaunchContext) -> list[LifecycleNode]:
@@ -110,6 +131,9 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             "use_sim_time", default_value="false", choices=["true", "false"], description="take the time from /clock"
         ),
+        DeclareLaunchArgument(
+            "rviz", default_value="false", choices=["true", "false"], description="start RViz with the node's topics"
+        ),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of the node"),
         DeclareLaunchArgument(
             "frame_prefix",
@@ -123,4 +147,4 @@ def generate_launch_description() -> LaunchDescription:
             description="least severity that is logged",
         ),
     ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=start_node)])
+    return LaunchDescription([*arguments, OpaqueFunction(function=start_node), OpaqueFunction(function=start_rviz)])
