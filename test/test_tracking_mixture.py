@@ -11,9 +11,10 @@ import pytest
 
 from unifygeo_ros.core.geodesy import Datum, LocalFrame, wrap_angle
 from unifygeo_ros.core.records import Heading, HeadingSource, Matches, Observation, TileDistribution
+from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.tracking import reduction
-from unifygeo_ros.tracking.belief import Belief, uniform, with_scale
+from unifygeo_ros.tracking.belief import Belief, hypothesis, uniform, with_scale
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence, evidence_of, log_evidence_of_all, tile_weights
 from unifygeo_ros.tracking.reduction import reduce
@@ -115,9 +116,24 @@ def test_poses_become_hypotheses_with_an_odometry_of_unknown_scale() -> None:
     poses, covariances = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), np.arange(18.0).reshape(2, 3, 3)
     means, whole = with_scale(poses, covariances, 0.5)
     np.testing.assert_array_equal(means, [[1, 2, 3, 0], [4, 5, 6, 0]])
+    assert whole.shape == (2, 4, 4)
     np.testing.assert_array_equal(whole[:, :3, :3], covariances)
     np.testing.assert_array_equal(whole[:, 3], [[0, 0, 0, 0.25]] * 2)
     np.testing.assert_array_equal(whole[:, :3, 3], np.zeros((2, 3)))
+
+
+def test_hypothesis_of_a_pose_is_one_without_tile_and_support_whose_yaw_is_wrapped() -> None:
+    covariance = np.diag([4.0, 9.0, 0.01])
+    belief = hypothesis(Pose2(1.0, 2.0, 2 * math.pi + 0.5), covariance, 0.05, 0.2)
+    np.testing.assert_array_equal(belief.weights, [0.8])
+    np.testing.assert_allclose(belief.means, [[1.0, 2.0, 0.5, 0.0]], atol=1e-12)
+    np.testing.assert_allclose(belief.covariances, [np.diag([4.0, 9.0, 0.01, 0.0025])])
+    assert (belief.support.tolist(), belief.tile_ids.tolist(), belief.uniform_weight) == ([0.0], [-1], 0.2)
+
+
+def test_hypothesis_of_a_pose_is_not_doubted_unless_told() -> None:
+    belief = hypothesis(Pose2(0.0, 0.0, 0.0), np.eye(3), 0.1)
+    assert (belief.weights.tolist(), belief.uniform_weight) == ([1.0], 0.0)
 
 
 # Reduction ------------------------------------------------------------------------------------------------------------
