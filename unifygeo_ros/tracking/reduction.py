@@ -11,6 +11,9 @@ from unifygeo_ros.core.covariance import mahalanobis2, symmetric
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.tracking.belief import Belief
 
+MERGE_DISTANCE2 = 0.5
+"""Hypotheses whose means are closer, in squared standard deviations, are merged."""
+
 COARSER = (4.0, 16.0, 64.0, 256.0)
 """Factors on the squared distance at which light hypotheses are merged where there are too many."""
 

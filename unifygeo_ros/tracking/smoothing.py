@@ -34,12 +34,10 @@ from unifygeo_ros.tracking.clusters import dominant_cluster, weight_inside_ellip
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence
 from unifygeo_ros.tracking.filter import SearchedPart, observe, observe_yaw, predict, restart, slip
-from unifygeo_ros.tracking.reduction import reduce
+from unifygeo_ros.tracking.reduction import MERGE_DISTANCE2, reduce
 
 PRUNE = 1e-9
 """Pairs with less weight are dropped; their weight moves to the uniform component."""
-MERGE_DISTANCE2 = 0.5
-"""As the tracker's."""
 _LEAST_SCALE_VARIANCE = 1e-14
 
 

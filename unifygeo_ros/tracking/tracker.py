@@ -41,16 +41,13 @@ from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.decision import camera_position, decide, measured_by_image, published_hypotheses
 from unifygeo_ros.tracking.evidence import Evidence, evidence_of, log_evidence_of_all
 from unifygeo_ros.tracking.filter import SearchedPart, observe, observe_yaw, predict, restart, slip
-from unifygeo_ros.tracking.reduction import reduce
+from unifygeo_ros.tracking.reduction import MERGE_DISTANCE2, reduce
 from unifygeo_ros.tracking.region import Region
 from unifygeo_ros.tracking.smoothing import Recorder, Step
 from unifygeo_ros.tracking.track import LEAST_NEW, Track, TrackState, TrackStatus
 
 PRUNE = 1e-7
 """Hypotheses with less weight are pruned; their weight moves to the uniform component."""
-
-MERGE_DISTANCE2 = 0.5
-"""Hypotheses whose means are closer, in squared standard deviations, are merged (`reduction.reduce`)."""
 
 TRACK_HEADING_SIGMA_RAD = 0.2
 """A yaw known this well is given to the localizer instead of searched for; D tolerates about 10°."""

@@ -16,12 +16,12 @@ from unifygeo_ros.core.time import NS_PER_S
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_training.drives.ground import Ground, is_known
 from unifygeo_training.drives.opened import PartOfDrive
+from unifygeo_training.judging.town_set import SEMI_POSITIVES
 from unifygeo_training.streets import enlarged
 from unifygeo_training.towns.orthophoto import write_geotiff
 
 REACH_SIDES = 3
 """The gallery holds the tiles whose centre is at most so many tile sides from a camera, in the larger of the axes."""
-SEMI_POSITIVES = 3
 _EARTH_RADIUS_M = 6_371_000.0
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.core.arrays import Float64
+from unifygeo_training.data.split import METRES_PER_DEGREE
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
-_METRES_PER_DEGREE = 111_320.0
 
 
 def parts_of(geodetic_deg: Float64, *, cell_m: float, shares: tuple[float, float], seed: int) -> npt.NDArray[np.str_]:
@@ -43,9 +43,9 @@ def parts_of(geodetic_deg: Float64, *, cell_m: float, shares: tuple[float, float
 def cells_of(geodetic_deg: Float64, cell_m: float) -> npt.NDArray[np.int64]:
     """Row and column of the cell of each position: int64 (n, 2). The cells of a row are equally wide in degrees."""
     latitude, longitude = np.asarray(geodetic_deg, np.float64).reshape(-1, 2).T
-    row = np.floor(latitude * _METRES_PER_DEGREE / cell_m)
+    row = np.floor(latitude * METRES_PER_DEGREE / cell_m)
     # By the latitude of the row's middle, so that all positions of a row agree.
-    width_deg = cell_m / _METRES_PER_DEGREE / np.cos(np.radians((row + 0.5) * cell_m / _METRES_PER_DEGREE))
+    width_deg = cell_m / METRES_PER_DEGREE / np.cos(np.radians((row + 0.5) * cell_m / METRES_PER_DEGREE))
     return np.stack([row, np.floor(longitude / width_deg)], axis=-1).astype(np.int64)
 
 
@@ -54,7 +54,7 @@ def near_other_part(
 ) -> npt.NDArray[np.bool_]:
     """Which positions lie within guard_m of a cell of another part than `own`: bool (n,)."""
     latitude = np.asarray(geodetic_deg)[:, 0]
-    north_deg = guard_m / _METRES_PER_DEGREE
+    north_deg = guard_m / METRES_PER_DEGREE
     east_deg = north_deg / np.cos(np.radians(latitude))
     near = np.zeros(len(latitude), np.bool_)
     for up in (-1, 0, 1):
