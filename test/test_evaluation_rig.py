@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -216,3 +217,15 @@ def test_results_of_another_rig_are_not_continued(done, tmp_path, capsys):
     assert run(done, done / "out.mcap", rig=tmp_path / "rig.yaml") == 2
     assert "rig." in capsys.readouterr().err
     assert len(frames(done)) == 15
+
+
+def test_rig_check_of_a_bag_shows_times_and_missing_cameras(place, tmp_path, capsys):
+    drive(place, "gone", seconds=4.0, image=lambda name, time_s, pixels: None if name == "left" else pixels)
+    arguments = ["rig", "check", place / "gone", "--rig", place / "rig.yaml", "--plot", tmp_path / "rig.png"]
+    assert cli.main([str(argument) for argument in [*arguments, "--set", "rig.window_s=0.1"]]) == 1
+    text = capsys.readouterr().out
+    assert "7 sets, 5 of them judged" in text
+    assert re.search(r"back +\+45 ms", text)
+    assert "left is missing in 7 of 7 sets" in text
+    assert "right exposes 70 ms after the camera that paces" in text
+    assert (tmp_path / "rig.png").stat().st_size > 10_000

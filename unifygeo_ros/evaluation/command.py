@@ -1,4 +1,4 @@
-"""The commands `unifygeo replay`, `unifygeo compare` and `unifygeo accept`."""
+"""The commands `unifygeo replay`, `compare`, `accept` and `rig`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from unifygeo_ros.parameters.settings import with_values
 
 
 def add_command(subparsers: Any) -> None:
-    """Add `replay`, `compare` and `accept` to the parser of `unifygeo`."""
+    """Add `replay`, `compare`, `accept` and `rig` to the parser of `unifygeo`."""
     _add_replay(subparsers)
     _add_compare(subparsers)
     _add_accept(subparsers)
+    _add_rig(subparsers)
 
 
 def _add_replay(subparsers: Any) -> None:
@@ -68,6 +69,41 @@ def _add_replay(subparsers: Any) -> None:
     for group in (TruthSettings, Criteria):
         add_settings(replay, group)
     replay.set_defaults(run=_replay)
+
+
+def _add_rig(subparsers: Any) -> None:
+    rig = subparsers.add_parser("rig", help="check the description of several cameras")
+    actions = rig.add_subparsers(title="actions", required=True, metavar="ACTION")
+    check = actions.add_parser(
+        "check",
+        help="compose a rig's images and judge how they fit together",
+        description="Compose the images of a bag, or of a folder with one image for each camera (front.jpg …), and "
+        "compare what two cameras see: mounts, exposures, times, and what no camera sees. The exit status is 1 if "
+        "something should be corrected.",
+    )
+    check.add_argument("source", type=Path, metavar="BAG|FOLDER", help="recorded drive, or images named after cameras")
+    check.add_argument("--rig", metavar="RIG.yaml|auto", help="as for replay (or the parameter `rig.file`)")
+    check.add_argument("--plot", type=Path, metavar="PNG", help="draw the panorama and the numbers")
+    check.add_argument("--sets", type=int, default=5, metavar="N", help="judge so many sets of a bag (%(default)s)")
+    add_parameter_options(check)
+    check.set_defaults(run=_check_rig)
+
+
+def _check_rig(args: argparse.Namespace) -> int:
+    from unifygeo_ros.evaluation.rig_check import check_rig, draw, gather, report, verdict
+
+    settings = settings_of_options(args)
+    if args.rig is not None:
+        settings = with_values(settings, {"rig.file": args.rig})
+    if not settings.rig:
+        raise ConfigurationError("--rig is missing; give the rig file, or auto for the bag's own CameraInfo")
+    if args.sets < 1:
+        raise ConfigurationError(f"--sets {args.sets}, must be at least 1")
+    found = check_rig(gather(args.source, args.sets, settings))
+    print(report(found))
+    if args.plot is not None:
+        draw(found, args.plot, f"{args.source.name}: {settings.rig.file or settings.rig.cameras}")
+    return 1 if verdict(found) else 0
 
 
 def _add_compare(subparsers: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Callable, Mapping
 
 from rclpy.clock import Clock, ClockType
@@ -16,6 +15,7 @@ from sensor_msgs.msg import CameraInfo
 
 from unifygeo_ros.conversions.from_messages import stamp_ns
 from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.paths import home_path
 from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.rig.config import RigConfig
 from unifygeo_ros.rig.description import CameraDescription, FramePose, RigDescription, read_rig
@@ -51,7 +51,7 @@ def describe_rig(settings: Settings, resolve: Callable[[str], str]) -> RigDescri
     """
     config = settings.rig
     if config.file:
-        description = read_rig(Path(config.file).expanduser())
+        description = read_rig(home_path(config.file))
     else:
         named = (CameraDescription(name, f"{name}/image", f"{name}/camera_info") for name in config.camera_names)
         description = RigDescription(tuple(named), source="rig.cameras")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Iterable, Mapping
 
 from unifygeo_ros.conversions.sensor_frames import frame_name
 from unifygeo_ros.core.errors import ConfigurationError, InputError
+from unifygeo_ros.core.paths import home_path
 from unifygeo_ros.evaluation.recordings.bags import Bag, BagTopic
 from unifygeo_ros.evaluation.recordings.static_transforms import StaticTransforms
 from unifygeo_ros.rig.config import RigConfig
@@ -49,7 +49,7 @@ def recorded_rig(bag: Bag, config: RigConfig, transforms: StaticTransforms, base
         InputError: The rig file cannot be read.
     """
     if config.file and config.file != AUTO:
-        description = read_rig(Path(config.file).expanduser())
+        description = read_rig(home_path(config.file))
     else:
         description = rig_of_camera_infos(_cameras_with_info(bag, config.camera_names), str(bag.path))
     sources: dict[str, tuple[str, ...]] = {}
