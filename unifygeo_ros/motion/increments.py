@@ -53,8 +53,8 @@ class MotionNoise:
         acts=_ACTS,
     )
     yaw_walk: float = setting(
-        0.002,
-        "drift of the odometry's yaw, standard deviation in radians per √metre",
+        0.001,
+        "drift of the odometry's yaw, standard deviation in radians per √metre; more for wheels without a gyroscope",
         minimum=0.0,
         maximum=1.0,
         acts=_ACTS,
