@@ -399,7 +399,7 @@ def test_node_locate_and_replay_refuse_an_uncalibrated_bundle(
         assert message in capsys.readouterr().err
         settings = Settings(NodeConfig(bundle=model, index=index, accept_uncalibrated=accepted))
         with pytest.raises(UnifyGeoError, match=message):
-            load(settings, settings.camera, lambda step: None)
+            load(settings, settings.camera, None, lambda step: None)
 
 
 def test_node_names_the_missing_calibration_in_its_diagnostics(uncalibrated: ModelBundle, tmp_path: Path) -> None:
@@ -409,6 +409,6 @@ def test_node_names_the_missing_calibration_in_its_diagnostics(uncalibrated: Mod
         bundle=str(uncalibrated.path), index=str(tmp_path / "index"), backend="onnx_cpu", accept_uncalibrated=True
     )
     settings = Settings(node)
-    loaded = load(settings, settings.camera, lambda step: None)
+    loaded = load(settings, settings.camera, None, lambda step: None)
     assert loaded.identity["calibration"] == "none: covariances and ambiguities are rough guesses"
     loaded.close()
