@@ -1,10 +1,14 @@
-"""What the import contracts in pyproject.toml (`make lint`) cannot see: what an import loads, and the one version."""
+"""What the import contracts in pyproject.toml (`make lint`) cannot see: what an import loads, who may read a clock, and
+the one version."""
 
+import ast
 import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import unifygeo_ros
 
@@ -30,6 +34,22 @@ def test_imports_outside_the_node_load_neither_ros_nor_torch():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("place", ["tracking", "motion"])
+def test_code_that_promises_the_same_fixes_for_the_same_calls_has_no_clock_and_no_randomness(place):
+    """The docstring of a tracker says so, and the replay's equality with the node rests on it."""
+    files = sorted((PACKAGE / place).rglob("*.py"))
+    assert files
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            found = {"time", "datetime", "random", "secrets", "numpy.random"} & set(names)
+            if isinstance(node, ast.Attribute) and ast.unparse(node) == "np.random":
+                found = {"np.random"}
+            assert not found, f"{file}:{node.lineno}: {found}"
 
 
 def test_version_is_the_same_in_every_file_that_names_one():

@@ -119,6 +119,23 @@ def test_every_name_in_backquotes_exists_in_the_code(page):
     assert not missing
 
 
+PAGE = re.compile(r"[\w./-]*\w\.md\b")
+FOREIGN_PAGES = {"page.md"}
+"""Made by tests."""
+
+
+def test_every_page_that_the_code_names_exists():
+    """In docstrings, comments and messages, from the root of the checkout or by its bare name."""
+    pages = {f"/{page.relative_to(ROOT).as_posix()}" for page in PAGES}
+    missing = {}
+    for name in tracked_files():
+        if name.endswith((".py", ".yaml", ".xml", ".toml", ".cfg", "Makefile")):
+            for token in set(PAGE.findall((ROOT / name).read_text())) - FOREIGN_PAGES:
+                if not any(page.endswith("/" + token.lstrip("./")) for page in pages):
+                    missing.setdefault(token, []).append(name)
+    assert not missing
+
+
 @pytest.mark.parametrize(
     "token",
     ["unifygeo_ros/no_such_file.py", "session.no_such_setting", "~/no_such_topic", "no_such_function()", "NoSuchClass"],

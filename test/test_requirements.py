@@ -162,6 +162,28 @@ def test_make_installs_the_extras_cpu_and_tools():
     assert set(pins("runtime.txt")) == {name_of(line) for line in asked}
 
 
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_pattern_of_package_data_has_files_and_every_other_file_a_pattern():
+    """A pattern without a file is left over; a file without a pattern is missing where the package is installed."""
+    (keyword,) = [
+        node
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
+        if isinstance(node, ast.keyword) and node.arg == "package_data"
+    ]
+    patterns = [pattern for value in keyword.value.values for pattern in ast.literal_eval(value)]
+    package = ROOT / "unifygeo_ros"
+    found = {pattern: set(package.glob(pattern)) for pattern in patterns}
+    assert all(found.values()), found
+    others = {
+        file
+        for file in package.rglob("*")
+        if file.is_file() and file.suffix != ".py" and "__pycache__" not in file.parts
+    }
+    assert set().union(*found.values()) == others
+
+
 # -- rosdep ------------------------------------------------------------------------------------------------------------
 
 

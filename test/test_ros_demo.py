@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +14,9 @@ from ros_drive import domain_id, make_region
 
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.demo import run
 from unifygeo_ros.demo.run import BAG, PARAMETERS, TOWN, check_files, run_demo
+from unifygeo_ros.parameters.settings import Settings, with_values
 
 SETTINGS = """
 unifygeo_localizer:
@@ -77,3 +81,39 @@ def test_changed_file_is_refused(demo):
         check_files(data)
     file.write_text(text)
     check_files(data)
+
+
+def test_demo_replays_with_every_setting_of_its_parameter_file(monkeypatch, tmp_path):
+    """Of every group, and from a section /** as from one of the node's name: else live and replay differ in silence."""
+    values = {
+        "camera.x_m": 0.25,
+        "localizer.gate_sigma_m": 7.0,
+        "odometry.scale": 0.03,
+        "session.heading_source": "imu",
+        "tracker.hypotheses": 17,
+        "tracker.fix_from": "image",
+    }
+    lines = [f"    {name}: {value}" for name, value in values.items()]
+    (tmp_path / PARAMETERS).write_text("\n".join(["/**:", "  ros__parameters:", *lines]) + "\n")
+
+    class Replayed(Exception):
+        """Carries the request, since nothing after the replay is of interest."""
+
+    def evaluate(request):
+        raise Replayed(request)
+
+    manifest = SimpleNamespace(name="made in a test", trained_on="nothing")
+    monkeypatch.setattr(run, "check_files", lambda data: None)
+    monkeypatch.setattr(run, "load_bundle", lambda model: SimpleNamespace(manifest=manifest))
+    monkeypatch.setattr(run, "_index", lambda *arguments: Tiles())
+    monkeypatch.setattr(run, "_drive", lambda *arguments: None)
+    monkeypatch.setattr(run, "evaluate", evaluate)
+    with pytest.raises(Replayed) as replayed:
+        run_demo(tmp_path, tmp_path / "model", tmp_path / "output", rate=1.0)
+    assert replayed.value.args[0].settings == with_values(Settings(), values)
+
+
+class Tiles(list):
+    """Stands in for an index, of which the demo wants the length and the path."""
+
+    path = Path("index")
