@@ -1,5 +1,6 @@
 """The pages and files that a stranger meets first say what is so."""
 
+import os
 import re
 import subprocess
 import sys
@@ -105,6 +106,28 @@ def test_citation_is_valid_and_names_the_paper():
     assert {"cff-version", "message", "title", "authors"} <= set(cff)
     (paper,) = cff["references"]
     assert paper["doi"] == "10.48550/arXiv.2505.07622"
+
+
+ROS_PYTEST_PLUGINS = ("launch_testing", "launch_ros", "launch_pytest")
+"""Entry points that every ROS installation brings. launch_testing's imports each test module while collecting, where
+one skip at the top of a module makes pytest skip the whole folder and end without a failure."""
+
+
+def test_tests_are_collected_where_the_pytest_plugins_of_ros_are_installed(tmp_path):
+    entry_points = "".join(f"{name} = fake_{name}\n" for name in ROS_PYTEST_PLUGINS)
+    installed = tmp_path / "fake_ros-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-ros\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(f"[pytest11]\n{entry_points}")
+    skips = "import pytest\n\ndef pytest_configure():\n    pytest.exit('the plugin was loaded', 5)\n"
+    for name in ROS_PYTEST_PLUGINS:
+        (tmp_path / f"fake_{name}.py").write_text(skips)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    command.append("test/test_core_softmax.py")
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_core_softmax.py::test_" in done.stdout
 
 
 def test_ci_fails_a_run_without_tests(tmp_path):

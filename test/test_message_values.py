@@ -1,5 +1,8 @@
 """Values of outgoing messages, with the rules that robot_localization imposes on them."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -34,6 +37,16 @@ def test_pose_covariance_is_positive_definite_and_row_major():
     assert (values[0], values[1], values[6], values[7], values[35]) == (4.0, 1.5, 1.5, 2.0, 0.01)
     assert np.linalg.eigvalsh(matrix)[0] > 0
     assert values.max() <= 1e3
+
+
+def test_page_of_the_node_names_the_variances_of_what_is_not_observed():
+    page = " ".join((Path(__file__).parent.parent / "docs/reference/node.md").read_text().split())
+    ((height_m2, tilt_rad2),) = re.findall(
+        r"z, roll and pitch are not observed: they have (\S+) m² and (\S+) rad²", page
+    )
+    matrix = message_values.pose_covariance(COVARIANCE, 0.01).reshape(6, 6)
+    np.testing.assert_array_equal(np.diag(matrix)[2:5], [float(height_m2), float(tilt_rad2), float(tilt_rad2)])
+    assert message_values.navsatfix_covariance(COVARIANCE)[8] == float(height_m2)
 
 
 def test_navsatfix_covariance():

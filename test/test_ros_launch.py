@@ -121,6 +121,14 @@ def test_only_the_map_filter_takes_fixes_and_only_x_y_and_yaw_of_them():
     )
 
 
+def test_process_noise_of_yaw_is_the_one_that_was_chosen_by_measurement():
+    """With 0.002 rad² a second, the first choice, the map filter takes false fixes after a gap."""
+    page = (ROOT / "docs/measurements/node.md").read_text()
+    (chosen,) = re.findall(r"^\| \*\*([0-9.]+) \([0-9.]+°/√s\)\*\* \|", page, re.MULTILINE)
+    for name in ("ekf_odom", "ekf_map"):
+        assert ekf_parameters(name)["process_noise_covariance"][5] == float(chosen), name
+
+
 def test_shipped_parameters_run_the_tracker():
     """Single images with a searched heading hardly ever give a fix: 3.4% of the images of nine unused towns."""
     assert PARAMETERS["session.mode"].default == "sequence"
