@@ -21,12 +21,18 @@ from test_requirements import TOOLS, without
 
 from unifygeo_ros import cli
 from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Query, Rejection
+from unifygeo_ros.images.files import read_image
 from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.localization.localizer import Localizer
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples/localize_image.py"
 MODEL = ROOT / "models/towns-atto"
+PANORAMAS = ROOT.parent / "shared/data/panoramas"
 AROUND_M = 75.0
 
 
@@ -82,6 +88,21 @@ def test_image_of_the_demo_is_localized_with_its_heading(shown, monkeypatch, cap
     folder, navsat, heading_deg = shown
     line = run_example(monkeypatch, capsys, folder / "index", MODEL, folder / "image.jpg", heading_deg)
     assert distance_m(line, navsat) < 2.0, line
+
+
+@pytest.mark.skipif(not PANORAMAS.is_dir(), reason="the real images are not here")
+def test_shipped_model_gives_no_fix_for_real_panoramas_at_its_default_gates(shown):
+    """It learned from rendered towns: every fix of a photograph would be false, with standard deviations of a metre."""
+    bundle = load_bundle(MODEL)
+    index = open_index(shown[0] / "index", bundle=bundle)
+    headings = [Heading(math.radians(degrees), 0.001, HeadingSource.CONSTANT) for degrees in range(0, 360, 90)]
+    with open_engines(bundle, backend="onnx_cpu") as engines:
+        localizer = Localizer(index, bundle, engines, LocalizerConfig())
+        for file in sorted(PANORAMAS.glob("*.[jJ]*")):
+            image = CameraImage(read_image(file), 1)
+            for heading in (None, *headings):
+                result = localizer.locate(image, Query(heading=heading))
+                assert isinstance(result, Rejection), f"{file.name}, {heading}: {result}"
 
 
 def test_black_image_is_rejected_with_its_reason(shown, monkeypatch, capsys, tmp_path):
