@@ -14,6 +14,7 @@ import pytest
 
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.records import Fix, Rejection, RejectionReason
 from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_training.cli import main
@@ -22,6 +23,7 @@ from unifygeo_training.judging.street_pairs import (
     FixCounts,
     StreetPair,
     _index_of,
+    count_fix,
     interval,
     judge_pairs,
     read_pairs,
@@ -134,8 +136,15 @@ def test_fixes_are_counted_inside_and_outside(judgement) -> None:
     assert FixCounts(2, 1, 0) + FixCounts(3, 2, 1) == FixCounts(5, 3, 1)
 
 
-def test_distractors_join_the_gallery_and_a_fix_among_them_is_false(folder: Path, tmp_path: Path) -> None:
-    """The same imagery elsewhere: what the localizer finds in it is a false fix by definition."""
+@pytest.mark.parametrize(("inside", "away_m", "false"), [(True, 4.9, 0), (True, 5.1, 1), (False, 0.0, 1)])
+def test_count_fix_calls_far_and_foreign_fixes_false(inside: bool, away_m: float, false: int) -> None:
+    fix = Fix(1, 10.0 + 0.6 * away_m, 20.0 - 0.8 * away_m, 51.0, 0.0, np.eye(2), 0.0, 0.1, 3, 1.0, 0.05, ())
+    assert count_fix(fix, np.array([10.0, 20.0]), is_inside=inside) == FixCounts(1, 1, false)
+    rejection = Rejection(1, RejectionReason.AMBIGUOUS, "")
+    assert count_fix(rejection, np.array([10.0, 20.0]), is_inside=inside) == FixCounts(1, 0, 0)
+
+
+def test_distractors_join_the_gallery_and_every_panorama_is_tried_in_them(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.tif"
     shutil.copy(folder / "town.tif", copy)
     doubled = _judged(folder, tilings=1, distractors=[copy])
@@ -143,6 +152,7 @@ def test_distractors_join_the_gallery_and_a_fix_among_them_is_false(folder: Path
     outside = doubled.fixes["heading, outside"]
     assert outside.runs == 4
     assert outside.fixes == outside.false
+    assert doubled.fixes["search, outside"].runs == 4
     assert doubled.fixes["heading, inside"].false == 0
 
 

@@ -24,7 +24,7 @@ from unifygeo_ros.aerial.sources import open_imagery
 from unifygeo_ros.core.arrays import Bool, Float32, Float64, Int64
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import Datum, LocalFrame, map_from_tile, yaw_from_azimuth
-from unifygeo_ros.core.records import CameraImage, Candidates, Fix, Heading, HeadingSource, Query
+from unifygeo_ros.core.records import CameraImage, Candidates, Fix, Heading, HeadingSource, Query, Rejection
 from unifygeo_ros.images.files import read_image
 from unifygeo_ros.inference.bundle import GROUND_FEATURES, ModelBundle
 from unifygeo_ros.inference.engine import EngineSet
@@ -347,13 +347,17 @@ def _count_fixes(
         truth = index.frame.map_from_geodetic(pair.latitude_deg, pair.longitude_deg)
         for name, heading in (("heading", pair.heading()), ("search", None)):
             result = localizers[pair.mount].locate(image, Query(heading=heading))
-            fixed = false = 0
-            if isinstance(result, Fix):
-                error_m = float(np.hypot(*(truth - (result.east_m, result.north_m))))
-                fixed, false = 1, int(not is_inside or error_m > WITHIN_M)
             key = f"{name}, {'inside' if is_inside else 'outside'}"
-            counts[key] = counts.get(key, FixCounts()) + FixCounts(1, fixed, false)
+            counts[key] = counts.get(key, FixCounts()) + count_fix(result, truth, is_inside=is_inside)
     return counts
+
+
+def count_fix(result: Fix | Rejection, truth: Float64, *, is_inside: bool) -> FixCounts:
+    """One run. truth: float64 (2,), the camera in the map frame; is_inside: whether its place is in the index."""
+    if not isinstance(result, Fix):
+        return FixCounts(1)
+    error_m = float(np.hypot(*(truth - (result.east_m, result.north_m))))
+    return FixCounts(1, 1, int(not is_inside or error_m > WITHIN_M))
 
 
 def interval(values: Float64, *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float, float]:
