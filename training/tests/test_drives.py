@@ -429,7 +429,8 @@ def test_check_data_draws_each_drive_and_tells_by_its_exit_status(
 ) -> None:
     network = tmp_path / "network.yaml"
     network.write_text(yaml.safe_dump(NETWORK.model_dump(mode="json")), encoding="utf-8")
-    file = place.drives_file(tmp_path, {"bag": str(good)}, {"bag": str(tmp_path / "nowhere")})
+    bags = ({"bag": str(good)}, {"bag": str(tmp_path / "nowhere")})
+    file = place.drives_file(tmp_path, *bags, val_share=0.0, test_share=0.0)  # all of it for training: green
     arguments = ["check-data", "drives", str(file), "--network", str(network), "--output", str(tmp_path / "check")]
     assert main(arguments) == 1
     printed = capsys.readouterr().out

@@ -14,6 +14,7 @@ from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import UnifyGeoError
 from unifygeo_ros.core.time import s_from_ns
 from unifygeo_ros.evaluation.recordings.truth import Truth
+from unifygeo_training.drives.places import PARTS
 from unifygeo_training.drives.recorded import Drive, Exposures, Use
 from unifygeo_training.drives.turns import Turns
 
@@ -185,9 +186,10 @@ def draw(drive: Drive, parts: npt.NDArray[np.str_] | None, path: Path) -> None:
             )
     groups = {"used": np.ones(len(drive), np.bool_)}
     if parts is not None:
-        groups = {f"used, {part}": parts == part for part in np.unique(parts).tolist()}
-    for (label, chosen), colour in zip(groups.items(), ("lime", "cyan", "yellow", "orange"), strict=False):
-        above.plot(*drive.positions_m[chosen].T, ".", color=colour, markersize=4, label=label)
+        groups = {f"used, {part}": parts == part for part in PARTS}
+    for (label, chosen), colour in zip(groups.items(), ("lime", "cyan", "yellow"), strict=False):
+        if chosen.any():
+            above.plot(*drive.positions_m[chosen].T, ".", color=colour, markersize=4, label=label)
     above.set(xlabel="east, m", ylabel="north, m", aspect="equal", title=drive.name)
     above.legend(loc="upper right", fontsize=8)
     valid = exposures.stamps_ns > 0
