@@ -154,6 +154,15 @@ def test_camera_that_exposed_earlier_is_turned_by_the_vehicles_turn():
     assert np.abs(wrong.pixels.astype(float) - expected_panorama())[wrong.seen].max() > 15.0
 
 
+def test_compose_after_a_moved_image_gives_the_same_as_before_it():
+    views = {cam.name: CameraView(image_of(cam)) for cam in SURROUND}
+    composer = Composer(Rig(tuple(SURROUND)), WIDTH)
+    before = composer.compose(views).pixels
+    moved = composer.compose({**views, "cam1": CameraView(views["cam1"].pixels, Pose2(0.5, 0.0, 0.1))}).pixels
+    assert np.array_equal(composer.compose(views).pixels, before)
+    assert np.abs(moved.astype(int) - before).max() > 10
+
+
 def test_compose_ground_plane_is_continuous_across_cameras_and_motion():
     """Road marks on the plane z = 0 seen from cameras at different positions, one of them exposed 1.5 m earlier."""
 

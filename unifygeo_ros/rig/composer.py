@@ -4,9 +4,9 @@ For each camera: the image is averaged down to about half the panorama's pixel, 
 resolution in each direction, and averaged in twos. So every pixel is the mean over the area that it covers, as long as
 the lens' resolution changes little over the image.
 
-The sampling positions are computed for every image, because cameras of a rig do not expose at the same time: between a
-camera's exposure and the panorama's instant the vehicle turned and moved. They are computed exactly on a grid of every
-`GRID`-th pixel and interpolated between (error below 0.02° for a 120° pinhole).
+The sampling positions are computed for every image of a camera that exposed at another instant than the panorama's,
+because the vehicle turned and moved meanwhile; those of the others are computed once. They are computed exactly on a
+grid of every `GRID`-th pixel and interpolated between (error below 0.02° for a 120° pinhole).
 
 A ray meets the ground plane, or `Rig.distance_m`, whichever comes first. So the road and what stands at that distance
 fit together across cameras of different positions, and across the way that the vehicle moved meanwhile.
@@ -14,6 +14,7 @@ fit together across cameras of different positions, and across the way that the 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Mapping
@@ -187,21 +188,31 @@ class _Table:
         """By how much an image of this scale is averaged down: to about one doubled pixel of the panorama."""
         return max(1, math.floor(math.pi / self._width / (self.camera.lens.rad_per_pixel() / scale)))
 
-    def strip(self, view: CameraView) -> Strip:
-        """This camera's part of a panorama."""
+    @functools.cached_property
+    def _standing(self) -> tuple[Float32, Float32, Float32]:
+        """`_sampling` of a vehicle that stands, or of cameras that expose at one instant."""
+        return self._sampling(STANDING)
+
+    def _sampling(self, motion: Pose2) -> tuple[Float32, Float32, Float32]:
+        """Column and row of the lens' image for each doubled pixel of the strip, and its weight, float32 each."""
         lens = self.camera.lens
-        scale_x, scale_y = self.scale(view.pixels)
-        height, width = view.pixels.shape[:2]
         rows, columns = 2 * (self._last_row - self._first_row), 2 * self._columns
         grid_rows, grid_columns = -(-rows // GRID) + 1, -(-columns // GRID) + 1
         # Grid points lie at doubled pixels 0, GRID, 2 GRID …, so that a linear interpolation needs no shift.
         at_row = 2 * self._first_row + GRID * np.arange(grid_rows)
         at_column = 2 * self._first_column + GRID * np.arange(grid_columns)
-        pixels, valid = self._project(_directions(2 * self._width, at_row, at_column), view.motion)
+        pixels, valid = self._project(_directions(2 * self._width, at_row, at_column), motion)
         pixels = np.where(valid[..., None], pixels, np.nan)
         column, row = (_upsample(pixels[..., axis], rows, columns) for axis in (0, 1))
         # fmax takes the number where the other is NaN, which it is where the lens model is not valid.
         weight = np.fmin(np.fmax(lens.margin(column, row) * np.float32(1 / FEATHER), np.float32(0)), np.float32(1))
+        return column, row, weight
+
+    def strip(self, view: CameraView) -> Strip:
+        """This camera's part of a panorama."""
+        scale_x, scale_y = self.scale(view.pixels)
+        height, width = view.pixels.shape[:2]
+        column, row, weight = self._standing if view.motion == STANDING else self._sampling(view.motion)
         # Average down first: sampling would alias otherwise.
         reduction = min(self.reduction(scale_x), width // 8, height // 8)
         source = view.pixels
@@ -219,7 +230,7 @@ class _Table:
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        half = columns // 2, rows // 2
+        half = column.shape[1] // 2, column.shape[0] // 2
         pixels_half = cv2.resize(sampled, half, interpolation=cv2.INTER_AREA).astype(np.float32)
         # The smallest of each four: a pixel is seen if all of it is.
         smallest = np.minimum(weight[0::2], weight[1::2])
