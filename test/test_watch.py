@@ -283,6 +283,7 @@ def test_page_plays_a_replay(serve, browser, results, index_folder, tmp_path):
     page.click("#play")
     page.wait_for("playing === false && selected === 29")
     page.click("#follow")
+    page.evaluate("map.scale = 20; map.dirty = true")
     page.wait_for("Math.hypot(map.east - 18, map.north - 10.5) < 1e-6 && map.dirty === false")
     page.wait_for(ALL_LOADED)
     page.screenshot(tmp_path / "page.png")
@@ -290,6 +291,10 @@ def test_page_plays_a_replay(serve, browser, results, index_folder, tmp_path):
     left, top, width, height = page.box("#map")
     x, y = left + width / 2, top + height / 2
     assert np.abs(shot[round(y), round(x)][::-1].astype(int) - [0x3D, 0xDC, 0x91]).max() < 25
+    # The fix before it, 2 m to the west, is a dot on the trail.
+    behind = shot[round(y), round(x - 2.0 * page.evaluate("map.scale"))][::-1].astype(int)
+    assert behind[1] > behind[0] + 60
+    assert behind[1] > behind[2] + 40
     # A hand on the map ends the following.
     page.mouse(x, y, to=(x + 80, y))
     page.wait_for("follow === false")
