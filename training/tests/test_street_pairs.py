@@ -20,7 +20,9 @@ from unifygeo_ros.inference.select import open_engines
 from unifygeo_training.cli import main
 from unifygeo_training.judging.street_pairs import (
     COLUMNS,
+    Answers,
     FixCounts,
+    StreetJudgement,
     StreetPair,
     _index_of,
     count_fix,
@@ -192,6 +194,20 @@ def test_report_has_a_line_for_each_turn(judgement) -> None:
     lines = report(judgement).splitlines()
     assert [line.split("|")[1].strip() for line in lines[4:9]] == ["0°", "90°", "180°", "270°", "chance"]
     assert to_json(judgement)["chance_first_five"] == pytest.approx(5 / 49)
+
+
+def test_report_of_a_single_pair_has_no_stranger() -> None:
+    one = Answers(np.array([3]), np.array([6]), np.array([0.25]), np.array([0.25]))
+    alone = StreetJudgement(1, 1, (50,), 0.1, 0.016, {turn: [one] for turn in (0, 90, 180, 270)})
+    line = report(alone).splitlines()[4]
+    assert [cell.strip() for cell in line.split("|")[1:-1]] == [
+        "0°",
+        "0% (0–0)",
+        "100% (100–100)",
+        "0.250 (0.250–0.250)",
+        "–",
+    ]
+    assert "strangers_mass_within_5_m" not in to_json(alone)["by_turn_deg"]["0"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ the imagery becomes an index, the panorama is prepared as the localizer prepares
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.localization.panorama import prepare_panorama
 from unifygeo_ros.localization.pyramids import PyramidCache
 from unifygeo_ros.localization.reranking import match, rerank
+
+logger = logging.getLogger(__name__)
 
 PAIRS_FILE = "pairs.csv"
 REQUIRED = ("panorama", "aerial", "latitude", "longitude", "heading")
@@ -150,7 +153,8 @@ class Answers:
     mass: Float64
     """float64 (n,): D's mass within WITHIN_M of the camera, the mean over the tiles that hold it."""
     strangers_mass: Float64
-    """float64 (n,): the same of another pair's panorama on this pair's tiles, with that panorama's own heading."""
+    """float64 (n,): the same of the next pair's panorama on this pair's tiles, with that panorama's own heading; of a
+    single pair it is `mass`, and not reported."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,6 @@ def judge_pairs(
     distractors: Sequence[Path] = (),
     tilings: int = len(TILINGS),
     temperature: float | None = None,
-    progress: Callable[[str], None] = lambda text: None,
 ) -> StreetJudgement:
     """Judge a model on real pairs.
 
@@ -215,7 +218,7 @@ def judge_pairs(
     tiles = []
     with tempfile.TemporaryDirectory() as temporary:
         for number, shift in enumerate(TILINGS[:tilings]):
-            progress(f"tiling {number + 1} of {tilings}")
+            logger.info("tiling %d of %d", number + 1, tilings)
             indexes = [
                 _index_of(source, bundle, engines, Path(temporary) / f"{number}-{place}", shift)
                 for place, source in enumerate([*own, *others])
@@ -376,20 +379,22 @@ def _of_panoramas(parts: Sequence[Answers], value: Callable[[Answers], Bool | Fl
     return np.mean([np.asarray(value(part), np.float64) for part in parts], axis=0)
 
 
+STRANGERS = "strangers_mass_within_5_m"
 MEASURES: dict[str, Callable[[Answers], Bool | Float64]] = {
     "reranked_first_five": lambda a: a.reranked_ranks <= FIRST,
     "cosine_first_five": lambda a: a.cosine_ranks <= FIRST,
     "mass_within_5_m": lambda a: a.mass,
-    "strangers_mass_within_5_m": lambda a: a.strangers_mass,
+    STRANGERS: lambda a: a.strangers_mass,
 }
 
 
 def to_json(judgement: StreetJudgement) -> dict[str, Any]:
     """Plain data: every measure by turn as mean and interval, every panorama's answers, the fixes."""
+    wanted = [name for name in MEASURES if judgement.pairs > 1 or name != STRANGERS]
     measures = {
         str(turn): {
-            name: dict(zip(("mean", "low", "high"), interval(_of_panoramas(parts, value)), strict=True))
-            for name, value in MEASURES.items()
+            name: dict(zip(("mean", "low", "high"), interval(_of_panoramas(parts, MEASURES[name])), strict=True))
+            for name in wanted
         }
         for turn, parts in judgement.answers.items()
     }
@@ -430,6 +435,9 @@ def report(judgement: StreetJudgement) -> str:
     for turn, of_turn in data["by_turn_deg"].items():
         cells = []
         for name in MEASURES:
+            if name not in of_turn:
+                cells.append("–")
+                continue
             scale, unit = (1.0, "") if name.endswith("5_m") else (100.0, "%")
             mean, low, high = (of_turn[name][key] * scale for key in ("mean", "low", "high"))
             digits = 3 if scale == 1.0 else 0
