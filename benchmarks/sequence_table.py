@@ -41,7 +41,7 @@ from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.covariance import CHI2_95
 from unifygeo_ros.core.geodesy import wrap_angle
-from unifygeo_ros.core.records import CameraImage, Fix, Matches, Observation, Query, Rejection
+from unifygeo_ros.core.records import CameraImage, Fix, Heading, Matches, Observation, Query, Rejection
 from unifygeo_ros.core.time import s_from_ns, stamp_from_parts
 from unifygeo_ros.evaluation.metrics.definitions import Share, anees_bounds
 from unifygeo_ros.evaluation.metrics.drive import gather
@@ -131,6 +131,9 @@ class ChangedLocalizer:
 
     def decide(self, observation: Observation, query: Query) -> Fix | Rejection:
         return self._localizer.decide(observation, query)
+
+    def camera_fits(self, image: CameraImage, heading: Heading) -> dict[str, float]:
+        return self._localizer.camera_fits(image, heading)
 
     def asked(self, query: Query) -> Query:
         return query

@@ -28,6 +28,7 @@ from unifygeo_ros.core.records import (
     TileDistribution,
 )
 from unifygeo_ros.inference.bundle import Calibration, Confidence
+from unifygeo_ros.localization.camera_alternatives import CONFIGURED
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.samples import ODOM_FRAME, ImuSample, OdometrySample
 from unifygeo_ros.sessions.config import SessionConfig
@@ -155,6 +156,9 @@ class SimulatedLocalizer:
         self._outlier = self._rng.random() < model.outliers
         self.requests: list[Query] = []
         self.outliers: set[int] = set()  # stamps of images that did not show where they were taken
+
+    def camera_fits(self, image: CameraImage, heading: Heading) -> dict[str, float]:
+        return {CONFIGURED: 1.0}
 
     def observe(self, image: CameraImage, query: Query) -> Observation | Rejection:
         self.requests.append(query)

@@ -16,6 +16,7 @@ import pytest
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.records import CameraImage, Fix, Heading, HeadingSource, Prior, Query, Rejection, RejectionReason
 from unifygeo_ros.images.files import decode_image
+from unifygeo_ros.localization.camera_alternatives import CONFIGURED
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.motion.samples import MAP_FRAME, ODOM_FRAME, ImuSample, InitialPose, OdometrySample
@@ -47,6 +48,9 @@ class StandInLocalizer:
 
     def decide(self, observation: Fix, query: Query) -> Fix:
         return observation
+
+    def camera_fits(self, image: CameraImage, heading: Heading) -> dict[str, float]:
+        return {CONFIGURED: 1.0}
 
     @property
     def prior(self) -> Prior | None:
@@ -343,7 +347,7 @@ def test_bad_samples_are_counted_and_ignored() -> None:
 
 
 def test_outcome_holds_what_was_asked_and_seen() -> None:
-    _, session = make(heading_source="imu", stamp_offset_s=0.25, minimum_interval_s=0.5)
+    _, session = make(heading_source="imu", stamp_offset_s=0.25, minimum_interval_s=0.5, camera_check_images=0)
     session.add_imu(imu(1.0, roll=0.01, pitch=0.02, yaw=0.5))
     session.add_imu(imu(1.25, roll=0.01, pitch=0.02, yaw=0.5))
     outcome = session.locate(image(1.0))

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from unifygeo_ros.core.records import CameraImage, Fix, Query
+from unifygeo_ros.core.records import CameraImage, Fix, Heading, Query
+from unifygeo_ros.localization.camera_alternatives import CONFIGURED
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.increments import MotionNoise, motion_between
 from unifygeo_ros.motion.samples import ODOM_FRAME, BufferLimits, MotionBuffer, OdometrySample
@@ -219,6 +220,9 @@ class Shown:
     def observe(self, image: CameraImage, query: Query) -> CameraImage:
         self.queries.append(query)
         return image
+
+    def camera_fits(self, image: CameraImage, heading: Heading) -> dict[str, float]:
+        return {CONFIGURED: 1.0}
 
     def decide(self, image: CameraImage, query: Query) -> Fix:
         exposed_s = image.stamp_ns / SECOND - START_S - self.late_s

@@ -188,6 +188,8 @@ class RejectionReason(enum.Enum):
     """Sequence mode: not certain yet."""
     LOST = "lost"
     """Sequence mode."""
+    CAMERA_MISMATCH = "camera_mismatch"
+    """The image fits the map better mirrored, turned, upside down or pitched."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from unifygeo_ros.core.records import (
 from unifygeo_ros.core.settings import check_only_live_changed
 from unifygeo_ros.inference.bundle import GROUND_FEATURES, ModelBundle
 from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.localization.camera_alternatives import ALTERNATIVES, CONFIGURED
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.decision import Answer, answer, decide
 from unifygeo_ros.localization.decoding import probabilities
@@ -149,6 +150,24 @@ class Localizer:
         timings = {**observation.timings_ms, "decision": elapsed_ms}
         timings["total"] = timings.get("total", 0.0) + elapsed_ms
         return dataclasses.replace(result, timings_ms=timings)
+
+    def camera_fits(self, image: CameraImage, heading: Heading) -> dict[str, float]:
+        """How well an image fits the map as configured, and as each of `camera_alternatives.ALTERNATIVES`.
+
+        Args:
+            image: one that `observe` does not reject.
+            heading: of base_link.
+
+        Returns:
+            The best re-ranking scores in the whole index, by `Alternative.words` and for `CONFIGURED`.
+        """
+        applied = {alternative.words: alternative.applied(image, self.mount) for alternative in ALTERNATIVES}
+        scores = {}
+        for words, (other, mount) in {CONFIGURED: (image, self.mount), **applied}.items():
+            features = self._encode(prepare_panorama(other, self._model.ground, mount, heading))
+            found = self._retrieve(features, self.config.candidates, None, None)
+            scores[words] = float(rerank(found, self._match(features.levels[0][None], found.tile_ids)[:, 0]).scores[0])
+        return scores
 
     # -- stages, each one line of `observe` -----------------------------------------------------------------------
 

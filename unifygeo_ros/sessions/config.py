@@ -107,6 +107,15 @@ class SessionConfig:
         maximum=10.0,
         acts="with odometry or IMU",
     )
+    camera_check_images: int = setting(
+        10,
+        "one image in so many is compared with itself mirrored, turned, upside down and pitched, to see whether the "
+        "camera is mounted as configured; at first more; 0: none",
+        minimum=0,
+        maximum=10_000,
+        acts="with a heading",
+        advanced=True,
+    )
     frozen_distance_m: float = setting(
         0.5,
         "an image repeated pixel by pixel while the odometry moved this far is frozen",

@@ -15,6 +15,7 @@ import abc
 import dataclasses
 import logging
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -36,6 +37,7 @@ from unifygeo_ros.core.records import (
 )
 from unifygeo_ros.core.settings import check_only_live_changed
 from unifygeo_ros.core.time import ns_from_s
+from unifygeo_ros.localization.camera_alternatives import CONFIGURED, CameraWatch
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.increments import Motion, MotionNoise
 from unifygeo_ros.motion.samples import ImuSample, InitialPose, OdometrySample
@@ -47,6 +49,18 @@ from unifygeo_ros.sessions.outcome import Outcome
 from unifygeo_ros.tracking.track import TrackStatus
 
 _LOG = logging.getLogger(__name__)
+
+_LOOKED_AT = frozenset(
+    {
+        RejectionReason.LOW_SCORE,
+        RejectionReason.AMBIGUOUS,
+        RejectionReason.UNCERTAIN,
+        RejectionReason.PRIOR_CONFLICT,
+        RejectionReason.SEARCHING,
+        RejectionReason.LOST,
+    }
+)
+"""Rejections of images that are as they should be."""
 
 
 class ImageLocalizer(Protocol):
@@ -61,6 +75,8 @@ class ImageLocalizer(Protocol):
     def observe(self, image: CameraImage, query: Query) -> Observation | Rejection: ...
 
     def decide(self, observation: Observation, query: Query) -> Fix | Rejection: ...
+
+    def camera_fits(self, image: CameraImage, heading: Heading) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -95,6 +111,7 @@ class LocalizationSession(abc.ABC):
         self._noise = noise
         self._velocity: Velocity | None = None  # at the stamp of the image being localized
         self._stamp_error = self._new_stamp_error()
+        self._camera_watch = CameraWatch(config.camera_check_images)
         self._lock = threading.Lock()  # of those below
         self._warnings: tuple[str, ...] = ()
         self._track: TrackStatus | None = None
@@ -171,12 +188,13 @@ class LocalizationSession(abc.ABC):
             self._rules = ImageRules()
             self._inputs.follow_from(None)
             self._stamp_error = self._new_stamp_error()
+            self._camera_watch = CameraWatch(config.camera_check_images)
             self._forget()
         refusal = self._rules.refusal(image, self._inputs, config)
         if refusal is not None:
             outcome = Outcome(refusal, image)
         else:
-            outcome = self._committed(self._localize(image, config, known))
+            outcome = self._committed(self._with_camera_checked(self._localize(image, config, known)))
         estimate = self._stamp_error.estimate
         warnings = self._warnings_now(config)
         with self._lock:
@@ -189,8 +207,35 @@ class LocalizationSession(abc.ABC):
 
     def _warnings_now(self, config: SessionConfig) -> tuple[str, ...]:
         """What the drive so far shows to be set up wrongly."""
-        late = self._stamp_error.estimate.warning(config.stamp_offset_s)
-        return () if late is None else (late,)
+        warnings = (self._stamp_error.estimate.warning(config.stamp_offset_s), self._camera_watch.warning)
+        return tuple(warning for warning in warnings if warning is not None)
+
+    def _with_camera_checked(self, outcome: Outcome) -> Outcome:
+        """The outcome, without its fix where the image or the drive contradicts the camera's mount."""
+        result, watch = outcome.result, self._camera_watch
+        heading = None if outcome.query is None else outcome.query.heading
+        fixed = isinstance(result, Fix) or result.reason is RejectionReason.CAMERA_MISMATCH
+        if heading is None or not (fixed or result.reason in _LOOKED_AT):  # type: ignore[union-attr]
+            return outcome
+        detail, timings_ms = None, result.timings_ms
+        if watch.due(fixed=fixed):
+            start_s = time.perf_counter()
+            scores = self._localizer.camera_fits(outcome.image, heading)
+            better = watch.compared(scores)
+            if better is not None:
+                detail = (
+                    f"the image fits the map better {better} ({scores[better]:.2f}) than {CONFIGURED} "
+                    f"({scores[CONFIGURED]:.2f}); if that goes on, check the camera's parameters and the heading"
+                )
+            elapsed_ms = (time.perf_counter() - start_s) * 1e3
+            total_ms = timings_ms.get("total", 0.0) + elapsed_ms
+            timings_ms = {**timings_ms, "camera_check": elapsed_ms, "total": total_ms}
+        detail = watch.warning or detail
+        if isinstance(result, Fix) and detail is not None:
+            result = Rejection(result.stamp_ns, RejectionReason.CAMERA_MISMATCH, detail, result.hypotheses)
+        elif timings_ms is result.timings_ms:
+            return outcome
+        return dataclasses.replace(outcome, result=dataclasses.replace(result, timings_ms=timings_ms))
 
     def _committed(self, outcome: Outcome) -> Outcome:
         """The outcome, remembered for the images to come, unless a reset came while it was made."""

@@ -30,6 +30,7 @@ REASON_COLOURS: Mapping[str, str] = {
     "low_score": PURPLE,
     "off_map": SKY,
     "prior_conflict": RED,
+    "camera_mismatch": RED,
     "searching": "#b3b8c0",
     "lost": "#5b6470",
 }
