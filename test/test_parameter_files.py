@@ -10,7 +10,7 @@ from unifygeo_ros import cli
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.parameters import files
 from unifygeo_ros.parameters.files import read_parameter_file, read_settings_file
-from unifygeo_ros.parameters.names import check_names, nearest_name
+from unifygeo_ros.parameters.names import RETIRED, check_names, nearest_name
 from unifygeo_ros.parameters.settings import NODE_NAME, PARAMETERS, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -219,6 +219,16 @@ def test_file_that_does_not_fit_is_refused_with_the_remedy(tmp_path, text, error
     path.write_text(text)
     with pytest.raises(error, match=words):
         read_parameter_file(path)
+
+
+@pytest.mark.parametrize("name", RETIRED)
+def test_parameter_of_an_earlier_version_is_refused_with_what_to_do(tmp_path, name):
+    path = tmp_path / "file.yaml"
+    path.write_text(section(NODE_NAME, 1.0, **{name: 1.0}))
+    with pytest.raises(ConfigurationError, match=f"{name} is no longer a parameter") as refused:
+        read_parameter_file(path)
+    successor = RETIRED[name].removeprefix("use ")
+    assert "remove the line" in str(refused.value) or successor in PARAMETERS
 
 
 def test_names_of_other_nodes_pass_where_several_nodes_are_meant():

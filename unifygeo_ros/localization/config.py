@@ -88,20 +88,6 @@ class LocalizerConfig:
         maximum=math.pi,
         advanced=True,
     )
-    heading_search_candidates: int = setting(
-        20,
-        "tiles retrieved for each encoding of a heading search",
-        minimum=1,
-        maximum=1000,
-        advanced=True,
-    )
-    heading_search_encodings: int = setting(
-        2,
-        "encodings of a heading search, evenly spaced over the circle, before the last one",
-        minimum=1,
-        maximum=36,
-        advanced=True,
-    )
     gate_heading_sigma_rad: float = setting(
         0.35,
         "largest standard deviation of the heading, given or found",

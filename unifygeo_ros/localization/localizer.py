@@ -54,6 +54,14 @@ from unifygeo_ros.localization.retrieval import camera_gate, prior_problem
 NOTHING_KNOWN = Query()
 """Neither position nor heading."""
 
+HEADING_SEARCH_ENCODINGS = 2
+"""Encodings of a heading search before the last one. With two of them and ten sectors no heading is further than 9°
+from a roll, and D tolerates about 10°; the time of the search grows with their number."""
+
+HEADING_SEARCH_CANDIDATES = 20
+"""Tiles retrieved for each encoding of a heading search. The descriptor does not roll, so the right tile ranks lower
+than with a heading, and more tiles are taken; to match a tile costs little beside an encoding."""
+
 
 class Localizer:
     """Where images were taken, each for itself. Not safe for use from two threads at once (its engines are not)."""
@@ -221,12 +229,12 @@ class Localizer:
     ) -> HeadingSearch | None:
         """All rolls of one or more encodings against all tiles that any of the encodings retrieves; None: no tile."""
         ground = self._model.ground
-        azimuths = encoding_azimuths(self.config.heading_search_encodings, ground.columns)
+        azimuths = encoding_azimuths(HEADING_SEARCH_ENCODINGS, ground.columns)
         with clock.stage("heading_encoder"):
             headings = [Heading(float(yaw_from_azimuth(azimuth)), 0.0, HeadingSource.SEARCH) for azimuth in azimuths]
             encodings = [self._encode(prepare_panorama(image, ground, self.mount, h)) for h in headings]
         with clock.stage("heading_search"):
-            count = max(count, self.config.heading_search_candidates)
+            count = max(count, HEADING_SEARCH_CANDIDATES)
             found = [self.index.search(features.descriptor, count, gate) for features in encodings]
             tile_ids = np.unique(np.concatenate([candidates.tile_ids for candidates in found]))
             if not len(tile_ids):

@@ -14,6 +14,8 @@ RCLPY_GROUPS = ("qos_overrides",)
 
 RETIRED = {
     "camera.z_m": "the camera's height never had an effect; remove the line",
+    "localizer.heading_search_candidates": "it is always 20; remove the line",
+    "localizer.heading_search_encodings": "it is always 2; remove the line",
     "tracker.initial_pose_doubt": "it is always 0.1; remove the line",
     "session.odometry_growth": "use odometry.scale",
     "session.speed_sigma_m_s": "use odometry.speed_m_s",
