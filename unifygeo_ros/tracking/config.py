@@ -60,25 +60,10 @@ class TrackerConfig:
         maximum=10.0,
         advanced=True,
     )
-    slip_probability: float = setting(
-        0.003,
-        "probability of a slip of the odometry between two independent images",
-        minimum=0.0,
-        maximum=0.5,
-        advanced=True,
-    )
-    slip_sigma_m: float = setting(8.0, "size of a slip, standard deviation", minimum=0.1, maximum=1000.0, advanced=True)
     restart_probability: float = setting(
         3e-4,
-        "probability that the vehicle was carried to another place between two",
+        "probability that the vehicle was carried to another place between two independent images",
         minimum=1e-9,
-        maximum=0.5,
-        advanced=True,
-    )
-    heading_outlier: float = setting(
-        0.02,
-        "probability that a given heading is completely wrong",
-        minimum=1e-6,
         maximum=0.5,
         advanced=True,
     )
@@ -121,16 +106,6 @@ class TrackerConfig:
     )
     track_candidates: int = setting(
         5, "tiles retrieved near the track while tracking", minimum=1, maximum=1000, advanced=True
-    )
-    track_distributions: int = setting(
-        1, "of these, tiles whose distribution is decoded", minimum=1, maximum=100, advanced=True
-    )
-    doubt_images: int = setting(
-        3,
-        "images in a row that do not support the track after which its heading is no longer used in the search",
-        minimum=1,
-        maximum=100,
-        advanced=True,
     )
     check_distance_m: float = setting(
         40.0,

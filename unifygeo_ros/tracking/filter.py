@@ -31,6 +31,17 @@ two look alike, and then rarely by more than hundreds."""
 SLIPPING = 4
 """How many of the heaviest hypotheses may have slipped; a slip matters for the track alone."""
 
+SLIP_PROBABILITY = 0.003
+"""Of a slip of the odometry between two independent images, so about one in 3 km. A small share is enough: where the
+odometry did slip, one image raises the weight of the wider copy by thousands."""
+
+SLIP_SIGMA_M = 8.0
+"""Size of a slip, standard deviation. A gated search reaches half a tile (tens of metres) beyond its gate, so it still
+finds a vehicle that slipped this far."""
+
+HEADING_OUTLIER = 0.02
+"""Probability that a given heading is completely wrong. It limits what a disagreement costs a hypothesis."""
+
 BROAD = 1e-3
 """A component is broad for a hypothesis whose variances are smaller by this factor: within two of its own standard
 deviations it would move it by less than 0.07 of the hypothesis'."""

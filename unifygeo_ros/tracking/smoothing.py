@@ -33,7 +33,17 @@ from unifygeo_ros.tracking.belief import Belief, uniform
 from unifygeo_ros.tracking.clusters import dominant_cluster, weight_inside_ellipse
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence
-from unifygeo_ros.tracking.filter import SearchedPart, observe, observe_yaw, predict, restart, slip
+from unifygeo_ros.tracking.filter import (
+    HEADING_OUTLIER,
+    SLIP_PROBABILITY,
+    SLIP_SIGMA_M,
+    SearchedPart,
+    observe,
+    observe_yaw,
+    predict,
+    restart,
+    slip,
+)
 from unifygeo_ros.tracking.reduction import MERGE_DISTANCE2, reduce
 
 PRUNE = 1e-9
@@ -169,14 +179,14 @@ def _before(
         belief = reduce(belief, merge_distance2=MERGE_DISTANCE2, limit=config.hypotheses)
     if step.heading is not None:
         heading = step.heading
-        belief = observe_yaw(belief, heading.yaw_rad, heading.variance_rad2, config.heading_outlier, step.novelty)
+        belief = observe_yaw(belief, heading.yaw_rad, heading.variance_rad2, HEADING_OUTLIER, step.novelty)
     # The scale that belongs to the motion is that of the image before: first the scale goes back, then the pose.
     way = replace(NO_MOTION, distance_m=step.motion.distance_m)
     back = replace(step.motion.reversed(), distance_m=0.0)
     belief = predict(predict(belief, way, noise), back, noise)
     if step.doubt > 0:
         belief = restart(belief, step.doubt * config.restart_probability)
-        belief = slip(belief, step.doubt * config.slip_probability, config.slip_sigma_m)
+        belief = slip(belief, step.doubt * SLIP_PROBABILITY, SLIP_SIGMA_M)
     return belief
 
 

@@ -40,7 +40,17 @@ from unifygeo_ros.tracking.clusters import Cluster, dominant_cluster
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.decision import camera_position, decide, measured_by_image, published_hypotheses
 from unifygeo_ros.tracking.evidence import Evidence, evidence_of, log_evidence_of_all
-from unifygeo_ros.tracking.filter import SearchedPart, observe, observe_yaw, predict, restart, slip
+from unifygeo_ros.tracking.filter import (
+    HEADING_OUTLIER,
+    SLIP_PROBABILITY,
+    SLIP_SIGMA_M,
+    SearchedPart,
+    observe,
+    observe_yaw,
+    predict,
+    restart,
+    slip,
+)
 from unifygeo_ros.tracking.reduction import MERGE_DISTANCE2, reduce
 from unifygeo_ros.tracking.region import Region
 from unifygeo_ros.tracking.smoothing import Recorder, Step
@@ -48,6 +58,13 @@ from unifygeo_ros.tracking.track import LEAST_NEW, Track, TrackState, TrackStatu
 
 PRUNE = 1e-7
 """Hypotheses with less weight are pruned; their weight moves to the uniform component."""
+
+DOUBT_IMAGES = 3
+"""After so many images in a row that do not support the track, its heading is not used in the search either: it may be
+wrong, and an image encoded under a wrong heading finds nothing."""
+
+TRACK_DISTRIBUTIONS = 1
+"""Tiles whose distribution is decoded near the track: only the best, since each takes another run of the decoder."""
 
 TRACK_HEADING_SIGMA_RAD = 0.2
 """A yaw known this well is given to the localizer instead of searched for; D tolerates about 10°."""
@@ -187,10 +204,10 @@ class Tracker:
         doubt = _share_new(way_m, config.correlation_m)
         if doubt > 0:
             belief = restart(belief, doubt * config.restart_probability)
-            belief = slip(belief, doubt * config.slip_probability, config.slip_sigma_m)
+            belief = slip(belief, doubt * SLIP_PROBABILITY, SLIP_SIGMA_M)
         if heading is not None:
             novelty = _share_new(travelled_m, config.correlation_m)
-            belief = observe_yaw(belief, heading.yaw_rad, heading.variance_rad2, config.heading_outlier, novelty)
+            belief = observe_yaw(belief, heading.yaw_rad, heading.variance_rad2, HEADING_OUTLIER, novelty)
         cluster = dominant_cluster(belief, gates.answer_radius_m)
         query = replace(self._query(cluster, heading, unchecked_m), stamp_covariance=stamp_covariance)
         on_map = on_map_filter.after_way(self._on_map, travelled_m, gates.on_map_prior, self._region.border_rate_per_m)
@@ -289,7 +306,7 @@ class Tracker:
 
     def _query(self, cluster: Cluster | None, heading: Heading | None, unchecked_m: float) -> Query:
         config, unsupported = self.config, self._track.unsupported
-        if not self._track.tracking or cluster is None or unsupported >= config.doubt_images:
+        if not self._track.tracking or cluster is None or unsupported >= DOUBT_IMAGES:
             return Query(None, heading, config.search_distributions, config.search_candidates)
         yaw_variance = float(cluster.covariance[2, 2])
         if heading is None and yaw_variance < TRACK_HEADING_SIGMA_RAD**2:
@@ -298,9 +315,9 @@ class Tracker:
             return Query(None, heading, config.search_distributions, config.search_candidates)
         if unchecked_m >= config.check_distance_m:
             # One more than near the track: in the whole region the right tile is not as often the best.
-            return Query(None, heading, config.track_distributions + 1, config.search_candidates)
+            return Query(None, heading, TRACK_DISTRIBUTIONS + 1, config.search_candidates)
         gate = Prior(float(cluster.mean[0]), float(cluster.mean[1]), cluster.covariance[:2, :2])
-        return Query(gate, heading, config.track_distributions, config.track_candidates)
+        return Query(gate, heading, TRACK_DISTRIBUTIONS, config.track_candidates)
 
     def _searched_part(self, plan: Plan) -> SearchedPart | None:
         """Where a limited search would have found a hypothesis: within the gate and half a tile."""
