@@ -309,6 +309,27 @@ def test_parameter_file_that_cannot_be_used_ends_it_with_the_reason(start, chang
     assert "Traceback" not in node.output()
 
 
+def test_image_that_does_not_end_fails_the_deactivation_and_the_node_can_be_configured_again(
+    local_node,
+):
+    """An engine that hangs cannot be freed: the node gives it up rather than wait for ever."""
+    for transition in ("configure", "activate"):
+        assert getattr(local_node, f"trigger_{transition}")() == TransitionCallbackReturn.SUCCESS
+    given_up = local_node._loaded
+    worker = local_node._worker
+    end = worker.stop
+    worker.stop = lambda timeout_s: not end(timeout_s)  # the thread ends, so that nothing stays behind after the test
+    assert local_node.trigger_deactivate() != TransitionCallbackReturn.SUCCESS
+    assert local_node._state_machine.current_state[1] == "unconfigured"
+    (status,) = (s for s in local_node.report() if s.name.endswith(": node"))
+    assert status.message == "the image in work did not end within 5 s; its engines were given up"
+    assert (values(status)["state"], status.level, local_node.stuck) == ("unconfigured", b"\x02", True)
+    for transition in ("configure", "activate"):
+        assert getattr(local_node, f"trigger_{transition}")() == TransitionCallbackReturn.SUCCESS
+    assert local_node._loaded is not given_up
+    given_up.close()
+
+
 def test_period_of_the_diagnostics_is_read_at_configuration(local_node):
     assert all(
         result.successful for result in local_node.set_parameters([Parameter("diagnostics_period_s", value=0.7)])
