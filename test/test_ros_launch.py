@@ -133,9 +133,7 @@ def test_shipped_parameters_run_the_tracker():
     """Single images with a searched heading hardly ever give a fix: 3.4% of the images of nine unused towns."""
     assert PARAMETERS["session.mode"].default == "sequence"
     (section,) = yaml.safe_load((ROOT / "config/localizer.yaml").read_text()).values()
-    assert section["ros__parameters"]["session"] == {
-        "mode": "sequence", "heading_source": "none", "prior_source": "none", "stamp_offset_s": 0.0,
-    }  # fmt: skip
+    assert section["ros__parameters"]["session"]["mode"] == "sequence"
 
 
 # -- where launch is installed ----------------------------------------------------------------------------------------
