@@ -195,31 +195,34 @@ class Grid:
 
 class Particles:
     """A bootstrap filter that draws a share of its particles from each image's evidence, so that it can find a place in
-    a region too large to be filled; weights make up for the proposal. `elsewhere` is kept apart, as in the mixture."""
+    a region too large to be filled; weights make up for the proposal. The uniform weight is separate, as in the
+    mixture."""
 
     def __init__(self, side_m: int, count: int, seed: int) -> None:
         self.rng, self.count, self.area = np.random.default_rng(seed), count, float(side_m) ** 2
         self.places = np.zeros((0, 2))
         self.weights = np.zeros(0)
-        self.elsewhere = 1.0
+        self.uniform_weight = 1.0
 
     def step(self, move: tuple[int, int], evidence: Evidence) -> None:
         rng = self.rng
         places = self.places + np.array(move) + NOISE_M * rng.standard_normal(self.places.shape)
         weights = (1 - RESTART) * self.weights
-        elsewhere = (1 - RESTART) * self.elsewhere + RESTART
+        uniform_weight = (1 - RESTART) * self.uniform_weight + RESTART
         drawn = self.count // 4
         component = rng.choice(len(evidence.weights), drawn, p=evidence.weights / evidence.weights.sum())
         sigma = np.sqrt(evidence.covariances_m2[:, 0, 0])
         new = evidence.means_m[component] + sigma[component, None] * rng.standard_normal((drawn, 2))
-        born = np.full(drawn, elsewhere * evidence.weights.sum() / drawn)  # elsewhere/A · evidence, by its own density
+        born = np.full(
+            drawn, uniform_weight * evidence.weights.sum() / drawn
+        )  # uniform weight / A · evidence, by its own density
         apart2 = ((places[:, None] - evidence.means_m) ** 2).sum(-1)
         density = (evidence.weights / (2 * math.pi * sigma**2) * np.exp(-apart2 / (2 * sigma**2))).sum(1)
         weights = weights * (evidence.open_share + self.area * density)
-        elsewhere = elsewhere * evidence.open_share
+        uniform_weight = uniform_weight * evidence.open_share
         places, weights = np.concatenate([places, new]), np.concatenate([weights, born])
-        total = weights.sum() + elsewhere
-        weights, self.elsewhere = weights / total, elsewhere / total
+        total = weights.sum() + uniform_weight
+        weights, self.uniform_weight = weights / total, uniform_weight / total
         kept = self.count
         steps = (np.arange(kept) + rng.random()) / kept * weights.sum()
         chosen = np.minimum(np.searchsorted(np.cumsum(weights), steps), len(weights) - 1)

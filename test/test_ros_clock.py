@@ -1,4 +1,4 @@
-"""Simulated time: the node lives by /clock, and a bag that starts again from its beginning starts it anew."""
+"""Simulated time: the node lives by /clock, and a bag that starts again from its beginning restarts it."""
 
 import pytest
 

@@ -297,7 +297,7 @@ def test_many_enable_cycles(vehicle, region):
 
 
 def test_reset_clears_the_session(vehicle, region):
-    """After a reset an older stamp is welcome: the drive starts anew."""
+    """After a reset an older stamp is accepted: the drive starts again."""
     stamp = vehicle.show(region.panorama(PLACES[0]))
     vehicle.fix_for(stamp)
     assert vehicle.reset().success

@@ -111,7 +111,7 @@ def test_only_the_map_filter_takes_fixes_and_only_x_y_and_yaw_of_them():
     assert not any(key.startswith("pose") for key in odom)
     assert (odom["world_frame"], map_["world_frame"]) == ("odom", "map")
     assert [axis for axis, fused in enumerate(map_["pose0_config"]) if fused] == [0, 1, 5]
-    # Absolute positions other than the fixes' would fight with them.
+    # Absolute positions other than the fixes' would conflict with them.
     assert not any(any(map_[key][:6]) for key in ("odom0_config", "imu0_config"))
     assert map_["smooth_lagged_data"]
     assert map_["history_length"] >= 1.0

@@ -80,7 +80,7 @@ def wait_for_listening(vehicle):
 
 
 def test_configuration_refuses_what_cannot_work_and_recovers(start, region, tmp_path):
-    """One node after one mistake after the other; the parameters can be mended without a restart."""
+    """One node after one mistake after the other; the parameters can be corrected without a restart."""
     node, vehicle = start({"bundle": ""})
     stranger = random_bundle(tmp_path / "stranger", seed=5)
     broken = random_bundle(tmp_path / "broken", seed=6)

@@ -1,4 +1,4 @@
-"""The session's rules, with a localizer that is a stand-in: it records what it is asked and answers as told.
+"""The session's rules, with a localizer that is a stand-in: it records the queries and gives prepared answers.
 
 Only the session is under test here; the real localizer has its own tests.
 """

@@ -165,7 +165,7 @@ def test_grid_drive_is_not_trivial() -> None:
 
 
 def three_hypotheses() -> Belief:
-    """A narrow one where the image will be, one as wide as a tile about it, one elsewhere; told apart by support."""
+    """A narrow one where the image will be, one as wide as a tile about it, one far from it; their support differs."""
     sigmas = np.array([1.0, 20.0, 1.5])
     covariances = np.zeros((3, 3, 3))
     covariances[:, 0, 0] = covariances[:, 1, 1] = sigmas**2
@@ -428,7 +428,7 @@ def test_observe_yaw_repeated_keeps_the_headings_own_variance() -> None:
         belief = observe_yaw(belief, 0.4, 0.01, 0.01, 1.0)
     assert belief.means[0, 2] == pytest.approx(0.4, abs=0.01)
     assert belief.covariances[0, 2, 2] == pytest.approx(0.01, rel=0.05)
-    assert belief.weights[0] == pytest.approx(0.5, abs=0.01)  # agreeing is no merit
+    assert belief.weights[0] == pytest.approx(0.5, abs=0.01)  # agreement does not raise the weight
 
 
 def test_observe_yaw_contradiction_costs_at_most_the_outlier_share() -> None:
@@ -449,7 +449,7 @@ def test_assumed_heading_applies_only_to_poses_of_similar_yaw() -> None:
     assert likelihoods[0] == pytest.approx(0.2, abs=0.02)
     assert likelihoods[1] == pytest.approx(1.0, abs=1e-6)
     assert 0.85 < likelihoods[2] < 0.95
-    # Elsewhere is as likely as before, and only what faces as assumed may be where the image says.
+    # The uniform component keeps its weight; only hypotheses with about the assumed yaw may be where the image says.
     assert after.weights[1] / (after.uniform_weight + after.weights[3]) == pytest.approx(0.3 / 0.1)
     assert 0.02 < after.weights[3] / after.uniform_weight < 0.15
 
@@ -470,7 +470,7 @@ def test_component_much_wider_than_a_hypothesis_weighs_it_and_does_not_move_it()
     after, ratios = observe(belief, e)
     ratio = 0.4 + 0.6 * AREA * math.exp(-0.5 * 9 / 1601) / (2 * math.pi * 1601)
     assert ratios == pytest.approx([ratio])
-    # Beside it there is the component as a new hypothesis; nothing is a mean of the two.
+    # The component is a new hypothesis; nothing is a mean of the two.
     np.testing.assert_allclose(after.weights, [0.5 * ratio / (0.5 * ratio + 0.5), 0.5 * 0.6 / (0.5 * ratio + 0.5)])
     np.testing.assert_allclose(after.means[0, :3], means[0])
     np.testing.assert_allclose(after.covariances[0, :3, :3], covariances[0])

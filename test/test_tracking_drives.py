@@ -24,7 +24,7 @@ from unifygeo_ros.tracking.track import TrackState
 from unifygeo_ros.tracking.tracker import Plan, Tracker
 
 PLAIN = ObservationModel()
-HONEST = TrackerConfig(accuracy_correlation_m=PLAIN.error_m)
+CONSISTENT = TrackerConfig(accuracy_correlation_m=PLAIN.error_m)
 """Where covariances are judged: the simulated D's errors last longer than those of a network."""
 ALIASED = ObservationModel(aliases=((300.0, 100.0), (-200.0, 200.0)), alias_m=120.0)
 
@@ -151,7 +151,7 @@ def test_slip_of_the_wheels_is_overcome() -> None:
 
 
 def test_gap_in_the_odometry_widens_the_belief_and_is_overcome() -> None:
-    run, _, _ = run_drive(make_drive(0, 45), PLAIN, 0, odometry_gap=(20.0, 26.0), config=HONEST)
+    run, _, _ = run_drive(make_drive(0, 45), PLAIN, 0, odometry_gap=(20.0, 26.0), config=CONSISTENT)
     after = [e for t, e in zip(run.time_s, run.error_m, strict=True) if t > 32.0]
     assert np.nanmedian(after) < 3.0
     assert np.isfinite(after).mean() > 0.5
@@ -200,7 +200,7 @@ def test_camera_gap_longer_than_the_buffer_loses_no_motion() -> None:
 
 
 def test_standing_vehicle_does_not_gain_certainty() -> None:
-    """A hundred images from one place are one image: no first fix before it drives."""
+    """A hundred images from one place count as one image: no first fix before the vehicle drives."""
     run, _, _ = run_drive(make_drive(3, 60, standing=30.0), ALIASED, 3)
     assert run.first_fix_s(1.0) > 30.0
     assert run.availability(first_s=45.0) > 0.3
@@ -268,7 +268,7 @@ def pooled(config: TrackerConfig | None = None) -> Run:
 def test_covariances_and_integrity_are_calibrated() -> None:
     """ANEES not above one beyond its spread (errors of neighbouring fixes are correlated: some 30 independent ones),
     ellipses that hold at least what their integrity promises."""
-    run = pooled(HONEST)
+    run = pooled(CONSISTENT)
     assert 0.2 < run.anees() < 1.4
     assert np.mean(run.inside) > np.mean(run.integrity) - 0.03
 
@@ -278,7 +278,7 @@ def test_odometry_scale_is_estimated_and_in_the_status(drift: float) -> None:
     """Wheels that are off by two and a half of the expected standard deviations all the way cost no accuracy."""
     for seed in (0, 2):
         drive = make_drive(seed, 60, drift=drift)
-        run, session, _ = run_drive(drive, PLAIN, seed, config=HONEST)
+        run, session, _ = run_drive(drive, PLAIN, seed, config=CONSISTENT)
         way, told = (float(np.hypot(*np.diff(track[:, :2], axis=0).T).sum()) for track in (drive.pose, drive.odometry))
         scale, sigma = session.status().track.odometry_scale
         assert sigma < 0.01

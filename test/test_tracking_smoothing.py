@@ -271,7 +271,7 @@ def test_a_simulated_drive_is_known_from_its_start_and_better_than_by_the_filter
     assert early > 10
     assert np.median(errors) < 0.9 * np.median(filter_errors)
     assert max(errors) < 10.0
-    # As honest as the filter, whose errors last longer here than its settings say.
+    # As consistent as the filter, whose errors last longer here than its settings say.
     assert 0.6 < np.mean(lengths) / np.mean(filter_lengths) < 1.4
 
 

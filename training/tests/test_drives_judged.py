@@ -80,7 +80,7 @@ def test_the_positive_holds_the_camera_and_is_the_nearest_tile(parts) -> None:
 
 
 def test_two_imageries_are_two_galleries_whose_distance_is_that_on_the_earth(drives_file: Path, parts) -> None:
-    again = open_part(drives_file, NETWORK, "all")  # opened anew: another ground, at the same place
+    again = open_part(drives_file, NETWORK, "all")  # opened again: another ground, at the same place
     data = DriveImages([*parts, *again], "twice")
     half = len(data._centres_m) // 2
     start, end = np.array([0, 3]), np.array([half, half + 7])

@@ -48,7 +48,7 @@ def add_command(subparsers: Any) -> None:
         metavar="X.Y",
         help="build for that GPU instead of the one in this machine, which then needs none (tensorrt_rtx)",
     )
-    build.add_argument("--rebuild", action="store_true", help="build even what is there already")
+    build.add_argument("--rebuild", action="store_true", help="build engines that exist, too")
     build.add_argument(
         "--prune",
         action="store_true",
