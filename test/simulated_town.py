@@ -251,7 +251,7 @@ class SimulatedLocalizer:
 
 @dataclass
 class Run:
-    """Results of a drive, image by image. error_m: of fixes; nan for rejections. nees: likewise."""
+    """Results of a drive, image by image. error_m: of fixes; nan for rejections. nees: of fixes; nan for rejections."""
 
     time_s: list[float] = field(default_factory=list)
     error_m: list[float] = field(default_factory=list)

@@ -93,7 +93,7 @@ def test_frames_survive_json_with_every_bit():
 
 
 def test_drive_worked_by_hand():
-    #       ahead 1 m; right 2 m; rejected; no truth; false; fix without error but too careful
+    #       ahead 1 m; right 2 m; rejected; no truth; false; fix without error but conservative
     frames = [
         frame(0, rejection(0)),
         frame(1, fix_at(1, 0.0, 2.0)),

@@ -131,7 +131,7 @@ def test_hypothesis_of_a_pose_is_one_without_tile_and_support_whose_yaw_is_wrapp
     assert (belief.support.tolist(), belief.tile_ids.tolist(), belief.uniform_weight) == ([0.0], [-1], 0.2)
 
 
-def test_hypothesis_of_a_pose_is_not_doubted_unless_told() -> None:
+def test_hypothesis_of_a_pose_has_all_the_weight_by_default() -> None:
     belief = hypothesis(Pose2(0.0, 0.0, 0.0), np.eye(3), 0.1)
     assert (belief.weights.tolist(), belief.uniform_weight) == ([1.0], 0.0)
 

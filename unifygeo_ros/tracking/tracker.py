@@ -372,7 +372,7 @@ def _share_new(way_m: float, correlation_m: float) -> float:
 
 
 def _moved(before: Cluster, after: Cluster, radius_m: float) -> bool:
-    """True if the dominant cluster is another one than before."""
+    """True if the dominant cluster has changed."""
     distance_m = float(np.hypot(*(after.mean[:2] - before.mean[:2])))
     spread_m = math.sqrt(float(before.covariance[0, 0] + before.covariance[1, 1]))
     return distance_m > radius_m + 4 * spread_m
