@@ -222,7 +222,7 @@ def test_images_are_decoded_no_larger_than_the_localizer_needs(place, tmp_path, 
         widths.append(least_width)
         return camera_image(message, least_width)
 
-    monkeypatch.setattr("unifygeo_ros.evaluation.replay.camera_image", decode)
+    monkeypatch.setattr("unifygeo_ros.evaluation.image_sources.camera_image", decode)
     assert run(place, tmp_path / "out.mcap", "--odometry-topic", "/odom", "--max-frames", 2) == 0
     assert widths == [enough_columns(load_bundle(place / "bundle").manifest.ground)] * 2
 
@@ -245,7 +245,9 @@ def test_replay_of_a_cut_bag_loses_only_its_end(place, done, tmp_path):
     for ours, whole in zip(found, frames(done), strict=False):
         if ours.number + 2 < len(found):  # the truth beside the last ones may be lost
             assert to_json(ours) == to_json(whole)
-    assert "could not be read" in (tmp_path / "report.html").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert "What was wrong with the recording" in report
+    assert "nothing readable after byte" in report
     assert json.loads((tmp_path / "report.json").read_text())["problems"]
 
 

@@ -174,7 +174,7 @@ def _replay(args: argparse.Namespace) -> int:
     for line in summary.advice:
         print(f"- {line}")
     for problem in summary.problems[:5]:
-        print(f"not read: {problem}")
+        print(f"problem: {problem}")
     tracks = track_files(args.output) if args.smooth else ()
     for path in (args.output, args.report, args.report and args.report.with_suffix(".json"), *tracks):
         if path is not None:
