@@ -42,7 +42,7 @@ def add_command(subparsers: Any) -> None:
         "--model", type=Path, default=shipped_folder("models") / "towns-atto", help="folder of the model bundle"
     )
     demo.add_argument("--output", type=Path, default=Path("out/demo"), help="folder of the results (%(default)s)")
-    demo.add_argument("--rate", type=float, default=3.0, help="seconds of the drive a second (%(default)s)")
+    demo.add_argument("--rate", type=float, default=1.0, help="seconds of the drive a second (%(default)s)")
     demo.set_defaults(run=_run)
 
 
