@@ -130,8 +130,9 @@ $(VENV)/.training: $(VENV)/.demo requirements/training.txt
 	$(BIN)/python -m pip install --quiet -r requirements/training.txt
 	touch $@
 
+# The program unifygeo-train is there without what it needs: `make training` brings that.
 $(VENV)/.ros: $(VENV)/.demo requirements/ros-test.txt
-	$(BIN)/python -m pip install --quiet -r requirements/ros-test.txt
+	$(BIN)/python -m pip install --quiet --no-warn-conflicts -r requirements/ros-test.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.training $(VENV)/.ros requirements/test.txt
