@@ -1,5 +1,7 @@
 """GeoTIFFs become tiles: where things end up, how bands become RGB, what is unknown, and what is refused."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -544,3 +546,95 @@ class TestRealFiles:
     def test_white_nodata(self):
         tile, _ = tile_nearest(tiles_of(GEOTIFFS / "OSBS_029.tif", spec=AerialSpec(64, 0.2)))
         assert tile.valid.mean() > 0.99
+
+
+MANY_FILES = """
+import resource, sys
+import numpy as np
+from concurrent.futures import ThreadPoolExecutor
+from unifygeo_ros.aerial.sources import open_imagery
+from unifygeo_ros.core.geodesy import Datum, LocalFrame
+from unifygeo_ros.inference.bundle import AerialSpec
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (320, 320))
+tiles = open_imagery(sys.argv[1:2]).tiles(LocalFrame(Datum(48.5, 9.0)), AerialSpec(64, 0.5), 0.5)
+with ThreadPoolExecutor(8) as readers:
+    images = list(readers.map(tiles.read, range(len(tiles.centres_m))))
+np.save(sys.argv[2], np.stack([image.pixels for image in images]))
+"""
+
+
+def test_more_files_than_may_be_open_are_read_by_many_threads(tmp_path):
+    """Each of eight threads would hold as many files open as it has read; the system allows 320."""
+    whole = town(tmp_path / "whole.tif")
+    with rasterio.open(whole) as dataset:
+        pixels, transform = np.moveaxis(dataset.read(), 0, -1), dataset.transform
+    side = 16
+    for row in range(0, 320, side):
+        for column in range(0, 320, side):
+            path = tmp_path / "parts" / str(row) / f"{column}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = pixels[row : row + side, column : column + side]
+            write_geotiff(path, part, "EPSG:32632", transform @ Affine.translation(column, row))
+    result = subprocess.run([sys.executable, "-c", MANY_FILES, str(tmp_path / "parts" / "**" / "*.tif"),
+                             str(tmp_path / "found.npy")], capture_output=True, text=True, check=False)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    tiles = tiles_of(whole, datum=Datum(48.5, 9.0))
+    expected = np.stack([tiles.read(number).pixels for number in range(len(tiles.centres_m))])
+    np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), expected)
+
+
+def test_tile_is_cut_from_the_rasters_near_it_alone(tmp_path, monkeypatch):
+    """Files of grids of their own, each a raster: a tile asks those that it may touch, and comes out the same."""
+    whole = town(tmp_path / "whole.tif")
+    with rasterio.open(whole) as dataset:
+        pixels, transform = np.moveaxis(dataset.read(), 0, -1), dataset.transform
+    paths = []
+    for number, column in enumerate(range(0, 320, 20)):
+        corner = transform @ Affine.translation(column + 0.02 * number, 0)
+        paths.append(write_geotiff(tmp_path / f"{number}.tif", pixels[:, column : column + 20], "EPSG:32632", corner))
+    tiles = tiles_of(*paths, datum=Datum(48.5, 9.0))
+    assert len(tiles._levels) > 10
+    asked = []
+    cut = type(tiles._levels[0]).cut
+
+    def counting(level, *args):
+        asked.append(cut(level, *args) is not None)
+        return cut(level, *args)
+
+    monkeypatch.setattr(type(tiles._levels[0]), "cut", counting)
+    near = tiles.at(-40.0, 3.0)
+    assert 3 <= sum(asked) <= len(asked) <= 10
+    monkeypatch.setattr(tiles, "_boxes_m", np.tile([-np.inf, -np.inf, np.inf, np.inf], (len(tiles._levels), 1)))
+    every = tiles.at(-40.0, 3.0)
+    np.testing.assert_array_equal(near.pixels, every.pixels)
+    np.testing.assert_array_equal(near.valid, every.valid)
+
+
+def test_percentiles_of_many_deep_files_take_bounded_memory(tmp_path, monkeypatch):
+    sizes = []
+    read = rasterio.io.DatasetReader.read
+
+    def measured(self, *args, **options):
+        values = read(self, *args, **options)
+        sizes.append(values.size)
+        return values
+
+    monkeypatch.setattr("unifygeo_ros.aerial.geotiff._POOLED_PIXELS", 64 * 64)
+    picture = textured(100, 100).astype(np.uint16) * 100
+    paths = []
+    for number in range(12):
+        corner = from_origin(500_000 + 50 * number, 5_400_000, 0.5, 0.5)
+        paths.append(write_geotiff(tmp_path / f"{number}.tif", picture, "EPSG:32632", corner))
+    with monkeypatch.context() as patch:
+        patch.setattr("rasterio.io.DatasetReader.read", measured)
+        found = open_imagery(paths).describe()["rasters"][0]["scale"]
+    assert sum(sizes) <= 3 * 64 * 64
+    np.testing.assert_allclose(found, np.percentile(picture, [0.5, 99.5]), rtol=0.05)
+
+
+def test_files_of_one_grid_are_one_raster_whatever_lies_between_them(tmp_path):
+    """And a file that a folder and its own name both give is read once."""
+    paths = [town(tmp_path / "a.tif"), town(tmp_path / "b.tif", resolution=0.4), town(tmp_path / "c.tif", seed=1)]
+    rasters = open_imagery([tmp_path, paths[1]]).describe()["rasters"]
+    assert [raster["files"] for raster in rasters] == [["a.tif", "c.tif"], ["b.tif"]]

@@ -16,12 +16,13 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from tqdm import tqdm
 
 from unifygeo_ros.aerial.encoding import Advance, Shards, TimedEncoder, encode_shards
 from unifygeo_ros.aerial.imagery import ImageryOptions
+from unifygeo_ros.aerial.known_tiles import KnownTiles
 from unifygeo_ros.aerial.manifest import IndexManifest, read_manifest
 from unifygeo_ros.aerial.partial import PartialIndex, finish_rename
 from unifygeo_ros.aerial.region import Region, plan_region
@@ -45,7 +46,7 @@ class BuildReport:
     skipped: int
     """Tiles of the whole plan that were left out."""
     encoded: int
-    """Tiles encoded by this run (fewer after a kill)."""
+    """Tiles encoded by this run: fewer after a kill, and where an earlier index had them."""
     seconds: float
     """Duration of this run."""
     encoder_share: float
@@ -80,34 +81,64 @@ def build_index(
     settings = settings or BuildSettings()
     if finish_rename(Path(output)):
         return report_of_finished(Path(output))
-    region = plan_region(sources, options, bundle, datum, settings)
+    return encode_region(plan_region(sources, options, bundle, datum, settings), bundle, engines, output, readers,
+                         progress)  # fmt: skip
+
+
+def encode_region(
+    region: Region,
+    bundle: ModelBundle,
+    engines: EngineSet,
+    output: Path | str,
+    readers: int,
+    progress: bool,
+    known: KnownTiles | None = None,
+    earlier: str = "",
+) -> BuildReport:
+    """Encode and write a planned region, as `build_index` and `update_index` do.
+
+    Args:
+        known: Tiles that an earlier index holds; they are taken from it.
+        earlier: What identifies that index.
+    """
     encoder = TimedEncoder(engines.aerial_encoder, bundle)
 
     def encode(first_shard: int, advance: Advance) -> Shards:
-        return encode_shards(region, encoder, range(first_shard, region.shards), readers, advance)
+        return encode_shards(region, encoder, range(first_shard, region.shards), readers, advance, known)
 
-    report = write_index(region, bundle, engines.aerial_encoder.description, Path(output), encode, progress)
-    return dataclasses.replace(report, encoder_share=encoder.seconds / report.seconds)
+    plan = build_plan(region, bundle, encoder.description)
+    plan |= {"earlier": earlier} if earlier else {}
+    manifest = manifest_of(region, bundle, encoder.description)
+    total = len(region.tiles.centres_m)
+    report = write_index(Path(output), plan, manifest, total, region.settings.shard_tiles, encode, progress)
+    return dataclasses.replace(report, encoded=encoder.tiles, encoder_share=encoder.seconds / report.seconds)
 
 
 def write_index(
-    region: Region,
-    bundle: ModelBundle,
-    encoder_description: str,
     output: Path,
+    plan: Mapping[str, Any],
+    manifest: IndexManifest,
+    total: int,
+    shard_tiles: int,
     encode: Callable[[int, Advance], Shards],
     progress: bool,
 ) -> BuildReport:
-    """Write what `encode(first shard, advance)` yields, shard by shard in order, and finish the index."""
+    """Write what `encode(first shard, advance)` yields, shard by shard in order, and finish the index.
+
+    Args:
+        output: Folder of the index.
+        plan: All that decides its bytes, for `PartialIndex`.
+        manifest: Of the index, without the numbers of tiles and the files; `search` may be "auto".
+        total: Tiles of the plan.
+        shard_tiles: Tiles of each shard but the last.
+        encode: Makes the shards.
+        progress: Show a progress bar, on a terminal.
+    """
     started = time.perf_counter()
-    total = len(region.tiles.centres_m)
-    side_m = bundle.manifest.aerial.size * region.tiles.metres_per_pixel
-    with (
-        PartialIndex(output, build_plan(region, bundle, encoder_description)) as partial,
-        contextlib.ExitStack() as stack,
-    ):
+    side_m = manifest.side_m
+    with PartialIndex(output, plan) as partial, contextlib.ExitStack() as stack:
         before = partial.tiles
-        done = min(partial.shards * region.settings.shard_tiles, total)
+        done = min(partial.shards * shard_tiles, total)
         if done:
             logger.info("%s: going on after %d of %d tiles", partial.folder, done, total)
         hidden = None if progress else True  # None: shown on a terminal only
@@ -123,11 +154,13 @@ def write_index(
             writing.result()
         if partial.tiles == 0:
             raise InputError(
-                f"none of {total} tiles of {side_m:.1f} m is known to {region.settings.minimum_coverage:.0%} and shows "
+                f"none of {total} tiles of {side_m:.1f} m is known to {manifest.minimum_coverage:.0%} and shows "
                 "anything; check that the imagery is larger than a tile, check its nodata value, or lower "
                 "--minimum-coverage"
             )
-        partial.finish(_manifest(region, bundle, encoder_description, partial.tiles, partial.skipped))
+        tiles = partial.tiles
+        search = choose_search(tiles) if manifest.search == "auto" else manifest.search
+        partial.finish(dataclasses.replace(manifest, tiles=tiles, skipped=partial.skipped, search=search))
         encoded = partial.tiles - before
         return BuildReport(output, partial.tiles, partial.skipped, encoded, time.perf_counter() - started, 0.0)
 
@@ -149,15 +182,15 @@ def build_plan(region: Region, bundle: ModelBundle, encoder_description: str) ->
     }
 
 
-def _manifest(region: Region, bundle: ModelBundle, encoder_description: str, tiles: int, skipped: int) -> IndexManifest:
-    search = region.settings.search
+def manifest_of(region: Region, bundle: ModelBundle, encoder_description: str) -> IndexManifest:
+    """The manifest of a region's index before it is encoded, for `write_index`."""
     return IndexManifest(
         model=bundle.manifest.name,
         weights_sha256=bundle.manifest.weights_sha256,
         encoder=encoder_description,
         datum=region.datum,
-        tiles=tiles,
-        skipped=skipped,
+        tiles=0,
+        skipped=0,
         tile_size=bundle.manifest.aerial.size,
         metres_per_pixel=region.tiles.metres_per_pixel,
         stride_m=region.tiles.stride_m,
@@ -166,7 +199,7 @@ def _manifest(region: Region, bundle: ModelBundle, encoder_description: str, til
         match_size=bundle.manifest.match_size,
         match_channels=bundle.manifest.match_channels,
         imagery=region.imagery.describe(),
-        search=choose_search(tiles) if search == "auto" else search,
+        search=region.settings.search,
         files={},
     )
 

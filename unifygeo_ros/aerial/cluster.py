@@ -19,6 +19,7 @@ from typing import Any, Iterator, Sequence
 from unifygeo_ros.aerial.build import (
     BuildReport,
     build_plan,
+    manifest_of,
     report_of_finished,
     write_index,
 )
@@ -110,7 +111,9 @@ def build_index_on_ray(
         def encode(first_shard: int, advance: Advance) -> Shards:
             return _encode(ray, workers, region, first_shard, advance)
 
-        report = write_index(region, bundle, description, output, encode, progress)
+        plan, manifest = build_plan(region, bundle, description), manifest_of(region, bundle, description)
+        total = len(region.tiles.centres_m)
+        report = write_index(output, plan, manifest, total, settings.shard_tiles, encode, progress)
         busy = sum(_get(ray, [worker.encoder_seconds.remote() for worker in workers]))
         return dataclasses.replace(report, encoder_share=busy / report.seconds / len(workers))
 

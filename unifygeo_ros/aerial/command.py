@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_command(subparsers: Any) -> None:
     """Add `index` to the parser of `unifygeo`."""
-    index = subparsers.add_parser("index", help="build an index of aerial imagery, or look into one")
+    index = subparsers.add_parser("index", help="build, update or merge indexes of aerial imagery, or look into one")
     commands = index.add_subparsers(metavar="COMMAND", required=True)
 
     build = commands.add_parser(
@@ -25,34 +25,14 @@ def add_command(subparsers: Any) -> None:
         description="Cut imagery into north-up tiles, encode them, write an index. A build that was interrupted goes "
         "on when the same command is given again.",
     )
-    build.add_argument(
-        "imagery",
-        nargs="+",
-        type=Path,
-        help="GeoTIFF files or folders of them, folders of XYZ or TMS tiles (z/x/y.png), MBTiles files; or one VIGOR "
-        "city",
-    )
-    build.add_argument("--model", required=True, type=Path, help="folder of the model bundle")
-    build.add_argument("--output", required=True, type=Path, help="folder of the index, made by this command")
+    _add_imagery(build)
+    _add_encoding(build)
     build.add_argument(
         "--datum",
         type=checked(_datum),
         metavar="LAT,LON[,HEIGHT]",
         help="origin of the map frame (middle of the imagery)",
     )
-    build.add_argument(
-        "--bands", type=_bands, metavar="R,G,B", help="bands for red, green, blue, from 1 (as the file declares)"
-    )
-    build.add_argument(
-        "--scale",
-        type=_scale,
-        metavar="LOW,HIGH",
-        help="values that become black and white (8 bit: as they are; else the 0.5th and 99.5th percentile)",
-    )
-    build.add_argument("--nodata", type=float, help="value of unknown pixels, for files that do not say it")
-    build.add_argument("--backend", default="auto", help="inference backend (%(default)s)")
-    build.add_argument("--precision", default="auto", help="fp32, fp16 or auto")
-    build.add_argument("--readers", type=int, default=0, help="threads that cut tiles (0: one for each core)")
     build.add_argument("--ray", metavar="ADDRESS", help="encode on this Ray cluster: auto, ray://HOST:PORT, or local")
     build.add_argument(
         "--ray-workers", type=int, default=0, help="workers on the cluster (one a GPU, or one a machine)"
@@ -60,11 +40,68 @@ def add_command(subparsers: Any) -> None:
     add_settings(build, BuildSettings)
     build.set_defaults(run=_build)
 
+    update = commands.add_parser(
+        "update",
+        help="index and changed imagery → new index",
+        description="Build the index of imagery that has changed since an index was built. Tiles with the pixels that "
+        "they had are taken from that index, the others are encoded. Datum, stride and minimum coverage are those of "
+        "that index, which is only read. An update that was interrupted goes on when the same command is given again.",
+    )
+    update.add_argument("index", type=Path, help="folder of the earlier index")
+    _add_imagery(update)
+    _add_encoding(update)
+    update.add_argument(
+        "--search", choices=("auto", "exact", "ivfpq"), default="auto", help="how the whole index is searched (auto)"
+    )
+    update.set_defaults(run=_update)
+
+    merge = commands.add_parser(
+        "merge",
+        help="indexes on one grid → one index",
+        description="Put indexes of one model, datum and stride together, without encoding. Of tiles at the same place "
+        "the one that knows more pixels is taken, of equal ones that of the index named first.",
+    )
+    merge.add_argument("indexes", nargs="+", type=Path, metavar="index", help="folders of the indexes, at least two")
+    merge.add_argument(
+        "-o", "--output", required=True, type=Path, help="folder of the merged index, made by this command"
+    )
+    merge.set_defaults(run=_merge)
+
     info = commands.add_parser("info", help="show what an index holds")
     info.add_argument("index", type=Path, help="folder of the index")
     info.add_argument("--verify", action="store_true", help="read every file and compare its checksum")
     info.add_argument("--plot", type=Path, metavar="PNG", help="draw the coverage into this file")
     info.set_defaults(run=_info)
+
+
+def _add_imagery(command: argparse.ArgumentParser) -> None:
+    """The imagery and how it is read."""
+    command.add_argument(
+        "imagery",
+        nargs="+",
+        type=Path,
+        help="GeoTIFF files or folders of them, folders of XYZ or TMS tiles (z/x/y.png), MBTiles files, or patterns of "
+        "such names in quotes ('tiles/**/*.tif'); or one VIGOR city",
+    )
+    command.add_argument(
+        "--bands", type=_bands, metavar="R,G,B", help="bands for red, green, blue, from 1 (as the file declares)"
+    )
+    command.add_argument(
+        "--scale",
+        type=_scale,
+        metavar="LOW,HIGH",
+        help="values that become black and white (8 bit: as they are; else the 0.5th and 99.5th percentile)",
+    )
+    command.add_argument("--nodata", type=float, help="value of unknown pixels, for files that do not say it")
+
+
+def _add_encoding(command: argparse.ArgumentParser) -> None:
+    """The model, how it runs, and where the index goes."""
+    command.add_argument("--model", required=True, type=Path, help="folder of the model bundle")
+    command.add_argument("--output", required=True, type=Path, help="folder of the index, made by this command")
+    command.add_argument("--backend", default="auto", help="inference backend (%(default)s)")
+    command.add_argument("--precision", default="auto", help="fp32, fp16 or auto")
+    command.add_argument("--readers", type=int, default=0, help="threads that cut tiles (0: one for each core)")
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -87,6 +124,38 @@ def _build(args: argparse.Namespace) -> int:
         f"{report.path}: {report.tiles} tiles, {report.skipped} left out as empty; {report.encoded} encoded in "
         f"{report.seconds:.1f} s, the encoder running {report.encoder_share:.0%} of it"
     )
+    return 0
+
+
+def _update(args: argparse.Namespace) -> int:
+    from unifygeo_ros.aerial.imagery import ImageryOptions
+    from unifygeo_ros.aerial.update import update_index
+    from unifygeo_ros.inference.bundle import load_bundle
+    from unifygeo_ros.inference.select import open_engines
+
+    bundle = load_bundle(args.model)
+    options = ImageryOptions(args.bands, args.scale, args.nodata)
+    settings = BuildSettings(search=args.search)
+    with open_engines(bundle, backend=args.backend, precision=args.precision) as engines:
+        report = update_index(
+            *(args.index, args.imagery, bundle, engines, args.output),
+            settings=settings,
+            options=options,
+            readers=args.readers,
+            progress=True,
+        )
+    print(
+        f"{report.path}: {report.tiles} tiles, {report.skipped} left out as empty; {report.encoded} encoded in "
+        f"{report.seconds:.1f} s, the others by an earlier run or taken from {args.index}"
+    )
+    return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from unifygeo_ros.aerial.merge import merge_indexes
+
+    report = merge_indexes(args.indexes, args.output, progress=True)
+    print(f"{report.path}: {report.tiles} tiles in {report.seconds:.1f} s")
     return 0
 
 

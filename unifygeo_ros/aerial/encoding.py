@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from unifygeo_ros.aerial.imagery import TileImage
+from unifygeo_ros.aerial.known_tiles import KnownTiles
 from unifygeo_ros.aerial.partial import Shard
 from unifygeo_ros.aerial.region import Region
 from unifygeo_ros.core.arrays import Float16, Float32, UInt8
@@ -47,11 +48,12 @@ class EncodedTiles:
 
 
 class TimedEncoder:
-    """The aerial encoder, and the time it ran."""
+    """The aerial encoder, the time it ran, and for how many tiles."""
 
     def __init__(self, engine: Engine, bundle: ModelBundle) -> None:
         self.description = engine.description
         self.seconds = 0.0
+        self.tiles = 0
         self._engine = engine
         self._manifest = bundle.manifest
 
@@ -60,6 +62,7 @@ class TimedEncoder:
         started = time.perf_counter()
         outputs = self._engine.run({"image": images}, ("descriptor", "match_map"))
         self.seconds += time.perf_counter() - started
+        self.tiles += len(images)
         return outputs
 
     def check(self, outputs: Mapping[str, Float32], count: int) -> EncodedTiles:
@@ -90,7 +93,12 @@ class TimedEncoder:
 
 
 def encode_shards(
-    region: Region, encoder: TimedEncoder, shards: Sequence[int], readers: int, advance: Advance
+    region: Region,
+    encoder: TimedEncoder,
+    shards: Sequence[int],
+    readers: int,
+    advance: Advance,
+    known: KnownTiles | None = None,
 ) -> Shards:
     """Encode some shards of the plan in order.
 
@@ -100,18 +108,20 @@ def encode_shards(
         shards: Their numbers in the plan.
         readers: Threads that cut and pack tiles; 0: one for each core.
         advance: Called with the number of tiles that are done.
+        known: Tiles that need not be encoded, because an earlier index holds their features.
 
     Raises:
         EngineError: The encoder failed, or an output cannot be right.
+        IndexFormatError: A tile of `known` is damaged.
     """
     numbers = itertools.chain.from_iterable(region.numbers(shard) for shard in shards)
     threads = readers or os.cpu_count() or 1
     with (
-        contextlib.closing(_read_ahead(region, numbers, threads)) as tiles,
+        contextlib.closing(_read_ahead(region, numbers, threads, known)) as tiles,
         ThreadPoolExecutor(1, "output-checker") as checker,
     ):
         for shard in shards:
-            yield _encode_shard(region, encoder, region.numbers(shard), tiles, checker, advance)
+            yield _encode_shard(region, encoder, region.numbers(shard), tiles, checker, advance, known)
 
 
 def _encode_shard(
@@ -121,9 +131,11 @@ def _encode_shard(
     tiles: Iterator[_PackedTile | None],
     checker: ThreadPoolExecutor,
     advance: Advance,
+    known: KnownTiles | None,
 ) -> Shard:
     """Encode the tiles `numbers`, which `tiles` yields next."""
     kept: list[int] = []
+    earlier: list[int | None] = []  # the tiles' numbers in `known`
     pngs: list[bytes] = []
     batch: list[UInt8] = []
     batches: list[Future[EncodedTiles]] = []
@@ -136,18 +148,25 @@ def _encode_shard(
         if tile is not None:
             kept.append(number)
             pngs.append(tile.png)
-            batch.append(tile.pixels)
+            earlier.append(tile.earlier)
+            if tile.earlier is None:
+                batch.append(tile.pixels)
             if len(batch) == region.settings.batch_size:
                 run_batch()
         advance(1)
     if batch:
         run_batch()
-    encoded = [future.result() for future in batches]
+    parts = [future.result() for future in batches]
+    places = np.array([place for place, tile_id in enumerate(earlier) if tile_id is None], np.int64)
+    if known is not None and len(places) < len(kept):
+        parts.append(EncodedTiles(*known.features([tile_id for tile_id in earlier if tile_id is not None])))
+        places = np.append(places, [place for place, tile_id in enumerate(earlier) if tile_id is not None])
     empty = EncodedTiles(np.empty((0, 0), np.float32), np.empty((0, 0), np.float16))
+    order = np.argsort(places)
     return Shard(
         centres_m=region.tiles.centres_m[kept],
-        descriptors=np.concatenate([tiles.descriptors for tiles in encoded or [empty]]),
-        match_maps=np.concatenate([tiles.match_maps for tiles in encoded or [empty]]),
+        descriptors=np.concatenate([part.descriptors for part in parts or [empty]])[order],
+        match_maps=np.concatenate([part.match_maps for part in parts or [empty]])[order],
         pngs=tuple(pngs),
         skipped=len(numbers) - len(kept),
     )
@@ -162,30 +181,34 @@ class _PackedTile:
     png: bytes
     """The same, losslessly packed, so that the winner is encoded again from the very pixels the index was made of,
     whichever decoder unpacks them."""
+    earlier: int | None
+    """Its number among the `KnownTiles`, if it is one of them."""
 
 
-def _read_ahead(region: Region, numbers: Iterator[int], readers: int) -> Generator[_PackedTile | None, None, None]:
+def _read_ahead(
+    region: Region, numbers: Iterator[int], readers: int, known: KnownTiles | None
+) -> Generator[_PackedTile | None, None, None]:
     """The tiles in order, None for an empty one, cut by other threads up to a few batches ahead."""
     depth = 2 * region.settings.batch_size + readers
     pool = ThreadPoolExecutor(readers, "tile-reader")
     try:
-        waiting = deque(pool.submit(_pack_tile, region, number) for number in itertools.islice(numbers, depth))
+        waiting = deque(pool.submit(_pack_tile, region, number, known) for number in itertools.islice(numbers, depth))
         while waiting:
             tile = waiting.popleft().result()
-            waiting.extend(pool.submit(_pack_tile, region, number) for number in itertools.islice(numbers, 1))
+            waiting.extend(pool.submit(_pack_tile, region, number, known) for number in itertools.islice(numbers, 1))
             yield tile
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _pack_tile(region: Region, number: int) -> _PackedTile | None:
+def _pack_tile(region: Region, number: int, known: KnownTiles | None) -> _PackedTile | None:
     image = region.tiles.read(number)
     if image.valid.mean() < region.settings.minimum_coverage or _is_flat(image):
         return None
     done, png = cv2.imencode(".png", image.pixels[:, :, ::-1], _PNG_OPTIONS)  # RGB → BGR
     if not done:
         raise InputError(f"tile {number} cannot be packed as PNG")
-    return _PackedTile(image.pixels, png.tobytes())
+    return _PackedTile(image.pixels, png.tobytes(), None if known is None else known.find(number, image.pixels))
 
 
 def _is_flat(image: TileImage) -> bool:

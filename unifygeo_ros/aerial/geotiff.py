@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import warnings
 from collections import OrderedDict
@@ -28,12 +29,16 @@ from unifygeo_ros.core.errors import InputError
 
 _GRID_TOLERANCE_PX = 0.01
 """Files whose pixels are this close to one common grid are read as one raster."""
-_OPEN_FILES = 64
-"""Limit of open files for each thread."""
+_OPEN_FILES = 256
+"""Limit of files that all threads together hold open, beyond one for each thread. Many systems allow 1024."""
 _NEARLY_BLACK = 4
 """Largest value of a fill pixel; see `_known_where_nothing_is_stated`."""
 _SAMPLE_PIXELS = 512
-"""Rows and columns of each file's sample for the percentiles."""
+"""Largest number of rows and columns of a file's sample for the percentiles."""
+_POOLED_PIXELS = 16 * _SAMPLE_PIXELS**2
+"""All samples together hold no more pixels than this, unless the files are so many that each gives its fewest."""
+_FEWEST_SAMPLE_PIXELS = 16
+"""Smallest number of rows and columns of a file's sample."""
 _MOST_BLOCKS = 1 << 21
 """Limit of the blocks that are queried one by one; a query takes 17 µs."""
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -208,15 +213,21 @@ def open_geotiffs(paths: Sequence[Path], options: ImageryOptions) -> list[GeoTif
     """Rasters of the files, in their order. Raises InputError for a file that cannot be used, with the reason."""
     files = [_inspect(path, options) for path in paths]
     deep = [file for file in files if file.dtype != "uint8"]
-    deep_scale = _percentiles(deep, options) if deep and options.scale is None else options.scale
+    deep_scale = options.scale or options.deep_scale or (_percentiles(deep, options) if deep else None)
     groups: list[list[_File]] = []
+    alike: dict[Any, list[list[_File]]] = {}  # the groups by what can be compared at once
     for file in files:
-        for group in groups:
+        place = file.transform
+        size = math.sqrt(abs(place.determinant))
+        turn = tuple(round(value / size, 3) for value in (place.a, place.b, place.d, place.e))
+        key = (file.crs_wkt, file.bands, file.dtype, file.palette, f"{size:.3g}", turn)
+        for group in alike.setdefault(key, []):
             if _shares_grid(group[0], file):
                 group.append(file)
                 break
         else:
             groups.append([file])
+            alike[key].append(groups[-1])
     return [
         GeoTiffRaster(group, options, options.scale if group[0].dtype == "uint8" else deep_scale) for group in groups
     ]
@@ -435,9 +446,10 @@ def _to_8_bit(values: npt.NDArray[Any], scale: tuple[float, float] | None) -> UI
 def _percentiles(files: Sequence[_File], options: ImageryOptions) -> tuple[float, float]:
     """0.5th and 99.5th percentile of the known values of all the files together, from a thinned sample of each."""
     samples = []
+    side = min(_SAMPLE_PIXELS, max(_FEWEST_SAMPLE_PIXELS, math.isqrt(_POOLED_PIXELS // len(files))))
     for file in files:
         with _clear_errors(file.path), rasterio.open(file.path) as dataset:
-            shape = (min(file.rows, _SAMPLE_PIXELS), min(file.columns, _SAMPLE_PIXELS))
+            shape = (min(file.rows, side), min(file.columns, side))
             values = dataset.read(sorted(set(file.bands)), out_shape=(len(set(file.bands)), *shape))
             known = dataset.dataset_mask(out_shape=shape) >= 128
         if options.nodata is not None:
@@ -459,27 +471,46 @@ def _percentiles(files: Sequence[_File], options: ImageryOptions) -> tuple[float
     return float(low), float(high)
 
 
-class _OpenFiles(threading.local):
-    """Datasets may not be shared between threads, so each thread keeps its own."""
+class _ThreadsFiles:
+    """The datasets that one thread holds open: they may not be shared between threads. It goes with its thread."""
+
+    total = 0
+    """Datasets that are open in all threads."""
+    _counting = threading.Lock()
 
     def __init__(self) -> None:
-        self.datasets: OrderedDict[tuple[_File, int | None], Any] = OrderedDict()
+        self._datasets: OrderedDict[tuple[Path, int, int | None], Any] = OrderedDict()
+
+    def opened(self, file: _File, overview: int | None) -> Any:
+        """The handle of a file. Where all threads together hold too many, this thread's oldest are closed."""
+        key = (file.path, file.changed_ns, overview)
+        if key not in self._datasets:
+            while self._datasets and self.total >= _OPEN_FILES:
+                self._datasets.popitem(last=False)[1].close()
+                self._count(-1)
+            level = {} if overview is None else {"overview_level": overview}
+            self._datasets[key] = rasterio.open(file.path, **level)
+            self._count(1)
+        self._datasets.move_to_end(key)
+        return self._datasets[key]
+
+    def __del__(self) -> None:
+        self._count(-len(self._datasets))
+
+    @classmethod
+    def _count(cls, change: int) -> None:
+        with cls._counting:
+            cls.total += change
 
 
-_open_files = _OpenFiles()
+_threads = threading.local()
 
 
 def _opened(file: _File, overview: int | None) -> Any:
-    """This thread's handle of a file; the handles used longest ago are closed."""
-    datasets = _open_files.datasets
-    key = (file, overview)
-    if key not in datasets:
-        if len(datasets) >= _OPEN_FILES:
-            datasets.popitem(last=False)[1].close()
-        level = {} if overview is None else {"overview_level": overview}
-        datasets[key] = rasterio.open(file.path, **level)
-    datasets.move_to_end(key)
-    return datasets[key]
+    """This thread's handle of a file."""
+    if not hasattr(_threads, "files"):
+        _threads.files = _ThreadsFiles()
+    return _threads.files.opened(file, overview)
 
 
 @contextlib.contextmanager

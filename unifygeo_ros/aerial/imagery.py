@@ -80,6 +80,8 @@ class ImageryOptions:
     imagery in others; either is written into the manifest."""
     nodata: float | None = None
     """Value that marks unknown pixels where the files do not say it themselves (all bands equal to it)."""
+    deep_scale: tuple[float, float] | None = None
+    """`scale` for the files that are not of 8 bit, in place of the percentiles: that of the index which is updated."""
 
     def __post_init__(self) -> None:
         if self.scale is not None and not self.scale[0] < self.scale[1]:

@@ -119,17 +119,24 @@ class TileIndex:
     def metres_per_pixel(self) -> float:
         return self.manifest.metres_per_pixel
 
+    def tile_png(self, tile_id: int) -> bytes:
+        """A tile as it is stored. Raises IndexFormatError."""
+        return self._verified_png(tile_id).tobytes()
+
     def tile_pixels(self, tile_id: int) -> UInt8:
         """The pixels that the aerial encoder saw: uint8 (L, L, 3) RGB, north up. Raises IndexFormatError."""
+        image = cv2.imdecode(self._verified_png(tile_id), cv2.IMREAD_COLOR)
+        if image is None or image.shape != (self.tile_size, self.tile_size, 3):
+            raise IndexFormatError(f"{self.path / PIXELS}: tile {tile_id} cannot be decoded; {_REMEDY}")
+        return np.asarray(image[:, :, ::-1])  # BGR → RGB
+
+    def _verified_png(self, tile_id: int) -> UInt8:
         entry = self._table[tile_id]
         start, length = int(entry["pixels_offset"]), int(entry["pixels_bytes"])
         encoded = self._pixels[start : start + length]
         if len(encoded) != length or zlib.crc32(encoded.data) != entry["pixels_crc"]:
             raise IndexFormatError(f"{self.path / PIXELS}: tile {tile_id} does not match its checksum; {_REMEDY}")
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-        if image is None or image.shape != (self.tile_size, self.tile_size, 3):
-            raise IndexFormatError(f"{self.path / PIXELS}: tile {tile_id} cannot be decoded; {_REMEDY}")
-        return np.asarray(image[:, :, ::-1])  # BGR → RGB
+        return encoded
 
     def tiles_within(self, gate: Gate) -> Int64:
         """The tiles inside the gate, int64, rising. Looks only at tiles near the ellipse: one binary search for each

@@ -120,15 +120,26 @@ class RasterImagery:
                 )
             levels.append(_LevelInMap(raster, level, frame))
         stride_m = stride * aerial.side_m
-        centres = _grid_centres(levels, aerial.side_m, stride_m)
-        return RasterTiles(levels, centres, aerial, stride_m)
+        boxes = [level.boxes_m() for level in levels]
+        centres = _grid_centres(boxes, aerial.side_m, stride_m)
+        return RasterTiles(levels, boxes, centres, aerial, stride_m)
 
 
 class RasterTiles:
     """Tiles on a grid of the map frame, one of whose centres is the datum."""
 
-    def __init__(self, levels: Sequence[_LevelInMap], centres_m: Float64, aerial: AerialSpec, stride_m: float) -> None:
+    def __init__(
+        self,
+        levels: Sequence[_LevelInMap],
+        boxes_m: Sequence[Float64],
+        centres_m: Float64,
+        aerial: AerialSpec,
+        stride_m: float,
+    ) -> None:
+        """boxes_m: of each level, `_LevelInMap.boxes_m`."""
         self._levels = tuple(levels)
+        corners = [np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)]) for boxes in boxes_m]
+        self._boxes_m = np.array(corners)  # west, south, east, north of each level
         self._aerial = aerial
         self.centres_m = centres_m
         self.metres_per_pixel = aerial.metres_per_pixel
@@ -143,8 +154,12 @@ class RasterTiles:
         size = self._aerial.size
         pixels = np.zeros((size, size, 3), np.uint8)
         valid = np.zeros((size, size), np.bool_)
-        for level in self._levels:
-            tile = level.cut(east_m, north_m, size, self.metres_per_pixel)
+        # Half a tile, and as much again for what interpolation takes from beyond the tile's edge.
+        reach = self._aerial.side_m
+        low, high = self._boxes_m[:, :2] - reach, self._boxes_m[:, 2:] + reach
+        centre = np.array([east_m, north_m])
+        for number in np.flatnonzero(np.all((low <= centre) & (centre <= high), axis=1)).tolist():
+            tile: TileImage | None = self._levels[number].cut(east_m, north_m, size, self.metres_per_pixel)
             if tile is None:
                 continue
             if tile.valid.all() and not valid.any():
@@ -335,11 +350,14 @@ def _choose_level(raster: Raster, metres_per_pixel: float) -> RasterLevel:
     return levels[fine_enough[-1] if fine_enough else 0]
 
 
-def _grid_centres(levels: Sequence[_LevelInMap], side_m: float, stride_m: float) -> Float64:
-    """Centres of the tiles that touch the box of a part, sorted as the index wants them. float64 (n, 2)."""
+def _grid_centres(boxes_m: Sequence[Float64], side_m: float, stride_m: float) -> Float64:
+    """Centres of the tiles that touch the box of a part, sorted as the index wants them. float64 (n, 2).
+
+    boxes_m: of each level, `_LevelInMap.boxes_m`.
+    """
     found = [np.empty(0, np.int64)]
-    for level in levels:
-        for west, south, east, north in level.boxes_m().tolist():
+    for boxes in boxes_m:
+        for west, south, east, north in boxes.tolist():
             columns = np.arange(*_span(west, east, side_m, stride_m), dtype=np.int64)
             rows = np.arange(*_span(south, north, side_m, stride_m), dtype=np.int64)
             found.append(cell_key(rows[:, None], columns).ravel())
@@ -382,8 +400,14 @@ def _bounding_box(parts: Int64) -> Int64:
 def _turn_in_crs(raster: Raster) -> float | None:
     """How far CRS x grows over 360° of longitude, where x depends on the longitude alone and in proportion (geographic
     coordinates and Mercator); else None. There, x on the other side of 180° may be off by a whole turn."""
+    _transformer(raster)  # for its error
+    return _turn_of(raster.crs.to_wkt())
+
+
+@functools.lru_cache(maxsize=64)
+def _turn_of(wkt: str) -> float | None:
     longitudes = np.arange(-180.0, 180.0)
-    transformer = _transformer(raster)
+    transformer = _transformer_of(wkt)
     x, other_x = (np.asarray(transformer.transform(longitudes, np.full(360, lat))[0]) for lat in (0.0, 40.0))
     if not (np.all(np.isfinite(x)) and np.array_equal(x, other_x)):
         return None
@@ -401,12 +425,18 @@ def _nearest_turn(x: Any, near: float, turn: float) -> Any:
 def _transformer(raster: Raster) -> pyproj.Transformer:
     """From WGS84 longitude, latitude to the raster's CRS. Raises InputError for a CRS that is not tied to the Earth."""
     try:
-        return pyproj.Transformer.from_crs(4326, raster.crs, always_xy=True)
+        return _transformer_of(raster.crs.to_wkt())
     except pyproj.exceptions.ProjError as error:
         raise InputError(
             f"{raster.name}: its CRS ({raster.crs.name}) cannot be brought to WGS84 ({error}); set the one it was made "
             "in (gdal_edit.py -a_srs EPSG:…)"
         ) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _transformer_of(wkt: str) -> pyproj.Transformer:
+    """One for all rasters of a CRS: there may be thousands of them, and making it takes milliseconds."""
+    return pyproj.Transformer.from_crs(4326, pyproj.CRS.from_wkt(wkt), always_xy=True)
 
 
 def _geodetic_from_crs(raster: Raster, points: Float64) -> Float64:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
-from typing import Sequence
+from typing import Iterator, Sequence
 
 from unifygeo_ros.aerial.geotiff import open_geotiffs
 from unifygeo_ros.aerial.imagery import Imagery, ImageryOptions
@@ -19,15 +20,17 @@ def open_imagery(sources: Sequence[Path | str], options: ImageryOptions | None =
     """The imagery of one region.
 
     Args:
-        sources: GeoTIFF files, folders of them, folders of XYZ or TMS tiles, and MBTiles files. Where they overlap,
-            those named first are on top, but GeoTIFFs always above web tiles. Or one VIGOR city folder alone.
+        sources: GeoTIFF files, folders of them, folders of XYZ or TMS tiles, MBTiles files, and patterns of such
+            names (`*`, `?`, `[…]`; `**` for folders at any depth). Where they overlap, those named first are on top, in
+            a folder or pattern those first by name, but GeoTIFFs always above web tiles. Or one VIGOR city folder
+            alone.
         options: how GeoTIFFs are read.
 
     Raises:
         InputError: a source is missing, damaged or of no known kind.
     """
     options = options or ImageryOptions()
-    paths = [Path(source) for source in sources]
+    paths = [path for source in sources for path in _named(source)]
     if not paths:
         raise InputError("no imagery given; name GeoTIFF files, tile folders, an MBTiles file or a VIGOR city folder")
     cities = [path for path in paths if path.is_dir() and find_city(path)]
@@ -53,5 +56,19 @@ def open_imagery(sources: Sequence[Path | str], options: ImageryOptions | None =
             geotiffs.extend(files)
         else:
             rasters.append(WebTilesRaster(TileFolder(path)))
+    # A file that is named twice, by a folder and by its own name for instance, is read once.
+    geotiffs = list(dict.fromkeys(geotiffs))
     # Files that share a grid are one raster, wherever they stand in the list.
     return RasterImagery([*open_geotiffs(geotiffs, options), *rasters])
+
+
+def _named(source: Path | str) -> Iterator[Path]:
+    """The paths that a source names: itself, or those that fit it as a pattern."""
+    path = Path(source)
+    if path.exists() or not glob.has_magic(str(source)):
+        yield path
+        return
+    found = sorted(glob.glob(str(path.expanduser()), recursive=True))
+    if not found:
+        raise InputError(f"{source}: no file fits this pattern; check it, ** stands for folders at any depth")
+    yield from map(Path, found)
