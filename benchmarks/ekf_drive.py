@@ -228,8 +228,10 @@ def laid_onto(track: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def report(
     name: str, track: np.ndarray, truth: np.ndarray, begin_s: float = SETTLED_S, end_s: float = math.inf
 ) -> None:
-    """One line: distance from the truth at each stamp, declared standard deviation, and NEES, which is 2 on average for
-    a consistent covariance."""
+    """One line: distance from the truth at each stamp, declared standard deviation, and NEES.
+
+    NEES is 2 on average for a consistent covariance.
+    """
     seconds = (track[:, 0] - truth[0, 0]) / NS_PER_S
     track = track[(seconds >= begin_s) & (seconds < end_s)]
     if not len(track):

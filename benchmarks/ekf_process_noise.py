@@ -25,6 +25,7 @@ import yaml
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
+from unifygeo_ros.core.covariance import semi_major_sigma
 from unifygeo_ros.core.time import NS_PER_S
 
 ROOT = Path(__file__).parents[1]
@@ -140,7 +141,7 @@ def judge(program: Path, settings: dict, drive: Drive, bias_rad_s: float, seed: 
         last = np.searchsorted(seconds, begin_s + GAP_S - 0.05)
         made["median"], made["nees"] = float(np.median(distance[usual])), float(nees[usual].mean())
         made["gap error"], made["gap nees"] = float(distance[last]), float(nees[last])
-        made["gap sigma"] = math.sqrt(np.linalg.eigvalsh(covariance[last])[-1])
+        made["gap sigma"] = semi_major_sigma(covariance[last])
         made["refused"], made["fixes"] = float(((out[:, 1] == FIX) & (out[:, 9] == 0)).sum()), float(len(fixes))
     return made
 

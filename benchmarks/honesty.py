@@ -120,8 +120,11 @@ FEEDS: dict[str, Callable[[UInt8], UInt8]] = {
 
 @dataclass(frozen=True)
 class Situation:
-    """A row of the table. maps: own, west and east (halves of the own town), other (the next drive's town). late_s: by
-    how much the images' stamps are late."""
+    """A row of the table.
+
+    maps: own, west and east (halves of the own town), other (the next drive's town). late_s: by how much the images'
+    stamps are late.
+    """
 
     name: str
     mode: str
@@ -285,8 +288,10 @@ def crop(source: Path, target: Path, *, west: bool) -> None:
 def play(
     recording: RecordedDrive, localizer: Localizer, situation: Situation, *, foreign: bool
 ) -> list[dict[str, Any]]:
-    """A record for each image: on_map, outcome, and of fixes error_m, nees, yaw_nees, ambiguity. foreign: the index is
-    of another town, and the truth is nowhere on it."""
+    """A record for each image: on_map, outcome, and of fixes error_m, nees, yaw_nees, ambiguity.
+
+    With foreign, the index is of another town, and the truth is nowhere on it.
+    """
     session = make_session(localizer, situation.session)
     late_ns = ns_from_s(situation.late_s)
     records: list[dict[str, Any]] = []

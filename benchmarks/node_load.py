@@ -139,8 +139,13 @@ def load(args: argparse.Namespace, vehicle: Vehicle, pid: int, messages: list) -
 
 
 def report(vehicle: Vehicle, sent: int, seconds: float, late_s: float, memory: np.ndarray) -> tuple[float, float, bool]:
-    """memory: (n, 2), seconds and MB. Returns its slope in MB a minute, the worker's own processor time of a fix (p99,
-    ms), and whether there are fixes and each is newer than the one before."""
+    """Slope of the memory, the worker's own processor time of a fix, and whether the fixes are in order.
+
+    memory is (n, 2), seconds and MB.
+
+    Returns:
+        MB a minute; p99 in ms; whether there are fixes and each is newer than the one before.
+    """
     steady = memory[memory[:, 0] > WARM_UP_S]
     slope = np.polyfit(steady[:, 0] / 60, steady[:, 1], 1)[0] if len(steady) > 2 else math.nan
     camera, localization = vehicle.status("camera"), vehicle.status("localization")

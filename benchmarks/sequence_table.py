@@ -164,8 +164,10 @@ class WithoutReranking(ChangedLocalizer):
 
 
 class WinnerOnly(ChangedLocalizer):
-    """The tracker sees a single answer: the best tile, and of its D only the peak, with a fixed width of two pixels of
-    its own and the floor."""
+    """The tracker sees a single answer: the best tile, and of its D only the peak.
+
+    The peak has a fixed width of two pixels of its own and the floor.
+    """
 
     def changed(self, observation: Observation, query: Query) -> Observation:
         matches = observation.matches
@@ -351,8 +353,11 @@ def play(recording: Recording, localizer: Localizer, row: Row, decoded: dict[int
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one row on one drive. first_fix_m: way to the first fix. independent: how many independent fixes those of the
-    drive are worth. recovery_s, wrong_after: of the carried drive."""
+    """Of one row on one drive.
+
+    first_fix_m: way to the first fix. independent: how many independent fixes those of the drive are worth. recovery_s,
+    wrong_after: of the carried drive.
+    """
 
     row: str
     drive: str

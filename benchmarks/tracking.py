@@ -194,9 +194,11 @@ class Grid:
 
 
 class Particles:
-    """A bootstrap filter that draws a share of its particles from each image's evidence, so that it can find a place in
-    a region too large to be filled; weights make up for the proposal. The uniform weight is separate, as in the
-    mixture."""
+    """A bootstrap filter that draws a share of its particles from each image's evidence.
+
+    So it can find a place in a region too large to be filled; weights make up for the proposal. The uniform weight is
+    separate, as in the mixture.
+    """
 
     def __init__(self, side_m: int, count: int, seed: int) -> None:
         self.rng, self.count, self.area = np.random.default_rng(seed), count, float(side_m) ** 2

@@ -1,4 +1,6 @@
-"""Save the panoramas of a bag as JPEG or PNG files: python extract_images.py BAG TOPIC FOLDER [EVERY]
+"""Save the panoramas of a bag as JPEG or PNG files.
+
+Usage: python extract_images.py BAG TOPIC FOLDER [EVERY]
 
 BAG is a rosbag2 folder, TOPIC one of sensor_msgs/CompressedImage. Each EVERY-th image is saved (default 20), with its
 number in the bag as name. `unifygeo locate` takes the files.

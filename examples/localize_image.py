@@ -1,4 +1,6 @@
-"""Localize one 360° image without ROS: python localize_image.py INDEX MODEL IMAGE [HEADING_DEG]
+"""Localize one 360° image without ROS.
+
+Usage: python localize_image.py INDEX MODEL IMAGE [HEADING_DEG]
 
 HEADING_DEG is where the image's centre column looks, in degrees from north, clockwise. Without it the heading is
 searched, which is slower and less certain. `unifygeo locate` is the complete command; this is the library in few lines.

@@ -491,7 +491,7 @@ def test_parameters_come_from_files_and_set_overrides_them(tmp_path):
         "/**:\n  ros__parameters:\n    use_sim_time: true\n    camera: {x_m: 0.5, upside_down: true}\n"
         "unifygeo_localizer:\n  ros__parameters:\n    bundle: /model\n    backend: onnx_cpu\n    cache_dir: ''\n"
         "    localizer.heading_search: false\n    session:\n      heading_source: imu\n"
-        "    tracker: {outlier: 0.25}\n"
+        "    tracker: {keep_ambiguity: 0.25}\n"
         "another_node:\n  ros__parameters:\n    camera: {x_m: 9.0}\n"
     )
     other.write_text("unifygeo_localizer:\n  ros__parameters:\n    camera.y_m: -0.5\n")
@@ -505,7 +505,7 @@ def test_parameters_come_from_files_and_set_overrides_them(tmp_path):
     )
     assert (found.node.bundle, found.node.backend, found.node.cache_dir) == ("/model", "onnx_cpu", "1")
     assert (found.localizer.heading_search, found.session.heading_source) == (False, "odometry")
-    assert found.tracker.outlier == 0.25
+    assert found.tracker.keep_ambiguity == 0.25
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_a_frozen_camera_is_left_out_and_one_image_in_two_sets_is_not_frozen():
         source.panorama(images(at_ms=100 * i, front=(100 * i, live), left=(100 * i, stuck)))
         faults.append(source.state.faults.get("left", ""))
     assert [bool(fault) for fault in faults] == [False, False, False, True, True, True]
-    assert faults[3] == "frozen, same pixels 4 times in a row, frozen_repeats is 3"
+    assert faults[3] == "frozen, same pixels 4 times in a row, limit 3; restart the camera"
     slow = panoramas(still(), frozen_repeats=3)
     for i in range(12):  # a camera of a quarter of the rate
         live = np.random.default_rng(i // 4).integers(30, 200, (120, 160, 3), np.uint8)

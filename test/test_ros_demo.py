@@ -90,7 +90,7 @@ def test_demo_replays_with_every_setting_of_its_parameter_file(monkeypatch, tmp_
         "localizer.gate_sigma_m": 7.0,
         "odometry.scale": 0.03,
         "session.heading_source": "imu",
-        "tracker.hypotheses": 17,
+        "tracker.confirm_images": 3.0,
         "tracker.fix_from": "image",
     }
     lines = [f"    {name}: {value}" for name, value in values.items()]

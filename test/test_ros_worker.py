@@ -68,7 +68,7 @@ class Outlet:
 def frame(number):
     message = Image(height=8, width=16, encoding="rgb8", step=48, data=bytes(384))
     message.header.stamp.sec = number
-    return Frame(message, number * 1_000_000_000, 0.0, 0.0, 0.5)
+    return Frame(message, number * 1_000_000_000, 0.0, 0.0)
 
 
 @pytest.fixture

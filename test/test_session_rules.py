@@ -323,7 +323,7 @@ def test_without_odometry_repetitions_are_counted() -> None:
     _, session = make(frozen_repeats=2)
     results = [session.locate(image(1.0 + k, seed=7)).result for k in range(4)]
     assert [isinstance(r, Fix) for r in results] == [True, True, False, False]
-    assert "frozen_repeats is 2" in results[2].detail  # type: ignore[union-attr]
+    assert "3 times in a row, limit 2" in results[2].detail  # type: ignore[union-attr]
 
 
 def test_bad_samples_are_counted_and_ignored() -> None:
@@ -376,26 +376,26 @@ def test_recall_updates_the_session_as_locate_does() -> None:
 
 
 def test_settings_without_effect_names_those_of_the_other_mode() -> None:
-    tracker, noise = TrackerConfig(outlier=0.2), MotionNoise(walk=0.1)
+    tracker, noise = TrackerConfig(keep_ambiguity=0.2, outlier=0.2), MotionNoise(walk=0.1)
     changed = SessionConfig(mode="sequence", prior_sigma_m=7.0, time_jump_s=2.0)
     assert settings_without_effect(changed, tracker, noise) == (
         "session.prior_sigma_m is set, but acts in mode single only; session.mode is sequence",
     )
-    outlier = "tracker.outlier is set, but acts in mode sequence only; session.mode is single"
+    kept = "tracker.keep_ambiguity is set, but acts in mode sequence only; session.mode is single"
     assert settings_without_effect(SessionConfig(mode="single", prior_sigma_m=7.0), tracker, noise) == (
-        outlier,
+        kept,
         "odometry.walk is set, but acts in mode sequence or with prior_source last_fix only; session.mode is single, "
         "session.prior_source none",
     )
-    assert settings_without_effect(SessionConfig(mode="single", prior_source="last_fix"), tracker, noise) == (outlier,)
+    assert settings_without_effect(SessionConfig(mode="single", prior_source="last_fix"), tracker, noise) == (kept,)
     assert settings_without_effect(SessionConfig(), TrackerConfig(), MotionNoise()) == ()
 
 
 def test_make_session_warns_of_settings_without_effect(caplog: pytest.LogCaptureFixture) -> None:
-    session = make_session(StandInLocalizer(), SessionConfig(mode="single"), TrackerConfig(outlier=0.2))
+    session = make_session(StandInLocalizer(), SessionConfig(mode="single"), TrackerConfig(keep_ambiguity=0.2))
     assert isinstance(session, SingleImageSession)
     assert [record.getMessage() for record in caplog.records] == [
-        "tracker.outlier is set, but acts in mode sequence only; session.mode is single"
+        "tracker.keep_ambiguity is set, but acts in mode sequence only; session.mode is single"
     ]
 
 

@@ -255,7 +255,7 @@ REGION = Region(
 CALIBRATION = Calibration(
     tile_temperature=0.2, minimum_score=0.5, covariance_scale=0.5, position_floor_m=0.3, heading_lever_m=2.0
 )
-CONFIG = TrackerConfig(outlier=0.1, searched_outlier=0.25, image_sigma_scale=3.0)
+CONFIG = TrackerConfig(outlier=0.1, searched_outlier=0.25)
 
 
 def one_pixel(tile_id: int, row: int, column: int, heading: Heading | None = None) -> TileDistribution:
@@ -293,7 +293,7 @@ def test_evidence_with_a_given_heading() -> None:
     np.testing.assert_allclose(e.weights, 0.9 * weights, rtol=1e-6)
     # Column 9 of 12 is 3.5 pixels east of the middle, row 2 is 3.5 north of it.
     np.testing.assert_allclose(e.means_m, [[100 + 17.5, 50 + 17.5], [0, 0], [7, 9]], atol=1e-9)
-    pixel = 3.0**2 * (0.5 * 25 / 12 + 0.3**2 + 2.0**2 * 0.04)
+    pixel = 0.5 * 25 / 12 + 0.3**2 + 2.0**2 * 0.04
     square = 60.0**2 / 12 + 0.3**2
     np.testing.assert_allclose(e.covariances_m2, [v * np.eye(2) for v in (pixel, square, square)], rtol=1e-9)
     assert e.yaw_rad.tolist() == [0.7] * 3
@@ -314,7 +314,7 @@ def test_evidence_within_a_gate_leaves_to_the_rivals_their_share() -> None:
     assert e.near_share == pytest.approx(0.1)
     assert e.weights.sum() + e.open_share == pytest.approx(1.0)
     # A quarter of D's error is new: four times the covariance. That of an undecoded tile stays.
-    assert e.covariances_m2[0, 0, 0] == pytest.approx(4 * 9 * (0.5 * 25 / 12 + 0.09 + 4 * 0.04))
+    assert e.covariances_m2[0, 0, 0] == pytest.approx(4 * (0.5 * 25 / 12 + 0.09 + 4 * 0.04))
     assert e.covariances_m2[1, 0, 0] == pytest.approx(300.09)
 
 
@@ -341,7 +341,7 @@ def test_evidence_with_a_searched_heading_has_a_heading_of_each_tile() -> None:
     # The variance of the heading about its peak widens the place; column 5 and row 6 are half a pixel off the middle.
     for row, (variance, place) in enumerate(((0.001, (117.5, 67.5)), (eight_degrees, (-2.5, -2.5)))):
         np.testing.assert_allclose(e.means_m[row], place, atol=1e-9)
-        assert e.covariances_m2[row, 1, 1] == pytest.approx(9 * (0.5 * 25 / 12 + 0.09 + 4 * variance))
+        assert e.covariances_m2[row, 1, 1] == pytest.approx(0.5 * 25 / 12 + 0.09 + 4 * variance)
     assert e.measures_yaw
     assert (e.open_share, e.near_share) == pytest.approx((0.25, 0.25))
 

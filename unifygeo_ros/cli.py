@@ -1,7 +1,7 @@
-"""The command `unifygeo`: each subcommand is defined next to the code it starts, in a module with
-`add_command(subparsers)`.
+"""The command `unifygeo`.
 
-Modules of subcommands import what is heavy only when they run, so `unifygeo --help` answers at once.
+Each subcommand is defined next to the code it starts, in a module with `add_command(subparsers)`. Such modules import
+what is heavy only when they run, so `unifygeo --help` answers at once.
 """
 
 from __future__ import annotations

@@ -171,8 +171,11 @@ def minimise(function: Callable[[float], float], low: float, high: float) -> flo
 
 
 def answer_moments(evidence: Evidence, query: int, logits: Float32, temperature: float) -> tuple[Float64, Float64]:
-    """D's second moment about an answer, as the runtime computes it, float64 (2, 2), and the answer's error east and
-    north, float64 (2,), metres."""
+    """D's second moment about an answer, and the answer's error.
+
+    Returns:
+        float64 (2, 2), m², as the runtime computes it, and float64 (2,), east and north, metres.
+    """
     pixel_m = evidence.side_m[query] / len(logits)
     distribution = TileDistribution(
         0, 0.0, 0.0, pixel_m, probabilities(logits, temperature), Heading(0.0, 0.0, HeadingSource.CONSTANT)

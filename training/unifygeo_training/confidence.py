@@ -226,8 +226,11 @@ def _localized(
     """The answers to the panoramas `places`.
 
     Args:
+        localizer: of the town's index.
+        streets: the panoramas.
         truth: float64 (n, 2), the cameras in the map frame.
         outside: bool (n,), which of them are on no tile.
+        places: rows of `streets`.
         searched: Turn each panorama by a random angle and give no heading; otherwise give one that is wrong by
             `HEADING_SIGMA_RAD`.
     """
@@ -258,8 +261,10 @@ def fit_confidence(outcomes: Outcomes) -> Confidence:
 
 
 def fit_on_map(outcomes: Outcomes) -> Confidence:
-    """Right against a place that is not on the map, as if half of the images were; the wrong answers on the map have
-    their own odds (`fit_confidence`) and are left out."""
+    """Right against a place that is not on the map, as if half of the images were.
+
+    The wrong answers on the map have their own odds (`fit_confidence`) and are left out.
+    """
     on_map = ~outcomes.outside
     either = outcomes.select(outcomes.right | outcomes.outside)
     if not either.right.any() or not either.outside.any():

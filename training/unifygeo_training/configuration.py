@@ -16,8 +16,11 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def read_settings(path: Path | str, kind: type[Settings], changes: Sequence[str] = ()) -> Settings:
-    """Read one config file. changes: each "section.key=value", the value in YAML, takes the place of the file's. Raises
-    ConfigurationError naming each key that does not fit."""
+    """Read one config file.
+
+    Each of the changes, "section.key=value" with the value in YAML, takes the place of the file's. Raises
+    ConfigurationError naming each key that does not fit.
+    """
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

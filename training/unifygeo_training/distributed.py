@@ -20,8 +20,11 @@ def gathered(x: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """torch.distributed.nn.functional.all_gather is deprecated, and takes gradients for contiguous that are not: its
-    gradients are wrong (`test_negatives_of_two_processes_equal_one_process_with_the_whole_batch` shows it)."""
+    """Gathers a tensor from all processes, with gradients.
+
+    torch.distributed.nn.functional.all_gather is deprecated, and takes gradients for contiguous that are not: its
+    gradients are wrong (`test_negatives_of_two_processes_equal_one_process_with_the_whole_batch` shows it).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

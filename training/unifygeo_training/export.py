@@ -169,8 +169,11 @@ def export_bundle(
 
 
 def build_graphs(network: UnifyGeo, precision: str) -> dict[str, onnx.ModelProto]:
-    """The three graphs of one precision, checked. fp16 is strongly typed: weights and maps are float16, and the parts
-    that the network computes in float32 say so by explicit casts."""
+    """The three graphs of one precision, checked.
+
+    fp16 is strongly typed: weights and maps are float16, and the parts that the network computes in float32 say so by
+    explicit casts.
+    """
     network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     if precision == "fp16":
         network = network.half()

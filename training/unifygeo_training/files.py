@@ -15,8 +15,10 @@ from unifygeo_ros.core.files import sync
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait until no other process works on `path`, then hold it. The lock is the file `.NAME.lock` in the same folder,
-    and ends with its process."""
+    """Wait until no other process works on `path`, then hold it.
+
+    The lock is the file `.NAME.lock` in the same folder, and ends with its process.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     while True:

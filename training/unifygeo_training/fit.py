@@ -133,8 +133,10 @@ class Run:
         self.table: DescriptorTable | None = None
 
     def batches(self, pairs: PairSet, first: int, last: int, clock: _Clock) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Steps first … last − 1 with this rank's batches; before some steps the descriptors of the places are
-        recomputed."""
+        """Steps first … last − 1 with this rank's batches.
+
+        Before some steps the descriptors of the places are recomputed.
+        """
         hard, start = self.config.hard_negatives, first
         while start < last:
             end, draw = last, pairs.draw

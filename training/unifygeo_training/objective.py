@@ -57,12 +57,14 @@ class Objective(nn.Module):
     def forward(
         self, panorama: Tensor, tile: Tensor, position: Tensor, alpha: float, sigma: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Shapes as in `Pair`, with a batch dimension. alpha: weight of L_G; 0 skips the semantic heads. sigma: (N,);
-        a position that is not exact has a wider label and counts less in all terms but L_G (`losses.trust`).
+        """Losses of a batch. Shapes are those of `Pair`, with a batch dimension.
 
-        position may be the bits of the float32 numbers as int32 (`exact`).
+        alpha is the weight of L_G; 0 skips the semantic heads. With sigma (N,), a position that is not exact has a
+        wider label and counts less in all terms but L_G (`losses.trust`). position may be the bits of the float32
+        numbers as int32 (`exact`).
 
-        Returns scalars: "loss" (with gradient), each term unweighted and the descriptors' effective rank (detached).
+        Returns:
+            Scalars: "loss" (with gradient), each term unweighted and the descriptors' effective rank (detached).
         """
         config, network = self.config, self.network
         position = position.view(torch.float32) if position.dtype == torch.int32 else position
@@ -101,8 +103,11 @@ class Objective(nn.Module):
 
 
 def exact(position: Tensor) -> Tensor:
-    """The bits of float32 numbers as int32. Fabric casts the floating-point inputs of a module to the run's precision:
-    in bfloat16 a position has steps of 1/256 of the tile, 1.5 pixels of 384."""
+    """The bits of float32 numbers as int32.
+
+    Fabric casts the floating-point inputs of a module to the run's precision: in bfloat16 a position has steps of 1/256
+    of the tile, 1.5 pixels of 384.
+    """
     return position.float().view(torch.int32)
 
 

@@ -63,8 +63,10 @@ def open_weights(path: Path, network: Path | None = None) -> Weights:
 
 
 class BundleNetwork(nn.Module):
-    """A bundle's graphs in ONNX Runtime on the CPU, in the place of `UnifyGeo` for judging and calibrating: what is
-    measured is what the robot runs. The fp32 graphs, or fp16 where there are no others."""
+    """A bundle's graphs in ONNX Runtime on the CPU, in the place of `UnifyGeo` for judging and calibrating.
+
+    What is measured is what the robot runs: the fp32 graphs, or fp16 where there are no others.
+    """
 
     def __init__(self, bundle: ModelBundle) -> None:
         super().__init__()

@@ -68,6 +68,10 @@ def build_index(
     """Build the index of some imagery (`open_imagery`) in the folder `output`, or finish a build that was interrupted.
 
     Args:
+        sources: Paths of the imagery.
+        bundle: The model.
+        engines: Of the bundle.
+        output: Folder of the index; it must not exist.
         datum: Origin of the map frame; None: the middle of the imagery.
         settings: None: the defaults.
         options: How to read the imagery; None: the defaults.

@@ -105,6 +105,8 @@ def encode_shards(
     The calling thread only runs the encoder. Other threads cut the tiles before and check the outputs after it.
 
     Args:
+        region: The tiles.
+        encoder: Of the model.
         shards: Their numbers in the plan.
         readers: Threads that cut and pack tiles; 0: one for each core.
         advance: Called with the number of tiles that are done.

@@ -175,8 +175,11 @@ class _GeoTiffLevel:
         options: ImageryOptions,
         scale: tuple[float, float] | None,
     ) -> None:
-        """parts: int64 (files, 4), first row, first column, rows and columns of each file. footprints: int64 (n, 4),
-        the same of what they store."""
+        """Take the files and their places in the grid.
+
+        parts is int64 (files, 4): first row, first column, rows and columns of each file; footprints is int64 (n, 4),
+        the same of what they store.
+        """
         self.crs_from_pixel = crs_from_pixel
         self._files = files
         self._parts = parts
@@ -301,8 +304,11 @@ def _invertible(place: Affine) -> bool:
 
 
 def _choose_bands(path: Path, dataset: Any, options: ImageryOptions) -> tuple[int, int, int]:
-    """Numbers of the bands for red, green and blue: those of the options, else those that the file declares so, else
-    the first three (of fewer than three: the first). Raises InputError."""
+    """Numbers of the bands for red, green and blue.
+
+    Those of the options, else those that the file declares so, else the first three (of fewer than three: the first).
+    Raises InputError.
+    """
     if options.bands is not None:
         if max(options.bands) > dataset.count:
             raise InputError(
@@ -362,8 +368,10 @@ def _stored_rectangles(dataset: Any) -> tuple[tuple[int, int, int, int], ...]:
 
 
 def _rectangles(cells: Bool) -> Iterator[tuple[int, int, int, int]]:
-    """Top, bottom, left and right of rectangles that cover the True cells and no other: runs of columns, joined over
-    the rows that have the same run."""
+    """Top, bottom, left and right of rectangles that cover the True cells and no other.
+
+    They are runs of columns, joined over the rows that have the same run.
+    """
     open_runs: dict[tuple[int, int], int] = {}
     for row in range(len(cells) + 1):
         edges = np.flatnonzero(np.diff(cells[row].astype(np.int8), prepend=0, append=0)) if row < len(cells) else ()

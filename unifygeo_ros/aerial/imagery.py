@@ -26,8 +26,10 @@ class TileImage:
 
 
 class TileSet(Protocol):
-    """The tiles that a source offers for one map frame and one model, in the order of the index. `read` may be called
-    from several threads at once."""
+    """The tiles that a source offers for one map frame and one model, in the order of the index.
+
+    `read` may be called from several threads at once.
+    """
 
     @property
     def centres_m(self) -> Float64:
@@ -55,8 +57,10 @@ class Imagery(Protocol):
         ...
 
     def describe(self) -> Mapping[str, Any]:
-        """For the manifest: kind, file names, CRS, metres per pixel. No paths and no times: the same imagery in another
-        folder makes the same index."""
+        """For the manifest: kind, file names, CRS, metres per pixel.
+
+        No paths and no times: the same imagery in another folder makes the same index.
+        """
         ...
 
     def fingerprint(self) -> str:

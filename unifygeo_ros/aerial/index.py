@@ -63,8 +63,14 @@ class VerifiedRows:
         return np.asarray(self._rows[tile_ids])
 
     def verify(self, tile_ids: npt.ArrayLike | None = None) -> Array:
-        """Check the rows of some tiles, of all by default, that were not checked before; returns the whole mapped
-        array. Raises IndexFormatError."""
+        """Check the rows of some tiles, of all by default, that were not checked before.
+
+        Returns:
+            The whole mapped array.
+
+        Raises:
+            IndexFormatError: a row is damaged.
+        """
         ids = np.arange(len(self)) if tile_ids is None else np.asarray(tile_ids, np.int64)
         for tile_id in ids[~self._verified[ids]].tolist():
             if zlib.crc32(self._rows[tile_id].data) != self._checksums[tile_id]:
@@ -139,8 +145,11 @@ class TileIndex:
         return encoded
 
     def tiles_within(self, gate: Gate) -> Int64:
-        """The tiles inside the gate, int64, rising. Looks only at tiles near the ellipse: one binary search for each
-        row of cells that the box around it crosses."""
+        """The tiles inside the gate, int64, rising.
+
+        Only tiles near the ellipse are looked at: one binary search for each row of cells that the box around it
+        crosses.
+        """
         side = self.manifest.side_m
         mean = np.array([gate.prior.east_m, gate.prior.north_m])
         # A tile touches the box if its centre is at most half a side outside; a hair more against rounding.
@@ -160,8 +169,17 @@ class TileIndex:
         return near[gate.touches(self.centres_m[near], side)]
 
     def search(self, descriptor: npt.ArrayLike, k: int, gate: Gate | None = None) -> Candidates:
-        """The k most similar tiles, of those inside the gate if there is one; fewer where there are fewer, none if the
-        gate holds none. descriptor: float32 (C,), unit length. Raises InputError and IndexFormatError."""
+        """The most similar tiles, of those inside the gate if there is one.
+
+        Args:
+            descriptor: float32 (C,), unit length.
+            k: how many; there are fewer where the gate holds fewer.
+            gate: where the camera may be; None: anywhere.
+
+        Raises:
+            InputError: the descriptor does not fit the index.
+            IndexFormatError: a file of the index is damaged.
+        """
         query = self._checked_descriptor(descriptor)
         if k < 1:
             raise InputError(f"{k} candidates asked for, must be at least 1")
@@ -200,8 +218,10 @@ class TileIndex:
         self._search = None
 
     def _open_search(self) -> DescriptorSearch:
-        """The search of the whole index, its files verified: all descriptors for an exact one, which reads them all
-        anyway; the inverted lists for IVF-PQ."""
+        """The search of the whole index, its files verified.
+
+        All descriptors for an exact one, which reads them all anyway; the inverted lists for IVF-PQ.
+        """
         if self.manifest.search == "ivfpq":
             _verify_file(self.path, self.manifest, SEARCH)
             descriptors = self._verified_descriptors(np.empty(0, np.int64))

@@ -247,8 +247,11 @@ class PartialIndex:
 
 
 def finish_rename(output: Path) -> bool:
-    """The last step of a build: OUTPUT.partial, complete with its manifest, becomes OUTPUT. Also called at the start of
-    a build, for one that was killed between the two. Returns whether there was anything to do."""
+    """The last step of a build: OUTPUT.partial, complete with its manifest, becomes OUTPUT.
+
+    Also called at the start of a build, for one that was killed between the two. Returns whether there was anything to
+    do.
+    """
     folder = output.with_name(output.name + ".partial")
     if output.exists() or not (folder / MANIFEST).exists():
         return False

@@ -48,8 +48,10 @@ class RasterLevel(Protocol):
         ...
 
     def footprints(self) -> Int64:
-        """First row, first column, rows and columns of the parts that hold pixels: files, web tiles, or rectangles of
-        stored blocks of a sparse file. int64 (n, 4), n at least 1."""
+        """First row, first column, rows and columns of the parts that hold pixels: int64 (n, 4), n at least 1.
+
+        The parts are files, web tiles, or rectangles of stored blocks of a sparse file.
+        """
         ...
 
     def read(self, row: int, column: int, rows: int, columns: int) -> UInt8 | None:
@@ -230,8 +232,10 @@ class _LevelInMap:
         return _warp(window, window_from_tile, size)
 
     def _read_averaged(self, row: int, column: int, rows: int, columns: int, block: int) -> UInt8 | None:
-        """The window with blocks of block × block pixels averaged, read in strips so that a tile of very fine imagery
-        takes little memory. rows, columns: multiples of block."""
+        """The window with blocks of block × block pixels averaged; rows and columns are multiples of block.
+
+        It is read in strips, so that a tile of very fine imagery takes little memory.
+        """
         if block == 1:
             return self._level.read(row, column, rows, columns)
         height = max(1, _STRIP_PIXELS // (columns * block)) * block
@@ -398,8 +402,11 @@ def _bounding_box(parts: Int64) -> Int64:
 
 
 def _turn_in_crs(raster: Raster) -> float | None:
-    """How far CRS x grows over 360° of longitude, where x depends on the longitude alone and in proportion (geographic
-    coordinates and Mercator); else None. There, x on the other side of 180° may be off by a whole turn."""
+    """How far CRS x grows over 360° of longitude; None where it depends on more than the longitude.
+
+    x is in proportion to the longitude in geographic coordinates and Mercator: there, x on the other side of 180° may
+    be off by a whole turn.
+    """
     _transformer(raster)  # for its error
     return _turn_of(raster.crs.to_wkt())
 

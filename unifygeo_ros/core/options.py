@@ -6,7 +6,6 @@ Options made from a settings dataclass take their default, range and description
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import itertools
 import re
@@ -14,6 +13,7 @@ import sys
 from typing import Any, Callable, NoReturn, Sequence, TypeVar
 
 from unifygeo_ros.core.errors import UnifyGeoError
+from unifygeo_ros.core.settings import setting_fields
 
 SettingsT = TypeVar("SettingsT")
 ValueT = TypeVar("ValueT")
@@ -100,10 +100,10 @@ def add_settings(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
         settings: a dataclass whose fields are made by `unifygeo_ros.core.settings.setting`.
     """
     summary = (settings.__doc__ or settings.__name__).splitlines()[0]
-    if any(item.metadata["advanced"] for item in dataclasses.fields(settings)):
+    if any(item.metadata["advanced"] for item in setting_fields(settings)):
         summary += " Advanced ones are not listed here but in docs/reference/parameters.md."
     group = parser.add_argument_group(settings.__name__, summary)
-    for item in dataclasses.fields(settings):
+    for item in setting_fields(settings):
         meta, option = item.metadata, "--" + item.name.replace("_", "-")
         text = f"{meta['description']} ({item.default})".replace("%", "%%")
         if meta["advanced"]:
@@ -128,4 +128,4 @@ def add_settings(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
 
 def settings_of(args: argparse.Namespace, settings: type[SettingsT]) -> SettingsT:
     """Settings from the parsed options. Raises ConfigurationError for a value out of range."""
-    return settings(**{item.name: getattr(args, item.name) for item in dataclasses.fields(settings)})  # type: ignore[arg-type]
+    return settings(**{item.name: getattr(args, item.name) for item in setting_fields(settings)})

@@ -85,6 +85,12 @@ class Pose2:
         x, y = cos * self.x_m + sin * self.y_m, -sin * self.x_m + cos * self.y_m
         return Pose2(-x, -y, wrap_angle(-self.yaw_rad))
 
+    def inverse_jacobian(self) -> Float64:
+        """∂(⊖ self)/∂self: float64 (3, 3)."""
+        back = self.inverse()
+        cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
+        return np.array([[-cos, -sin, back.y_m], [sin, -cos, -back.x_m], [0.0, 0.0, -1.0]])
+
     def between(self, later: Pose2) -> Pose2:
         """The motion from this pose to another one of the same frame, in this pose's axes: (⊖ self) ⊕ later."""
         cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Iterator
 
 from unifygeo_ros.core.errors import ConfigurationError
 
@@ -48,25 +48,30 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def setting_fields(config: Any) -> Iterator[dataclasses.Field[Any]]:
+    """The fields of a config dataclass, or of an instance, that `setting` made. Its others are constants."""
+    return (item for item in dataclasses.fields(config) if item.metadata)
+
+
 def check_settings(config: Any) -> None:
-    """Check each field of a config dataclass against its type, range and choices. Raises ConfigurationError."""
-    for item in dataclasses.fields(config):
+    """Check each setting of a config dataclass against its range and choices. Raises ConfigurationError."""
+    for item in setting_fields(config):
         value, meta = getattr(config, item.name), item.metadata
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigurationError(f"{item.name} is {value}, must be a finite number")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            low, high = meta.get("minimum"), meta.get("maximum")
+            low, high = meta["minimum"], meta["maximum"]
             if (low is not None and value < low) or (high is not None and value > high):
                 raise ConfigurationError(
                     f"{item.name} is {value}, must be between {'-∞' if low is None else low} and "
                     f"{'∞' if high is None else high} ({meta['description']})"
                 )
-        if meta.get("choices") and value not in meta["choices"]:
+        if meta["choices"] and value not in meta["choices"]:
             raise ConfigurationError(f"{item.name} is {value!r}, must be one of {', '.join(meta['choices'])}")
 
 
 def check_only_live_changed(old: Any, new: Any, user: str) -> None:
     """Compare two configs of one dataclass: only live settings may differ while a `user` runs. Raises ValueError."""
-    for item in dataclasses.fields(old):
+    for item in setting_fields(old):
         if not item.metadata["live"] and getattr(new, item.name) != getattr(old, item.name):
             raise ValueError(f"{item.name} cannot be changed while a {user} runs")

@@ -27,8 +27,15 @@ class NodeProcess:
         remaps: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """parameters: a ROS parameter file. overrides: by parameter name. remaps: topic names, from → to.
-        environment: on top of this process'."""
+        """Start the node.
+
+        Args:
+            parameters: a ROS parameter file.
+            log: takes the output.
+            overrides: by parameter name.
+            remaps: topic names, from → to.
+            environment: on top of this process'.
+        """
         arguments = [item for name, value in (overrides or {}).items() for item in ("-p", f"{name}:={_text(value)}")]
         arguments += [item for old, new in (remaps or {}).items() for item in ("-r", f"{old}:={new}")]
         command = [sys.executable, "-m", NODE_MODULE, "--ros-args", "--params-file", str(parameters), *arguments]

@@ -54,35 +54,32 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReplayRequest:
-    """What to replay, with which settings, and where the results go.
-
-    Attributes:
-        image_topic: Name of the topic, or None to find it by type. Of the other topics "none" leaves them out.
-        truth_file: TUM or CSV trajectory in place of a topic.
-        settings: Of the node. Its camera, localizer, session and tracker act as on the vehicle, as do the engine's and
-            camera_frame, base_frame, map_frame and input_frames; what concerns ROS topics and lifecycle does not.
-        output: The bag. The results that a replay resumes from are in the same folder.
-        report: HTML file; its numbers are written next to it as JSON. None: no report.
-        smooth: Also write the smoothed track, as a topic of the output and as files next to it (mode sequence).
-        restart: Replace the results that are there.
-    """
+    """What to replay, with which settings, and where the results go."""
 
     bag: Path
     index: Path
     model: Path
     output: Path
+    """The bag. The results that a replay resumes from are in the same folder."""
     report: Path | None = None
+    """HTML file; its numbers are written next to it as JSON. None: no report."""
     image_topic: str | None = None
+    """Name of the topic, or None to find it by type. Of the other topics "none" leaves them out."""
     truth_topic: str | None = None
     odometry_topic: str | None = None
     imu_topic: str | None = None
     truth_file: Path | None = None
+    """TUM or CSV trajectory in place of a topic."""
     truth: TruthSettings = field(default_factory=TruthSettings)
     settings: Settings = field(default_factory=Settings)
+    """Of the node. Its camera, localizer, session and tracker act as on the vehicle, as do the engine's and
+    camera_frame, base_frame, map_frame and input_frames; what concerns ROS topics and lifecycle does not."""
     criteria: Criteria = field(default_factory=Criteria)
     smooth: bool = False
+    """Also write the smoothed track, as a topic of the output and as files next to it (mode sequence)."""
     max_frames: int | None = None
     restart: bool = False
+    """Replace the results that are there."""
     quiet: bool = False
 
 

@@ -1,5 +1,7 @@
-"""A recorded drive through the localizer: the bag's messages, in the order they were recorded, into the same session
-that the node runs."""
+"""A recorded drive through the localizer.
+
+The bag's messages go, in the order they were recorded, into the same session that the node runs.
+"""
 
 from __future__ import annotations
 
@@ -151,14 +153,17 @@ def replay(
     for them.
 
     Args:
+        bag: The drive.
+        topics: Those of its topics that are used.
+        localizer: Of the region.
+        settings: As a node would have them.
+        truth: Ground truth, None without.
+        results: Read first, then appended to.
         frames: Where the IMU and the odometry's child frame are on the vehicle.
+        max_frames: Images after which to stop; None: all.
         progress: Called after each image, known or new.
         steps: In mode sequence, filled with the tracker's steps, for smoothing. They are not among the results: with
             results that are complete, the images are localized once more for them.
-
-    Raises:
-        ConfigurationError: Steps are wanted of a mode that has none.
-        InputError: The bag's images contradict the results.
     """
     if results.complete and steps is None:
         return

@@ -59,9 +59,21 @@ def decode_raw_image(
     step: int,
     is_bigendian: bool = False,
 ) -> UInt8:
-    """Pixels of a sensor_msgs/Image: uint8 (height, width, 3), RGB; 16-bit samples keep their upper byte.
+    """Pixels of a sensor_msgs/Image.
 
-    step: bytes from one row to the next, padding included. Raises InputError naming what does not fit.
+    Args:
+        data: of the message, as the other arguments are.
+        encoding: one of `sensor_msgs/image_encodings.hpp`.
+        height: rows.
+        width: columns.
+        step: bytes from one row to the next, padding included.
+        is_bigendian: of 16-bit samples.
+
+    Returns:
+        uint8 (height, width, 3), RGB; 16-bit samples keep their upper byte.
+
+    Raises:
+        InputError: names what does not fit.
     """
     check_raw_image(data, encoding, height, width, step)
     if encoding in _TWO_PLANES:

@@ -52,19 +52,32 @@ class Engine(Protocol):
     def run(self, inputs: Mapping[str, Input], outputs: Collection[str] | None = None) -> Mapping[str, Float32]:
         """Run the graph.
 
-        Shapes and dtypes as in `unifygeo_ros.inference.bundle`; a float input may be float32 or float16. outputs: the
-        names of those that are wanted, None: all. They are float32 in every precision and belong to the caller. Raises
-        EngineError for a missing, unknown or misshaped input and for an unknown output.
+        Args:
+            inputs: by name, with shapes and dtypes as in `unifygeo_ros.inference.bundle`; a float input may be float32
+                or float16.
+            outputs: the names of those that are wanted, None: all.
+
+        Returns:
+            The outputs by name, float32 in every precision; they belong to the caller.
+
+        Raises:
+            EngineError: an input is missing, unknown or misshaped, or an output is unknown.
         """
         ...
 
     def run_resident(
         self, inputs: Mapping[str, Input], resident: Collection[str], outputs: Collection[str] | None = None
     ) -> tuple[Mapping[str, Float32], Mapping[str, ResidentArray]]:
-        """As `run`, but the outputs named in `resident` stay on the device and are returned second.
+        """As `run`, but some outputs stay on the device.
 
-        outputs: those wanted on the host (too), None: all the others. Without a device of its own (ONNX Runtime on the
-        CPU) a resident is the array in the graph's own precision.
+        Args:
+            inputs: as `run` takes them.
+            resident: the names of outputs that stay on the device.
+            outputs: those wanted on the host (too), None: all the others.
+
+        Returns:
+            The outputs on the host; and those on the device. Without a device of its own (ONNX Runtime on the CPU) a
+            resident is the array in the graph's own precision.
         """
         ...
 
@@ -92,8 +105,9 @@ class EngineSet:
         self.close()
 
     def warm_up(self, manifest: BundleManifest) -> None:
-        """Run all three engines once, on black images: an engine that cannot run fails here, and the first camera image
-        does not pay for what a first run prepares.
+        """Run all three engines once, on black images.
+
+        An engine that cannot run fails here, and the first camera image does not pay for what a first run prepares.
 
         Args:
             manifest: Of the bundle that the engines were opened from.

@@ -95,8 +95,11 @@ def find_provider(backend: str, device: int) -> Provider:
 
 
 def _preload(backend: str) -> None:
-    """Load the libraries that a built-in provider needs from where pip installs them; the system's loader does not look
-    there. What is not there is left to that loader, and what is nowhere is an error when the session is opened."""
+    """Load the libraries that a built-in provider needs from where pip installs them.
+
+    The system's loader does not look there. What is not there is left to that loader, and what is nowhere is an error
+    when the session is opened.
+    """
     if backend not in ("onnx_cuda", "onnx_tensorrt"):
         return
     if hasattr(onnxruntime, "preload_dlls"):  # since 1.21

@@ -43,7 +43,7 @@ class OrtArray:
 
 
 def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
-    """Options of every session. threads: of the session's pool; 0: one for each physical core."""
+    """Options of every session. threads are those of the session's pool; 0: one for each physical core."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # The graphs are chains; a second pool for parallel branches only takes cores from the first.

@@ -377,11 +377,11 @@ class TensorRTEngine:
         self._device.copy_on_device(target, source, (rows.stop - rows.start) * spec.row_bytes)
 
     def _launch(self, lane: _Lane, batch: int) -> None:
-        """Put the graph's kernels on the stream: one by one, for single images as a captured CUDA graph from the third
-        run on.
+        """Put the graph's kernels on the stream.
 
-        Launching hundreds of small kernels is a good part of a single image's time and little of a batch's. The first
-        run lets TensorRT do its deferred work, which must not happen during a capture.
+        One by one; for single images as a captured CUDA graph from the third run on. Launching hundreds of small
+        kernels is a good part of a single image's time and little of a batch's. The first run lets TensorRT do its
+        deferred work, which must not happen during a capture.
         """
         if lane.graph is not None:
             lane.graph.launch()

@@ -76,7 +76,7 @@ class CameraWatch:
     """What the images of one drive say about the mount."""
 
     def __init__(self, every: int) -> None:
-        """every: one image in so many is compared; 0: none."""
+        """Compare one image in `every`; 0: none."""
         self._every = every
         self._images = 0
         self._votes: Counter[str] = Counter()
@@ -90,8 +90,10 @@ class CameraWatch:
         return None
 
     def due(self, *, fixed: bool) -> bool:
-        """Whether the next image is to be compared: the first ones, one in `every`, and until the mount is confirmed
-        each that gives a fix."""
+        """Whether the next image is to be compared.
+
+        The first ones are, then one in `every`, and until the mount is confirmed each that gives a fix.
+        """
         if not self._every:
             return False
         self._images += 1

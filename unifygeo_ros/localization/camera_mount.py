@@ -78,7 +78,12 @@ def rig_mount(camera: CameraMount, rig: Rig) -> CameraMount:
 
 
 def camera_offset_m(mount: CameraMount, yaw_rad: float) -> Float64:
-    """Camera minus base_link in the map frame: float64 (2,), east and north. yaw_rad: of base_link, REP-103."""
+    """Camera minus base_link in the map frame: float64 (2,), east and north.
+
+    Args:
+        mount: of the camera.
+        yaw_rad: of base_link, REP-103.
+    """
     return np.array(Pose2(0.0, 0.0, yaw_rad).apply(mount.x_m, mount.y_m))
 
 

@@ -68,16 +68,12 @@ class CameraMount:
 
 @dataclass(frozen=True)
 class LocalizerConfig:
-    """Settings of the single-image localizer. The gates turn an observation into a fix or a rejection."""
+    """Settings of the single-image localizer. The gates turn an observation into a fix or a rejection.
+
+    Fields made by `setting` are parameters; the others are constants, fields only so that experiments can change them.
+    """
 
     candidates: int = setting(5, "tiles retrieved and re-ranked, k", minimum=1, maximum=1000, advanced=True)
-    prior_gate_sigma: float = setting(
-        4.0,
-        "the search is limited to tiles within this many standard deviations of the prior",
-        minimum=1.0,
-        maximum=20.0,
-        advanced=True,
-    )
     heading_search: bool = setting(
         True, "search the heading when none is given; otherwise reject the image", advanced=True
     )
@@ -127,21 +123,6 @@ class LocalizerConfig:
         live=True,
         advanced=True,
     )
-    gate_prior_sigma: float = setting(
-        3.7,
-        "largest Mahalanobis distance between the answer and the prior",
-        minimum=1.0,
-        maximum=100.0,
-        live=True,
-        advanced=True,
-    )
-    answer_radius_m: float = setting(
-        5.0,
-        "belief within this distance of the answer counts as the answer's",
-        minimum=0.5,
-        maximum=100.0,
-        advanced=True,
-    )
     pyramid_cache_tiles: int = setting(64, "aerial pyramids kept in memory", minimum=1, maximum=100_000, advanced=True)
     minimum_brightness: float = setting(
         8.0,
@@ -162,6 +143,13 @@ class LocalizerConfig:
         "refuse images that are not equirectangular, by their poles and their seam (fisheye, pinhole)",
         advanced=True,
     )
+    prior_gate_sigma: float = 4.0
+    """The search is limited to tiles within this many standard deviations of the prior: 99.97% of a Gaussian."""
+    gate_prior_sigma: float = 3.7
+    """Largest Mahalanobis distance between the answer and the prior: 99.9% of a Gaussian in the plane lie within."""
+    answer_radius_m: float = 5.0
+    """Belief within this distance of the answer counts as the answer's. The confidences of a bundle are fitted for it,
+    so it is the same for all."""
 
     def __post_init__(self) -> None:
         check_settings(self)

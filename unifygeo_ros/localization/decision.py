@@ -73,11 +73,11 @@ def most_probable_position(distribution: TileDistribution) -> Float64:
 
 
 def second_moment_m2(distribution: TileDistribution, east_m: float, north_m: float, radius_m: float) -> Float64:
-    """Second moment of D about a point in the tile: of the pixels whose centres are at most radius_m away (or one
-    pixel, where that is more), and of a pixel's own extent. float64 (2, 2), east and north, positive definite.
+    """Second moment of D about a point in the tile: float64 (2, 2), east and north, positive definite.
 
-    It is taken about the answer and not about the mean. So a distribution that the tile's edge cuts off keeps its
-    spread: the part inside the tile shows how wide the part outside is.
+    Of the pixels whose centres are at most radius_m away (or one pixel, where that is more), and of a pixel's own
+    extent. It is taken about the answer and not about the mean. So a distribution that the tile's edge cuts off keeps
+    its spread: the part inside the tile shows how wide the part outside is.
     """
     east, north = _offsets(distribution, east_m, north_m)
     reach_m = max(radius_m, distribution.metres_per_pixel)
@@ -108,11 +108,13 @@ def spread_of(distribution: TileDistribution) -> float:
 def clues_of(
     observation: Observation, centres_m: Float64, side_m: float, config: LocalizerConfig, calibration: Calibration
 ) -> tuple[Clues, Float64, Float64]:
-    """The clues of an observation; float64 (k,), how much of each candidate agrees with its answer, 0 … 1; and
-    float64 (2,), the answer.
+    """What speaks for and against the answer of an observation.
 
-    A candidate whose D is there counts with D's mass near the answer; of the others, one whose best cell overlaps the
-    answer's neighbourhood agrees (tiles overlap, so several hold the camera) and any other is a rival.
+    A candidate whose D is there counts with D's mass near the answer. Of the others, one whose best cell overlaps the
+    answer's neighbourhood agrees (tiles overlap, so several hold the camera), and any other is a rival.
+
+    Returns:
+        The clues; float64 (k,), how much of each candidate agrees with the answer, 0 … 1; and float64 (2,), the answer.
     """
     winner = observation.distributions[0]
     position = most_probable_position(winner)
@@ -136,7 +138,10 @@ def tile_beliefs(matches: Matches, temperature: float) -> Float64:
 def match_peaks_m(matches: Matches, centres_m: Float64, side_m: float) -> Float64:
     """Where each candidate matches best: centres of the cells of max M⁰, float64 (k, 2), east and north.
 
-    centres_m: float64 (k, 2), of the candidates in their order.
+    Args:
+        matches: the candidates.
+        centres_m: float64 (k, 2), of the candidates in their order.
+        side_m: of a tile.
     """
     size = matches.match_maps.shape[-1]
     best = matches.match_maps.reshape(len(centres_m), -1).argmax(axis=1)
@@ -246,7 +251,7 @@ def decide(
             return rejection(
                 RejectionReason.PRIOR_CONFLICT,
                 f"{float(np.hypot(*away)):.1f} m from the prior, Mahalanobis distance {distance:.1f}, above "
-                f"gate_prior_sigma {config.gate_prior_sigma:g}",
+                f"{config.gate_prior_sigma:g}; is the covariance of the prior's source too small?",
             )
     return result
 
@@ -271,8 +276,10 @@ def _within(east: Float64, north: Float64, radius_m: float) -> Bool:
 def _modes(
     distribution: TileDistribution, answer_m: Float64, radius_m: float, weight: float
 ) -> list[tuple[float, float, float]]:
-    """Peaks of D outside the answer's neighbourhood: east, north, weight · mass within radius_m of the peak and not
-    of one before."""
+    """Peaks of D outside the answer's neighbourhood: east, north, weight.
+
+    The weight is `weight` times the mass within radius_m of the peak and not of a peak before it.
+    """
     remaining = distribution.probability.astype(np.float64)
     peak, modes = answer_m, []
     for _ in range(MAX_HYPOTHESES):

@@ -9,5 +9,13 @@ from unifygeo_ros.core.softmax import softmax
 
 
 def probabilities(logits: Float32, temperature: float) -> Float32:
-    """D = softmax over all pixels of logits / temperature. logits: float32 (P, P), finite. Returns float32 (P, P)."""
+    """D = softmax over all pixels of logits / temperature.
+
+    Args:
+        logits: float32 (P, P), finite.
+        temperature: of the calibration.
+
+    Returns:
+        float32 (P, P).
+    """
     return softmax(logits, temperature).astype(np.float32)

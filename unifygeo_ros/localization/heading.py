@@ -43,8 +43,12 @@ class HeadingSearch:
 def rolled_columns(f0: Float32, columns: int) -> Float32:
     """f_g⁰ of the camera turned by 0, 1, … sectors: float32 (columns, C_0).
 
-    f0: float32 (C_0,), columns outer, channels inner. Roll r is that of a camera whose azimuth is r sectors larger
-    (further clockwise): in a panorama that faces north its content lies r sectors further right.
+    Roll r is that of a camera whose azimuth is r sectors larger (further clockwise): in a panorama that faces north its
+    content lies r sectors further right.
+
+    Args:
+        f0: float32 (C_0,), columns outer, channels inner.
+        columns: of the panorama's features.
     """
     groups = f0.reshape(columns, -1)
     return np.stack([np.roll(groups, roll, axis=0).reshape(-1) for roll in range(columns)])
@@ -61,10 +65,16 @@ def encoding_azimuths(encodings: int, columns: int) -> Float64:
 
 
 def heading_search(tile_ids: Int64, azimuths_rad: Float64, similarities: Float32, peaks: Float32) -> HeadingSearch:
-    """Scores of all tiles under all rolls: max M⁰ of the roll + similarity.
+    """Scores of all tiles under all rolls: similarity + max M⁰ of the roll, as Eq. 4 has it for one roll.
 
     A roll turns f_g⁰ but not the global descriptor, so the similarity is that of the encoding whose own heading, its
-    roll 0, is nearest. azimuths_rad: float64 (E, R). similarities: float32 (m, E). peaks: float32 (m, E, R).
+    roll 0, is nearest.
+
+    Args:
+        tile_ids: int64 (m,).
+        azimuths_rad: float64 (E, R).
+        similarities: float32 (m, E).
+        peaks: float32 (m, E, R), max M⁰.
     """
     away_rad = np.abs(wrap_angle(azimuths_rad[:, :, None] - azimuths_rad[:, 0]))  # (E, R, E)
     return HeadingSearch(tile_ids, azimuths_rad, peaks + similarities[:, away_rad.argmin(axis=2)])

@@ -74,8 +74,19 @@ class Localizer:
         config: LocalizerConfig | None = None,
         mount: CameraMount | None = None,
     ) -> None:
-        """engines: of the bundle; they are not closed here. Raises IndexFormatError where index and bundle do not
-        belong together, InputError where the mount's mask cannot be used."""
+        """Check that the parts fit together.
+
+        Args:
+            index: of the region.
+            bundle: the model that the index was built with.
+            engines: of the bundle; they are not closed here.
+            config: gates and searches; None: the defaults.
+            mount: of the camera; None: the defaults.
+
+        Raises:
+            IndexFormatError: index and bundle do not belong together.
+            InputError: the mount's mask cannot be used.
+        """
         self.index = index
         self.bundle = bundle
         self.config = config or LocalizerConfig()
@@ -253,8 +264,10 @@ class Localizer:
     def _retrieve(
         self, features: GroundFeatures, count: int, gate: Gate | None, search: HeadingSearch | None
     ) -> Candidates:
-        """The nearest tiles, and in any case the one that the heading comes from: without it the heading means
-        nothing."""
+        """The nearest tiles, and in any case the one that the heading comes from.
+
+        Without that tile the heading means nothing.
+        """
         found = self.index.search(features.descriptor, count, gate)
         if search is None or search.best_tile in found.tile_ids:
             return found

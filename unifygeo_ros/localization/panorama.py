@@ -70,12 +70,12 @@ def composed_columns(ground: GroundSpec) -> int:
 
 
 def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig) -> Rejection | None:
-    """Why an image is of no use, or None: wrong type or aspect, a tilt that is not finite, black, blurred, or no
-    equirectangular panorama (`camera_checks`).
+    """Why an image is of no use, or None.
 
-    Brightness is the mean over every eighth pixel. Sharpness is the variance of the Laplacian of the grey image
-    averaged down to 512 columns: there it hardly depends on the camera's resolution, and counts the detail that the
-    network can see. Pixels that are not seen (`CameraImage.seen`) count in neither.
+    It may have the wrong type or aspect or a tilt that is not finite, be black or blurred, or be no equirectangular
+    panorama (`camera_checks`). Brightness is the mean over every eighth pixel. Sharpness is the variance of the
+    Laplacian of the grey image averaged down to 512 columns: there it hardly depends on the camera's resolution, and
+    counts the detail that the network can see. Pixels that are not seen (`CameraImage.seen`) count in neither.
     """
 
     def rejection(reason: RejectionReason, detail: str) -> Rejection:
@@ -158,10 +158,16 @@ def check_mask(mount: CameraMount) -> None:
 
 
 def prepare_panorama(image: CameraImage, ground: GroundSpec, mount: CameraMount, heading: Heading | None) -> Panorama:
-    """The panorama that the ground encoder takes, facing north, or base_link's x axis where `heading` is None.
+    """The panorama that the ground encoder takes.
 
-    image: one that `check_image` lets pass. The tilt is taken out when the image brings both of its angles.
-    Raises InputError for an image of the wrong aspect and for a mask that cannot be used.
+    Args:
+        image: one that `check_image` lets pass. The tilt is taken out when the image brings both of its angles.
+        ground: what the encoder takes.
+        mount: of the camera.
+        heading: the panorama then faces north; None: base_link's x axis.
+
+    Raises:
+        InputError: the image has the wrong aspect, or the mask cannot be used.
     """
     if problem := _aspect_problem(image.pixels.shape[0], image.pixels.shape[1], mount):
         raise InputError(f"image {problem}")
@@ -204,8 +210,11 @@ def _resample(
     roll_rad: float,
     pitch_rad: float,
 ) -> tuple[UInt8, Bool | None]:
-    """Image → panorama. pixels: uint8 (H, W) or (H, W, 3). Returns uint8 (ground.height, ground.width[, 3]), and where
-    it shows something of the image, None for everywhere."""
+    """Image → panorama. The pixels are uint8 (H, W) or (H, W, 3).
+
+    Returns:
+        uint8 (ground.height, ground.width[, 3]), and where it shows something of the image, None for everywhere.
+    """
     top, bottom = mount.elevation_top_rad, mount.elevation_bottom_rad
     if mount.upside_down:  # half a turn about the viewing axis: azimuth and elevation change sign
         pixels, top, bottom = np.asarray(cv2.flip(pixels, -1), np.uint8), -bottom, -top

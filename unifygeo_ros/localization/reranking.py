@@ -11,8 +11,12 @@ from unifygeo_ros.core.records import Candidates, Matches
 def match(f0s: Float32, match_maps: Float16) -> Float32:
     """M⁰ of every candidate for every query, in one matrix product.
 
-    f0s: float32 (R, C_0), unit length: one query, or its rolls. match_maps: float16 (k, S, S, C_0), unit length along
-    the last axis. Returns float32 (k, R, S, S), cosines.
+    Args:
+        f0s: float32 (R, C_0), unit length: one query, or its rolls.
+        match_maps: float16 (k, S, S, C_0), unit length along the last axis.
+
+    Returns:
+        float32 (k, R, S, S), cosines.
     """
     k, size, _, channels = match_maps.shape
     cosines = match_maps.reshape(-1, channels).astype(np.float32) @ f0s.T  # (k·S·S, R)
@@ -22,7 +26,9 @@ def match(f0s: Float32, match_maps: Float16) -> Float32:
 def rerank(candidates: Candidates, match_maps: Float32) -> Matches:
     """Candidates in the order of similarity + max M⁰ (Eq. 4); equal scores keep the order of retrieval.
 
-    match_maps: float32 (k, S, S), M⁰ of the candidates in their order.
+    Args:
+        candidates: of the retrieval.
+        match_maps: float32 (k, S, S), M⁰ of the candidates in their order.
     """
     scores = candidates.similarities + match_maps.max(axis=(1, 2))
     order = np.argsort(-scores, kind="stable")

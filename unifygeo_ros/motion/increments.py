@@ -38,13 +38,6 @@ class MotionNoise:
         maximum=1.0,
         acts=_ACTS,
     )
-    scale_persistence_m: float = setting(
-        1000.0,
-        "distance over which an error of the odometry's scale stays the same",
-        minimum=0.1,
-        maximum=1e6,
-        advanced=True,
-    )
     walk: float = setting(
         0.01,
         "drift of the odometry's position in addition to its scale error, standard deviation in metres per √metre",
@@ -81,8 +74,16 @@ class MotionNoise:
         advanced=True,
     )
 
+    scale_persistence_m: float = 1000.0
+    """Distance over which an error of the odometry's scale stays the same. No parameter: tyres and loads change more
+    slowly than a track learns their effect."""
+
     def __post_init__(self) -> None:
         check_settings(self)
+
+    def scale_persistence(self, distance_m: float) -> float:
+        """Correlation of the scale's errors that far apart (a Gauss–Markov process)."""
+        return math.exp(-distance_m / self.scale_persistence_m)
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,14 @@ class Motion:
 
     def reversed(self) -> Motion:
         """The motion back, from the second pose to the first, in the axes of the second."""
-        back = self.pose.inverse()
-        cos, sin = math.cos(self.turn_rad), math.sin(self.turn_rad)
-        by_pose = np.array([[-cos, -sin, back.y_m], [sin, -cos, -back.x_m], [0.0, 0.0, -1.0]])
+        back, by_pose = self.pose.inverse(), self.pose.inverse_jacobian()
         covariance = by_pose @ self.covariance @ by_pose.T
         return replace(self, forward_m=back.x_m, left_m=back.y_m, turn_rad=back.yaw_rad, covariance=covariance)
+
+
+def share_new(way_m: float, correlation_m: float) -> float:
+    """The share of what is correlated over a distance that is new after the way: from 0 to 1."""
+    return 1.0 - math.exp(-way_m / correlation_m)
 
 
 NO_MOTION = Motion(0.0, 0.0, 0.0, 0.0, np.zeros((3, 3)))

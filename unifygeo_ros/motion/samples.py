@@ -35,27 +35,29 @@ ANGLE_LIMIT_RAD = 1e6
 
 @dataclass(frozen=True)
 class OdometrySample:
-    """Pose and velocity of base_link at one time. frame gives the sample one of two roles:
+    """Pose and velocity of base_link at one time."""
+
+    stamp_ns: int
+    """Time of the pose."""
+    frame: str
+    """Gives the sample one of two roles.
 
     * ``"map"``: the pose is absolute (east, north; REP-103 yaw), as from an EKF in the map frame. It can serve as prior
       and as heading. It is never used as motion between images: such a filter jumps when it takes in a fix.
     * ``"odom"``: the pose is continuous but drifts and starts anywhere (wheel or visual odometry, the odom EKF). Only
       the motion between two stamps is used.
-
-    stamp_ns: time of the pose. x_m, y_m: metres, axes of the frame. yaw_rad: counter-clockwise from the frame's x axis.
-    forward_m_s, left_m_s, yaw_rate_rad_s: velocity in base_link. covariance: float64 (3, 3) of x (m), y (m), yaw (rad)
-    in the frame, zeros where the source brings none.
     """
-
-    stamp_ns: int
-    frame: str
     x_m: float
+    """Along the frame's x axis."""
     y_m: float
     yaw_rad: float
+    """Counter-clockwise from the frame's x axis."""
     forward_m_s: float = 0.0
+    """Velocity in base_link, as the next two."""
     left_m_s: float = 0.0
     yaw_rate_rad_s: float = 0.0
     covariance: Float64 = dataclasses.field(default_factory=lambda: np.zeros((3, 3)))
+    """float64 (3, 3) of x (m), y (m), yaw (rad) in the frame, zeros where the source brings none."""
 
     def fault(self) -> str | None:
         """Why the sample must not be used, in a few words that stay the same from sample to sample, or None."""
@@ -83,8 +85,10 @@ class OdometrySample:
         return math.hypot(later.x_m - self.x_m, later.y_m - self.y_m) <= RESTART_M + RESTART_M_S * time_s
 
     def between(self, later: OdometrySample, stamp_ns: int) -> OdometrySample:
-        """The sample at a stamp between this one and a later one: linear, yaw along the shorter arc, and the larger of
-        the covariances."""
+        """The sample at a stamp between this one and a later one.
+
+        Linear, with the yaw along the shorter arc and the larger of the covariances.
+        """
         share = (stamp_ns - self.stamp_ns) / (later.stamp_ns - self.stamp_ns)
         wider = self if np.trace(self.covariance) >= np.trace(later.covariance) else later
         return OdometrySample(
@@ -275,8 +279,10 @@ class MotionBuffer(Generic[SampleT]):
         return later.stamp_ns - sample.stamp_ns <= self.limits.gap and sample.continues_in(later)
 
     def at(self, stamp_ns: int) -> SampleT | None:
-        """The sample at a stamp: interpolated between its neighbours, or the newest one continued. None where a limit
-        is exceeded, never a guess."""
+        """The sample at a stamp: interpolated between its neighbours, or the newest one continued.
+
+        None where a limit is exceeded, never a guess.
+        """
         after = bisect.bisect_left(self._samples, stamp_ns, key=lambda s: s.stamp_ns)
         if after < len(self._samples) and self._samples[after].stamp_ns == stamp_ns:
             return self._samples[after]
@@ -307,8 +313,10 @@ class MotionBuffer(Generic[SampleT]):
         return samples
 
     def runs(self, first_ns: int, last_ns: int) -> list[list[SampleT]]:
-        """The motion from one stamp to another: as `span`, but one list for each stretch between
-        gaps, none longer than what was measured."""
+        """The motion from one stamp to another, in one list for each stretch between gaps.
+
+        As `span`, but no list is longer than what was measured.
+        """
         samples: list[SampleT] = []
         first, last = self.at(first_ns), self.at(last_ns)
         if first is not None:

@@ -30,7 +30,7 @@ from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.covariance import chi2_quantile, symmetric
 from unifygeo_ros.core.se2 import Pose2, rotate, rotation_derivative, rotation_matrix
 from unifygeo_ros.core.time import s_from_ns
-from unifygeo_ros.motion.increments import Motion, MotionNoise
+from unifygeo_ros.motion.increments import Motion, MotionNoise, share_new
 from unifygeo_ros.motion.samples import OdometrySample
 
 SCALE, LATE, LEVER = 3, 4, slice(5, 7)
@@ -115,8 +115,11 @@ class StampError:
         return self.images >= LEAST_IMAGES and abs(self.late_s) > max(SIGNIFICANT * self.sigma_s, LEAST_LATE_S)
 
     def second_moment_s2(self, assumed_sigma_s: float) -> float:
-        """Mean square of the stamps' error, from this estimate and the assumption that it is 0 with a standard
-        deviation (the product of the two Gaussians)."""
+        """Mean square of the stamps' error, in s².
+
+        From the product of two Gaussians: this estimate, and the assumption that the error is 0 with a standard
+        deviation.
+        """
         if not self.images or assumed_sigma_s <= 0:
             return assumed_sigma_s**2
         share = assumed_sigma_s**2 / (assumed_sigma_s**2 + self.sigma_s**2)
@@ -158,7 +161,13 @@ class StampErrorFilter:
     """The estimate of one drive. For each image: `move`, then `see` where it showed a place."""
 
     def __init__(self, noise: MotionNoise, camera_m: tuple[float, float], prior: PriorSigmas | None = None) -> None:
-        """noise: of the odometry. camera_m: position of the camera in base_link, forward and left, as configured."""
+        """Start with the prior.
+
+        Args:
+            noise: of the odometry.
+            camera_m: position of the camera in base_link, forward and left, as configured.
+            prior: of what is estimated; None: the defaults.
+        """
         prior = prior or PriorSigmas()
         self._noise = noise
         self._camera_m = camera_m
@@ -189,7 +198,7 @@ class StampErrorFilter:
         pose, scale = Pose2(*map(float, self._mean[:3])), float(self._mean[SCALE])
         step = Pose2((1 + scale) * motion.forward_m, (1 + scale) * motion.left_m, motion.turn_rad)
         by_pose, by_step = pose.compose_jacobians(step)
-        persistence = math.exp(-motion.distance_m / self._noise.scale_persistence_m)
+        persistence = self._noise.scale_persistence(motion.distance_m)
         by_state = np.eye(SIZE)
         by_state[:3, :3] = by_pose
         by_state[:3, SCALE] = by_step @ [motion.forward_m, motion.left_m, 0.0]
@@ -205,7 +214,7 @@ class StampErrorFilter:
 
     def see(self, place: Place, velocity: Velocity) -> None:
         """Take in what an image showed; the velocity is that at its stamp."""
-        new_share = max(1 - math.exp(-self._travelled_m / CORRELATION_M), LEAST_NEW)
+        new_share = max(share_new(self._travelled_m, CORRELATION_M), LEAST_NEW)
         measured = np.array([place.east_m, place.north_m])
         covariance = place.covariance_m2 / new_share
         if not self._started:
@@ -238,8 +247,11 @@ class StampErrorFilter:
         self._started, self._gated, self._travelled_m = True, 0, 0.0
 
     def _offset(self, velocity: Velocity) -> tuple[Float64, Float64]:
-        """Where an image shows base_link minus where it is, float64 (2,); the Jacobian of what an image measures,
-        float64 (2, SIZE)."""
+        """Where an image shows base_link minus where it is.
+
+        Returns:
+            float64 (2,), and the Jacobian of what an image measures, float64 (2, SIZE).
+        """
         yaw, late, turn = float(self._mean[2]), float(self._mean[LATE]), velocity.yaw_rate_rad_s
         forward, left = self._camera_m
         camera_velocity = np.array([velocity.forward_m_s - turn * left, velocity.left_m_s + turn * forward])

@@ -3,16 +3,46 @@
 from __future__ import annotations
 
 import difflib
+from operator import attrgetter
 from typing import Collection
 
 from unifygeo_ros.core.errors import ConfigurationError
-from unifygeo_ros.parameters.settings import PARAMETERS
+from unifygeo_ros.parameters.settings import PARAMETERS, Settings
 
 RCLPY_PARAMETERS = ("use_sim_time", "start_type_description_service")
 RCLPY_GROUPS = ("qos_overrides",)
 """Parameters of rclpy itself, which any node has."""
 
+CONSTANTS = (
+    "localizer.answer_radius_m",
+    "localizer.gate_prior_sigma",
+    "localizer.prior_gate_sigma",
+    "odometry.scale_persistence_m",
+    "session.buffer_age_s",
+    "session.frozen_distance_m",
+    "session.frozen_repeats",
+    "session.last_fix_age_s",
+    "session.last_fix_failures",
+    "session.time_jump_s",
+    "tracker.accuracy_correlation_m",
+    "tracker.check_distance_m",
+    "tracker.hypotheses",
+    "tracker.image_correlation_m",
+    "tracker.lost_ambiguity",
+    "tracker.outlier",
+    "tracker.restart_probability",
+    "tracker.search_candidates",
+    "tracker.search_distributions",
+    "tracker.searched_outlier",
+    "tracker.track_candidates",
+)
+"""Fields of the settings that were parameters in earlier versions."""
+
 RETIRED = {
+    **{name: f"it is always {attrgetter(name)(Settings())}; remove the line" for name in CONSTANTS},
+    "future_stamp_s": "it is always 0.5; remove the line",
+    "tracker.image_sigma_scale": "it is always 1.0; remove the line",
+    "tracker.odometry_persistence_m": "it is always 1000.0; remove the line",
     "camera.z_m": "the camera's height never had an effect; remove the line",
     "localizer.heading_search_candidates": "it is always 20; remove the line",
     "localizer.heading_search_encodings": "it is always 2; remove the line",
@@ -25,7 +55,6 @@ RETIRED = {
     "session.odometry_growth": "use odometry.scale",
     "session.speed_sigma_m_s": "use odometry.speed_m_s",
     "tracker.odometry_scale": "use odometry.scale",
-    "tracker.odometry_persistence_m": "use odometry.scale_persistence_m",
     "tracker.odometry_walk": "use odometry.walk",
     "tracker.odometry_yaw_walk": "use odometry.yaw_walk",
     "tracker.odometry_turn_scale": "use odometry.turn_scale",

@@ -2,7 +2,7 @@
 
 Settings that only the node has are in `NodeConfig`; the others are defined next to the code that uses them and
 become parameters with the group's prefix: `camera.x_m`, `rig.file`, `localizer.gate_sigma_m`,
-`session.heading_source`, `odometry.scale`, `tracker.outlier`.
+`session.heading_source`, `odometry.scale`, `tracker.fix_from`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Iterator, Mapping
 
 from unifygeo_ros.aerial.settings import SEARCH_DEVICES
 from unifygeo_ros.core.errors import ConfigurationError
-from unifygeo_ros.core.settings import check_settings, setting
+from unifygeo_ros.core.settings import check_settings, setting, setting_fields
 from unifygeo_ros.inference.bundle import PRECISIONS
 from unifygeo_ros.inference.select import BACKENDS
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
@@ -86,14 +86,6 @@ class NodeConfig:
     )
     diagnostics_period_s: float = setting(
         1.0, "time between two messages on /diagnostics", minimum=0.05, maximum=60.0, advanced=True
-    )
-    future_stamp_s: float = setting(
-        0.5,
-        "an image stamped further than this ahead of the node's clock is rejected (a simulated clock ticks coarsely)",
-        minimum=0.0,
-        maximum=3600.0,
-        live=True,
-        advanced=True,
     )
     filter_history_s: float = setting(
         2.0,
@@ -188,7 +180,7 @@ def parameter_specs() -> Iterator[ParameterSpec]:
     """Every parameter of the node, in the order of the documentation."""
     for group, config in dataclasses.asdict(Settings(), dict_factory=dict).items():
         owner = type(getattr(Settings(), group))
-        for field in dataclasses.fields(owner):
+        for field in setting_fields(owner):
             meta = field.metadata
             yield ParameterSpec(
                 name=field.name if group == "node" else f"{group}.{field.name}",
@@ -209,7 +201,15 @@ PARAMETERS: Mapping[str, ParameterSpec] = {spec.name: spec for spec in parameter
 
 
 def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    """The settings with some parameters changed. values: by parameter name. Raises ConfigurationError."""
+    """The settings with some parameters changed.
+
+    Args:
+        settings: which stay as they are.
+        values: by parameter name.
+
+    Raises:
+        ConfigurationError: a value has the wrong type or is out of range.
+    """
     changes: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         spec = PARAMETERS[name]

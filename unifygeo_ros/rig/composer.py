@@ -66,7 +66,8 @@ class Composer:
     """Composes the panoramas of one rig at one resolution. Not safe for use from two threads at once."""
 
     def __init__(self, rig: Rig, width: int) -> None:
-        """
+        """Prepare the panorama's size.
+
         Args:
             rig: The cameras.
             width: Columns of the panorama, a multiple of 8; it has half as many rows.

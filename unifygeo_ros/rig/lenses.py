@@ -47,7 +47,8 @@ class Lens(Protocol):
         """How far a pixel lies from the edge of what the lens shows, as a share of half its size.
 
         Args:
-            column, row: pixels, float32, any shape.
+            column: of the pixels, float32, any shape.
+            row: the same.
 
         Returns:
             1 in the middle, 0 on the edge, negative beyond it; NaN where column or row is.

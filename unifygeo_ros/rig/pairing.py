@@ -80,7 +80,12 @@ class Pairing:
     """Pairs the images of one rig. For one thread."""
 
     def __init__(self, sources: Sequence[str], config: RigConfig) -> None:
-        """sources: their names, the one that should pace first. config: the limits of time."""
+        """Wait for the images of some sources.
+
+        Args:
+            sources: their names, the one that should pace first.
+            config: the limits of time.
+        """
         self._config = config
         self._window_ns = ns_from_s(config.window_s)
         self._sources = {name: _Source() for name in sources}

@@ -22,8 +22,15 @@ NODE_NAME = "unifygeo_camera_mount"
 def mount_from_tf(camera: CameraMount, config: NodeConfig, give_up: Callable[[], bool]) -> CameraMount:
     """The mount with position and orientation from TF's base_frame → camera_frame, once it is published.
 
-    give_up: asked while waiting. Raises ConfigurationError where there is no tf2_ros, no transform in time, or only an
-    optical frame. Uses a node and an executor of its own for the time of the call, so it may be called from any thread.
+    Uses a node and an executor of its own for the time of the call, so it may be called from any thread.
+
+    Args:
+        camera: the configured mount, whose other fields stay.
+        config: the frames, and how long to wait.
+        give_up: asked while waiting.
+
+    Raises:
+        ConfigurationError: there is no tf2_ros, no transform in time, or only an optical frame.
     """
     try:
         import tf2_ros

@@ -21,7 +21,7 @@ class TfFrames(SensorFrames):
     """
 
     def __init__(self, node: Node, base_frame: str, input_frames: str) -> None:
-        """input_frames: the parameter of that name, "tf" or "base"."""
+        """Take the parameter input_frames, "tf" or "base"."""
         super().__init__(base_frame, input_frames, LOOKUP_PERIOD_S)
         self._node = node
         self._buffer: Any = None

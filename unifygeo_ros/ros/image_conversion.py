@@ -92,8 +92,11 @@ class CvBridgeConversion:
 
     @staticmethod
     def _takes(message: Image) -> bool:
-        """Whether cv_bridge converts an image correctly. It takes a row for a whole number of pixels, so that padding
-        of another length shears the image; and its byte swap does not run with numpy 2."""
+        """Whether cv_bridge converts an image correctly.
+
+        It takes a row for a whole number of pixels, so that padding of another length shears the image; and its byte
+        swap does not run with numpy 2.
+        """
         pixel_bytes = CV_BRIDGE_ENCODINGS.get(message.encoding)
         return pixel_bytes is not None and message.step % pixel_bytes == 0 and not message.is_bigendian
 

@@ -16,9 +16,7 @@ class Frame:
     arrived_s: float
     """Monotonic clock, seconds."""
     transport_s: float
-    """From the stamp to the arrival by the node's clock, negative where the stamp is ahead of it; it may be as far
-    ahead as future_s."""
-    future_s: float
+    """From the stamp to the arrival by the node's clock, negative where the stamp is ahead of it."""
 
 
 class Inbox:

@@ -369,8 +369,11 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         return not self.context.ok()
 
     def _guard_transitions(self) -> None:
-        """Answer an impossible transition with success = false: rclpy raises an RCLError for it out of the executor,
-        which would end the node (Humble to Jazzy; rclpy 7.1.6 seen, ros2/rclpy has no public hook for it)."""
+        """Answer an impossible transition with success = false.
+
+        rclpy raises an RCLError for it out of the executor, which would end the node (Humble to Jazzy; rclpy 7.1.6
+        seen, ros2/rclpy has no public hook for it).
+        """
         service = getattr(self, "_service_change_state", None)
         if service is None:
             self.get_logger().warning(
@@ -406,7 +409,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             return
         self._triggered = False
         transport_s = (self.get_clock().now().nanoseconds - stamp) / NS_PER_S
-        if self._worker.inbox.put(Frame(message, stamp, arrived_s, transport_s, self._settings.node.future_stamp_s)):
+        if self._worker.inbox.put(Frame(message, stamp, arrived_s, transport_s)):
             self._health.image_dropped()
 
     def _on_clock_jump(self, jump: TimeJump) -> None:
@@ -438,8 +441,10 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         return response
 
     def _on_trigger(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Localize the next image even while disabled. Returns at once; the fix goes to ~/fix, a rejection to the
-        diagnostics."""
+        """Localize the next image even while disabled.
+
+        Returns at once; the fix goes to ~/fix, a rejection to the diagnostics.
+        """
         silence_s, timeout_s = self._health.seconds_since_image, self._settings.node.image_timeout_s
         if self._worker is None or silence_s is None:
             response.success, response.message = False, "the node is not active; activate it first"

@@ -125,7 +125,7 @@ class RigSets:
     def __init__(
         self, node: Node, rig: LiveRig, config: RigConfig, panoramas: RigPanoramas, on_set: Callable[[ImageSet], None]
     ) -> None:
-        """Start to look for sets whose wait has ended. on_set: takes each set, and must not wait."""
+        """Start to look for sets whose wait has ended. on_set takes each set, and must not wait."""
         self._node = node
         self._rig = rig
         self._panoramas = panoramas

@@ -42,10 +42,17 @@ def time_message(stamp_ns: int) -> Time:
 
 
 def check_fix(fix: Fix, last_stamp_ns: int | None) -> None:
-    """Last look at a fix before it is published. last_stamp_ns: of the fix before.
+    """Last look at a fix before it is published.
 
-    Raises PublicationError unless everything is finite, the covariance is symmetric and positive definite, and time
-    advanced: robot_localization takes a NaN into its state and never recovers.
+    robot_localization takes a NaN into its state and never recovers.
+
+    Args:
+        fix: the one to publish.
+        last_stamp_ns: of the fix before.
+
+    Raises:
+        PublicationError: something is not finite, the covariance is not symmetric and positive definite, or time did
+            not advance.
     """
     numbers = (fix.east_m, fix.north_m, fix.latitude_deg, fix.longitude_deg, fix.yaw_rad)
     if not all(map(math.isfinite, numbers)):
@@ -94,7 +101,7 @@ def navsat_message(fix: Fix, base_frame: str, datum_height_m: float) -> NavSatFi
 
 
 def hypotheses_message(hypotheses: Sequence[Hypothesis], stamp_ns: int, yaw_rad: float, map_frame: str) -> PoseArray:
-    """Where the camera may have been, the most likely first. yaw_rad: of base_link, 0 where it is not known."""
+    """Where the camera may have been, the most likely first. yaw_rad is that of base_link, 0 where it is not known."""
     message = PoseArray(header=Header(stamp=time_message(stamp_ns), frame_id=map_frame))
     message.poses = [_pose(place.east_m, place.north_m, yaw_rad) for place in hypotheses]
     return message
@@ -129,7 +136,7 @@ def weights_message(hypotheses: Sequence[Hypothesis]) -> Float64MultiArray:
 
 
 def outcome_message(outcome: Fix | Rejection, name: str) -> DiagnosticArray:
-    """What became of one image, in words and values, with the image's stamp. name: the node's."""
+    """What became of one image, in words and values, with the image's stamp, by the node of that name."""
     text = outcome_diagnostic(outcome)
     status = DiagnosticStatus(
         level=bytes([text.level]), name=f"{name}: outcome", message=text.message, hardware_id=name
@@ -157,7 +164,7 @@ def heatmap_message(distribution: TileDistribution, stamp_ns: int, map_frame: st
 
 
 def jpeg_message(pixels: UInt8, stamp_ns: int, frame_id: str) -> CompressedImage:
-    """pixels: uint8 (H, W, 3) RGB."""
+    """A JPEG of pixels, uint8 (H, W, 3) RGB."""
     encoded = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
     header = Header(stamp=time_message(stamp_ns), frame_id=frame_id)
     return CompressedImage(header=header, format="jpeg", data=array.array("B", encoded.tobytes()))

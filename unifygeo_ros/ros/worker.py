@@ -16,6 +16,10 @@ from unifygeo_ros.ros.sources import SourceWatch
 from unifygeo_ros.ros.to_messages import PublicationError, check_fix
 from unifygeo_ros.sessions.session import LocalizationSession
 
+FUTURE_STAMP_S = 0.5
+"""An image stamped further than this ahead of the node's clock is rejected. A simulated clock ticks coarsely, by up to
+0.1 s, and clocks that are kept in step by NTP are closer than that."""
+
 
 class Worker:
     """Takes the newest frame, localizes it and hands the result over, until it is stopped. No error ends it."""
@@ -107,10 +111,10 @@ class Worker:
         )
 
     def _refuse_future(self, frame: Frame) -> Rejection | None:
-        if frame.transport_s >= -frame.future_s:
+        if frame.transport_s >= -FUTURE_STAMP_S:
             return None
         detail = (
-            f"stamped {-frame.transport_s:.3f} s ahead of the node's clock, future_stamp_s is {frame.future_s:g}; "
+            f"stamped {-frame.transport_s:.3f} s ahead of the node's clock, more than {FUTURE_STAMP_S:g} s; "
             "synchronise the clocks (with use_sim_time, see that /clock is published)"
         )
         return Rejection(frame.stamp_ns, RejectionReason.BAD_STAMP, detail)

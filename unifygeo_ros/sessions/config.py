@@ -13,7 +13,10 @@ from unifygeo_ros.motion.samples import BufferLimits
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """Settings of a session: where prior and heading come from, and the rules about time."""
+    """Settings of a session: where prior and heading come from, and the rules about time.
+
+    Fields made by `setting` are parameters; the others are constants, fields only so that experiments can change them.
+    """
 
     mode: str = setting(
         "sequence",
@@ -57,16 +60,6 @@ class SessionConfig:
         maximum=10_000.0,
         acts="prior_source odometry",
     )
-    last_fix_age_s: float = setting(
-        30.0, "age at which the last fix is no longer a prior", minimum=0.1, maximum=3600.0, advanced=True
-    )
-    last_fix_failures: int = setting(
-        3,
-        "images rejected in a row after which the last fix is no longer a prior",
-        minimum=1,
-        maximum=1000,
-        advanced=True,
-    )
     stamp_offset_s: float = setting(
         0.0,
         "added to the images' stamps to get the time of exposure; a driver that stamps late needs a negative one",
@@ -82,16 +75,6 @@ class SessionConfig:
     )
     minimum_interval_s: float = setting(
         0.0, "images closer than this to the last one localized are skipped", minimum=0.0, maximum=3600.0, live=True
-    )
-    time_jump_s: float = setting(
-        1.0,
-        "an image whose stamp lies back by more than this restarts the session",
-        minimum=0.01,
-        maximum=60.0,
-        advanced=True,
-    )
-    buffer_age_s: float = setting(
-        30.0, "odometry and IMU samples are kept this long", minimum=1.0, maximum=600.0, advanced=True
     )
     sample_gap_s: float = setting(
         0.5,
@@ -116,20 +99,20 @@ class SessionConfig:
         acts="with a heading",
         advanced=True,
     )
-    frozen_distance_m: float = setting(
-        0.5,
-        "an image repeated pixel by pixel while the odometry moved this far is frozen",
-        minimum=0.01,
-        maximum=100.0,
-        advanced=True,
-    )
-    frozen_repeats: int = setting(
-        3,
-        "without odometry, repetitions of an image after which it is frozen",
-        minimum=1,
-        maximum=10_000,
-        advanced=True,
-    )
+
+    last_fix_age_s: float = 30.0
+    """Age at which the last fix is no longer a prior: without odometry, its gate is then hundreds of metres wide."""
+    last_fix_failures: int = 3
+    """Images rejected in a row after which the last fix is no longer a prior: it may have been false."""
+    time_jump_s: float = 1.0
+    """An image whose stamp lies back by more than this restarts the session: a bag that starts again jumps by its
+    length, and stamps in disorder by a few periods of the camera."""
+    buffer_age_s: float = 30.0
+    """Odometry and IMU samples are kept this long, which is as far back as an image may come."""
+    frozen_distance_m: float = 0.5
+    """An image repeated pixel by pixel while the odometry moved this far is frozen: no two real images are equal."""
+    frozen_repeats: int = 3
+    """Without odometry, repetitions of an image after which it is frozen: a driver may publish one image twice."""
 
     def __post_init__(self) -> None:
         check_settings(self)

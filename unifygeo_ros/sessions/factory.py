@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from typing import Any, Protocol
 
 from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.core.settings import setting_fields
 from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.sessions.config import SessionConfig
@@ -19,7 +19,7 @@ from unifygeo_ros.tracking.tracker import Tracker
 
 _LOG = logging.getLogger(__name__)
 
-SINGLE_ONLY = ("prior_sigma_m", "last_fix_age_s", "last_fix_failures")
+SINGLE_ONLY = ("prior_sigma_m",)
 """Settings of `SessionConfig` that act in mode single only."""
 
 
@@ -75,4 +75,4 @@ def settings_without_effect(
 
 
 def _changed(settings: Any) -> list[str]:
-    return [f.name for f in dataclasses.fields(settings) if getattr(settings, f.name) != f.default]
+    return [f.name for f in setting_fields(settings) if getattr(settings, f.name) != f.default]

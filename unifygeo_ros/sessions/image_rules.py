@@ -67,8 +67,9 @@ class Repetitions:
         self._repeats = 0
 
     def problem(self, pixels: UInt8, stamp_ns: int, inputs: SessionInputs, config: SessionConfig) -> str | None:
-        """Say why an image is frozen, or None: its pixels are those of the one before, while the vehicle moved or too
-        often in a row.
+        """Say why an image is frozen, or None.
+
+        Its pixels are those of the one before, while the vehicle moved or too often in a row.
 
         Args:
             pixels: uint8 (H, W, 3), of the camera's next image.
@@ -86,7 +87,8 @@ class Repetitions:
             moved_m = math.hypot(motion[-1].x_m - motion[0].x_m, motion[-1].y_m - motion[0].y_m)
             if moved_m < config.frozen_distance_m:
                 return None
-            return f"same pixels after {moved_m:.1f} m of odometry, frozen_distance_m is {config.frozen_distance_m:g}"
+            limit = f"limit {config.frozen_distance_m:g} m"
+            return f"same pixels after {moved_m:.1f} m of odometry, {limit}; restart the camera"
         if self._repeats < config.frozen_repeats:
             return None
-        return f"same pixels {self._repeats + 1} times in a row, frozen_repeats is {config.frozen_repeats}"
+        return f"same pixels {self._repeats + 1} times in a row, limit {config.frozen_repeats}; restart the camera"

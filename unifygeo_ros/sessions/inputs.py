@@ -55,7 +55,12 @@ class SessionInputs:
     """The samples of a session, shared between the threads that receive them and the one that localizes."""
 
     def __init__(self, limits: BufferLimits, noise: MotionNoise) -> None:
-        """noise: of the motion that `take_motion` gives."""
+        """Start with empty buffers.
+
+        Args:
+            limits: of the buffers.
+            noise: of the motion that `take_motion` gives.
+        """
         self._lock = threading.Lock()
         self._map_odometry: MotionBuffer[OdometrySample] = MotionBuffer(limits)
         self._odometry: MotionBuffer[OdometrySample] = MotionBuffer(limits)
@@ -122,8 +127,10 @@ class SessionInputs:
             return self._odometry.span(first_ns, last_ns)
 
     def velocity(self, stamp_ns: int) -> Velocity | None:
-        """The mean velocity of base_link in the time before a stamp, by the odometry's poses (many drivers leave the
-        twist at 0); None where they do not reach it."""
+        """The mean velocity of base_link in the time before a stamp; None where the odometry does not reach it.
+
+        From the odometry's poses, since many drivers leave the twist at 0.
+        """
         with self._lock:
             for buffer in (self._odometry, self._map_odometry):
                 samples = buffer.span(stamp_ns - VELOCITY_SPAN_NS, stamp_ns)
@@ -132,8 +139,10 @@ class SessionInputs:
         return None
 
     def moved(self, first_ns: int, last_ns: int) -> Pose2 | None:
-        """The pose of base_link at one stamp in its axes at another, earlier or later, by the drifting odometry. None
-        where that does not reach both."""
+        """The pose of base_link at one stamp in its axes at another, earlier or later, by the drifting odometry.
+
+        None where the odometry does not reach both.
+        """
         with self._lock:
             span = self._odometry.span(min(first_ns, last_ns), max(first_ns, last_ns))
         if not span:

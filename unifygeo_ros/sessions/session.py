@@ -102,7 +102,13 @@ class LocalizationSession(abc.ABC):
     """Fixes of one drive, image by image. See the module's docstring for the rules about threads."""
 
     def __init__(self, localizer: ImageLocalizer, config: SessionConfig, noise: MotionNoise) -> None:
-        """noise: of the odometry's motion between images."""
+        """Start a session without inputs.
+
+        Args:
+            localizer: asked for each image.
+            config: of the session.
+            noise: of the odometry's motion between images.
+        """
         self._localizer = localizer
         self._config = config
         self._inputs = SessionInputs(config.buffer_limits, noise)

@@ -68,8 +68,10 @@ class Belief:
         return replace(self.select(chosen), uniform_weight=self.uniform_weight + float(self.weights[pruned].sum()))
 
     def extended(self, *others: Belief) -> Belief:
-        """These hypotheses followed by those of other beliefs, with their weights; the uniform component is this
-        belief's."""
+        """These hypotheses followed by those of other beliefs, with their weights.
+
+        The uniform component is this belief's.
+        """
         parts = (self, *others)
         return replace(
             self,
@@ -86,8 +88,11 @@ class Belief:
         return replace(self, weights=self.weights / total, uniform_weight=self.uniform_weight / total)
 
     def without_degenerate(self) -> Belief:
-        """Without hypotheses that are wider than the Earth, not finite, or whose pose covariance is not positive
-        definite to float64; their weight moves to the uniform component."""
+        """Without hypotheses of no use; their weight moves to the uniform component.
+
+        Of no use are those wider than the Earth, not finite, or with a pose covariance that is not positive definite to
+        float64.
+        """
         with np.errstate(all="ignore"):
             determinant = mahalanobis2(np.zeros((len(self), 3)), self.covariances[:, :3, :3])[1]
             spread2 = self.covariances[:, 0, 0] + self.covariances[:, 1, 1]

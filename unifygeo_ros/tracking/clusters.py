@@ -75,8 +75,10 @@ def dominant_cluster(belief: Belief, radius_m: float, allowed: Bool | None = Non
 def heaviest_clusters(
     belief: Belief, radius_m: float, *, count: int, least_weight: float, first: Cluster | None = None
 ) -> list[Cluster]:
-    """At most `count` clusters of at least `least_weight`, heaviest first. first: the dominant one, where it is
-    known."""
+    """At most `count` clusters of at least `least_weight`, heaviest first.
+
+    The dominant one is given as `first` where it is known.
+    """
     found: list[Cluster] = []
     rest = np.ones(len(belief), bool)
     while len(found) < count and float(belief.weights[rest].sum()) >= least_weight:
@@ -89,8 +91,10 @@ def heaviest_clusters(
 
 
 def weight_inside_ellipse(belief: Belief, cluster: Cluster, mean: Float64, covariance: Float64) -> float:
-    """The belief's weight inside the 95% ellipse of a mean and covariance (east, north first), from the cluster's
-    members: each by a fixed set of points of its own distribution."""
+    """The belief's weight inside the 95% ellipse of a mean and covariance (east, north first).
+
+    From the cluster's members: each by a fixed set of points of its own distribution.
+    """
     members = cluster.members
     factors = np.linalg.cholesky(belief.covariances[members, :2, :2])
     offsets = (belief.means[members, :2] - mean[:2])[:, None] + _NORMAL_POINTS @ factors.transpose(0, 2, 1)

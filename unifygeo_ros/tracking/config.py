@@ -9,7 +9,11 @@ from unifygeo_ros.core.settings import check_settings, setting
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """Settings of the filter over a sequence of images. docs/measurements/sequences.md says how they were chosen."""
+    """The filter over a sequence of images. docs/measurements/sequences.md says how its values were chosen.
+
+    Fields made by `setting` are parameters. The others are constants of the method, which no vehicle needs to change:
+    they are fields so that `benchmarks/sequence_table.py --sweep` can show what another value does.
+    """
 
     fix_from: str = setting(
         "posterior",
@@ -18,53 +22,11 @@ class TrackerConfig:
         choices=("posterior", "image"),
         acts="mode sequence",
     )
-    outlier: float = setting(
-        0.15,
-        "belief that the true tile is not among an image's candidates",
-        minimum=0.001,
-        maximum=0.9,
-        advanced=True,
-    )
-    searched_outlier: float = setting(
-        0.5,
-        "the same for an image whose heading had to be searched for",
-        minimum=0.001,
-        maximum=0.99,
-        advanced=True,
-    )
     correlation_m: float = setting(
         10.0,
         "images this far apart have independent errors about the place (distance at which 1 − 1/e of an image is new)",
         minimum=0.1,
         maximum=1000.0,
-        advanced=True,
-    )
-    accuracy_correlation_m: float = setting(
-        1.0,
-        "the same for the error inside the right place; at most correlation_m counts",
-        minimum=0.01,
-        maximum=1000.0,
-        advanced=True,
-    )
-    image_correlation_m: float = setting(
-        3.0,
-        "the same for fixes from the image, each of which a filter takes for a measurement of its own",
-        minimum=0.01,
-        maximum=1000.0,
-        advanced=True,
-    )
-    image_sigma_scale: float = setting(
-        1.0,
-        "factor on the standard deviations of the image's distribution",
-        minimum=0.1,
-        maximum=10.0,
-        advanced=True,
-    )
-    restart_probability: float = setting(
-        3e-4,
-        "probability that the vehicle was carried to another place between two independent images",
-        minimum=1e-9,
-        maximum=0.5,
         advanced=True,
     )
     confirm_images: float = setting(
@@ -84,9 +46,6 @@ class TrackerConfig:
     keep_ambiguity: float = setting(
         0.1, "belief in other places at which fixes stop", minimum=1e-6, maximum=0.5, advanced=True
     )
-    lost_ambiguity: float = setting(
-        0.5, "belief in other places at which the track is lost", minimum=0.01, maximum=1.0, advanced=True
-    )
     off_map_ambiguity: float = setting(
         0.3,
         "belief that the vehicle is off the map above which a track gives no fix",
@@ -94,27 +53,29 @@ class TrackerConfig:
         maximum=1.0,
         advanced=True,
     )
-    search_candidates: int = setting(
-        20,
-        "tiles retrieved from the whole region while searching",
-        minimum=1,
-        maximum=1000,
-        advanced=True,
-    )
-    search_distributions: int = setting(
-        5, "of these, tiles whose distribution is decoded", minimum=1, maximum=100, advanced=True
-    )
-    track_candidates: int = setting(
-        5, "tiles retrieved near the track while tracking", minimum=1, maximum=1000, advanced=True
-    )
-    check_distance_m: float = setting(
-        40.0,
-        "while tracking, the whole region is searched again after this distance",
-        minimum=0.0,
-        maximum=1e6,
-        advanced=True,
-    )
-    hypotheses: int = setting(64, "hypotheses kept", minimum=2, maximum=10_000, advanced=True)
+
+    outlier: float = 0.15
+    """Belief that the true tile is not among an image's candidates."""
+    searched_outlier: float = 0.5
+    """The same for an image whose heading had to be searched for."""
+    accuracy_correlation_m: float = 1.0
+    """As correlation_m, for the error inside the right place; at most correlation_m counts."""
+    image_correlation_m: float = 3.0
+    """The same for fixes from the image (fix_from), each of which a filter takes for a measurement of its own."""
+    restart_probability: float = 3e-4
+    """Probability that the vehicle was carried to another place between two independent images."""
+    lost_ambiguity: float = 0.5
+    """Belief in other places at which the track is lost: the track is then no longer the likelier answer."""
+    search_candidates: int = 20
+    """Tiles retrieved from the whole region while searching."""
+    search_distributions: int = 5
+    """Of these, tiles whose distribution is decoded: each takes a run of the decoder."""
+    track_candidates: int = 5
+    """Tiles retrieved near the track while tracking, as many as `LocalizerConfig.candidates`."""
+    check_distance_m: float = 40.0
+    """While tracking, the whole region is searched again after this distance."""
+    hypotheses: int = 64
+    """Hypotheses kept. docs/measurements/benchmarks.md has what one image costs with so many."""
 
     def __post_init__(self) -> None:
         check_settings(self)

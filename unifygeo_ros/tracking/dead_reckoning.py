@@ -19,7 +19,7 @@ class DeadReckoning:
     """
 
     def __init__(self, odometry: MotionBuffer[OdometrySample], noise: MotionNoise) -> None:
-        """odometry: the owner adds each sample to it and then calls `follow`."""
+        """Follow the odometry: the owner adds each sample to it and then calls `follow`."""
         self._odometry = odometry
         self._noise = noise
         self._start: Belief | None = None

@@ -171,8 +171,10 @@ def modes_of(distribution: TileDistribution, mode_radius_m: float = MODE_RADIUS_
 
 @functools.lru_cache(maxsize=8)
 def _pixel_powers(size: int, metres_per_pixel: float) -> Float64:
-    """1, x and x² for x the metres from the tile's centre along a row or down a column of pixels: float64 (size, 3), so
-    that powersᵀ · D · powers holds D's moments."""
+    """1, x and x² of the pixels of a row or column, x in metres from the tile's centre: float64 (size, 3).
+
+    So powersᵀ · D · powers holds D's moments.
+    """
     along = (np.arange(size) - (size - 1) / 2) * metres_per_pixel
     powers = np.stack([np.ones(size), along, along**2], axis=-1)
     powers.setflags(write=False)
@@ -190,8 +192,10 @@ def _disc(radius_m: float, metres_per_pixel: float) -> Float64:
 
 
 def _gaussians(moments: Float64) -> tuple[Float64, Float64, Float64]:
-    """Shares (m,), means (m, 2) and covariances (m, 2, 2) from the moments float64 (m, 3, 3): sums of p · xⁱ · yʲ, x
-    down the rows (south) and y along the columns (east)."""
+    """Shares (m,), means (m, 2) and covariances (m, 2, 2) from moments.
+
+    The moments are float64 (m, 3, 3), sums of p · xⁱ · yʲ: x down the rows (south) and y along the columns (east).
+    """
     mass = moments[:, 0, 0]
     south, east = moments[:, 1, 0] / mass, moments[:, 0, 1] / mass
     across = moments[:, 0, 2] / mass - east**2
@@ -223,7 +227,7 @@ def evidence_of(
     Args:
         observation: with at least one distribution.
         calibration: of the bundle.
-        config: outlier shares and image_sigma_scale are used.
+        config: its outlier shares are used.
         region: that the index covers.
         log_rivals: logarithm of R where the search was limited to a gate, −∞ where it was not.
         new_share: how much of D's error is new.
@@ -252,7 +256,7 @@ def evidence_of(
             whole_weights[rank] = (1 - right) * weights[rank]
             variance = min(variance, SEARCHED_YAW_VARIANCE)
         covariances = position_covariance_m2(covariances, variance, calibration)
-        covariances *= config.image_sigma_scale**2 / new_share
+        covariances /= new_share
         covariances, variance = with_stamp_error(covariances, variance, stamp_covariance, heading.yaw_rad)
         parts.append((weights[rank] * shares, means, covariances))
         labels += [(heading.yaw_rad, variance, tile_id)] * len(shares)

@@ -82,7 +82,7 @@ def predict(belief: Belief, motion: Motion, noise: MotionNoise) -> Belief:
     by_motion[:, 2, 2] = 1.0
     by_scale = by_motion[:, :2] @ np.array([motion.forward_m, motion.left_m, 0.0])
     step = (1 + belief.means[:, 3, None]) * by_scale
-    persistence = math.exp(-motion.distance_m / noise.scale_persistence_m)
+    persistence = noise.scale_persistence(motion.distance_m)
     means = belief.means.copy()
     means[:, :2] += step
     means[:, 2] = wrap_angle(yaw + motion.turn_rad)

@@ -160,8 +160,10 @@ class MapToOdom:
                 self._correct()
 
     def odometry(self, sample: OdometrySample) -> PoseNow | None:
-        """The pose at a sample of drifting odometry; None before the first fix, while stopped, and for a sample that is
-        refused or not newer than the last."""
+        """The pose at a sample of drifting odometry.
+
+        None before the first fix, while stopped, and for a sample that is refused or not newer than the last.
+        """
         with self._lock:
             before = self._odometry.newest
             if self._odometry.add(sample) is not None:
@@ -209,7 +211,7 @@ class MapToOdom:
         return 0.0 if newest is None or self._fix_ns is None else s_from_ns(newest.stamp_ns - self._fix_ns)
 
     def _why_lost(self) -> str:
-        """ "" where it is not lost."""
+        """In words; empty where it is not lost."""
         age_s, limit_s = self._fix_age_s(), self.config.lost_after_s
         return self._lost_reason or (
             f"no fix for {age_s:.1f} s, lost_after_s is {limit_s:g}" if age_s > limit_s else ""

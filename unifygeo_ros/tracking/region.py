@@ -44,8 +44,10 @@ class Region:
 
     @property
     def border_rate_per_m(self) -> float:
-        """How often a vehicle that may be anywhere in the region crosses its border, per metre: perimeter / (π · area),
-        as of a straight way through a convex region (Cauchy and Crofton), here a square."""
+        """How often a vehicle that may be anywhere in the region crosses its border, per metre: perimeter / (π · area).
+
+        So it is for a straight way through a convex region (Cauchy and Crofton), here a square.
+        """
         return 4 / (math.pi * math.sqrt(self.area_m2))
 
 

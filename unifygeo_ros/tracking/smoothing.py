@@ -143,7 +143,7 @@ def smoothed_beliefs(
 
 
 def combine(past: Belief, future: Belief, *, area_m2: float, scale_sigma: float) -> Belief:
-    """(S1): past · future / p₀, normalised. scale_sigma: σ of p₀."""
+    """(S1): past · future / p₀, normalised. scale_sigma is σ of p₀."""
     pairs = _pairs(past, future, area_m2, scale_sigma)
     parts = [
         replace(past, weights=past.weights * future.uniform_weight),

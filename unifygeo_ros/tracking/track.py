@@ -78,7 +78,14 @@ class Track:
     def after_belief(
         self, cluster: Cluster | None, uniform_weight: float, config: TrackerConfig, *, moved: bool = False
     ) -> Track:
-        """The belief has this dominant cluster now. moved: the dominant cluster has changed."""
+        """The next state, from the belief after an image.
+
+        Args:
+            cluster: the dominant one; None: there is none.
+            uniform_weight: of the belief.
+            config: its limits are used.
+            moved: whether the dominant cluster has changed.
+        """
         against = 1.0 if cluster is None else 1.0 - cluster.weight
         support = 0.0 if cluster is None else cluster.support
         if self.tracking:

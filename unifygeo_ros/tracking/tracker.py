@@ -31,7 +31,7 @@ from unifygeo_ros.core.records import (
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.localization.decision import clues_of
-from unifygeo_ros.motion.increments import Motion, MotionNoise
+from unifygeo_ros.motion.increments import Motion, MotionNoise, share_new
 from unifygeo_ros.motion.samples import InitialPose
 from unifygeo_ros.motion.stamp_error import Place
 from unifygeo_ros.tracking import on_map as on_map_filter
@@ -113,7 +113,15 @@ class Tracker:
         lever_m: tuple[float, float] = (0.0, 0.0),
         noise: MotionNoise | None = None,
     ) -> None:
-        """lever_m: camera in base_link, forward and left. noise: of the odometry; None: the defaults."""
+        """Start with nothing known.
+
+        Args:
+            region: that the index covers.
+            calibration: of the bundle.
+            config: of the filter.
+            lever_m: camera in base_link, forward and left.
+            noise: of the odometry; None: the defaults.
+        """
         self.config = config
         self.noise = noise or MotionNoise()
         self._region = region
@@ -140,8 +148,10 @@ class Tracker:
 
     @property
     def measured(self) -> Place | None:
-        """Where the last image alone showed base_link, near the track; None without a track, and where the image says
-        nothing of its place."""
+        """Where the last image alone showed base_link, near the track.
+
+        None without a track, and where the image does not say where it was taken.
+        """
         return self._measured
 
     @property
@@ -201,12 +211,12 @@ class Tracker:
         travelled_m, unchecked_m = self._travelled_m + way_m, self._unchecked_m + way_m
         belief = predict(self._belief, motion, self.noise)
         # Doubt grows with distance, as the images' evidence against it does: a parked vehicle keeps its place.
-        doubt = _share_new(way_m, config.correlation_m)
+        doubt = share_new(way_m, config.correlation_m)
         if doubt > 0:
             belief = restart(belief, doubt * config.restart_probability)
             belief = slip(belief, doubt * SLIP_PROBABILITY, SLIP_SIGMA_M)
         if heading is not None:
-            novelty = _share_new(travelled_m, config.correlation_m)
+            novelty = share_new(travelled_m, config.correlation_m)
             belief = observe_yaw(belief, heading.yaw_rad, heading.variance_rad2, HEADING_OUTLIER, novelty)
         cluster = dominant_cluster(belief, gates.answer_radius_m)
         query = replace(self._query(cluster, heading, unchecked_m), stamp_covariance=stamp_covariance)
@@ -219,11 +229,11 @@ class Tracker:
         """Take in what was observed with `plan.query` and say where base_link is."""
         config = self.config
         searched = observation.heading.source is HeadingSource.SEARCH
-        novelty = _share_new(plan.travelled_m, config.correlation_m)
+        novelty = share_new(plan.travelled_m, config.correlation_m)
         # Where the heading is searched, D's error comes from the heading's and lasts as long as that.
         error_m = config.correlation_m if searched else min(config.accuracy_correlation_m, config.correlation_m)
-        new_share = max(_share_new(plan.travelled_m, error_m), LEAST_NEW)
-        image_share = max(_share_new(plan.travelled_m, max(error_m, config.image_correlation_m)), LEAST_NEW)
+        new_share = max(share_new(plan.travelled_m, error_m), LEAST_NEW)
+        image_share = max(share_new(plan.travelled_m, max(error_m, config.image_correlation_m)), LEAST_NEW)
         evidence = evidence_of(
             observation,
             self._calibration,
@@ -292,8 +302,10 @@ class Tracker:
         )
 
     def skip(self, plan: Plan, rejection: Rejection) -> Rejection:
-        """An image could not be used: the belief stays as predicted. If the gate held no tile, the track has left the
-        region or is wrong: the whole region is searched next time."""
+        """An image could not be used: the belief stays as predicted.
+
+        If the gate held no tile, the track has left the region or is wrong: the whole region is searched next time.
+        """
         off_map = rejection.reason is RejectionReason.OFF_MAP
         self._belief, self._cluster = plan.belief, plan.cluster
         self._track = self._track.after_belief(plan.cluster, plan.belief.uniform_weight, self.config)
@@ -332,7 +344,7 @@ class Tracker:
     ) -> None:
         starts, self._starts = self._starts, False
         if self._record is not None:
-            novelty = _share_new(plan.travelled_m, self.config.correlation_m)
+            novelty = share_new(plan.travelled_m, self.config.correlation_m)
             self._record(
                 Step(
                     stamp_ns=stamp_ns,
@@ -364,11 +376,6 @@ class Tracker:
         # Half of what was remembered and half of what was seen: the rivals change with the scenery.
         both = np.logaddexp(self._log_rivals, seen) - math.log(2) if self._log_rivals > -math.inf else seen
         self._log_rivals = float(both)
-
-
-def _share_new(way_m: float, correlation_m: float) -> float:
-    """The share of what is correlated over a distance that is new after the way."""
-    return 1.0 - math.exp(-way_m / correlation_m)
 
 
 def _moved(before: Cluster, after: Cluster, radius_m: float) -> bool:

@@ -32,8 +32,10 @@ def milliseconds(stamp_ns: int) -> float:
 
 
 def position(east_m: float, north_m: float, yaw_rad: float, covariance_m2: Float64) -> Entry:
-    """Where something is; covariance_m2: float64 (2, 2). Numbers that are not finite, which JSON cannot hold, are left
-    out."""
+    """Where something is, as JSON.
+
+    Numbers that are not finite, which JSON cannot hold, are left out. The covariance is float64 (2, 2).
+    """
     values = (east_m, north_m, yaw_rad, *(float(covariance_m2[i][j]) for i, j in ((0, 0), (0, 1), (1, 1))))
     if not all(map(math.isfinite, values)):
         return {}

@@ -57,8 +57,11 @@ class TileChoice(Protocol):
     """One tile for each place of a data set."""
 
     def excludes(self, place: int, others: Sequence[int]) -> bool:
-        """Whether a place cannot share a batch with the others: its tile is one of theirs or no true negative of one
-        of their panoramas, or the other way round. A place excludes itself."""
+        """Whether a place cannot share a batch with the others.
+
+        So it is where its tile is one of theirs or no true negative of one of their panoramas, or the other way round.
+        A place excludes itself.
+        """
         ...
 
 

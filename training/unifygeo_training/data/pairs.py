@@ -72,8 +72,12 @@ class Batches(Dataset[dict[str, npt.NDArray[Any]]]):
 
 
 def collate(pairs: Sequence[Pair]) -> dict[str, npt.NDArray[Any]]:
-    """panorama uint8 (N, H, W, 3), tile uint8 (N, L, L, 3), position float32 (N, 2); and sigma float32 (N,) where the
-    data set tells how well the positions are known."""
+    """A batch of pairs.
+
+    Returns:
+        panorama uint8 (N, H, W, 3), tile uint8 (N, L, L, 3), position float32 (N, 2); and sigma float32 (N,) where the
+        data set tells how well the positions are known.
+    """
     batch: dict[str, npt.NDArray[Any]] = {
         "panorama": np.stack([pair.panorama for pair in pairs]),
         "tile": np.stack([pair.tile for pair in pairs]),

@@ -57,8 +57,11 @@ class CrossViewSplit:
         return self.tiles[:, 1:]
 
     def without_missing(self) -> CrossViewSplit:
-        """The same without the queries whose panorama or positive is not on disk, and without missing tiles; a missing
-        semi-positive becomes NO_TILE. The name tells how many are left out. Raises InputError if nothing is left."""
+        """The same without the queries whose panorama or positive is not on disk, and without missing tiles.
+
+        A missing semi-positive becomes NO_TILE. The name tells how many are left out. Raises InputError if nothing is
+        left.
+        """
         tile_exists = np.array([file.is_file() for file in self.gallery], bool)
         kept = np.array([file.is_file() for file in self.ground], bool) & tile_exists[self.positives]
         queries, tiles = len(kept) - int(kept.sum()), len(tile_exists) - int(tile_exists.sum())

@@ -24,10 +24,12 @@ class SplitImages:
     """Images are read when they are asked for."""
 
     def __init__(self, split: CrossViewSplit, config: NetworkConfig, *, resize: Resize = "area") -> None:
-        """resize: "area" averages over each pixel's area, as the robot does; "bilinear" takes the four nearest pixels,
-        without averaging: the published weights were trained and judged so.
+        """Open the images of a split.
 
-        Raises InputError where the panoramas do not reach the elevations that the network sees."""
+        With resize "area", each pixel is the average over its area, as the robot does it; "bilinear" takes the four
+        nearest pixels, without averaging: the published weights were trained and judged so. Raises InputError where the
+        panoramas do not reach the elevations that the network sees.
+        """
         ground = config.ground
         tolerance = 1e-6
         if (

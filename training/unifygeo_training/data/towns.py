@@ -111,8 +111,11 @@ class TownPairs:
         return Member(town, int(place - self._first[town]), float(east_m), float(north_m))
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Member]:
-        """Members from `towns_per_batch` towns, tiles of one town at least half a tile's side apart (in the larger of
-        the two axes), so that no tile shows much of another's surroundings."""
+        """Members from `towns_per_batch` towns.
+
+        Tiles of one town lie at least half a tile's side apart (in the larger of the two axes), so that no tile shows
+        much of another's surroundings.
+        """
         chosen = rng.choice(len(self.towns), self.towns_per_batch, replace=False)
         members: list[Member] = []
         for place, town in enumerate(chosen):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import UnifyGeoError
-from unifygeo_ros.core.time import s_from_ns
+from unifygeo_ros.core.time import NS_PER_S, s_from_ns
 from unifygeo_ros.evaluation.recordings.truth import Truth
 from unifygeo_training.drives.places import PARTS
 from unifygeo_training.drives.recorded import Drive, Exposures, Use
@@ -194,7 +194,7 @@ def draw(drive: Drive, parts: npt.NDArray[np.str_] | None, path: Path) -> None:
     above.legend(loc="upper right", fontsize=8)
     valid = exposures.stamps_ns > 0
     first = exposures.stamps_ns[valid].min() if valid.any() else 0
-    seconds = (exposures.stamps_ns - first) / 1e9
+    seconds = (exposures.stamps_ns - first) / NS_PER_S
     below.plot(seconds[valid], exposures.sigmas_m[valid], ".", color="black", markersize=3)
     for use, colour in _COLOURS.items():
         chosen = valid & exposures.of(use)

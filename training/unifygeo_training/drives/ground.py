@@ -77,8 +77,11 @@ class IndexGround:
     """The tiles of an index, laid beside each other."""
 
     def __init__(self, folder: Path, aerial: AerialSpec | None) -> None:
-        """aerial: what the network takes; None: whatever the index holds. Raises InputError where they differ, and
-        IndexFormatError for a damaged index."""
+        """Open the imagery that drives are learnt on.
+
+        With aerial None, the network takes whatever the index holds. Raises InputError where they differ, and
+        IndexFormatError for a damaged index.
+        """
         index = open_index(folder)
         own = AerialSpec(index.tile_size, index.metres_per_pixel)
         if aerial is not None and (

@@ -172,8 +172,10 @@ def gallery_centres(ground: Ground, cameras_m: Float64) -> Float64:
 
 
 def neighbouring(parts: Sequence[PartOfDrive], *, tiles: int, queries: int, seed: int) -> list[PartOfDrive]:
-    """Of each imagery, the images around a random one whose surroundings have at most so many half-overlapping tiles,
-    and of those so many images at random: what fits in memory, however long the drives are."""
+    """Of each imagery, images around a random one whose surroundings have at most so many half-overlapping tiles.
+
+    Of those so many images at random are taken: what fits in memory, however long the drives are.
+    """
     rng = np.random.default_rng(seed)
     found = []
     for together in _by_ground(parts):

@@ -50,8 +50,11 @@ def check_drives(
 
 
 def open_drives(path: Path, ground_spec: GroundSpec, aerial: AerialSpec) -> tuple[DrivesFile, list[Drive]]:
-    """All drives of a file. Raises InputError with the first finding: nothing is learnt from drives that are not fit,
-    not even from the others, since a person must decide what to do about it."""
+    """All drives of a file.
+
+    Raises InputError with the first finding: nothing is learnt from drives that are not fit, not even from the others,
+    since a person must decide what to do about it.
+    """
     file = read_drives_file(path)
     drives = []
     for report, drive in check_drives(file, ground_spec, aerial):

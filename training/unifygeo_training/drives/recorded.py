@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from unifygeo_ros.conversions.from_messages import stamp_ns
 from unifygeo_ros.core.arrays import Float64, Int64, UInt8
+from unifygeo_ros.core.covariance import semi_major_sigma
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Rejection
 from unifygeo_ros.core.se2 import Pose2
@@ -232,7 +233,7 @@ def read_drive(recording: Recording, ground_spec: GroundSpec, *, spacing_m: floa
             yaw_rad = truth.yaw_rad
             if yaw_rad is None and _moved_m(recording.truth, stamp) >= COURSE_LEAST_M:
                 yaw_rad = truth.course_rad
-            sigma_m = math.sqrt(max(float(np.linalg.eigvalsh(truth.covariance_m2)[-1]), 0.0))
+            sigma_m = semi_major_sigma(truth.covariance_m2)
             camera = recording.camera_at(truth.east_m, truth.north_m, yaw_rad or 0.0)
             if sigma_m > largest_sigma_m:
                 use = Use.POOR_TRUTH

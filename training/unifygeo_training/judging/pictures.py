@@ -50,9 +50,12 @@ def draw_curve(curve: CvglScores, title: str, file: Path) -> None:
 def draw_sheet(
     network: UnifyGeo, data: EvaluationSet, results: QueryResults, query: int, *, device: torch.device | str = "cpu"
 ) -> UInt8:
-    """One query as a sheet, uint8 (H, W, 3) RGB: the panorama; the candidates in the order of retrieval, framed green
-    (the positive), yellow (a semi-positive) or red, the re-ranked winner with a star; the winner with D over it; and
-    the positive with the truth. Truth: cross. Answer: circle."""
+    """One query as a sheet, uint8 (H, W, 3) RGB.
+
+    It shows the panorama; the candidates in the order of retrieval, framed green (the positive), yellow (a
+    semi-positive) or red, the re-ranked winner with a star; the winner with D over it; and the positive with the truth.
+    Truth: cross. Answer: circle.
+    """
     nearest, winner, positive = results.nearest[query], results.reranked[query, 0], results.positives[query]
     semi = set(data.tiles[query, 1:].tolist())
     frames = []

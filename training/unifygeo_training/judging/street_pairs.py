@@ -204,6 +204,9 @@ def judge_pairs(
     inside in the index of the pair's own imagery, outside in those of all other imagery.
 
     Args:
+        pairs: panoramas with their imagery.
+        bundle: the model.
+        engines: of the bundle.
         distractors: GeoTIFFs, folders of them, or indexes of the model.
         tilings: How many of TILINGS; imagery that is an index already has one tiling.
         temperature: Of D, in the place of the bundle's.

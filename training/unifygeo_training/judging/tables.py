@@ -104,8 +104,10 @@ def _untrained(ablation: Ablation) -> list[str]:
 
 
 def report(judgement: Judgement, ablation: Ablation = Ablation()) -> str:
-    """One judgement as text: large-scale localization with its baselines, retrieval, metric localization. What was
-    not trained is left out and named."""
+    """One judgement as text: large-scale localization with its baselines, retrieval, metric localization.
+
+    What was not trained is left out and named.
+    """
     paper: Mapping[str, Sequence[float]] = next(
         (row for name, row in PAPER.items() if judgement.data.startswith(name)), {}
     )
@@ -160,10 +162,11 @@ Without it: distance on the earth, whichever tile wins."""
 
 
 def ablation_report(judgements: Sequence[Mapping[str, Any]]) -> str:
-    """Tables V, VI and VII over several networks (as `read_json` gives them), in the order of the paper: two rows for
-    a network where it matters, without and with re-ranking. Numbers are means over the data sets, and with two data
-    sets or more Table VII is followed by each row's differences from the row before it, with their standard errors.
-    Raises InputError unless all networks were judged on the same data sets.
+    """Tables V, VI and VII over several networks (as `read_json` gives them), in the order of the paper.
+
+    A network has two rows where it matters, without and with re-ranking. Numbers are means over the data sets, and with
+    two data sets or more Table VII is followed by each row's differences from the row before it, with their standard
+    errors. Raises InputError unless all networks were judged on the same data sets.
     """
     networks: dict[str, dict[str, Mapping[str, Any]]] = {}
     for judgement in judgements:

@@ -14,9 +14,12 @@ SEMI_POSITIVES = 3
 
 
 class TownImages:
-    """An `EvaluationSet`. The gallery is a square grid of tiles half a side apart, row by row from the north-west
-    (256 tiles of 70 m for a town of 600 m); the positive is the tile whose centre is nearest to the camera, in the
-    larger of the two axes, the semi-positives are the other tiles that hold the camera."""
+    """An `EvaluationSet` of procedural towns.
+
+    The gallery is a square grid of tiles half a side apart, row by row from the north-west (256 tiles of 70 m for a
+    town of 600 m). The positive is the tile whose centre is nearest to the camera, in the larger of the two axes; the
+    semi-positives are the other tiles that hold the camera.
+    """
 
     def __init__(self, town: CachedTown, config: NetworkConfig) -> None:
         if town.panoramas.shape[1:3] != (config.ground_height, config.ground_width):

@@ -18,7 +18,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 class NetworkConfig(BaseModel):
     """Shape of the network. The defaults are the published one (384 × 768 ground, 384 × 384 aerial).
-    ground_elevation_*_deg are the elevations that the panorama's rows cover, edge to edge."""
+
+    ground_elevation_*_deg are the elevations that the panorama's rows cover, edge to edge.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

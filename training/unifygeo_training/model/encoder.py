@@ -78,8 +78,9 @@ class Branch(nn.Module):
     """Ground or aerial branch; both have this shape and share no weights."""
 
     def __init__(self, config: NetworkConfig, *, pretrained: bool) -> None:
-        """pretrained: trunk and both heads start from timm's weights, else at random. The heads are ConvNeXt blocks:
-        with a trunk of another family they start at random in any case.
+        """Make trunk and heads, from timm's weights if `pretrained`, else at random.
+
+        The heads are ConvNeXt blocks: with a trunk of another family they start at random in any case.
 
         Raises:
             InputError: the weights cannot be had.

@@ -1,5 +1,7 @@
-"""A drive as a robot would have recorded it: a rosbag2 with panoramas, odometry, IMU and ground truth, and the town's
-orthophoto beside it."""
+"""A drive as a robot would have recorded it.
+
+It is a rosbag2 with panoramas, odometry, IMU and ground truth, and the town's orthophoto beside it.
+"""
 
 from __future__ import annotations
 

@@ -67,10 +67,11 @@ def render_orthophoto(town: Town, light: Appearance) -> UInt8:
 
 
 def lean(pixels: UInt8, town: Town, east: float, north: float) -> UInt8:
-    """An orthophoto whose solids lean, as in imagery that was rectified with a terrain model alone: what stands z
-    metres above the ground appears z · east, z · north away from its foot, and the faces that look the other way show.
+    """An orthophoto whose solids lean, as in imagery that was rectified with a terrain model alone.
 
-    pixels: uint8 (P, P, 3), of `render_orthophoto`. The ground that nothing hides stays where it is.
+    What stands z metres above the ground appears z · east, z · north away from its foot, and the faces that look the
+    other way show. The pixels, uint8 (P, P, 3), are those of `render_orthophoto`. The ground that nothing hides stays
+    where it is.
     """
     heights, ids, _ = surface_heights(town, AERIAL)
     out = np.empty_like(pixels)

@@ -47,11 +47,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class LitStage:
-    """A stage under one appearance: the heights below which its points lie in shadow."""
+    """A stage under one appearance."""
 
     stage: Stage
     appearance: Appearance
     shadow_m: Float32
+    """The heights below which its points lie in shadow."""
 
 
 def set_stage(town: Town) -> Stage:

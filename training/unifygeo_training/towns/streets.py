@@ -117,8 +117,10 @@ def _angle_between(points: Float64, node: int, a: int, b: int) -> float:
 
 
 def _thin(rng: np.random.Generator, points: Float64, edges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Drops the longer of two edges that leave a crossing at a sharp angle, and some at random; keeps one connected
-    network without needless dead ends."""
+    """Drops the longer of two edges that leave a crossing at a sharp angle, and some at random.
+
+    What stays is one connected network without needless dead ends.
+    """
     kept = set(edges)
 
     def neighbours(node: int) -> list[int]:

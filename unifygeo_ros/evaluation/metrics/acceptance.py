@@ -61,11 +61,12 @@ class _Run:
 def accept(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Acceptance:
     """Judge replays of the same drives with the old and with the new model, in the same order.
 
-    Accepted are: no more false fixes on any drive; an ANEES inside its bounds, over all drives together; certainly
-    more images with a fix; and enough images to say so. A model that learnt from a wrong truth fails one of them.
+    Accepted are: no more false fixes on any drive; an ANEES inside its bounds, over all drives together; certainly more
+    images with a fix; and enough images to say so. A model that learnt from a wrong truth fails one of them.
 
     Args:
-        before, after: what `read_summary` gave.
+        before: what `read_summary` gave of the old model.
+        after: the same of the new one.
 
     Raises:
         InputError: there are none, or a pair is not of the same drive, or judged by another alert limit.

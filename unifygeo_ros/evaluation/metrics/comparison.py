@@ -41,7 +41,7 @@ class Difference:
 
     @property
     def judgement(self) -> str:
-        """ "better", "worse", "same" (no certain difference) or "unknown"."""
+        """One of "better", "worse", "same" (no certain difference) and "unknown"."""
         if self.difference is None:
             return "unknown"
         if not self.certain:

@@ -20,6 +20,7 @@ from scipy import stats
 from unifygeo_ros.core.arrays import Bool, Float64, Int64
 from unifygeo_ros.core.covariance import chi2_quantile, semi_major_sigmas
 from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.se2 import rotate
 
 DIMENSIONS = 2
 """A fix is a point of the plane."""
@@ -99,21 +100,27 @@ def horizontal_errors(estimates: npt.ArrayLike, truth: npt.ArrayLike) -> Float64
 def along_and_cross_track(error_vectors: npt.ArrayLike, track_yaw_rad: npt.ArrayLike) -> tuple[Float64, Float64]:
     """Errors resolved along the direction of travel.
 
-    error_vectors: (n, 2) estimate − truth, east and north, metres. track_yaw_rad: (n,) direction of travel,
-    counter-clockwise from east. Returns along (n,), positive when the estimate is ahead, and cross (n,), positive to
-    the left.
+    Args:
+        error_vectors: (n, 2) estimate − truth, east and north, metres.
+        track_yaw_rad: (n,) direction of travel, counter-clockwise from east.
+
+    Returns:
+        Along (n,), positive when the estimate is ahead, and cross (n,), positive to the left.
     """
     errors = _finite(error_vectors, "error vectors")
     yaw = _finite(track_yaw_rad, "track yaw")
-    along = errors[:, 0] * np.cos(yaw) + errors[:, 1] * np.sin(yaw)
-    cross = -errors[:, 0] * np.sin(yaw) + errors[:, 1] * np.cos(yaw)
-    return along, cross
+    resolved = rotate(-yaw, errors[:, 0], errors[:, 1])
+    return resolved[:, 0], resolved[:, 1]
 
 
 def shares_within(errors: npt.ArrayLike, thresholds: Sequence[float], total: int) -> tuple[float | None, ...]:
     """Share of `total` that has an error at or under each threshold.
 
-    total: the fixes for a precision, all frames with ground truth for a recall (a frame without a fix is then a miss).
+    Args:
+        errors: (n,).
+        thresholds: in the errors' unit.
+        total: the fixes for a precision, all frames with ground truth for a recall (a frame without a fix is then a
+            miss).
     """
     values = _finite(errors, "errors")
     if len(values) > total:
@@ -140,7 +147,9 @@ def error_distribution(errors: npt.ArrayLike) -> tuple[Float64, Float64]:
 def time_to_first(stamps_s: npt.ArrayLike, answered: npt.ArrayLike) -> float | None:
     """Seconds from the first frame to the first answered one; None if none was.
 
-    stamps_s: (n,) in rising order. answered: bool (n,).
+    Args:
+        stamps_s: (n,) in rising order.
+        answered: bool (n,).
     """
     stamps = _rising(stamps_s)
     places = np.flatnonzero(np.asarray(answered, np.bool_))
@@ -186,8 +195,11 @@ def _rising(stamps_s: npt.ArrayLike) -> Float64:
 def normalised_squared_errors(error_vectors: npt.ArrayLike, covariances: npt.ArrayLike) -> Float64:
     """NEES, ε = eᵀ S⁻¹ e: float64 (n,).
 
-    error_vectors: (n, 2) metres. covariances: (n, 2, 2) S = fix covariance + ground truth covariance, m². For
-    consistent Gaussian covariances ε follows χ² with two degrees of freedom: mean 2, median 1.39.
+    For consistent Gaussian covariances ε follows χ² with two degrees of freedom: mean 2, median 1.39.
+
+    Args:
+        error_vectors: (n, 2) metres.
+        covariances: (n, 2, 2) S = fix covariance + ground truth covariance, m².
     """
     errors = _finite(error_vectors, "error vectors")
     matrices = _finite(covariances, "covariances")
@@ -226,7 +238,12 @@ class Consistency:
 
 
 def consistency(nees: npt.ArrayLike, confidence: float = 0.95) -> Consistency | None:
-    """nees: (n,) in order of time. None for no values."""
+    """Whether NEES values are those of correct covariances; None for no values.
+
+    Args:
+        nees: (n,) in order of time.
+        confidence: of the interval about 1 in which the ANEES of consistent covariances lies.
+    """
     values = _finite(nees, "NEES")
     if not values.size:
         return None
@@ -323,10 +340,12 @@ def false_fixes(errors: npt.ArrayLike, nees: npt.ArrayLike, alert_limit_m: float
 
 
 def protection_levels(covariances: npt.ArrayLike) -> Float64:
-    """Radius that the error exceeds once in a thousand times if the covariance is correct: K σ_major with K =
-    √χ²₀.₉₉₉(2) = 3.72.
+    """Radii that the errors exceed once in a thousand times if the covariances are correct.
 
-    covariances: (n, 2, 2) of the fixes alone, as the robot sees them. A circle of this radius holds the 99.9% ellipse.
+    K σ_major with K = √χ²₀.₉₉₉(2) = 3.72: a circle of this radius holds the 99.9% ellipse.
+
+    Args:
+        covariances: (n, 2, 2) of the fixes alone, as the robot sees them.
     """
     return math.sqrt(chi2_quantile(PROTECTION_PROBABILITY)) * major_sigmas(covariances)
 
@@ -348,7 +367,13 @@ class Stanford:
 
 
 def stanford_regions(errors: npt.ArrayLike, protection_levels_m: npt.ArrayLike, alert_limit_m: float) -> Stanford:
-    """errors, protection_levels_m: (n,) metres."""
+    """Counts in the regions of the Stanford diagram.
+
+    Args:
+        errors: (n,) metres.
+        protection_levels_m: (n,) metres.
+        alert_limit_m: the largest error that is allowed.
+    """
     error = _finite(errors, "errors")
     level = _finite(protection_levels_m, "protection levels")
     available = level <= alert_limit_m
@@ -376,10 +401,14 @@ class RiskCoverage:
 
 
 def risk_coverage(uncertainties: npt.ArrayLike, failed: npt.ArrayLike, total: int) -> RiskCoverage | None:
-    """uncertainties: (n,) of the fixes, lower is more confident. failed: bool (n,). total: all frames.
+    """How many fixes fail if only the most confident are kept; None for no fixes.
 
-    Fixes of equal uncertainty enter together, so that their order in the file cannot flatter the curve. None for no
-    fixes.
+    Fixes of equal uncertainty enter together, so that their order in the file cannot flatter the curve.
+
+    Args:
+        uncertainties: (n,) of the fixes, lower is more confident.
+        failed: bool (n,).
+        total: all frames.
     """
     values = _finite(uncertainties, "uncertainties")
     failures = np.asarray(failed, np.float64)

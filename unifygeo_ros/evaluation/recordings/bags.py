@@ -43,8 +43,10 @@ class BagMessage(NamedTuple):
 
 
 class Bag:
-    """A recorded drive. `problems` grows while the bag is read: each entry says what could not be read and why, up to
-    MAX_PROBLEMS of them."""
+    """A recorded drive.
+
+    `problems` grows while the bag is read: each entry says what could not be read and why, up to MAX_PROBLEMS of them.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -74,7 +76,10 @@ class Bag:
     ) -> Iterator[BagMessage]:
         """Messages of some topics in the order they were recorded. Only the damaged part of a bag is lost.
 
-        start_ns, stop_ns: only messages recorded at or after the one and before the other.
+        Args:
+            topics: their names.
+            start_ns: only messages recorded at or after it; None: from the start.
+            stop_ns: only messages recorded before it; None: to the end.
         """
         delivered_until = -1
         at_that_time: Counter[tuple[str, int]] = Counter()
@@ -191,8 +196,17 @@ def choose_topic(
 ) -> BagTopic | None:
     """The topic for a purpose: the one that was named, or the only one of the right types.
 
-    wanted: a topic's name, "none", or None to find it by type among those not `taken`. Raises InputError, listing the
-    choices, where it is not there, of another type, or not the only one.
+    Args:
+        bag: the drive.
+        wanted: a topic's name, "none", or None to find it by type among those not `taken`.
+        types: of messages that serve the purpose.
+        purpose: for the error's words.
+        option: of the command line, for the error's words.
+        required: whether there must be one.
+        taken: topics with another purpose.
+
+    Raises:
+        InputError: the topic is not there, of another type, or not the only one; lists the choices.
     """
     fitting = [topic for topic in bag.topics.values() if topic.type in types]
     listed = ", ".join(f"{topic.name} ({topic.type}, {topic.count})" for topic in fitting) or "none"

@@ -155,8 +155,10 @@ class Truth:
         return len(self.stamps_ns)
 
     def at(self, stamp_ns: int) -> TruthPose | None:
-        """The pose at a stamp, None in a gap (or where the lever arm cannot be applied because no direction is
-        known)."""
+        """The pose at a stamp.
+
+        None in a gap, and where the lever arm cannot be applied because no direction is known.
+        """
         bracket = self._bracket(stamp_ns)
         if bracket is None:
             return None
@@ -206,8 +208,10 @@ class Truth:
 
 
 def _jacobians(convert: PlaneToMap, points: Float64) -> Float64:
-    """∂map/∂plane by central differences over ±1 m: float64 (n, 2, 2). Turns yaws and covariances, grid convergence
-    included."""
+    """∂map/∂plane by central differences over ±1 m: float64 (n, 2, 2).
+
+    They turn yaws and covariances, grid convergence included.
+    """
     columns = [
         (convert(points + step) - convert(points - step)) / 2 for step in (np.array([1.0, 0]), np.array([0, 1.0]))
     ]

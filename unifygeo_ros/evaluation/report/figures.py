@@ -290,7 +290,7 @@ def coverage(summary: Summary, judged: Judged) -> str:
         axes.plot([0, 1], [0, 1], color=INK, lw=0.9, ls=":")
         promised = np.linspace(0.01, 0.999, 120)
         if len(judged.nees):
-            limits = stats.chi2.ppf(promised, metrics.DIMENSIONS)
+            limits = [chi2_quantile(share, metrics.DIMENSIONS) for share in promised]
             found = np.searchsorted(np.sort(judged.nees), limits, side="right") / len(judged.nees)
             axes.plot(promised, found, color=BLUE)
             for content, share in zip(ELLIPSES, summary.covariance.coverage, strict=True):
