@@ -62,6 +62,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file training/mypy.ini
 	$(BIN)/mypy --config-file benchmarks/mypy.ini
 	$(BIN)/lint-imports --no-logo
 

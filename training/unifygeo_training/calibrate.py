@@ -185,7 +185,7 @@ def answer_moments(evidence: Evidence, query: int, logits: Float32, temperature:
     return moment, position - evidence.offsets_m[query]
 
 
-def fit_covariance(moments: Float64, heading_variances: Float64, errors: Float64) -> dict[str, float]:
+def fit_covariance(moments: Float64, heading_variances: Float64, errors: Float64) -> dict[str, Any]:
     """The covariance's constants (fields of `Calibration`) that make Gaussian errors likeliest.
 
     moments: float64 (n, 2, 2), m². heading_variances: float64 (n,), rad². errors: float64 (n, 2), m. With them the mean
@@ -215,6 +215,7 @@ def gather(network: UnifyGeo, data: EvaluationSet, *, batch: int = 16) -> Eviden
     gallery, match_maps, positives = [], [], data.tiles[:, 0]
     for rows in _chunks(len(data.side_m), batch):
         aerial = network.encode_aerial(_stack([data.aerial_image(int(tile)) for tile in rows]))
+        assert aerial.descriptor is not None
         gallery.append(aerial.descriptor.numpy())
         match_maps.append(aerial.match_map.permute(0, 2, 3, 1).half().numpy())  # NCHW → NHWC, as in the index
     descriptors, maps = np.concatenate(gallery), np.concatenate(match_maps)
@@ -225,6 +226,7 @@ def gather(network: UnifyGeo, data: EvaluationSet, *, batch: int = 16) -> Eviden
     for rows in _chunks(len(positives), batch):
         panoramas = [data.ground_image(int(query)) for query in rows]
         ground = network.encode_ground(_stack(panoramas))
+        assert ground.descriptor is not None
         turned = network.encode_ground(_stack([_turned(p, turns[q]) for p, q in zip(panoramas, rows, strict=True)]))
         own = network.encode_aerial(
             _stack([data.aerial_image(int(tile)) for tile in positives[rows]]), descriptor=False

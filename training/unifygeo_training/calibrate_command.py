@@ -135,8 +135,10 @@ def _calibrate(options: argparse.Namespace) -> int:
         options.output.write_text(report.to_json(), encoding="utf-8")
     print(report.to_json(), end="")
     if options.bundle:
+        assert weights.bundle is not None
         print(write_calibrated(weights.bundle, report, options.bundle).path)
     elif options.in_place:
+        assert weights.bundle is not None
         print(replace_manifest(weights.bundle, calibrated_manifest(weights.bundle, report)).path)
     return 0
 
@@ -191,7 +193,7 @@ def _parity(options: argparse.Namespace) -> int:
             f"{options.checkpoint}; give the checkpoint that it was exported from"
         )
     if options.dataset == "town":
-        data = TownImages(load_town(options.data), network.config)
+        data: Any = TownImages(load_town(options.data), network.config)
     elif options.dataset == "drives":
         data = DriveImages(open_part(options.data, network.config, "all"), str(options.data))
     else:

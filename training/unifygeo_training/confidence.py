@@ -145,7 +145,10 @@ def fit_bundle(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibra
     calibration, answers = bundle.manifest.calibration, {}
     for name, parts in zip(("", "searched_"), zip(*gathered, strict=True), strict=True):
         outcomes = joined(parts)
-        fitted = {f"{name}confidence": fit_confidence(outcomes), f"{name}on_map_confidence": fit_on_map(outcomes)}
+        fitted: dict[str, Any] = {
+            f"{name}confidence": fit_confidence(outcomes),
+            f"{name}on_map_confidence": fit_on_map(outcomes),
+        }
         calibration = replace(calibration, **fitted)
         answers[f"{name}confidence"] = asdict(judge(outcomes, calibration, searched=bool(name)))
     return calibration, answers
@@ -250,8 +253,8 @@ def _localized(
         clues.append(astuple(found.clues))
         error_m = np.hypot(*(truth[place] - (found.east_m, found.north_m)))
         right.append(not outside[place] and error_m <= localizer.config.answer_radius_m)
-    columns_of_clues = np.array(clues, np.float64).reshape(-1, 4).T
-    return Outcomes(*columns_of_clues, np.array(right, np.bool_), outside[places])
+    columns = np.array(clues, np.float64).reshape(-1, 4).T
+    return Outcomes(columns[0], columns[1], columns[2], columns[3], np.array(right, np.bool_), outside[places])
 
 
 def fit_confidence(outcomes: Outcomes) -> Confidence:

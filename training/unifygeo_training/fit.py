@@ -142,6 +142,7 @@ class Run:
             end, draw = last, pairs.draw
             if hard is not None:
                 end = min(last, hard.next_description(start))
+                assert isinstance(pairs, ComparablePairs)  # `fit` refuses others
                 if hard.describes_at(start):
                     self.table = describe(self.network, pairs, self.config, self.fabric, start)
                 if self.table is not None:

@@ -30,7 +30,7 @@ def check_descriptors(descriptors: Float32, name: str) -> None:
     """Refuse descriptors that could score by accident. descriptors: float32 (n, C). Raises InputError."""
     if descriptors.ndim != 2 or not len(descriptors):
         raise InputError(f"{name} descriptors have shape {descriptors.shape}, must be (n, C) with n ≥ 1")
-    finite = np.isfinite(descriptors).all(axis=1)
+    finite = np.asarray(np.isfinite(descriptors).all(axis=1))
     if not finite.all():
         raise InputError(
             f"{name} descriptor {int(np.argmin(finite))} is not finite ({int((~finite).sum())} of {len(finite)}); "
@@ -93,7 +93,10 @@ def retrieval_scores(ranks: Int64, masked_ranks: Int64, gallery_size: int) -> Re
     """Scores of ranks as `retrieval_ranks` gives them, without and with semi-positives masked. int64 (n,) each."""
     cut_off = max(1, gallery_size // 100)
     return RetrievalScores(
-        *(_percent(ranks <= k) for k in (1, 5, 10, cut_off)),
+        recall_1=_percent(ranks <= 1),
+        recall_5=_percent(ranks <= 5),
+        recall_10=_percent(ranks <= 10),
+        recall_percent=_percent(ranks <= cut_off),
         hit_rate=_percent(masked_ranks <= 1),
     )
 

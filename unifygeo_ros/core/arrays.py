@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,5 +14,5 @@ Float64 = npt.NDArray[np.float64]
 Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 """An array of any dtype."""

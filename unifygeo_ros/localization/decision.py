@@ -87,8 +87,13 @@ def second_moment_m2(distribution: TileDistribution, east_m: float, north_m: flo
     return moments / float(near.sum()) + np.eye(2) * distribution.metres_per_pixel**2 / 12
 
 
-def position_covariance_m2(moment_m2: Float64, heading_variance_rad2: float, calibration: Calibration) -> Float64:
-    """Covariance of an answer from D's second moment about it and its heading's variance: float64 (2, 2)."""
+def position_covariance_m2(
+    moment_m2: Float64, heading_variance_rad2: float | Float64, calibration: Calibration
+) -> Float64:
+    """Covariance of an answer from D's second moment about it and its heading's variance: float64 (2, 2).
+
+    Moments float64 (n, 2, 2) take variances float64 (n, 1, 1).
+    """
     floor = calibration.position_floor_m**2 + calibration.heading_lever_m**2 * heading_variance_rad2
     return calibration.covariance_scale * moment_m2 + floor * np.eye(2)
 

@@ -97,7 +97,7 @@ def change_appearance(image: UInt8, rng: np.random.Generator, config: Augmentati
     if chance[3] < config.jpeg:
         quality = int(rng.integers(30, 90))
         _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)  # channel order in = channel order out
+        image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)  # channel order in = channel order out
     if chance[4] < config.coarse_dropout:
         image = _drop_rectangles(image, rng)
     if chance[5] < config.grid_dropout:

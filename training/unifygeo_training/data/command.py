@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,7 +55,7 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_command(subparsers: argparse._SubParsersAction) -> None:
+def add_command(subparsers: Any) -> None:
     parser = subparsers.add_parser("check-data", help="say what is missing, unreadable or inconsistent in a data set")
     parser.add_argument("dataset", choices=("drives", *sorted(SPLITS)))
     parser.add_argument("root", type=Path, help="folder of the data set; of drives: the YAML file that names them")

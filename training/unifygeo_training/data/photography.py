@@ -101,7 +101,7 @@ def _apply(image: UInt8, steps: list[tuple[bool, Callable[[Float32], Float32]]])
     chosen = [step for wanted, step in steps if wanted]
     if not chosen:
         return image
-    values = image.astype(np.float32) / 255
+    values: Float32 = image.astype(np.float32) / np.float32(255)
     for step in chosen:
         values = step(values)
     return np.clip(values * 255 + 0.5, 0, 255).astype(np.uint8)
@@ -245,7 +245,8 @@ def _channels(image: Float32, rng: np.random.Generator) -> Float32:
     matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 0.3)  # grey stays about grey
     grey = np.array([0.299, 0.587, 0.114])
     saturation = 0.0 if rng.random() < 0.15 else rng.uniform(0.1, 1.3)
-    return mixed_channels(image, saturation * matrix + (1 - saturation) * grey[None].repeat(3, axis=0))
+    mixed = saturation * matrix + (1 - saturation) * grey[None].repeat(3, axis=0)
+    return mixed_channels(image, mixed.astype(np.float32))
 
 
 def _fourier(image: Float32, rng: np.random.Generator, styles: Path | None, kind: str) -> Float32:

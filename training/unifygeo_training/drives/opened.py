@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +76,7 @@ def part_of(file: DrivesFile, drives: Sequence[Drive], part: str, *, guard_m: fl
 
     Raises InputError where nothing is left.
     """
-    split = {"cell_m": file.cell_m, "shares": (file.val_share, file.test_share), "seed": file.seed}
+    split: dict[str, Any] = {"cell_m": file.cell_m, "shares": (file.val_share, file.test_share), "seed": file.seed}
     found = []
     for drive in drives:
         chosen = np.ones(len(drive), np.bool_)

@@ -227,7 +227,7 @@ def read_drive(recording: Recording, ground_spec: GroundSpec, *, spacing_m: floa
         stamp = image.stamp_ns
         camera, sigma_m, use = (math.nan, math.nan), math.nan, Use.BAD_IMAGE
         truth = None if stamp is None else recording.truth.at(stamp)
-        if truth is None:
+        if stamp is None or truth is None:
             use = Use.BAD_IMAGE if stamp is None else Use.NO_TRUTH
         else:
             yaw_rad = truth.yaw_rad

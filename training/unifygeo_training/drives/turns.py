@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from unifygeo_ros.core.arrays import Float64, Int64, UInt8
+from unifygeo_ros.core.arrays import Array, Float64, Int64, UInt8
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import Rejection
 from unifygeo_ros.core.time import ns_from_s
@@ -122,7 +122,7 @@ def fit_turns(seen_rad: Float64, start_ns: Int64, end_ns: Int64, yaw: _Yaw) -> T
 
     own, mirrored = differences(seen), differences(-seen)
     fitting = own if own.mean(axis=1).min() <= mirrored.mean(axis=1).min() else mirrored
-    misfits = fitting.mean(axis=1)
+    misfits = np.asarray(fitting.mean(axis=1), np.float64)
     best = int(misfits.argmin())
     gained = fitting[len(offsets) // 2] - fitting[best]
     spread = float(gained.std()) / math.sqrt(len(gained))
@@ -137,7 +137,7 @@ def fit_turns(seen_rad: Float64, start_ns: Int64, end_ns: Int64, yaw: _Yaw) -> T
     )
 
 
-def _lowest(offsets: Float64, values: Float64, best: int) -> float:
+def _lowest(offsets: Array, values: Float64, best: int) -> float:
     """The minimum between the steps, by a parabola."""
     if not 0 < best < len(offsets) - 1:
         return float(offsets[best])

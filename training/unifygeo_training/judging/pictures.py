@@ -83,9 +83,8 @@ def draw_sheet(
         answer_m = apart_m[0] + results.offsets_m["final"][query]  # from the positive's centre
         for image, tile, origin_m in zip(large, (winner, winner, positive), apart_m[[0, 0, 1]], strict=True):
             for point_m, mark in ((truth_m, _cross), (answer_m, _circle)):
-                row_px, column_px = tile_from_map(
-                    *(point_m - origin_m), 0.0, 0.0, LARGE_PX, data.side_m[tile] / LARGE_PX
-                )
+                east_m, north_m = (point_m - origin_m).tolist()
+                row_px, column_px = tile_from_map(east_m, north_m, 0.0, 0.0, LARGE_PX, data.side_m[tile] / LARGE_PX)
                 if 0 <= row_px < LARGE_PX and 0 <= column_px < LARGE_PX:
                     mark(image, (round(float(column_px)), round(float(row_px))))
         captions[1] += f": {results.errors_m['final'][query]:.1f} m off"

@@ -28,7 +28,7 @@ from unifygeo_ros.core.geodesy import Datum, LocalFrame, map_from_tile, yaw_from
 from unifygeo_ros.core.records import CameraImage, Candidates, Fix, Heading, HeadingSource, Query, Rejection
 from unifygeo_ros.images.files import read_image
 from unifygeo_ros.inference.bundle import GROUND_FEATURES, ModelBundle
-from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.inference.engine import EngineSet, Input
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.decoding import probabilities
 from unifygeo_ros.localization.localizer import Localizer
@@ -330,9 +330,11 @@ class _Gallery:
         rows, columns = np.mgrid[:size, :size]
         found = []
         for tile in camera.holding.tolist():
-            inputs = {name: features[name] for name in GROUND_FEATURES} | self._pyramids[camera.place].pyramid(tile)
+            inputs: dict[str, Input] = {name: features[name] for name in GROUND_FEATURES}
+            inputs.update(self._pyramids[camera.place].pyramid(tile))
             logits = self._engines.decoder.run(inputs)["logits"][0]
-            points = map_from_tile(rows, columns, *index.centres_m[tile], size, index.manifest.side_m / size)
+            east_m, north_m = index.centres_m[tile].tolist()
+            points = map_from_tile(rows, columns, east_m, north_m, size, index.manifest.side_m / size)
             near = np.hypot(*np.moveaxis(points - (camera.east_m, camera.north_m), -1, 0)) <= WITHIN_M
             found.append(float(probabilities(logits, self._temperature)[near].sum()))
         return float(np.mean(found))

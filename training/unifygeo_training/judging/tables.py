@@ -62,12 +62,13 @@ class Ablation:
 
 def to_json(judgement: Judgement, checkpoint: str, ablation: Ablation) -> str:
     """The judgement with what was judged, as JSON; dictionaries of thresholds get their metres as keys."""
+    without_arrays: dict[str, Any] = {"results": None}  # they are in their own file
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "checkpoint": checkpoint,
         "ablation": dataclasses.asdict(ablation),
-        **dataclasses.asdict(dataclasses.replace(judgement, results=None)),  # arrays, in their own file
+        **dataclasses.asdict(dataclasses.replace(judgement, **without_arrays)),
     }
     del content["results"]
     for part in _untrained(ablation):
@@ -112,7 +113,8 @@ def report(judgement: Judgement, ablation: Ablation = Ablation()) -> str:
         (row for name, row in PAPER.items() if judgement.data.startswith(name)), {}
     )
     untrained = _untrained(ablation)
-    judgement = dataclasses.replace(judgement, **dict.fromkeys(untrained))
+    missing: dict[str, Any] = dict.fromkeys(untrained)
+    judgement = dataclasses.replace(judgement, **missing)
     parts = [f"{judgement.data}: {judgement.queries} queries, {judgement.gallery} tiles, k = {judgement.candidates}"]
     named = (
         ("retrieval only: tile's centre", judgement.retrieval_only),
@@ -201,17 +203,17 @@ def ablation_report(judgements: Sequence[Mapping[str, Any]]) -> str:
                 )
         if ablation.localization and all(s["metric"] for s in sets):
             metric.append(_Row((*first, last), [[s["metric"]["mean_m"], s["metric"]["median_m"]] for s in sets]))
-    switches = ["UL", "FA", "Re-rank", "L_R"]
+    columns = ["UL", "FA", "Re-rank", "L_R"]
     recalls = ["R@1", "R@5", "R@10", "R@1%", "Hit Rate"]
     parts = [", ".join(data)]
     if retrieval:
-        parts += ["", "Table V", _means([*switches, *recalls], retrieval)]
+        parts += ["", "Table V", _means([*columns, *recalls], retrieval)]
     if metric:
         parts += ["", "Table VI", _means(["UL", "FA", "L_R", "Mean(m)", "Median(m)"], metric)]
     if cvgl:
         of_one = next(s for s in judgements if s["retrieval_only"])["retrieval_only"]["strict"]
         thresholds = [f"R@{float(t):g}m" for t in of_one]
-        header = [*switches, *(f"strict {t}" for t in thresholds), *thresholds]
+        header = [*columns, *(f"strict {t}" for t in thresholds), *thresholds]
         parts += ["", "Table VII", _means(header, cvgl), "", PROTOCOLS]
         if any(row.switches[0] == OFF for row in cvgl):
             parts += ["Rows without UL have no decoder: their answer is the tile's centre."]

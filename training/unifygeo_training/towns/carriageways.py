@@ -19,7 +19,7 @@ def _asphalt(rng: np.random.Generator, rank: int) -> Colour:
         base = np.array([(150, 138, 122), (150, 112, 96), (128, 124, 120)][int(rng.integers(3))], float)
     else:
         base = np.array([1.0, 1.0, 1.02]) * rng.uniform(72, 122)
-    return tuple(base * rng.uniform(0.95, 1.05, 3))  # type: ignore[return-value]
+    return tuple(base * rng.uniform(0.95, 1.05, 3))
 
 
 def _paving(rng: np.random.Generator) -> Colour:
@@ -77,7 +77,7 @@ def _pave(rng: np.random.Generator, canvas: Canvas, s: Street) -> None:
         dark = tuple(0.84 * v for v in colour)
         step = int(rng.integers(2, 5))
         for quad in ribbon(s.line, side * half, side * (half + s.pavement_m))[::step]:
-            canvas.stroke(quad[[0, 3]], 0.12, dark)  # type: ignore[arg-type]
+            canvas.stroke(quad[[0, 3]], 0.12, dark)
         if s.pavement_m > 2.2 and rng.random() < 0.35:
             inner = band(s.line[12:-12], side * (half + 0.35), side * (half + 1.2)) if len(s.line) > 40 else None
             if inner is not None:
@@ -97,7 +97,7 @@ def _surface(rng: np.random.Generator, canvas: Canvas, s: Street) -> None:
             tone = rng.uniform(0.86, 1.16)
             part = s.line[at : min(at + length, n)]
             if len(part) > 2:
-                canvas.polygon(band(part, half, -half), tuple(v * tone for v in colour))  # type: ignore[arg-type]
+                canvas.polygon(band(part, half, -half), tuple(v * tone for v in colour))
         at += length
     aside = normals(s.line)
     for _ in range(rng.poisson(n / 14)):  # patches of repaired asphalt
@@ -107,7 +107,7 @@ def _surface(rng: np.random.Generator, canvas: Canvas, s: Street) -> None:
         tone = rng.choice([rng.uniform(0.62, 0.85), rng.uniform(1.1, 1.3)])
         canvas.polygon(
             rectangle(x, y, rng.uniform(0.6, 4.5), rng.uniform(0.4, 1.3), angle),
-            tuple(v * tone for v in colour),  # type: ignore[arg-type]
+            tuple(v * tone for v in colour),
         )
     for _ in range(rng.poisson(n / 25)):  # tarred cracks and trenches
         k = int(rng.integers(n - 6))
@@ -115,12 +115,12 @@ def _surface(rng: np.random.Generator, canvas: Canvas, s: Street) -> None:
         a, b = rng.uniform(-half, half, 2)
         line = np.linspace(s.line[k] + aside[k] * a, s.line[end] + aside[end] * b, 6)
         line[1:-1] += rng.normal(0, 0.3, (4, 2))
-        canvas.stroke(line, rng.uniform(0.12, 0.35), tuple(v * 0.55 for v in colour))  # type: ignore[arg-type]
+        canvas.stroke(line, rng.uniform(0.12, 0.35), tuple(v * 0.55 for v in colour))
     for _ in range(rng.poisson(n / 22)):
         k = int(rng.integers(n))
         x, y = s.line[k] + aside[k] * rng.uniform(-half + 0.7, half - 0.7)
-        canvas.disc(x, y, 0.42, tuple(v * 0.5 for v in colour))  # type: ignore[arg-type]
-        canvas.disc(x, y, 0.26, tuple(v * 0.75 for v in colour))  # type: ignore[arg-type]
+        canvas.disc(x, y, 0.42, tuple(v * 0.5 for v in colour))
+        canvas.disc(x, y, 0.26, tuple(v * 0.75 for v in colour))
 
 
 def _crossing_surfaces(rng: np.random.Generator, canvas: Canvas, streets: tuple[Street, ...]) -> None:

@@ -282,7 +282,7 @@ class Objects:
         common = {"angle_rad": angle_rad, "colour": wall, "accent": accent, "facade": facade}
         if not pitched:
             roof = pick(rng, FLATS)
-            self.add(rng, Shape.BOX, Kind.BUILDING, x, y, half_x, half_y, 0, height_m, roof=roof, **common)  # type: ignore[arg-type]
+            self.add(rng, Shape.BOX, Kind.BUILDING, x, y, half_x, half_y, 0, height_m, roof=roof, **common)
             self._on_the_roof(rng, x, y, half_x, half_y, angle_rad, height_m)
             return
         roof = pick(rng, TILES)
@@ -293,7 +293,7 @@ class Objects:
         slope = rng.uniform(0.25, 0.4) if style == "hall" else rng.uniform(0.5, 1.05)
         shape = Shape.HIP if rng.random() < 0.35 else Shape.GABLE
         rise = min(b * slope, 6.5)
-        self.add(rng, shape, Kind.BUILDING, x, y, a, b, 0, height_m, rise=rise, roof=roof, **common)  # type: ignore[arg-type]
+        self.add(rng, shape, Kind.BUILDING, x, y, a, b, 0, height_m, rise=rise, roof=roof, **common)
         along = np.array([np.cos(ridge_angle), np.sin(ridge_angle)])
         across = np.array([-along[1], along[0]])
         if rng.random() < 0.8:  # chimney

@@ -57,7 +57,7 @@ def draw_appearance(rng: np.random.Generator) -> Appearance:
         (float(ambient * (1 - blue)), float(ambient), float(ambient * (1 + blue))),
         (float(plants[0]), float(plants[1]), float(plants[2])),
         float(np.exp(rng.uniform(np.log(250), np.log(1500)))),
-        tuple(float(g) for g in exposure * white),  # type: ignore[arg-type]
+        tuple(float(g) for g in exposure * white),
         float(np.exp(rng.normal(0, 0.12))),
         float(rng.uniform(1.0, 6.0)),
         clouds,

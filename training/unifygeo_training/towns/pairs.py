@@ -13,6 +13,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -176,7 +177,7 @@ def render_pairs(
     return folder
 
 
-def _brief(value: float | str) -> str:
+def _brief(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
