@@ -37,7 +37,7 @@ def test_imports_outside_the_node_load_neither_ros_nor_torch():
 
 
 @pytest.mark.parametrize("place", ["tracking", "motion"])
-def test_code_that_promises_the_same_fixes_for_the_same_calls_has_no_clock_and_no_randomness(place):
+def test_deterministic_modules_use_no_clock_and_no_randomness(place):
     """The docstring of a tracker says so, and the replay's equality with the node rests on it."""
     files = sorted((PACKAGE / place).rglob("*.py"))
     assert files

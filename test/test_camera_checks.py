@@ -128,7 +128,7 @@ def test_two_lenses_of_different_exposure_still_make_a_panorama():
     assert problem(image.astype(np.uint8)) is None
 
 
-def test_what_is_drawn_over_a_pole_in_the_image_plane_can_be_masked():
+def test_mask_covers_drawings_over_a_pole():
     image = equirectangular()
     image[:24] = image[-24:] = pinhole()[:24]
     assert problem(image) is not None

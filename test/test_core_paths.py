@@ -35,7 +35,7 @@ def test_home_path_refuses_an_unknown_home_with_the_remedy(monkeypatch):
         default_cache_dir()
 
 
-def test_replay_finds_bundle_and_index_below_the_home_folder_as_the_node_does(monkeypatch, tmp_path, capsys):
+def test_replay_expands_the_home_folder_as_the_node_does(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     options = ["--set", "bundle=~/model", "--set", "index=~/town", "--output", str(tmp_path / "o.mcap")]
     assert cli.main(["replay", "bag", *options]) == 2

@@ -252,7 +252,7 @@ def test_candidates_within_the_answer_radius_agree():
 
 
 @pytest.mark.parametrize(("east_m", "ambiguity"), [(15.6, 0.0), (15.7, 0.5)])
-def test_candidate_agrees_up_to_the_answers_radius_and_half_a_cells_diagonal(east_m, ambiguity):
+def test_candidate_agrees_within_radius_and_half_a_cell(east_m, ambiguity):
     # 10 m and √2 · 4 m: 15.66 m. The answer is at (1, −1), the middle of cell (4, 4) 4 m east and south of a tile's.
     matches = matches_of([1.0, 1.0], [(4, 4), (4, 4)])
     centres = ((0.0, 0.0), (1.0 + east_m - 4.0, -1.0 + 4.0))

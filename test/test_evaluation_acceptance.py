@@ -62,7 +62,7 @@ GOOD = {
 }
 
 
-def test_a_model_with_more_right_fixes_is_accepted() -> None:
+def test_model_with_more_right_fixes_is_accepted() -> None:
     assert met(replayed(fixes=0.4), replayed(fixes=0.7, seed=1)) == GOOD
 
 
@@ -82,7 +82,7 @@ def test_one_failed_condition_is_enough_to_refuse(after: dict[str, Any], failed:
     assert found == {**GOOD, failed: False}
 
 
-def test_a_model_that_learnt_from_a_wrong_track_is_refused_for_its_false_fixes() -> None:
+def test_accept_refuses_a_model_with_more_false_fixes() -> None:
     """Adapted on a drive with 20% false positions it is surer everywhere, and wrong with certainty in some places."""
     verdict = accept([replayed(fixes=0.4)], [replayed(fixes=0.9, false=54, seed=1)])
     assert not verdict.accepted
@@ -90,7 +90,7 @@ def test_a_model_that_learnt_from_a_wrong_track_is_refused_for_its_false_fixes()
     assert "refused: keep the old model" in str(verdict)
 
 
-def test_more_false_fixes_on_one_drive_are_not_balanced_by_fewer_on_another() -> None:
+def test_accept_does_not_balance_false_fixes_between_drives() -> None:
     before = [replayed(fixes=0.4, false=3, name="a"), replayed(fixes=0.4, name="b")]
     after = [replayed(fixes=0.8, seed=1, name="a"), replayed(fixes=0.8, false=1, seed=2, name="b")]
     failed = [condition.name for condition in accept(before, after).conditions if not condition.met]
@@ -112,7 +112,7 @@ def test_replays_that_cannot_be_compared_are_an_error() -> None:
         accept([], [])
 
 
-def test_the_command_tells_by_its_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_accept_command_answers_by_its_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(
         "unifygeo_ros.evaluation.metrics.summary.read_summary", lambda path: json.loads(path.read_text())
     )

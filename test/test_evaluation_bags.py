@@ -116,7 +116,7 @@ def test_damaged_rosbag1_file_is_refused_with_the_remedy(tmp_path, kind):
         Bag(path)
 
 
-def test_without_the_mcap_library_a_damaged_file_is_refused_with_the_remedy(tmp_path, monkeypatch):
+def test_damaged_mcap_without_its_library_is_refused(tmp_path, monkeypatch):
     path = storage_file(MAKERS["mcap"](tmp_path))
     with path.open("r+b") as stream:
         stream.truncate(path.stat().st_size * 6 // 10)

@@ -25,7 +25,7 @@ def test_error_statistics_worked_by_hand():
     assert result.maximum == 8.0
 
 
-def test_one_error_is_every_statistic():
+def test_error_statistics_of_one_error():
     result = metrics.error_statistics([2.5])
     assert (result.mean, result.rmse, result.median, result.p95, result.maximum) == (2.5,) * 5
 

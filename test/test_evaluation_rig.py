@@ -65,7 +65,7 @@ def done(place):
     return place
 
 
-def test_a_recorded_rig_is_localized_by_its_camera_infos_and_static_transforms_alone(done):
+def test_replay_of_rig_needs_only_camera_infos_and_static_transforms(done):
     found = frames(done)
     assert len(found) == 15
     assert len(errors_m(found)) >= 6
@@ -76,14 +76,14 @@ def test_a_recorded_rig_is_localized_by_its_camera_infos_and_static_transforms_a
     assert problems(done) == []
 
 
-def test_the_report_of_a_rig_shows_its_worst_panoramas_and_the_set_up(done):
+def test_report_of_a_rig_shows_its_worst_panoramas_and_the_set_up(done):
     page = (done / "report.html").read_text()
     assert "centre of the rig of back, front, left, right" in page
     fixes = len(errors_m(frames(done)))
     assert page.count("heading ") >= min(fixes, 10)
 
 
-def test_a_rig_file_and_the_recorded_calibration_give_the_same_fixes(done, tmp_path):
+def test_rig_file_and_the_recorded_calibration_give_the_same_fixes(done, tmp_path):
     """But for the camera that paces: a rig file's first one is the front camera, 45 ms before the back camera."""
     file = dict(RIG_FILE["cameras"])
     ordered = {name: file[name] for name in ("back", "front", "left", "right")}
@@ -102,7 +102,7 @@ def test_named_cameras_pace_in_the_order_of_their_names(done, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["single", "sequence"])
-def test_a_resumed_replay_of_a_rig_equals_an_uninterrupted_one(place, tmp_path, mode):
+def test_resumed_replay_of_a_rig_equals_an_uninterrupted_one(place, tmp_path, mode):
     options = ("--set", f"session.mode={mode}", "--max-frames", 9)
     assert run(place, tmp_path / "whole.mcap", *options) == 0
     lines = (tmp_path / "whole.frames.jsonl").read_bytes().splitlines(keepends=True)
@@ -138,7 +138,7 @@ def fails_after_3_s(kind):
         ("small", "image of 200x75, its calibration is for 200x150"),
     ],
 )
-def test_a_camera_that_fails_costs_its_sector_and_not_the_fixes(place, tmp_path, kind, why):
+def test_camera_that_fails_costs_its_sector_and_not_the_fixes(place, tmp_path, kind, why):
     drive(place, kind, image=fails_after_3_s(kind))
     assert run(place, tmp_path / "out.mcap", bag=kind) == 0
     late = [frame for frame in frames(tmp_path) if frame.number >= 7]
@@ -178,7 +178,7 @@ def changed(name, **values):
         (changed("left", mount=None, frame="elsewhere"), "no static transform between base_link and its frame 'elsewh"),
     ],
 )
-def test_a_rig_file_that_does_not_fit_the_bag_is_refused_with_the_cameras_name(place, tmp_path, capsys, content, words):
+def test_rig_file_that_does_not_fit_the_bag_is_refused(place, tmp_path, capsys, content, words):
     (tmp_path / "rig.yaml").write_text(yaml.safe_dump(content))
     if words is None:  # the left camera's calibration is the front camera's, of the same images: two cameras, one topic
         assert run(place, tmp_path / "x.mcap", "--max-frames", 1, rig=tmp_path / "rig.yaml") == 0

@@ -54,7 +54,7 @@ def track(output: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_the_smoothed_track_is_near_the_truth_in_files_and_bag(done: Path) -> None:
+def test_smoothed_track_is_near_the_truth_in_files_and_bag(done: Path) -> None:
     rows = track(done)
     assert len(rows) >= 20  # of 25 images
     tum = np.loadtxt(done.with_name("out.smoothed.tum"))
@@ -81,7 +81,7 @@ def test_the_smoothed_track_is_near_the_truth_in_files_and_bag(done: Path) -> No
     assert np.median(errors) < 2.0
 
 
-def test_the_track_can_be_a_ground_truth(done: Path) -> None:
+def test_track_can_be_a_ground_truth(done: Path) -> None:
     recording = read_truth_file(done.with_name("out.smoothed.csv"))
     rows = track(done)
     assert len(recording.stamps_ns) == len(rows)

@@ -308,7 +308,7 @@ def test_statistics_of_one_fix_judge_nothing():
     assert tones["ANEES"] == tones["in the 95% ellipse"] == tones["false fixes"] == "plain"
 
 
-def test_cards_take_correlated_images_into_account_and_agree_with_each_other():
+def test_report_cards_take_correlation_into_account():
     # Errors that repeat 20 times each: 400 images are worth about 20, and all truths are inside their ellipses.
     frames = [frame(n, fix_at(n, 0.9 * math.sin(n // 20), float(n), sigma=1.0)) for n in range(400)]
     summary = summary_of(frames)

@@ -91,7 +91,7 @@ def test_image_of_the_demo_is_localized_with_its_heading(shown, monkeypatch, cap
 
 
 @pytest.mark.skipif(not PANORAMAS.is_dir(), reason="the real images are not here")
-def test_shipped_model_gives_no_fix_for_real_panoramas_at_its_default_gates(shown):
+def test_shipped_model_gives_no_fix_for_real_panoramas(shown):
     """It learned from rendered towns: every fix of a photograph would be false, with standard deviations of a metre."""
     bundle = load_bundle(MODEL)
     index = open_index(shown[0] / "index", bundle=bundle)

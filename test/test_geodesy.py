@@ -92,7 +92,7 @@ def from_the_earths_centre(latitude_deg, longitude_deg, height_m):
     )
 
 
-def test_points_up_to_the_limit_agree_with_the_textbook_and_keep_the_datums_height():
+def test_points_up_to_the_limit_agree_with_the_textbook_formula():
     latitude, longitude, height = 47.5, 8.5, 3000.0
     east = np.array([[0.0, 50_000.0, -40_000.0], [30_000.0, 12.5, 0.0]])
     north = np.array([[50_000.0, 0.0, -30_000.0], [-40_000.0, 7.5, 0.0]])

@@ -61,7 +61,7 @@ def test_city_becomes_an_index(city, tmp_path):
     assert index.manifest.imagery["city"] == "Seattle"
 
 
-def test_what_is_no_city_or_does_not_fit_the_model_is_refused(city, tmp_path):
+def test_vigor_folder_that_does_not_fit_is_refused(city, tmp_path):
     with pytest.raises(InputError, match="cannot be mixed"):
         open_imagery([city, town(tmp_path / "town.tif")])
     with pytest.raises(InputError, match=r"tiles of 64\.5 m, the model takes 128\.0 m"):

@@ -148,7 +148,9 @@ def test_distances_in_place_of_inner_products_are_noticed(gpu: FakeGpu, monkeypa
         ("ivfpq", "auto", 0, 1, False),
     ],
 )
-def test_when_a_gpu_is_wanted(gpu: FakeGpu, kind: str, device: str, number: int, gpus: int, expected: bool) -> None:
+def test_gpu_search_is_chosen_by_parameter_and_size(
+    gpu: FakeGpu, kind: str, device: str, number: int, gpus: int, expected: bool
+) -> None:
     gpu.gpus = gpus
     assert wants_gpu(kind, device, number) is expected
 
@@ -162,7 +164,9 @@ def test_when_a_gpu_is_wanted(gpu: FakeGpu, kind: str, device: str, number: int,
         ("exact", "npu", 0, 1, "index_search is 'npu', must be one of auto, cpu, gpu"),
     ],
 )
-def test_what_cannot_be_is_refused(gpu: FakeGpu, kind: str, device: str, number: int, gpus: int, message: str) -> None:
+def test_gpu_search_that_is_impossible_is_refused(
+    gpu: FakeGpu, kind: str, device: str, number: int, gpus: int, message: str
+) -> None:
     gpu.gpus = gpus
     with pytest.raises(ConfigurationError, match=message):
         wants_gpu(kind, device, number)

@@ -173,7 +173,7 @@ FUSE_OPTIMIZER = (
 )
 
 
-def test_fuse_file_holds_plugins_and_parameters_that_exist_and_agrees_with_the_ekfs():
+def test_fuse_file_names_existing_plugins_and_agrees_with_ekf():
     parameters = yaml.safe_load((ROOT / "config/fuse.yaml").read_text())["/**/fuse_map"]["ros__parameters"]
     plugins = {
         name: plugin["type"]

@@ -280,7 +280,7 @@ REJECTED = {
 
 
 @pytest.mark.parametrize("name", REJECTED)
-def test_what_cannot_be_used_is_rejected_with_its_reason(setting, localizer, name):
+def test_localizer_rejects_unusable_images_with_the_reason(setting, localizer, name):
     world, *_ = setting
     change, inputs, reason, words = REJECTED[name]
     image = CameraImage(change(world.panorama(2.0, 3.0)), 11)

@@ -67,7 +67,7 @@ def apart(first: Pose2, second: Pose2) -> float:
     return math.hypot(first.x_m - second.x_m, first.y_m - second.y_m)
 
 
-def test_nothing_is_given_before_the_first_fix_and_a_rejection_starts_nothing():
+def test_map_to_odom_gives_nothing_before_the_first_fix():
     follow = follower()
     assert not any(drive(follow, (0.0, 1.0)))
     follow.image(stamp(0.9), fixed=False, track=status(START.compose(truth(0.9))))
@@ -75,7 +75,7 @@ def test_nothing_is_given_before_the_first_fix_and_a_rejection_starts_nothing():
     assert follow.status().state == "no fix yet"
 
 
-def test_late_fix_gives_the_pose_of_the_present_and_the_transform_of_the_odometry_frame():
+def test_late_fix_gives_present_pose_and_map_to_odom():
     """The image is of 0.5 s, its fix arrives at 1 s. The truth is the circle's formula."""
     follow = follower()
     drive(follow, (0.0, 1.0))
@@ -166,7 +166,7 @@ def lost_after_two_seconds(**settings):
     return follow, tracked
 
 
-def test_when_lost_hold_goes_on_by_odometry_with_its_own_growing_covariance():
+def test_map_to_odom_when_lost_hold_follows_the_odometry():
     follow, tracked = lost_after_two_seconds(when_lost="hold")
     now = drive(follow, (2.0, 3.0))[-1]
     assert follow.status().state == "lost"
@@ -174,7 +174,7 @@ def test_when_lost_hold_goes_on_by_odometry_with_its_own_growing_covariance():
     assert now.covariance[0, 0] < tracked.covariance[0, 0] + 1.0
 
 
-def test_when_lost_widen_gives_the_spread_of_the_whole_belief():
+def test_map_to_odom_when_lost_widen_has_the_covariance_of_the_belief():
     """Half is 100 m east, half anywhere in a rectangle of 1000 m × 500 m: second moments by hand."""
     follow, _ = lost_after_two_seconds(when_lost="widen")
     now = drive(follow, (2.0, 2.05))[-1]
@@ -187,7 +187,7 @@ def test_when_lost_widen_gives_the_spread_of_the_whole_belief():
     assert now.covariance[2, 2] == pytest.approx(0.5 * math.pi**2 / 3, rel=0.01)
 
 
-def test_when_lost_stop_gives_nothing_until_the_next_fix_which_needs_no_fading():
+def test_map_to_odom_when_lost_stop_ends_until_next_fix():
     follow, _ = lost_after_two_seconds(when_lost="stop")
     assert not any(drive(follow, (2.0, 3.0)))
     moved = Pose2(START.x_m + 1.0, START.y_m, START.yaw_rad)
@@ -206,7 +206,7 @@ def test_track_without_a_fix_for_long_counts_as_lost():
     assert "lost_after_s is 3" in follow.status().reason
 
 
-def test_odometry_that_starts_afresh_moves_neither_the_pose_nor_map_to_base():
+def test_restarted_odometry_moves_neither_pose_nor_map_to_base():
     """Its driver was restarted between two samples: the pose is 0 again, the stamps go on."""
     follow = follower()
     drive(follow, (0.0, 1.0))
@@ -237,7 +237,7 @@ def test_fix_from_before_a_reset_starts_nothing():
     assert not any(drive(follow, (2.0, 3.0)))
 
 
-def test_sample_is_given_once_and_stamps_advance_while_images_are_ahead_of_the_odometry():
+def test_dead_reckoning_gives_each_sample_once_with_rising_stamps():
     """TF warns of equal stamps. The image is 0.1 s ahead of the newest sample, which extrapolation_s allows."""
     follow = follower()
     drive(follow, (0.0, 1.0))
@@ -249,7 +249,7 @@ def test_sample_is_given_once_and_stamps_advance_while_images_are_ahead_of_the_o
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_dead_reckoning_sample_by_sample_is_the_trackers_motion_between_two_stamps(seed):
+def test_dead_reckoning_equals_the_trackers_motion_between_two_stamps(seed):
     """Random odometry with gaps and a restart, against `motion_between`, which the tracker uses."""
     random = np.random.default_rng(seed)
     times = np.cumsum(random.choice([0.05, 0.1, 0.9], 200, p=[0.5, 0.47, 0.03]))

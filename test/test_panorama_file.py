@@ -98,7 +98,7 @@ def test_transparent_pixels_are_not_seen(tmp_path):
     np.testing.assert_array_equal(panorama[:24], whole[:24])
 
 
-def test_what_is_not_seen_turns_with_the_image(tmp_path):
+def test_unseen_pixels_turn_with_the_image(tmp_path):
     alpha = np.full((128, 256), 255, np.uint8)
     alpha[:, 128:192] = 0  # from ahead to the right
     image = read_panorama(write_png(tmp_path / "a.png", SPHERE, alpha), CameraMount()).image

@@ -104,7 +104,7 @@ def test_every_import_of_the_runtime_is_in_setup_py():
     assert not missing
 
 
-def test_every_import_of_the_runtime_and_the_launch_files_is_in_package_xml():
+def test_package_xml_declares_every_import_of_runtime_and_launch_files():
     declared = package_xml("depend", "exec_depend", "test_depend")
     missing = {
         module: str(file)
@@ -128,7 +128,7 @@ def test_every_import_of_the_training_package_is_in_its_pyproject():
     assert not missing
 
 
-def test_nothing_asks_pypi_for_a_package_of_this_repository():
+def test_requirements_ask_pypi_for_no_package_of_this_repository():
     """Nobody holds these names there: whoever took one could put any code onto the machine of who installs us."""
     arguments = setup_arguments()
     asked = [
@@ -165,7 +165,7 @@ def test_make_installs_the_extras_cpu_and_tools():
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def test_every_pattern_of_package_data_has_files_and_every_other_file_a_pattern():
+def test_package_data_patterns_match_the_files():
     """A pattern without a file is left over; a file without a pattern is missing where the package is installed."""
     (keyword,) = [
         node

@@ -62,7 +62,7 @@ def check(path, *options):
     return cli.main(["rig", "check", str(path), "--rig", str(path / "rig.yaml"), *map(str, options)])
 
 
-def test_cameras_mounted_as_the_file_says_have_nothing_to_correct_and_the_picture_is_written(tmp_path, capsys):
+def test_rig_check_of_right_mounts_finds_no_fault_and_writes_picture(tmp_path, capsys):
     assert check(folder(tmp_path), "--plot", tmp_path / "rig.png.png") == 0
     assert "Nothing to correct" in capsys.readouterr().out
     assert cv2.imread(str(tmp_path / "rig.png.png")).shape[1] > 1000
@@ -76,7 +76,7 @@ def test_cameras_mounted_as_the_file_says_have_nothing_to_correct_and_the_pictur
         (0.0, -1.2, "cam2 looks 1.0° further up than its calibration says"),
     ],
 )
-def test_a_camera_that_looks_elsewhere_is_named_with_angle_and_direction(tmp_path, yaw, pitch, words, capsys):
+def test_camera_that_looks_elsewhere_is_named_with_angle_and_direction(tmp_path, yaw, pitch, words, capsys):
     """A pitch of 1.2° moves things 30° beside the view by 1.2° · cos 30°."""
     assert check(folder(tmp_path, wrong=[("cam2", (yaw, pitch))])) == 1
     verdict = capsys.readouterr().out.split("Verdict:\n")[1].splitlines()
@@ -94,7 +94,7 @@ def test_two_cameras_alone_are_both_named_since_either_may_be_wrong(tmp_path, ca
     assert "° of the horizon are not seen" in text
 
 
-def test_a_dark_camera_is_named_with_its_factor(tmp_path, capsys):
+def test_dark_camera_is_named_with_its_factor(tmp_path, capsys):
     assert check(folder(tmp_path, cam3=0.6)) == 1
     assert "cam3 is darker than its neighbours by a factor of 1." in capsys.readouterr().out
 
@@ -127,14 +127,14 @@ def test_offsets_of_seams_are_those_of_the_mounts(tmp_path):
         (("--rig", "rig.yaml", "--sets", "0"), "--sets 0, must be at least 1"),
     ],
 )
-def test_what_cannot_be_checked_gets_one_error(tmp_path, monkeypatch, capsys, options, words):
+def test_rig_check_of_unusable_input_is_one_error(tmp_path, monkeypatch, capsys, options, words):
     folder(tmp_path, left_out=("cam1", "cam2", "cam3", "cam4", "cam5"))
     monkeypatch.chdir(tmp_path)
     assert cli.main(["rig", "check", ".", *options]) == 2
     assert words in capsys.readouterr().err
 
 
-def test_a_folder_whose_images_have_other_names_is_refused(tmp_path, capsys):
+def test_folder_whose_images_have_other_names_is_refused(tmp_path, capsys):
     path = folder(tmp_path)
     for image in path.glob("*.png"):
         image.rename(image.with_name(f"x_{image.name}"))

@@ -197,7 +197,7 @@ def test_compose_ground_plane_is_continuous_across_cameras_and_motion():
     assert np.abs(standing.pixels[..., 0].astype(float) - expected)[near].mean() > 15
 
 
-def test_what_stands_at_distance_m_fits_together_across_cameras_apart():
+def test_composer_joins_objects_at_distance_m_across_cameras():
     """The sphere of 10 m around the rig, seen by two cameras 2 m apart, above any ground."""
     cameras = (
         camera("left", PINHOLE, yaw=0.3, position=(0.0, 1.0, 40.0)),

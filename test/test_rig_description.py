@@ -147,7 +147,7 @@ def test_mount_of_a_rig_file_turns_the_view_left_and_down(tmp_path):
     assert camera.position_m.tolist() == [1.5, 0.5, 1.2]
 
 
-def test_what_the_file_leaves_out_comes_from_camera_info_and_transforms(tmp_path):
+def test_rig_takes_from_camera_info_and_tf_what_the_file_leaves_out(tmp_path):
     description = read_rig(write(tmp_path, {"cameras": {"front": {"topic": "/front/image_raw/compressed"}}}))
     turn = cv2.Rodrigues(np.array([-1.2, 1.2, -1.2]))[0]
     rig = description.rig(

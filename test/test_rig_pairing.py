@@ -45,7 +45,7 @@ def settled(found, since_s=1.5, until_s=4.5):
     return [(t, s) for t, s in found if since_s <= s.stamp_ns / 1e9 - START_S <= until_s]
 
 
-def test_cameras_that_fire_one_after_the_other_pair_at_the_first_ones_stamp_without_waiting_for_the_next_round():
+def test_pairing_of_cameras_that_fire_in_turn_is_at_the_first_stamp():
     offsets = (0.040, 0.0, 0.016, 0.032, 0.065, 0.081)  # PandaSet's six cameras fire over 81 ms
     found = paired(Pairing(SIX, RULES), *(deliveries(n, offset_s=o) for n, o in zip(SIX, offsets, strict=True)))
     assert len(found) == 50
@@ -74,7 +74,7 @@ def test_camera_that_is_unplugged_costs_its_sector_and_delays_few_sets():
     assert sum(wait > 0.03 for wait in waits) <= 3
 
 
-def test_when_the_pacing_camera_dies_the_next_one_paces_after_a_few_intervals():
+def test_pairing_changes_its_pacing_camera_when_that_one_dies():
     streams = [deliveries(n, until_s=2.0 if n == "front" else 5.0, offset_s=0.01 * i) for i, n in enumerate(SIX)]
     pairing = Pairing(SIX, RULES)
     stamps = [s.stamp_ns / 1e9 - START_S for _, s in paired(pairing, *streams)]
@@ -106,7 +106,7 @@ def test_camera_of_another_rate_gives_its_nearest_image(rate_hz):
         assert finished_s - stamp_s < 0.02 + 0.5 / rate_hz + 0.011
 
 
-def test_slow_camera_takes_part_in_the_sets_that_it_has_an_image_for_and_delays_no_others():
+def test_pairing_with_a_slow_camera_delays_no_set():
     found = settled(paired(Pairing(SIX, RULES), *(deliveries(n, rate_hz=2.0 if n == "left" else 10.0) for n in SIX)))
     with_left = [s for _, s in found if "left" in s.images]
     assert len(found) == 31
@@ -147,7 +147,7 @@ def test_before_the_first_message_nothing_is_wrong_and_nothing_is_paired():
     assert pairing.flush(6.0) == []
 
 
-def test_first_messages_wait_for_the_others_at_most_as_long_as_the_rules_say():
+def test_pairing_waits_for_the_first_messages_at_most_its_limit():
     pairing = Pairing(("front", "left"), RULES)
     assert pairing.add("front", ns(START_S), 0.0, None) == []
     assert pairing.poll(0.149) == []
@@ -167,7 +167,7 @@ def test_camera_that_never_sends_is_not_waited_for_after_a_second():
     assert late[0] - (late[1].stamp_ns / 1e9 - START_S) < 0.03
 
 
-def test_images_out_of_order_or_twice_or_without_a_stamp_are_counted_and_not_used():
+def test_images_with_bad_stamps_are_counted_and_not_used():
     pairing = Pairing(("front", "left"), RULES)
     for stamp_s, arrival_s in ((0.0, 0.0), (0.2, 0.2), (0.1, 0.21), (0.2, 0.22)):
         pairing.add("left", ns(START_S + stamp_s), arrival_s, stamp_s)

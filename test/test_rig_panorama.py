@@ -72,7 +72,7 @@ def post_deg(panorama):
 
 
 @pytest.mark.parametrize("exposed_ms", [400, 600])
-def test_a_camera_that_exposed_at_another_time_is_moved_by_the_odometry(exposed_ms):
+def test_camera_that_exposed_at_another_time_is_moved_by_the_odometry(exposed_ms):
     """The vehicle turns left by 1 rad/s: what was straight ahead 0.1 s ago is now 5.7° to the right."""
     source = panoramas(turning())
     found = source.panorama(images(front=(exposed_ms, POST), left=(500, GREY)))
@@ -80,7 +80,7 @@ def test_a_camera_that_exposed_at_another_time_is_moved_by_the_odometry(exposed_
     assert source.state.without_motion == ()
 
 
-def test_the_offset_of_the_stamps_moves_the_instant_at_which_the_odometry_is_asked():
+def test_stamp_offset_moves_the_instant_of_the_odometry():
     """The vehicle turns only until 0.45 s; stamps 0.2 s late mean that it turned during the whole exposure."""
     inputs = turning(until_s=0.45)
     for i in range(1, 40):
@@ -111,7 +111,7 @@ def test_without_odometry_the_camera_is_not_moved_and_that_is_said():
         (InputError("a JPEG that is cut off"), RejectionReason.BAD_IMAGE, "a JPEG that is cut off"),
     ],
 )
-def test_a_bad_image_costs_its_sector_and_is_named(bad, kind, words):
+def test_bad_image_costs_its_sector_and_is_named(bad, kind, words):
     source = panoramas(still())
     found = source.panorama(images(front=(500, POST), left=(500, bad)))
     assert isinstance(found, CameraImage)
@@ -133,7 +133,7 @@ def test_no_usable_camera_is_a_rejection_with_every_reason():
     assert night.reason is RejectionReason.BLACK_IMAGE
 
 
-def test_a_frozen_camera_is_left_out_and_one_image_in_two_sets_is_not_frozen():
+def test_frozen_camera_is_left_out_and_image_in_two_sets_is_not_frozen():
     rng = np.random.default_rng(0)
     source = panoramas(still(), frozen_repeats=3)
     stuck = rng.integers(30, 200, (120, 160, 3), np.uint8)
@@ -161,7 +161,7 @@ def test_two_circles_of_one_image_are_two_cameras():
     assert found.pixels[WIDTH // 4, 0, 1] > found.pixels[WIDTH // 4, WIDTH // 2, 1]
 
 
-def test_a_night_image_lit_in_one_corner_is_not_black():
+def test_night_image_lit_in_one_corner_is_not_black():
     pixels = np.zeros((120, 160, 3), np.uint8)
     pixels[:60, :80] = 20
     source = panoramas(still())

@@ -116,7 +116,7 @@ def test_debug_image_is_drawn_when_asked_for(vehicle, region):
     assert vehicle.set_parameter("debug_image_period_s", 0.0).successful
 
 
-def test_what_is_loaded_stands_in_the_diagnostics(vehicle, region):
+def test_diagnostics_name_bundle_and_index(vehicle, region):
     status = vehicle.wait_for_status("node", lambda s: s.message == "active", "active node")
     known = values(status)
     assert str(region.index) in known["index"]

@@ -88,7 +88,7 @@ def test_cv_bridge_that_works_is_chosen_and_gives_the_same_pixels(monkeypatch):
     assert chosen.jpeg(pixels, 9, "base_link") == OWN.jpeg(pixels, 9, "base_link")
 
 
-def test_what_cv_bridge_does_not_convert_is_decoded_by_our_own_code(monkeypatch):
+def test_images_that_cv_bridge_does_not_convert_are_decoded(monkeypatch):
     provide(monkeypatch, Bridge)
     chosen = choose_image_conversion()
     big_endian = message("mono16")

@@ -309,7 +309,7 @@ def test_parameter_file_that_cannot_be_used_ends_it_with_the_reason(start, chang
     assert "Traceback" not in node.output()
 
 
-def test_image_that_does_not_end_fails_the_deactivation_and_the_node_can_be_configured_again(
+def test_deactivation_fails_while_an_image_hangs(
     local_node,
 ):
     """An engine that hangs cannot be freed: the node gives it up rather than wait for ever."""

@@ -57,7 +57,7 @@ def test_wrong_value_is_refused_with_the_reason(name, value, why):
         with_values(Settings(), {name: value})
 
 
-def test_what_may_change_while_running():
+def test_live_parameters_may_change_while_running():
     live = {name for name, spec in PARAMETERS.items() if spec.live}
     assert {"localizer.gate_ambiguity", "localizer.gate_sigma_m", "session.minimum_interval_s"} <= live
     assert {"heatmap_period_s", "debug_image_period_s"} <= live

@@ -87,7 +87,7 @@ def test_every_message_arrives_in_order_and_the_clock_is_monotone(tmp_path, node
     assert stamps == sorted(stamps)
 
 
-def test_what_cannot_be_played_is_refused(tmp_path, node):
+def test_player_refuses_an_unusable_bag(tmp_path, node):
     with pytest.raises(InputError, match="cannot be opened"):
         BagPlayer(node, tmp_path / "none")
     write_bag(tmp_path / "bag")

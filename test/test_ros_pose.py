@@ -115,7 +115,7 @@ def test_publish_tf_without_tf2_is_refused_with_the_remedy(bench, monkeypatch):
         bench(publish_tf=True)
 
 
-def test_ll_services_without_robot_localization_are_refused_with_the_remedy(bench, monkeypatch):
+def test_ll_services_without_robot_localization_are_refused(bench, monkeypatch):
     without(monkeypatch, "robot_localization", "robot_localization.srv")
     with pytest.raises(ConfigurationError, match="set ll_services to false"):
         GeographicServices(bench().node, LocalFrame(Datum(48.5, 9.0)))
@@ -154,7 +154,7 @@ def test_refused_image_and_a_changed_odometry_frame(bench):
     assert bench.output.report("n").message == "no fix yet"
 
 
-def test_tf_gives_map_to_base_at_the_newest_odometry_and_in_a_frame_of_another_name(bench):
+def test_map_to_base_from_tf_is_at_newest_odometry(bench):
     """As nav2 looks it up: map → base_link, where odom → base_link comes from the odometry's driver."""
     pytest.importorskip("tf2_ros")
     bench = bench(publish_tf=True)
@@ -188,7 +188,7 @@ def rival(x_m, stamp_ns, parent="map", child="odom"):
     return message
 
 
-def test_another_publisher_of_map_to_odom_is_reported_with_its_name_and_its_own_transforms_are_not(bench):
+def test_second_publisher_of_map_to_odom_is_reported_by_name(bench):
     pytest.importorskip("tf2_ros")
     bench = bench(publish_tf=True)
     for tick in range(20):

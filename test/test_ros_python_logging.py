@@ -41,7 +41,7 @@ def test_each_message_keeps_its_level() -> None:
     ]
 
 
-def test_nothing_is_left_behind() -> None:
+def test_python_logging_leaves_no_handler_behind() -> None:
     package = logging.getLogger("unifygeo_ros")
     before = (package.level, list(package.handlers))
     ros = RosLogger()

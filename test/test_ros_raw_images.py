@@ -98,7 +98,7 @@ def test_grey_image_is_localized(vehicle, region):
         ({"width": 0}, "size"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_reason(vehicle, region, change, why):
+def test_raw_image_that_does_not_fit_is_refused(vehicle, region, change, why):
     message = image_message(encode(region.panorama(PLACE), "rgb8"), "rgb8")
     for name, value in change.items():
         setattr(message, name, value)

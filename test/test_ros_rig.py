@@ -62,7 +62,7 @@ def error_m(region, fix):
     return math.hypot(fix.pose.pose.position.x - east, fix.pose.pose.position.y - north)
 
 
-def test_a_rig_of_four_cameras_gives_fixes_and_one_that_is_unplugged_is_named(region, tmp_path):
+def test_node_with_a_rig_gives_fixes_and_names_an_unplugged_camera(region, tmp_path):
     with rig_running(region, tmp_path, **{"rig.file": str(region.bundle.parent / "rig.yaml")}) as vehicle:
         for _ in range(3):
             fix = vehicle.fix_for(show(vehicle, region))
@@ -182,7 +182,7 @@ def test_named_cameras_are_found_by_camera_info_and_tf(region, tmp_path):
         ({"rig.cameras": "front", "camera_frame": "front_optical"}, "both a rig and camera_frame (front_optical)"),
     ],
 )
-def test_a_rig_that_cannot_be_used_fails_the_configuration_with_the_reason(region, tmp_path, parameters, words):
+def test_rig_that_cannot_be_used_fails_the_configuration_with_the_reason(region, tmp_path, parameters, words):
     if parameters.get("rig.file") == "mounts.yaml":
         parameters = {**parameters, "rig.file": str(without_lenses(tmp_path))}
     domain = domain_id()

@@ -188,7 +188,7 @@ def test_fixes_later_than_the_filter_can_go_back_are_a_warning(transport_ms, lat
     assert next(s for s in report if s.name == "n: localization").message == "no image yet"
 
 
-def test_what_the_drive_shows_is_a_warning_of_the_camera_until_the_drive_is_forgotten():
+def test_stamp_error_of_the_drive_is_a_camera_warning_until_reset():
     health = Health()
     health.state("active")
     health.image_arrived(ignored=False)

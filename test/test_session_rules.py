@@ -303,7 +303,7 @@ def test_repeated_image_is_frozen_only_if_the_vehicle_moved() -> None:
 
 
 @pytest.mark.parametrize("least_width", [None, 256])
-def test_jpeg_that_repeats_is_frozen_and_one_with_the_noise_of_a_sensor_is_not(least_width: int | None) -> None:
+def test_repeated_jpeg_is_frozen_and_noisy_jpeg_is_not(least_width: int | None) -> None:
     """Decoded at its full size and at a quarter, where each pixel is the mean of 16: that evens the noise out."""
     rng = np.random.default_rng(3)
     scene = cv2.GaussianBlur(rng.integers(0, 256, (512, 1024, 3), np.uint8), (0, 0), 3.0)

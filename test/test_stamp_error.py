@@ -128,7 +128,7 @@ def test_right_stamps_are_never_named() -> None:
 
 
 @pytest.mark.parametrize("speed", ["steady", "standing"])
-def test_a_velocity_that_stays_the_same_shows_nothing(speed: str) -> None:
+def test_velocity_that_stays_the_same_shows_nothing(speed: str) -> None:
     estimate, first = estimated(Drive(speed, "straight", 1), 0.25)
     assert first is None
     assert estimate.sigma_s > 0.2  # of the 0.3 before the first image
@@ -140,7 +140,7 @@ def test_odometry_that_is_late_as_well_hides_the_error() -> None:
     assert estimate.late_s == pytest.approx(0.0, abs=3 * estimate.sigma_s)
 
 
-def test_a_gap_of_the_odometry_loses_the_pose_and_keeps_the_estimate() -> None:
+def test_gap_of_the_odometry_loses_the_pose_and_keeps_the_estimate() -> None:
     drive = Drive("town", "corners", 2)
     kept = [sample for sample in drive.odometry if not 20.0 < sample.stamp_ns / SECOND - START_S < 23.0]
     drive.odometry = kept

@@ -454,7 +454,7 @@ def test_assumed_heading_applies_only_to_poses_of_similar_yaw() -> None:
     assert 0.02 < after.weights[3] / after.uniform_weight < 0.15
 
 
-def test_assumed_heading_applies_to_the_uniform_component_by_its_share_of_the_circle() -> None:
+def test_assumed_heading_updates_uniform_component_by_its_share() -> None:
     yaw = np.linspace(-math.pi, math.pi, 100_000, endpoint=False)
     share = float(np.mean(np.exp(-0.5 * (yaw / math.radians(12.0)) ** 2)))  # of all yaws, by an integral
     e = replace(evidence([(0.8, 120.0, 120.0, 1.0)], open_share=0.2, yaw=0.3), assumed_yaw_rad=0.3)
@@ -463,7 +463,7 @@ def test_assumed_heading_applies_to_the_uniform_component_by_its_share_of_the_ci
     assert after.uniform_weight == pytest.approx(1 - 0.8 * share)
 
 
-def test_component_much_wider_than_a_hypothesis_weighs_it_and_does_not_move_it() -> None:
+def test_component_wider_than_a_hypothesis_changes_only_its_weight() -> None:
     means, covariances = np.array([[50.0, 50.0, 0.0]]), np.diag([1.0, 1.0, 1e-4])[None]
     belief = hypotheses(np.array([0.5]), means, covariances, np.zeros(1), np.zeros(1, int), 0.5)
     e = evidence([(0.6, 53.0, 50.0, 40.0)], open_share=0.4)

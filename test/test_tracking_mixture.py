@@ -98,7 +98,7 @@ def test_hypothesis_that_says_nothing_moves_to_the_uniform_component(change: tup
 
 
 @pytest.mark.parametrize("coordinate", range(4))
-def test_hypothesis_whose_mean_is_not_finite_moves_to_the_uniform_component(coordinate: int) -> None:
+def test_hypothesis_with_mean_not_finite_becomes_uniform(coordinate: int) -> None:
     before = four()
     before.means[3, coordinate] = math.inf
     assert before.without_degenerate().tile_ids.tolist() == [7, 3, -1]
@@ -122,7 +122,7 @@ def test_poses_become_hypotheses_with_an_odometry_of_unknown_scale() -> None:
     np.testing.assert_array_equal(whole[:, :3, 3], np.zeros((2, 3)))
 
 
-def test_hypothesis_of_a_pose_is_one_without_tile_and_support_whose_yaw_is_wrapped() -> None:
+def test_hypothesis_of_a_pose_has_no_tile_no_support_and_wrapped_yaw() -> None:
     covariance = np.diag([4.0, 9.0, 0.01])
     belief = hypothesis(Pose2(1.0, 2.0, 2 * math.pi + 0.5), covariance, 0.05, 0.2)
     np.testing.assert_array_equal(belief.weights, [0.8])
@@ -198,14 +198,14 @@ def test_similar_is_within_the_distance_of_both_and_of_like_volume() -> None:
     assert len(reduce(skew, merge_distance2=1.0, limit=10)) == 2
 
 
-def test_what_has_joined_another_gathers_nothing_itself() -> None:
+def test_reduce_merges_no_hypothesis_into_a_merged_one() -> None:
     """A chain of neighbours 0.9 apart: the second joins the first, so the third stays for itself."""
     found = reduce(at((0, 0, 0), (0.9, 0, 0), (1.8, 0, 0), weights=[0.5, 0.3, 0.2]), merge_distance2=1.0, limit=10)
     np.testing.assert_allclose(found.weights, [0.8, 0.2])
     assert found.tile_ids.tolist() == [0, 2]
 
 
-def test_nothing_is_reduced_to_nothing_and_a_few_are_left_alone() -> None:
+def test_reduce_of_no_and_of_few_hypotheses_changes_nothing() -> None:
     nothing = uniform()
     assert reduce(nothing, merge_distance2=1.0, limit=5) is nothing
     belief = at((0, 0, 0), (9, 0, 0), weights=[0.2, 0.7])
@@ -362,7 +362,7 @@ def test_search_that_found_no_heading_keeps_a_twentieth_of_its_peak() -> None:
         (0.5, HeadingSource.SEARCH, 0.25),
     ],
 )
-def test_best_score_below_the_minimum_is_four_times_in_five_no_place_on_the_map(
+def test_evidence_of_a_score_below_the_minimum_has_open_share_0_8(
     score: float, source: HeadingSource, outlier: float
 ) -> None:
     e = found(observation(Heading(0.0, 0.01, source), one_pixel(1, 2, 9), scores=(score, 0.25)))
@@ -376,7 +376,7 @@ def test_outlier_share_above_that_of_low_scores_stays() -> None:
     assert evidence_of(seen, CALIBRATION, config, REGION).near_share == pytest.approx(0.9)
 
 
-def test_heading_that_the_tracker_assumed_is_named_and_no_heading_is_too_sure() -> None:
+def test_evidence_names_an_assumed_heading_and_bounds_its_variance() -> None:
     e = found(observation(Heading(1.3, 1e-9, HeadingSource.TRACK), one_pixel(1, 2, 9), scores=(0.9,)))
     assert e.assumed_yaw_rad == 1.3
     assert e.yaw_variance_rad2.tolist() == [1e-6]

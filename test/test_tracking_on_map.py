@@ -71,7 +71,7 @@ def test_same_images_give_fixes_where_they_look_on_the_map() -> None:
     assert max(ambiguities) <= 0.3
 
 
-def test_searched_headings_that_look_off_the_map_do_not_keep_a_track_from_being_found() -> None:
+def test_track_is_found_although_searched_headings_look_off_map() -> None:
     run, _, _ = run_drive(make_drive(0, 60), CLEAN, 0, heading="none", on_map=looks(1 / 10, searched=2.0))
     assert run.availability(first_s=40.0) > 0.8
 

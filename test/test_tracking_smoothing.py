@@ -62,7 +62,7 @@ def motion(forward: float, left: float, turn: float, sigma: float) -> Motion:
     return Motion(forward, left, turn, math.hypot(forward, left), np.diag([sigma**2, sigma**2, 0.0]))
 
 
-def test_a_motion_reversed_leads_back_with_the_same_error() -> None:
+def test_motion_reversed_leads_back_with_the_same_error() -> None:
     there = Motion(3.0, -1.0, 0.7, 3.2, np.array([[0.04, 0.01, 0.002], [0.01, 0.09, 0.0], [0.002, 0.0, 0.01]]))
     back = there.reversed()
     both = there.pose.compose(back.pose)
@@ -245,7 +245,7 @@ def test_two_beliefs_are_combined_as_by_hand() -> None:
     assert near.weights[place] == pytest.approx(pair / (pair + total))
 
 
-def test_a_simulated_drive_is_known_from_its_start_and_better_than_by_the_filter() -> None:
+def test_smoothed_simulated_drive_beats_the_filter_from_its_start() -> None:
     errors, lengths, early, filter_errors, filter_lengths = [], [], 0, [], []
     for seed in (1, 2):
         run, steps, poses, truth = recorded_drive(seed)
@@ -284,7 +284,7 @@ def test_standing_still_makes_no_pose_more_certain() -> None:
     assert np.ptp(sigmas) < 0.05 * np.mean(sigmas)
 
 
-def test_a_reset_begins_anew_and_nothing_is_carried_over_it() -> None:
+def test_smoothing_carries_nothing_over_a_reset() -> None:
     noise = MotionNoise()
     still = Motion(0.0, 0.0, 0.0, 0.0, np.diag([0.01, 0.01, 0.0]))
     before = filtered([still] * 2, [evidence([(0.9, 0.0, 0.0)], 1.0, 0.1)] * 2, noise, 1e6)

@@ -80,7 +80,7 @@ def results(index_folder, tmp_path_factory):
 # -- journal and entries ----------------------------------------------------------------------------------------------
 
 
-def test_journal_gives_each_reader_what_it_has_not_seen_and_drops_the_oldest():
+def test_journal_gives_each_reader_its_unseen_entries():
     journal = Journal(limit=3)
     for value in range(5):
         journal.add({"value": value})

@@ -133,7 +133,7 @@ class Driven(unittest.TestCase):
         assert after.sum() > 10
         assert np.max(errors_m(track[after], self.truth)) < 2.0
 
-    def test_tf_leads_from_map_over_odom_to_base_link_and_says_the_same_as_the_topics(self):
+    def test_tf_map_to_base_link_equals_the_topics(self):
         assert self.tf.can_transform("map", "odom", Time())
         assert self.tf.can_transform("odom", "base_link", Time())
         by_tf = self.tf.lookup_transform("map", "base_link", Time())
@@ -152,5 +152,5 @@ class Driven(unittest.TestCase):
 
 @launch_testing.post_shutdown_test()
 class AfterShutdown(unittest.TestCase):
-    def test_all_ended_cleanly(self, proc_info):
+    def test_ekf_launch_ended_cleanly(self, proc_info):
         launch_testing.asserts.assertExitCodes(proc_info)

@@ -36,7 +36,7 @@ def generate_test_description():
 
 
 class Launched(unittest.TestCase):
-    def test_it_is_active_and_localizes_on_the_remapped_topic(self):
+    def test_localizer_is_active_and_takes_the_remapped_topic(self):
         vehicle = Vehicle(int(os.environ["ROS_DOMAIN_ID"]))
         try:
             publisher = vehicle.publisher("/front/image/compressed", CompressedImage)
@@ -57,5 +57,5 @@ class Launched(unittest.TestCase):
 
 @launch_testing.post_shutdown_test()
 class AfterShutdown(unittest.TestCase):
-    def test_it_ended_cleanly(self, proc_info):
+    def test_localizer_ended_cleanly(self, proc_info):
         launch_testing.asserts.assertExitCodes(proc_info)

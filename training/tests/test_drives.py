@@ -177,7 +177,7 @@ def test_truth_that_is_less_sure_makes_the_label_wider_and_counts_less() -> None
 SPLIT = {"cell_m": 100.0, "shares": (0.3, 0.3), "seed": 4}
 
 
-def test_a_cell_is_a_square_of_ground_and_goes_to_one_part_whoever_asks() -> None:
+def test_parts_of_gives_each_cell_of_ground_to_one_part() -> None:
     frame = LocalFrame(Datum(48.5, 9.0))
     rng = np.random.default_rng(0)
     here = frame.geodetic_from_map(*rng.uniform(-2000, 2000, (2, 3000)))
@@ -236,7 +236,7 @@ def _has(opened_drives, part: str) -> bool:
 # -- situations -------------------------------------------------------------------------------------------------------
 
 
-def test_a_vehicle_that_stands_for_ten_minutes_and_a_camera_of_30_hz_are_thinned(place: Place, tmp_path: Path) -> None:
+def test_read_drive_thins_a_standing_vehicle_and_a_fast_camera(place: Place, tmp_path: Path) -> None:
     def pose(time_s: float):
         return eight(min(time_s, 20.0))
 
@@ -288,7 +288,7 @@ def test_truth_of_a_satellite_receiver_gives_the_course_as_heading(place: Place,
     assert drive.sigmas_m == pytest.approx(0.4)
 
 
-def test_a_bag_in_parts_without_metadata_is_read_whole(place: Place, good: Path, tmp_path: Path) -> None:
+def test_bag_in_parts_without_metadata_is_read_whole(place: Place, good: Path, tmp_path: Path) -> None:
     bag = place.bag(tmp_path, files=3)
     ((report, drive),) = findings(place.drives_file(tmp_path, bag, spacing_m=0.0))
     assert report.problem is None
@@ -302,7 +302,7 @@ def test_poor_truth_is_left_out_and_counted(place: Place, good: Path, tmp_path: 
     )
 
 
-def test_a_drives_file_with_a_misspelt_key_names_it(place: Place, good: Path, tmp_path: Path) -> None:
+def test_drives_file_with_a_misspelt_key_names_it(place: Place, good: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"unknown key drives\.0\.truth_topik"):
         read_drives_file(place.drives_file(tmp_path, {"bag": str(good), "truth_topik": "/truth"}))
     with pytest.raises(ConfigurationError, match="either index or imagery"):
@@ -312,7 +312,7 @@ def test_a_drives_file_with_a_misspelt_key_names_it(place: Place, good: Path, tm
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_a_good_drive_has_no_problem_and_no_offset(place: Place, good: Path, tmp_path: Path) -> None:
+def test_good_drive_has_no_problem_and_no_offset(place: Place, good: Path, tmp_path: Path) -> None:
     ((report, _),) = findings(place.drives_file(tmp_path, {"bag": str(good)}))
     assert report.problem is None
     offset = float(str(report).split("truth later than the images by ")[1].split(" s")[0])
@@ -326,18 +326,18 @@ def test_truth_that_is_late_is_found_with_its_amount(place: Place, tmp_path: Pat
     assert float(found.split("the truth is ")[1].split(" s ")[0]) == pytest.approx(0.3, abs=0.08)
 
 
-def test_the_stamp_offset_of_the_node_repairs_truth_that_is_late(place: Place, tmp_path: Path) -> None:
+def test_stamp_offset_of_the_node_repairs_truth_that_is_late(place: Place, tmp_path: Path) -> None:
     bag = place.bag(tmp_path, truth_late_s=0.3)
     file = place.drives_file(tmp_path, {**bag, "set": {**VEHICLE, "session.stamp_offset_s": 0.3}})
     ((report, _),) = findings(file)
     assert report.problem is None
 
 
-def test_a_mirrored_camera_is_found(place: Place, tmp_path: Path) -> None:
+def test_mirrored_camera_is_found(place: Place, tmp_path: Path) -> None:
     assert "the camera is mirrored" in problem(place.drives_file(tmp_path, place.bag(tmp_path, mirrored=True)))
 
 
-def test_a_bag_without_images_is_found(place: Place, tmp_path: Path) -> None:
+def test_bag_without_images_is_found(place: Place, tmp_path: Path) -> None:
     assert "no topic can serve as images" in problem(place.drives_file(tmp_path, place.bag(tmp_path, image_times_s=())))
 
 
@@ -364,14 +364,14 @@ def test_black_images_are_found(place: Place, tmp_path: Path) -> None:
     assert "black_image" in problem(place.drives_file(tmp_path, bag))
 
 
-def test_nothing_is_learnt_from_a_drive_with_a_finding(place: Place, good: Path, tmp_path: Path) -> None:
+def test_open_drives_refuses_a_drive_with_a_finding(place: Place, good: Path, tmp_path: Path) -> None:
     file = place.drives_file(tmp_path, {"bag": str(good)}, place.bag(tmp_path, mirrored=True))
     with pytest.raises(InputError, match="mirrored"):
         DrivesConfig(kind="drives", file=file).open(NETWORK)
 
 
 @pytest.mark.parametrize("turn_deg", [-40.0, -3.3, 0.0, 12.0, 170.0])
-def test_a_turn_to_the_left_moves_the_panorama_to_the_right(turn_deg: float) -> None:
+def test_turn_to_the_left_moves_the_panorama_to_the_right(turn_deg: float) -> None:
     # Something at azimuth a is seen at a + ψ, further right, after a turn to the left by ψ.
     rng = np.random.default_rng(0)
     image = cv2.resize(rng.integers(0, 255, (12, 90, 3), np.uint8), (720, 60), interpolation=cv2.INTER_CUBIC)
@@ -380,7 +380,7 @@ def test_a_turn_to_the_left_moves_the_panorama_to_the_right(turn_deg: float) -> 
     assert (found - round(turn_deg * 2) / 2 + 180) % 360 - 180 == pytest.approx(0.0, abs=0.05)
 
 
-def test_the_tile_around_a_label_is_that_of_the_runtime() -> None:
+def test_tile_around_a_label_is_that_of_the_runtime() -> None:
     """The label's fraction and the runtime's pixels name the same point."""
     row, column = 0.25 * 64 - 0.5, 0.75 * 64 - 0.5
     assert map_from_tile(row, column, 10.0, 20.0, 64, 0.5) == pytest.approx([10 + 0.25 * 32, 20 + 0.25 * 32])
@@ -401,7 +401,7 @@ def test_every_batch_rehearses_its_share(place: Place, good: Path, tmp_path: Pat
         mixed.draw(np.random.default_rng(0), 1)
 
 
-def test_a_run_on_drives_starts_from_a_checkpoint_and_resumes(place: Place, good: Path, tmp_path: Path) -> None:
+def test_run_on_drives_starts_from_a_checkpoint_and_resumes(place: Place, good: Path, tmp_path: Path) -> None:
     def settings(**changes: object) -> FitConfig:
         return small_config(
             **{"network": NETWORK, "data": {"kind": "drives", "file": file, "part": "all"}, "steps": 2, **changes}

@@ -63,7 +63,7 @@ def uncalibrated(folder: Path):
     return replace_manifest(bundle, manifest)
 
 
-def test_the_positive_holds_the_camera_and_is_the_nearest_tile(parts) -> None:
+def test_positive_holds_the_camera_and_is_the_nearest_tile(parts) -> None:
     data = DriveImages(parts, "drives")
     cameras = parts[0].drive.positions_m[parts[0].chosen]
     centres = data._centres_m
@@ -79,7 +79,7 @@ def test_the_positive_holds_the_camera_and_is_the_nearest_tile(parts) -> None:
     assert np.array_equal(ground, parts[0].drive.ground.cut(centres[data.tiles[0, 0]]).pixels)
 
 
-def test_two_imageries_are_two_galleries_whose_distance_is_that_on_the_earth(drives_file: Path, parts) -> None:
+def test_two_imageries_are_galleries_at_their_distance_on_earth(drives_file: Path, parts) -> None:
     again = open_part(drives_file, NETWORK, "all")  # opened again: another ground, at the same place
     data = DriveImages([*parts, *again], "twice")
     half = len(data._centres_m) // 2
@@ -90,7 +90,7 @@ def test_two_imageries_are_two_galleries_whose_distance_is_that_on_the_earth(dri
     assert (data.tiles[len(parts[0]) :, 0] >= half).all()
 
 
-def test_an_index_of_the_streets_imagery_holds_the_same_ground(parts, tmp_path: Path) -> None:
+def test_index_of_the_streets_imagery_holds_the_same_ground(parts, tmp_path: Path) -> None:
     bundle = random_bundle(tmp_path / "bundle", columns=4)
     (streets,) = streets_of(parts, "drives", 0)
     file = streets.imagery(tmp_path)
@@ -129,7 +129,7 @@ def test_images_for_calibration_are_neighbours_that_fit_in_memory(parts) -> None
     assert len(one) == 1
 
 
-def test_an_uncalibrated_bundle_is_calibrated_in_place_with_its_lineage(
+def test_uncalibrated_bundle_is_calibrated_in_place_with_its_lineage(
     drives_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = uncalibrated(tmp_path / "bundle")

@@ -96,7 +96,7 @@ def test_existing_folder_is_not_overwritten(network: UnifyGeo, bundle: ModelBund
         export_bundle(network, bundle.path, BundleText("random", "Apache-2.0", "nothing"))
 
 
-def test_what_a_killed_export_left_is_removed(network: UnifyGeo, tmp_path: Path) -> None:
+def test_export_removes_the_remains_of_a_killed_one(network: UnifyGeo, tmp_path: Path) -> None:
     left = tmp_path / ".bundle.part"
     left.mkdir()
     (left / "decoder.fp32.onnx").write_bytes(b"half of it")

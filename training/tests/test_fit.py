@@ -171,7 +171,7 @@ def test_float16_run_survives_gradients_that_overflow(tmp_path: Path) -> None:
     assert all(bool(torch.isfinite(value).all()) for value in run.network.state_dict().values())
 
 
-def test_what_a_killed_run_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+def test_fit_removes_the_remains_of_a_killed_run(tmp_path: Path) -> None:
     tmp_path.joinpath(".last.pt.part").write_bytes(b"half a checkpoint")
     fit(small_config(steps=1), Dots(), tmp_path)
     assert {file.suffix for file in tmp_path.iterdir() if not file.name.startswith("events")} == {".pt", ".json"}

@@ -55,7 +55,7 @@ def terms(alpha: float, position: Tensor | None = None, **weights: float) -> tup
 @pytest.mark.parametrize(
     ("weight", "bits"), [("distribution", 6), ("matching", 12), ("reranking", 1)], ids=lambda value: str(value)
 )
-def test_each_detailed_term_alone_is_the_whole_loss_and_needs_no_descriptor(weight: str, bits: int) -> None:
+def test_each_detailed_loss_alone_needs_no_descriptor(weight: str, bits: int) -> None:
     """L_D = ln 64, L_M = ln 1 + ln 4 + ln 16 + ln 64, L_R = ln 2 (two tiles); half of it with half the weight."""
     found, network = terms(0.0, **{weight: 0.5})
     assert found["loss"] == pytest.approx(0.5 * bits * math.log(2), rel=1e-5)
@@ -64,7 +64,7 @@ def test_each_detailed_term_alone_is_the_whole_loss_and_needs_no_descriptor(weig
     assert not {"L_G", "effective_rank"} & found.keys()
 
 
-def test_retrieval_alone_decodes_nothing_and_tells_the_rank_of_the_descriptors() -> None:
+def test_retrieval_loss_alone_decodes_nothing_and_gives_the_effective_rank() -> None:
     found, network = terms(0.5)
     assert found == pytest.approx({"loss": 0.5 * math.log(2), "L_G": math.log(2), "effective_rank": 1.0}, rel=1e-5)
     assert (network.descriptors, network.decodings) == (2, 0)

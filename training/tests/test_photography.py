@@ -61,7 +61,7 @@ def test_mixed_channels_multiplies_the_matrix_with_each_colour() -> None:
     assert one[0, 0] == pytest.approx([0.5, 0.6, 0.05])
 
 
-def test_amplitudes_of_low_frequencies_are_the_other_pictures_and_phases_stay() -> None:
+def test_fourier_mixing_takes_amplitudes_and_keeps_phases() -> None:
     own, other = _values(), _values()[::-1, ::-1] * 0.5 + 0.2
     mixed = with_amplitudes(own, other, reach=0.1, share=1.0)
     transform = {
@@ -151,7 +151,7 @@ def test_every_option_changes_the_view_that_it_is_for(option: str) -> None:
     assert (above > 6) == (option not in STREET_ONLY)
 
 
-def test_nothing_changes_with_all_options_at_zero() -> None:
+def test_photography_with_all_options_at_zero_changes_no_pixel() -> None:
     panorama, tile = _picture(), _picture(192, 192)
     rng = np.random.default_rng(0)
     assert np.array_equal(photograph_street(panorama, rng, PhotographyConfig()), panorama)
@@ -242,7 +242,7 @@ def test_styles_give_their_colours_and_amplitudes(tmp_path: Path) -> None:
     assert 0.25 < share.min() < share.max() <= 1.01
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "street").mkdir()
     (tmp_path / "street" / "a.jpg").touch()
     with pytest.raises(ValidationError, match=r"no JPEG or PNG in .*above"):

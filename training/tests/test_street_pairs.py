@@ -75,7 +75,7 @@ def judgement(folder: Path):
     return _judged(folder, tilings=1)
 
 
-def test_a_model_finds_streets_of_its_kind_by_their_headings_and_not_turned(judgement) -> None:
+def test_judge_pairs_finds_streets_at_their_headings_only(judgement) -> None:
     """Signs of headings, latitudes and longitudes: with any of them wrong the shipped model would be lost here."""
     upright, turned = judgement.answers[0][0], judgement.answers[90][0]
     assert upright.mass.mean() > 0.3  # tiles that hold the camera at their very edge are among them
@@ -252,7 +252,7 @@ def test_elevations_may_be_left_out(tmp_path: Path) -> None:
     assert read_pairs(tmp_path) == [StreetPair(tmp_path / "a.png", tmp_path / "a.png", 51.5, -0.1, 12.0)]
 
 
-def test_a_camera_off_its_imagery_is_an_error(folder: Path, tmp_path: Path) -> None:
+def test_camera_off_its_imagery_is_an_error(folder: Path, tmp_path: Path) -> None:
     with (folder / "pairs.csv").open() as stream:
         row = next(csv.DictReader(stream))
     for name in ("0.png", "town.tif"):

@@ -46,7 +46,7 @@ def test_lattice_towns_have_right_angles_and_scattered_ones_not() -> None:
     assert spread("mixed") < 0.35
 
 
-def test_the_kind_of_the_first_releases_is_what_it_was() -> None:
+def test_town_kind_of_the_first_releases_is_unchanged() -> None:
     """Streets, solids and ground of a town of 160 m: held-out towns and the demonstration rest on them."""
     town = build_town(7, 160.0, 0.5)
     assert (town.objects.tobytes(), town.ground.tobytes()) == (
@@ -56,7 +56,7 @@ def test_the_kind_of_the_first_releases_is_what_it_was() -> None:
     assert hashlib.md5(town.objects.tobytes()).hexdigest() == "48348bb30f3c116e69eeeeed852cdd31"
 
 
-def test_an_unknown_kind_is_refused() -> None:
+def test_unknown_kind_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="'village' is not known; choose one of mixed, city"):
         kind_of("village", 0)
 
@@ -100,7 +100,7 @@ def test_no_lean_changes_nothing() -> None:
     assert np.array_equal(lean(photo, town, 0.0, 0.0), photo)
 
 
-def test_cameras_of_several_heights_see_the_horizon_of_the_ground_differently(tmp_path: Path) -> None:
+def test_horizon_of_the_ground_depends_on_camera_height(tmp_path: Path) -> None:
     """The nearest ground lies further away under a higher camera: kerbs move; the record says the range."""
     low, high = (
         load_town(
@@ -120,7 +120,7 @@ def test_heights_that_are_no_range_are_refused(tmp_path: Path) -> None:
         render_pairs(12, 3, tmp_path, camera_heights_m=(3.0, 1.4))
 
 
-def test_a_town_of_another_kind_in_the_folder_is_an_error(tmp_path: Path) -> None:
+def test_town_of_another_kind_in_the_folder_is_an_error(tmp_path: Path) -> None:
     options = {"size_m": 160.0, "metres_per_pixel": 0.5, "orthophotos": 1}
     render_pairs(12, 2, tmp_path, **options)
     with pytest.raises(ConfigurationError, match="kind mixed, not city"):
