@@ -230,7 +230,7 @@ def test_plugin_is_registered_once_and_its_gpu_taken_by_number(plugin: Plugin) -
     for number in (0, 1, 1):
         provider = find_provider("onnx_tensorrt_rtx", number)
         assert [device.number for device in provider.plugin_devices] == [number]
-        assert provider.place == ("cuda", number)
+        assert provider.memory == ("cuda", number)
     assert plugin.registered == [("NvTensorRTRTXExecutionProvider", "/plugin.so")]
 
 

@@ -209,8 +209,8 @@ def test_risk_at_full_coverage_is_the_failure_rate(uncertainties, extra):
 
 
 def test_block_bootstrap_draws_runs_and_every_frame_equally_often():
-    places = metrics.block_bootstrap_places(10, 4, 3000, np.random.default_rng(0))
+    places = metrics.block_bootstrap_rows(10, 4, 3000, np.random.default_rng(0))
     assert places.shape == (3000, 10)
     np.testing.assert_array_equal((places[:, 1:4] - places[:, :3]) % 10, 1)
     assert np.bincount(places.ravel()).std() / 3000 < 0.05
-    assert metrics.block_bootstrap_places(0, 4, 7, np.random.default_rng(0)).shape == (7, 0)
+    assert metrics.block_bootstrap_rows(0, 4, 7, np.random.default_rng(0)).shape == (7, 0)

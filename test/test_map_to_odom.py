@@ -146,7 +146,7 @@ def test_covariance_grows_between_images_as_the_trackers_own_prediction():
         buffer.add(odometry(tick / RATE_HZ))
     for now in given[:: RATE_HZ * 3]:
         one = Belief(
-            np.ones(1), fixed.place.mean[None], fixed.place.covariance[None], np.ones(1), np.zeros(1, int), 0.0
+            np.ones(1), fixed.cluster.mean[None], fixed.cluster.covariance[None], np.ones(1), np.zeros(1, int), 0.0
         )
         expected = predict(one, motion_between(buffer, stamp(0.5), now.stamp_ns, NOISE), NOISE)
         np.testing.assert_allclose(now.covariance, expected.covariances[0, :3, :3], rtol=1e-9, atol=1e-12)

@@ -234,10 +234,10 @@ def gather(network: UnifyGeo, data: EvaluationSet, *, batch: int = 16) -> Eviden
         logits.append(network.decode(ground.levels, own.pyramid).logits.numpy())
         turned_logits.append(network.decode(turned.levels, own.pyramid).logits.numpy())
         similarities, nearest = metrics.nearest(ground.descriptor.numpy(), descriptors, CANDIDATES)
-        for place, query in enumerate(rows):
-            f0 = ground.levels[0][place].numpy()
-            tiles = nearest[place]
-            matches = rerank(Candidates(tiles, similarities[place]), match(f0[None], maps[tiles])[:, 0])
+        for row, query in enumerate(rows):
+            f0 = ground.levels[0][row].numpy()
+            tiles = nearest[row]
+            matches = rerank(Candidates(tiles, similarities[row]), match(f0[None], maps[tiles])[:, 0])
             positive = np.full(len(tiles), positives[query])
             away = np.abs(data.offsets_m[query] - data.displacement_m(positive, matches.tile_ids))
             scores.append(matches.scores)

@@ -207,9 +207,9 @@ def gather(bundle: ModelBundle, streets: Streets, stranger: Streets) -> tuple[Ou
         given, searched = [], []
         for index, outside, chosen in trials:
             localizer = Localizer(index, bundle, engines, CONFIG, streets.mount)
-            places = np.flatnonzero(chosen)
-            given.append(_localized(localizer, streets, truth, outside, places, searched=False))
-            searched.append(_localized(localizer, streets, truth, outside, places, searched=True))
+            rows = np.flatnonzero(chosen)
+            given.append(_localized(localizer, streets, truth, outside, rows, searched=False))
+            searched.append(_localized(localizer, streets, truth, outside, rows, searched=True))
         return joined(given), joined(searched)
 
 
@@ -222,18 +222,18 @@ def _localized(
     streets: Streets,
     truth: Float64,
     outside: Bool,
-    places: npt.NDArray[np.intp],
+    rows: npt.NDArray[np.intp],
     *,
     searched: bool,
 ) -> Outcomes:
-    """The answers to the panoramas `places`.
+    """The answers to the panoramas `rows`.
 
     Args:
         localizer: of the town's index.
         streets: the panoramas.
         truth: float64 (n, 2), the cameras in the map frame.
         outside: bool (n,), which of them are on no tile.
-        places: rows of `streets`.
+        rows: of `streets`.
         searched: Turn each panorama by a random angle and give no heading; otherwise give one that is wrong by
             `HEADING_SIGMA_RAD`.
     """
@@ -241,20 +241,20 @@ def _localized(
     rolls = rng.integers(streets.columns, size=len(truth)) if searched else np.zeros(len(truth), np.int64)
     errors_rad = rng.normal(0.0, HEADING_SIGMA_RAD, len(truth))
     clues, right = [], []
-    for place in places.tolist():
+    for row in rows.tolist():
         heading = None
         if not searched:
-            heading = Heading(float(yaw_from_azimuth(errors_rad[place])), HEADING_SIGMA_RAD**2, HeadingSource.CONSTANT)
-        image = CameraImage(streets.camera_image(place, int(rolls[place])), place + 1)
+            heading = Heading(float(yaw_from_azimuth(errors_rad[row])), HEADING_SIGMA_RAD**2, HeadingSource.CONSTANT)
+        image = CameraImage(streets.camera_image(row, int(rolls[row])), row + 1)
         observation = localizer.observe(image, Query(heading=heading))
         if isinstance(observation, Rejection):
-            raise InputError(f"{streets.name}, panorama {place}: {observation.detail}")
+            raise InputError(f"{streets.name}, panorama {row}: {observation.detail}")
         found = localizer.answer(observation)
         clues.append(astuple(found.clues))
-        error_m = np.hypot(*(truth[place] - (found.east_m, found.north_m)))
-        right.append(not outside[place] and error_m <= localizer.config.answer_radius_m)
+        error_m = np.hypot(*(truth[row] - (found.east_m, found.north_m)))
+        right.append(not outside[row] and error_m <= localizer.config.answer_radius_m)
     columns = np.array(clues, np.float64).reshape(-1, 4).T
-    return Outcomes(columns[0], columns[1], columns[2], columns[3], np.array(right, np.bool_), outside[places])
+    return Outcomes(columns[0], columns[1], columns[2], columns[3], np.array(right, np.bool_), outside[rows])
 
 
 def fit_confidence(outcomes: Outcomes) -> Confidence:

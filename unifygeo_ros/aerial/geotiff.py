@@ -123,19 +123,19 @@ class GeoTiffRaster:
             shrunk = np.concatenate([shrunk[:, :2] // factor - 1, -(-shrunk[:, 2:] // factor) + 1], axis=1)
             if len(self._files) == 1:
                 # GDAL stretches an overview over the file where the factor does not divide its size.
-                places, shared = np.array([[0, 0, -(-first.rows // factor), -(-first.columns // factor)]]), transform
+                windows, shared = np.array([[0, 0, -(-first.rows // factor), -(-first.columns // factor)]]), transform
             elif np.all(parts % factor == 0) and all(
                 [f for f, _ in file.overviews[: number + 1]][-1:] == [factor] for file in self._files
             ):
                 base = first.transform
-                places = parts // factor
+                windows = parts // factor
                 shared = Affine(base.a * factor, base.b * factor, base.c, base.d * factor, base.e * factor, base.f)
             else:
                 continue
-            corner, end = places[:, :2].min(0), (places[:, :2] + places[:, 2:]).max(0)
+            corner, end = windows[:, :2].min(0), (windows[:, :2] + windows[:, 2:]).max(0)
             start = np.maximum(shrunk[:, :2], corner)
             covered = np.concatenate([start, np.minimum(shrunk[:, 2:], end) - start], axis=1)
-            yield _GeoTiffLevel(self._files, places, covered, shared, number, self._options, self._scale)
+            yield _GeoTiffLevel(self._files, windows, covered, shared, number, self._options, self._scale)
 
     def _footprints(self, parts: Int64) -> Int64:
         """What the files store, as `RasterLevel.footprints` of the first level."""
@@ -272,8 +272,8 @@ def _inspect(path: Path, options: ImageryOptions) -> _File:
 
 def _check_georeference(path: Path, dataset: Any) -> None:
     """Raises InputError for a file whose place on the ground is not stated, or stated by nonsense."""
-    place = dataset.transform
-    if dataset.gcps[0] and (dataset.crs is None or place == Affine.identity()):
+    transform = dataset.transform
+    if dataset.gcps[0] and (dataset.crs is None or transform == Affine.identity()):
         raise InputError(
             f"{path}: is georeferenced by {len(dataset.gcps[0])} ground control points only; warp it to a grid first "
             "(gdalwarp -t_srs EPSG:…)"
@@ -285,21 +285,21 @@ def _check_georeference(path: Path, dataset: Any) -> None:
         )
     if dataset.crs is None:
         raise InputError(f"{path}: has no CRS; set the one it was made in (gdal_edit.py -a_srs EPSG:…) and try again")
-    if place == Affine.identity():
+    if transform == Affine.identity():
         raise InputError(f"{path}: has a CRS but no geotransform; georeference it (gdal_translate -a_ullr …)")
     # An inverse that overflows is none: damaged numbers may be finite and their determinant hardly above 0.
-    if not np.all(np.isfinite(place[:6])) or place.is_degenerate or not _invertible(place):
+    if not np.all(np.isfinite(transform[:6])) or transform.is_degenerate or not _invertible(transform):
         raise InputError(
-            f"{path}: its geotransform {tuple(place[:6])} gives pixels no area or no place; georeference it again "
+            f"{path}: its geotransform {tuple(transform[:6])} gives pixels no area or no place; georeference it again "
             "(gdal_edit.py -a_ullr …)"
         )
 
 
-def _invertible(place: Affine) -> bool:
+def _invertible(transform: Affine) -> bool:
     """Whether the inverse of a transform, and the file's own corner in its own pixels, are finite."""
     with np.errstate(all="ignore"):
-        inverse = ~place
-        corner = inverse * (place.c, place.f)
+        inverse = ~transform
+        corner = inverse * (transform.c, transform.f)
     return bool(np.all(np.isfinite([*inverse[:6], *corner])))
 
 
@@ -397,9 +397,9 @@ def _shares_grid(one: _File, other: _File) -> bool:
     # Across the other file the two grids may drift apart by no more than the tolerance.
     corners = np.array([[0, 0], [other.columns, 0], [0, other.rows]], np.float64)
     column, row = apply(~one.transform, *apply(other.transform, corners[:, 0], corners[:, 1]))
-    places = np.stack([column, row], axis=-1)
-    shift = np.rint(places[0])
-    return bool(np.all(np.abs(places - corners - shift) < _GRID_TOLERANCE_PX))
+    moved = np.stack([column, row], axis=-1)
+    shift = np.rint(moved[0])
+    return bool(np.all(np.abs(moved - corners - shift) < _GRID_TOLERANCE_PX))
 
 
 def _read_rgba(

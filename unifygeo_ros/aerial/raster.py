@@ -251,8 +251,8 @@ class _LevelInMap:
 
     def _raster_from_tile(self, east_m: float, north_m: float, size: int, metres_per_pixel: float) -> Float64:
         """float64 (2, 3): raster (column, row) from tile (column, row, 1), integers being pixel centres in both."""
-        place = np.array([-0.5, (size - 1) / 2, size - 0.5])
-        tile_column, tile_row = (axis.ravel() for axis in np.meshgrid(place, place))
+        probes = np.array([-0.5, (size - 1) / 2, size - 0.5])
+        tile_column, tile_row = (axis.ravel() for axis in np.meshgrid(probes, probes))
         middle = (size - 1) / 2
         geodetic = self._frame.geodetic_from_map(
             east_m + (tile_column - middle) * metres_per_pixel, north_m - (tile_row - middle) * metres_per_pixel

@@ -79,8 +79,8 @@ def nearest_among(descriptors: Float32, tile_ids: Int64, descriptor: Float32, k:
     k = min(k, len(tile_ids))
     if k == 0:
         return Candidates(np.empty(0, np.int64), np.empty(0, np.float32))
-    similarities, places = _inner_products(descriptors[tile_ids], descriptor, k)
-    return Candidates(tile_ids[places], similarities)
+    similarities, rows = _inner_products(descriptors[tile_ids], descriptor, k)
+    return Candidates(tile_ids[rows], similarities)
 
 
 class ExactSearch:
@@ -252,8 +252,8 @@ def write_inverted_file(descriptors: Float32, path: Path) -> None:
 
 
 def _inner_products(descriptors: Float32, descriptor: Float32, k: int) -> tuple[Float32, Int64]:
-    similarities, places = _faiss().knn(descriptor[None], descriptors, k, metric=_faiss().METRIC_INNER_PRODUCT)
-    return similarities[0], places[0]
+    similarities, rows = _faiss().knn(descriptor[None], descriptors, k, metric=_faiss().METRIC_INNER_PRODUCT)
+    return similarities[0], rows[0]
 
 
 def _first_line(error: Exception) -> str:

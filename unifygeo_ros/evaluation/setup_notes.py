@@ -44,9 +44,9 @@ def setup_text(settings: Settings, topics: Topics, frames: SensorFrames) -> str:
     text = f"Mode {session.mode}; heading: {heading}; odometry: {odometry}; mount: {_mount(settings.camera)} ({origin})"
     if session.stamp_offset_s:
         text += f"; stamps {session.stamp_offset_s:+g} s"
-    for frame, place in frames.known().items():
+    for frame, where in frames.known().items():
         text += (
-            f"; {place}" if place.startswith("frame ") else f"; {frame} on {frames.base_frame}: {place} (/tf_static)"
+            f"; {where}" if where.startswith("frame ") else f"; {frame} on {frames.base_frame}: {where} (/tf_static)"
         )
     return text + "."
 

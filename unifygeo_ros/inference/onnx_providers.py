@@ -59,7 +59,7 @@ class Provider:
         return PROVIDERS[self.backend]
 
     @property
-    def place(self) -> tuple[str, int]:
+    def memory(self) -> tuple[str, int]:
         """The device that its outputs stay on, as IO binding names it."""
         return ("cpu", 0) if self.backend == "onnx_cpu" else ("cuda", self.device)
 

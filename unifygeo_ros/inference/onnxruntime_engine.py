@@ -107,7 +107,7 @@ class OnnxRuntimeEngine:
         self._most = provider.largest_batch(graph)
         self._inputs = [_spec(path, node) for node in self._session.get_inputs()]
         self._outputs = [_spec(path, node) for node in self._session.get_outputs()]
-        self._place = provider.place
+        self._memory = provider.memory
         check_interface(bundle.manifest, graph, precision, path, self._inputs, self._outputs)
         where = "CPU" if provider.backend == "onnx_cpu" else f"{provider.name} device {provider.device}"
         self.description = f"ONNX Runtime {onnxruntime.__version__}, {where}, {precision}"
@@ -137,7 +137,7 @@ class OnnxRuntimeEngine:
                 raise EngineError(f"{self._graph}: input {spec.name!r} is a resident of another backend's engine")
         names = [spec.name for spec in self._outputs if spec.name in wanted or spec.name in resident]
         for name in names:
-            binding.bind_output(name, *(self._place if name in resident else ("cpu", 0)))
+            binding.bind_output(name, *(self._memory if name in resident else ("cpu", 0)))
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime raises a dozen unrelated types

@@ -64,7 +64,7 @@ def most_probable_position(distribution: TileDistribution) -> Float64:
     """
     probability = distribution.probability
     size = len(probability)
-    row, column = (int(place) for place in np.unravel_index(int(probability.argmax()), probability.shape))
+    row, column = (int(number) for number in np.unravel_index(int(probability.argmax()), probability.shape))
     rows = np.arange(row - 1, row + 2) if 0 < row < size - 1 else np.array([row])
     columns = np.arange(column - 1, column + 2) if 0 < column < size - 1 else np.array([column])
     window = probability[np.ix_(rows, columns)].astype(np.float64)
@@ -129,8 +129,8 @@ def clues_of(
     reach_m = config.answer_radius_m + math.sqrt(2) * half_cell_m
     agreement = (np.hypot(*(peaks_m - position).T) <= reach_m).astype(np.float64)
     agreeing = float(agreement[1:].sum())
-    for place, distribution in enumerate(observation.distributions):
-        agreement[place] = mass_within(distribution, float(position[0]), float(position[1]), config.answer_radius_m)
+    for rank, distribution in enumerate(observation.distributions):
+        agreement[rank] = mass_within(distribution, float(position[0]), float(position[1]), config.answer_radius_m)
     belief = float(np.clip(beliefs @ agreement, 0.0, 1.0))
     return Clues(belief, float(observation.matches.scores[0]), spread_of(winner), agreeing), agreement, position
 
@@ -171,12 +171,12 @@ def answer(
     probability = 1.0 - ambiguity
 
     rivals = []
-    for place, (weight, tile_id) in enumerate(zip(beliefs, observation.matches.tile_ids, strict=True)):
-        if place < len(observation.distributions):
-            modes = _modes(observation.distributions[place], position, radius_m, float(weight))
+    for rank, (weight, tile_id) in enumerate(zip(beliefs, observation.matches.tile_ids, strict=True)):
+        if rank < len(observation.distributions):
+            modes = _modes(observation.distributions[rank], position, radius_m, float(weight))
             rivals += [Hypothesis(east, north, mass, int(tile_id)) for east, north, mass in modes]
-        elif agreement[place] == 0.0:
-            rivals.append(Hypothesis(float(peaks_m[place, 0]), float(peaks_m[place, 1]), float(weight), int(tile_id)))
+        elif agreement[rank] == 0.0:
+            rivals.append(Hypothesis(float(peaks_m[rank, 0]), float(peaks_m[rank, 1]), float(weight), int(tile_id)))
     # Rivals keep their odds against the answer, as far as there is belief left for them.
     share = min(probability / max(belief, _LEAST_WEIGHT), (1 - probability) / max(1 - belief, _LEAST_WEIGHT), 1.0)
     rivals = [dataclasses.replace(rival, weight=share * rival.weight) for rival in rivals]
@@ -307,9 +307,9 @@ def _merged(hypotheses: list[Hypothesis], radius_m: float) -> list[Hypothesis]:
     """Hypotheses closer than radius_m become the heaviest of them with their weights' sum; by falling weight."""
     merged: list[Hypothesis] = []
     for hypothesis in sorted(hypotheses, key=lambda h: -h.weight):
-        for place, other in enumerate(merged):
+        for row, other in enumerate(merged):
             if math.hypot(hypothesis.east_m - other.east_m, hypothesis.north_m - other.north_m) <= radius_m:
-                merged[place] = Hypothesis(other.east_m, other.north_m, other.weight + hypothesis.weight, other.tile_id)
+                merged[row] = Hypothesis(other.east_m, other.north_m, other.weight + hypothesis.weight, other.tile_id)
                 break
         else:
             merged.append(hypothesis)

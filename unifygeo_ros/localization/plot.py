@@ -84,12 +84,12 @@ def _draw_candidates(figure: SubFigure, localizer: Localizer, observation: Obser
     for axes in panels[shown:]:
         axes.set_visible(False)
     low, high = float(matches.match_maps.min()), float(matches.match_maps.max())
-    for place, axes in enumerate(panels[:shown]):
-        tile_id = int(matches.tile_ids[place])
+    for rank, axes in enumerate(panels[:shown]):
+        tile_id = int(matches.tile_ids[rank])
         size = localizer.index.tile_size
         axes.imshow(localizer.index.tile_pixels(tile_id))
         axes.imshow(
-            matches.match_maps[place],
+            matches.match_maps[rank],
             extent=(-0.5, size - 0.5, size - 0.5, -0.5),
             cmap="inferno",
             alpha=0.5,
@@ -97,8 +97,8 @@ def _draw_candidates(figure: SubFigure, localizer: Localizer, observation: Obser
             vmax=high,
         )
         axes.set_title(
-            f"tile {tile_id}, retrieved as number {matches.retrieval_ranks[place] + 1}\n{matches.scores[place]:.3f} = "
-            f"{matches.similarities[place]:.3f} + {matches.scores[place] - matches.similarities[place]:.3f}",
+            f"tile {tile_id}, retrieved as number {matches.retrieval_ranks[rank] + 1}\n{matches.scores[rank]:.3f} = "
+            f"{matches.similarities[rank]:.3f} + {matches.scores[rank] - matches.similarities[rank]:.3f}",
             fontsize=7.5,
         )
         axes.set_axis_off()

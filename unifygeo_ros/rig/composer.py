@@ -292,13 +292,13 @@ def _gains(strips: list[Strip], width: int) -> list[float]:
         for rows, source, target in strip.parts(width):
             first, at = -rows.start % 2, -target.start % 2
             some = (slice(first, None, 2), slice(source.start + at, source.stop, 2))
-            place = (
+            window = (
                 i,
                 slice((rows.start + 1) // 2, (rows.stop + 1) // 2),
                 slice((target.start + 1) // 2, (target.stop + 1) // 2),
             )
-            luma[place] = strip.pixels[..., 1][some]
-            weights[place] = strip.weight[some] > 0.05
+            luma[window] = strip.pixels[..., 1][some]
+            weights[window] = strip.weight[some] > 0.05
     equations, values = [0.05 * np.eye(count)], [np.zeros(count)]
     for i in range(count):
         for j in range(i + 1, count):

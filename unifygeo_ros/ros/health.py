@@ -296,7 +296,7 @@ class Health:
         elif self._last_outcome is not None:
             outcome = outcome_diagnostic(self._last_outcome)
             level, text, last = bytes([outcome.level]), outcome.message, outcome.values
-            last += (("weights", ", ".join(f"{place.weight:.2f}" for place in self._last_outcome.hypotheses)),)
+            last += (("weights", ", ".join(f"{one.weight:.2f}" for one in self._last_outcome.hypotheses)),)
         values: dict[str, object] = {
             "enabled": enabled,
             "fix_rate_hz": f"{rate_hz:.2f}",

@@ -103,14 +103,14 @@ def navsat_message(fix: Fix, base_frame: str, datum_height_m: float) -> NavSatFi
 def hypotheses_message(hypotheses: Sequence[Hypothesis], stamp_ns: int, yaw_rad: float, map_frame: str) -> PoseArray:
     """Where the camera may have been, the most likely first. yaw_rad is that of base_link, 0 where it is not known."""
     message = PoseArray(header=Header(stamp=time_message(stamp_ns), frame_id=map_frame))
-    message.poses = [_pose(place.east_m, place.north_m, yaw_rad) for place in hypotheses]
+    message.poses = [_pose(hypothesis.east_m, hypothesis.north_m, yaw_rad) for hypothesis in hypotheses]
     return message
 
 
 def hypotheses_cloud_message(hypotheses: Sequence[Hypothesis], stamp_ns: int, map_frame: str) -> PointCloud2:
     """The same places with their weights: fields x, y, z = 0 (m) and weight (0 … 1), float32."""
     names = ("x", "y", "z", "weight")
-    points = np.array([(place.east_m, place.north_m, 0.0, place.weight) for place in hypotheses], "<f4").reshape(-1, 4)
+    points = np.array([(one.east_m, one.north_m, 0.0, one.weight) for one in hypotheses], "<f4").reshape(-1, 4)
     fields = [
         PointField(name=name, offset=4 * number, datatype=PointField.FLOAT32, count=1)
         for number, name in enumerate(names)
@@ -130,7 +130,7 @@ def hypotheses_cloud_message(hypotheses: Sequence[Hypothesis], stamp_ns: int, ma
 
 def weights_message(hypotheses: Sequence[Hypothesis]) -> Float64MultiArray:
     """Their weights alone, the largest first: what tools plot that know no point clouds."""
-    weights = [place.weight for place in hypotheses]
+    weights = [hypothesis.weight for hypothesis in hypotheses]
     layout = [MultiArrayDimension(label="hypothesis", size=len(weights), stride=len(weights))]
     return Float64MultiArray(layout=MultiArrayLayout(dim=layout), data=weights)
 

@@ -155,7 +155,7 @@ class MapToOdom:
         with self._lock:
             self._lost_reason = "" if track.state is TrackState.TRACKING else track.reason
             self._whole.start(stamp_ns, track.belief)
-            if fixed and track.place is not None and self._track.start(stamp_ns, _belief_of(track.place)):
+            if fixed and track.cluster is not None and self._track.start(stamp_ns, _belief_of(track.cluster)):
                 self._fix_ns = stamp_ns
                 self._correct()
 
@@ -239,10 +239,15 @@ class MapToOdom:
         self._offset = replace(offset, x_m=kept * offset.x_m, y_m=kept * offset.y_m, yaw_rad=kept * offset.yaw_rad)
 
 
-def _belief_of(place: Cluster) -> Belief:
-    """The place as the only hypothesis."""
+def _belief_of(cluster: Cluster) -> Belief:
+    """The cluster as the only hypothesis."""
     return Belief(
-        np.ones(1), place.mean[None], place.covariance[None], np.array([place.support]), np.array([place.tile_id]), 0.0
+        np.ones(1),
+        cluster.mean[None],
+        cluster.covariance[None],
+        np.array([cluster.support]),
+        np.array([cluster.tile_id]),
+        0.0,
     )
 
 

@@ -45,7 +45,7 @@ class TrackStatus:
     """How many of them were searched for in the whole region."""
     odometry_scale: tuple[float, float] | None
     """True distance per metre of odometry, and its standard deviation; None while there is no track."""
-    place: Cluster | None = field(default=None, compare=False)
+    cluster: Cluster | None = field(default=None, compare=False)
     """The tracked one, with the pose of base_link at the image's stamp; None while there is no track."""
     belief: Belief = field(default_factory=uniform, compare=False)
     """At the image's stamp."""

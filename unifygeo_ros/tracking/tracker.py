@@ -166,9 +166,9 @@ class Tracker:
 
     @property
     def status(self) -> TrackStatus:
-        place, scale = self._cluster if self._track.tracking else None, None
-        if place is not None:
-            scale = 1 + float(place.mean[3]), math.sqrt(max(float(place.covariance[3, 3]), 0.0))
+        cluster, scale = self._cluster if self._track.tracking else None, None
+        if cluster is not None:
+            scale = 1 + float(cluster.mean[3]), math.sqrt(max(float(cluster.covariance[3, 3]), 0.0))
         return TrackStatus(
             state=self._track.state,
             reason=self._track.reason,
@@ -178,7 +178,7 @@ class Tracker:
             images=self._images,
             whole_searches=self._whole_searches,
             odometry_scale=scale,
-            place=place,
+            cluster=cluster,
             belief=self._belief,
         )
 

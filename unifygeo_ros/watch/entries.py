@@ -60,7 +60,7 @@ def frame_of_replay(result: FrameResult) -> Entry:
         "t": milliseconds(outcome.stamp_ns),
         "fix": isinstance(outcome, Fix),
         "text": outcome_diagnostic(outcome).message,
-        "hypotheses": weighted((place.east_m, place.north_m, place.weight) for place in outcome.hypotheses),
+        "hypotheses": weighted((one.east_m, one.north_m, one.weight) for one in outcome.hypotheses),
         "image": result.number,
     }
     if isinstance(outcome, Fix):

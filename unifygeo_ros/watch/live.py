@@ -109,8 +109,8 @@ class LiveSource:
 
     def _on_hypotheses(self, message: PointCloud2) -> None:
         points = np.frombuffer(bytes(message.data), np.float32).reshape(-1, 4)
-        places = weighted((float(x), float(y), float(weight)) for x, y, _, weight in points if math.isfinite(weight))
-        self.journal.add({"kind": "frame", "t": milliseconds(stamp_ns(message.header)), "hypotheses": places})
+        found = weighted((float(x), float(y), float(weight)) for x, y, _, weight in points if math.isfinite(weight))
+        self.journal.add({"kind": "frame", "t": milliseconds(stamp_ns(message.header)), "hypotheses": found})
 
     def _on_outcome(self, message: DiagnosticArray) -> None:
         for status in message.status:

@@ -43,7 +43,7 @@ class DriveImages:
             ground_of.append(np.full(len(found), number))
         self._centres_m, self._ground_of = np.concatenate(centres), np.concatenate(ground_of)
         tiles, offsets, self._queries = [], [], []
-        for place, part in enumerate(parts):
+        for of, part in enumerate(parts):
             of_ground = np.flatnonzero(self._ground_of == grounds.index(part.drive.ground))
             for number in part.chosen.tolist():
                 camera = part.drive.positions_m[number]
@@ -55,7 +55,7 @@ class DriveImages:
                     row[: len(nearest)] = np.where(holds, nearest, -1)
                     tiles.append(row)
                     offsets.append(camera - self._centres_m[nearest[0]])
-                    self._queries.append((place, number))
+                    self._queries.append((of, number))
         if not tiles:
             raise InputError(f"{name}: no camera lies on a tile of its imagery; look with `unifygeo-train check-data`")
         self._tiles, self._offsets_m = np.array(tiles), np.array(offsets)
@@ -74,8 +74,8 @@ class DriveImages:
         return np.array([self._grounds[number].aerial.side_m for number in self._ground_of])
 
     def ground_image(self, query: int) -> UInt8:
-        place, number = self._queries[query]
-        return np.asarray(self._parts[place].drive.panoramas[number])
+        of, number = self._queries[query]
+        return np.asarray(self._parts[of].drive.panoramas[number])
 
     def aerial_image(self, tile: int) -> UInt8:
         return self._grounds[self._ground_of[tile]].cut(self._centres_m[tile]).pixels
@@ -102,14 +102,14 @@ class DriveStreets:
         """parts: all of the same ground."""
         self.name, self.seed = name, seed
         self._parts = parts
-        self._images = [(place, number) for place, part in enumerate(parts) for number in part.chosen.tolist()]
+        self._images = [(of, number) for of, part in enumerate(parts) for number in part.chosen.tolist()]
         spec = parts[0].drive.ground_spec
         self.mount = CameraMount(
             elevation_top_rad=spec.elevation_top_rad, elevation_bottom_rad=spec.elevation_bottom_rad
         )
         self.columns = spec.width
         self._ground = parts[0].drive.ground
-        self._cameras_m = np.array([parts[place].drive.positions_m[number] for place, number in self._images])
+        self._cameras_m = np.array([parts[of].drive.positions_m[number] for of, number in self._images])
 
     def __len__(self) -> int:
         return len(self._images)
@@ -127,8 +127,8 @@ class DriveStreets:
         return frame.map_from_geodetic(*self._ground.frame.geodetic_from_map(*self._cameras_m.T).T)
 
     def camera_image(self, number: int, roll: int) -> UInt8:
-        place, image = self._images[number]
-        return enlarged(np.roll(self._parts[place].drive.panoramas[image], roll, axis=1), self.mount)
+        of, image = self._images[number]
+        return enlarged(np.roll(self._parts[of].drive.panoramas[image], roll, axis=1), self.mount)
 
     def _mosaic(self) -> tuple[UInt8, tuple[float, float]]:
         """Imagery around the cameras: uint8 (H, W, 3), and east and north of its south-west corner in the map."""

@@ -258,16 +258,16 @@ def read_drive(recording: Recording, ground_spec: GroundSpec, *, spacing_m: floa
         positions.append(camera)
         sigmas.append(sigma_m)
         uses.append(use)
-    places = np.array(kept, np.float64).reshape(-1, 4)
+    table = np.array(kept, np.float64).reshape(-1, 4)
     return Drive(
         recording=recording,
         exposures=Exposures(
             np.array(stamps, np.int64), np.array(positions).reshape(-1, 2), np.array(sigmas), tuple(uses)
         ),
-        positions_m=places[:, :2],
-        sigmas_m=places[:, 2],
-        yaw_rad=places[:, 3],
-        panoramas=panoramas[: len(places)],
+        positions_m=table[:, :2],
+        sigmas_m=table[:, 2],
+        yaw_rad=table[:, 3],
+        panoramas=panoramas[: len(table)],
         ground_spec=ground_spec,
         bad_images=tuple(bad[:3]),
     )

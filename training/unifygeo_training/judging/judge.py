@@ -214,8 +214,8 @@ class _Encoder:
                 queries = np.flatnonzero(np.isin(tiles, rows))
                 for chunk in np.split(queries, range(self.batch, len(queries), self.batch)):
                     if len(chunk):
-                        place = np.searchsorted(rows, tiles[chunk])
-                        offsets[name][chunk] = self._decode(levels, chunk, pyramid, place, tiles[chunk])
+                        rows_of_chunk = np.searchsorted(rows, tiles[chunk])
+                        offsets[name][chunk] = self._decode(levels, chunk, pyramid, rows_of_chunk, tiles[chunk])
         return offsets
 
     def _decode(
@@ -223,11 +223,11 @@ class _Encoder:
         levels: tuple[Float32, ...],
         queries: Int64,
         pyramid: tuple[torch.Tensor, ...],
-        place: Int64,
+        rows_of_chunk: Int64,
         tiles: Int64,
     ) -> Float64:
         ground = tuple(torch.from_numpy(level[queries]).to(self.device) for level in levels)
-        logits = self.network.decode(ground, tuple(level[place] for level in pyramid)).logits
+        logits = self.network.decode(ground, tuple(level[rows_of_chunk] for level in pyramid)).logits
         size = logits.shape[-1]
         row, column = np.divmod(logits.flatten(1).argmax(dim=1).cpu().numpy(), size)
         return map_from_tile(row, column, 0.0, 0.0, size, self.data.side_m[tiles] / size)

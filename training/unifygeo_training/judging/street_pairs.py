@@ -223,8 +223,8 @@ def judge_pairs(
         for number, shift in enumerate(TILINGS[:tilings]):
             logger.info("tiling %d of %d", number + 1, tilings)
             indexes = [
-                _index_of(source, bundle, engines, Path(temporary) / f"{number}-{place}", shift)
-                for place, source in enumerate([*own, *others])
+                _index_of(source, bundle, engines, Path(temporary) / f"{number}-{imagery}", shift)
+                for imagery, source in enumerate([*own, *others])
             ]
             gallery = _Gallery(indexes, bundle, engines, temperature)
             cameras = [gallery.camera(own.index(pair.aerial), pair) for pair in pairs]
@@ -232,8 +232,8 @@ def judge_pairs(
             for turn in TURNS_DEG:
                 answers[turn].append(gallery.answers(pairs, cameras, turn))
             if bundle.manifest.calibrated:
-                for place, index in enumerate(indexes):
-                    inside = [place < len(own) and pair.aerial == own[place] for pair in pairs]
+                for imagery, index in enumerate(indexes):
+                    inside = [imagery < len(own) and pair.aerial == own[imagery] for pair in pairs]
                     for name, counts in _count_fixes(index, bundle, engines, pairs, inside).items():
                         fixes[name] = fixes.get(name, FixCounts()) + counts
     side_m = bundle.manifest.aerial.side_m
@@ -265,7 +265,7 @@ def _index_of(
 class _Camera:
     """A camera on its index."""
 
-    place: int
+    imagery: int
     """Number of the index."""
     east_m: float
     north_m: float
@@ -290,8 +290,8 @@ class _Gallery:
     def __len__(self) -> int:
         return len(self._descriptors)
 
-    def camera(self, place: int, pair: StreetPair) -> _Camera:
-        index = self._indexes[place]
+    def camera(self, imagery: int, pair: StreetPair) -> _Camera:
+        index = self._indexes[imagery]
         east_m, north_m = map(float, index.frame.map_from_geodetic(pair.latitude_deg, pair.longitude_deg))
         away = np.abs(np.asarray(index.centres_m) - (east_m, north_m)).max(axis=1)
         holding = np.flatnonzero(away <= index.manifest.side_m / 2)
@@ -300,13 +300,13 @@ class _Gallery:
                 f"{pair.panorama}: its position {pair.latitude_deg:.6f}, {pair.longitude_deg:.6f} lies on no tile of "
                 f"{pair.aerial}, the nearest centre is {away.min():.0f} m away; check latitude and longitude"
             )
-        return _Camera(place, east_m, north_m, int(np.argmin(away)), holding)
+        return _Camera(imagery, east_m, north_m, int(np.argmin(away)), holding)
 
     def answers(self, pairs: Sequence[StreetPair], cameras: Sequence[_Camera], turn_deg: float) -> Answers:
         features = [self._encode(pair, turn_deg) for pair in pairs]
         cosine, reranked, mass, strangers = [], [], [], []
         for number, (own, camera) in enumerate(zip(features, cameras, strict=True)):
-            right = int(self._first[camera.place]) + camera.right
+            right = int(self._first[camera.imagery]) + camera.right
             similarities = self._descriptors @ own["descriptor"][0]
             everything = Candidates(np.arange(len(self)), similarities)
             order = rerank(everything, self._matches(own[GROUND_FEATURES[0]])).tile_ids
@@ -326,12 +326,12 @@ class _Gallery:
 
     def _mass(self, features: dict[str, Float32], camera: _Camera) -> float:
         """Mean over the tiles that hold the camera of D's mass within WITHIN_M of it."""
-        index, size = self._indexes[camera.place], self._model.distribution_size
+        index, size = self._indexes[camera.imagery], self._model.distribution_size
         rows, columns = np.mgrid[:size, :size]
         found = []
         for tile in camera.holding.tolist():
             inputs: dict[str, Input] = {name: features[name] for name in GROUND_FEATURES}
-            inputs.update(self._pyramids[camera.place].pyramid(tile))
+            inputs.update(self._pyramids[camera.imagery].pyramid(tile))
             logits = self._engines.decoder.run(inputs)["logits"][0]
             east_m, north_m = index.centres_m[tile].tolist()
             points = map_from_tile(rows, columns, east_m, north_m, size, index.manifest.side_m / size)

@@ -85,14 +85,14 @@ def ground_truth(town: Town, drive: Drive, time_s: Float64) -> Truth:
     ahead = here + np.stack([np.cos(motion.yaw_rad), np.sin(motion.yaw_rad)], axis=1)
     frame = LocalFrame(town_datum(town))
     geodetic = geodetic_from_town(town.origin, here)
-    place = frame.map_from_geodetic(geodetic[:, 0], geodetic[:, 1])
+    position = frame.map_from_geodetic(geodetic[:, 0], geodetic[:, 1])
     beyond = frame.map_from_geodetic(*geodetic_from_town(town.origin, ahead).T)
-    d = beyond - place
+    d = beyond - position
     scale = np.hypot(*d.T)
     return Truth(
         motion.time_s,
-        place[:, 0],
-        place[:, 1],
+        position[:, 0],
+        position[:, 1],
         np.arctan2(d[:, 1], d[:, 0]),
         geodetic[:, 0],
         geodetic[:, 1],
@@ -245,7 +245,7 @@ class _Messages:
     ) -> Any:
         x, y, yaw = pose
         planar = 1e-6  # z, roll and pitch of a vehicle on flat ground
-        place, turn = pose_variances[0], pose_variances[2]
+        position, turn = pose_variances[0], pose_variances[2]
         point = self._make("geometry_msgs/msg/Point", x=float(x), y=float(y), z=0.0)
         pose_message = self._make("geometry_msgs/msg/Pose", position=point, orientation=self._quaternion(0.0, 0.0, yaw))
         twist_message = self._make(
@@ -258,7 +258,7 @@ class _Messages:
             pose=self._make(
                 "geometry_msgs/msg/PoseWithCovariance",
                 pose=pose_message,
-                covariance=np.diag([place, pose_variances[1], planar, planar, planar, turn]).ravel(),
+                covariance=np.diag([position, pose_variances[1], planar, planar, planar, turn]).ravel(),
             ),
             twist=self._make(
                 "geometry_msgs/msg/TwistWithCovariance",
@@ -272,13 +272,13 @@ class _Messages:
         interval = o.time_s[1] - o.time_s[0]
         driven = float(np.sum(o.speed_m_s[1 : k + 1])) * interval
         yaw = (noise.yaw_rate_bias_rad_s * o.time_s[k]) ** 2 + noise.yaw_rate_rad_s**2 * k * interval**2 + 1e-6
-        place = (noise.scale * driven) ** 2 + yaw * driven**2 / 3 + 1e-4
+        position = (noise.scale * driven) ** 2 + yaw * driven**2 / 3 + 1e-4
         return self._odometry(
             stamp_ns,
             "odom",
             (o.x_m[k], o.y_m[k], o.yaw_rad[k]),
             (o.speed_m_s[k], o.yaw_rate_rad_s[k]),
-            (place, place, yaw),
+            (position, position, yaw),
             (
                 (noise.scale * o.speed_m_s[k]) ** 2 + noise.speed_m_s**2,
                 noise.yaw_rate_bias_rad_s**2 + noise.yaw_rate_rad_s**2,

@@ -134,7 +134,7 @@ def _available(drives: _Drives) -> Condition:
     old = np.concatenate([before.fixed for _, before, _ in drives])
     new = np.concatenate([after.fixed for _, _, after in drives])
     block = min(BLOCK, max(1, len(old) // 10))
-    drawn = metrics.block_bootstrap_places(len(old), block, DRAWS, np.random.default_rng(SEED))
+    drawn = metrics.block_bootstrap_rows(len(old), block, DRAWS, np.random.default_rng(SEED))
     gained = new.astype(np.float64) - old
     lower = float(np.percentile(gained[drawn].mean(axis=1), 2.5))
     detail = f"{_percent(new)}, before {_percent(old)}; the gain is at least {lower:+.1%} with 97.5%"

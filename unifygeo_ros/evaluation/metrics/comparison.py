@@ -90,7 +90,7 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], *, block: int = 20, draw
     runs = (_columns(a, places_a), _columns(b, places_b))
     # At least ten blocks, else there is nothing to draw from.
     block = min(block, max(1, len(common) // 10))
-    drawn = metrics.block_bootstrap_places(len(common), block, draws, np.random.default_rng(SEED))
+    drawn = metrics.block_bootstrap_rows(len(common), block, draws, np.random.default_rng(SEED))
     limit_m = float(a["criteria"]["alert_limit_m"])
     differences = [
         _difference(name, unit, better, runs, drawn, statistic)
@@ -105,17 +105,17 @@ def _recorded_stamps(summary: Mapping[str, Any]) -> Int64:
     return np.array(summary["per_image"]["stamp_ns"], np.int64) - offset_ns
 
 
-def _columns(summary: Mapping[str, Any], places: Int64) -> _Columns:
-    rows = summary["per_image"]
+def _columns(summary: Mapping[str, Any], rows: Int64) -> _Columns:
+    table = summary["per_image"]
 
     def numbers(values: list[Any]) -> Float64:
-        return np.array([np.nan if value is None else value for value in values], np.float64)[places]
+        return np.array([np.nan if value is None else value for value in values], np.float64)[rows]
 
     return _Columns(
-        numbers(rows["error_m"]),
-        numbers(rows["nees"]),
-        numbers(rows["has_truth"]),
-        numbers([outcome == "fix" for outcome in rows["outcome"]]),
+        numbers(table["error_m"]),
+        numbers(table["nees"]),
+        numbers(table["has_truth"]),
+        numbers([outcome == "fix" for outcome in table["outcome"]]),
     )
 
 
@@ -123,25 +123,25 @@ Statistic = Callable[[_Columns, Int64], Float64]
 
 
 def _statistics(limit_m: float) -> list[tuple[str, str, str, Statistic]]:
-    """(name, unit, which is better, statistic). A statistic takes places (d, n) and gives (d,), NaN for nothing."""
+    """(name, unit, which is better, statistic). A statistic takes rows (d, n) and gives (d,), NaN for nothing."""
 
     def recall(distance_m: float) -> Statistic:
-        return lambda run, places: _ratio((run.error_m <= distance_m)[places], (run.known == 1)[places])
+        return lambda run, rows: _ratio((run.error_m <= distance_m)[rows], (run.known == 1)[rows])
 
     def quantile(q: float) -> Statistic:
-        return lambda run, places: _nan_quantile(run.error_m[places], q)
+        return lambda run, rows: _nan_quantile(run.error_m[rows], q)
 
-    def false_share(run: _Columns, places: Int64) -> Float64:
+    def false_share(run: _Columns, rows: Int64) -> Float64:
         wrong = (run.error_m > limit_m) & (run.nees > chi2_quantile(metrics.FALSE_FIX_PROBABILITY))
-        return _ratio(wrong[places], ~np.isnan(run.error_m)[places])
+        return _ratio(wrong[rows], ~np.isnan(run.error_m)[rows])
 
-    def inconsistency(run: _Columns, places: Int64) -> Float64:
-        nees = run.nees[places]
+    def inconsistency(run: _Columns, rows: Int64) -> Float64:
+        nees = run.nees[rows]
         mean = _ratio(np.nan_to_num(nees), ~np.isnan(nees)) / metrics.DIMENSIONS
         return np.asarray(np.abs(np.log(np.maximum(mean, 1e-12))))
 
     return [
-        ("images with a fix", "share", "higher", lambda run, places: run.fixed[places].mean(axis=1)),
+        ("images with a fix", "share", "higher", lambda run, rows: run.fixed[rows].mean(axis=1)),
         *[(f"R@{distance:g} m", "share", "higher", recall(distance)) for distance in (1.0, 5.0, 10.0)],
         ("median error", "m", "lower", quantile(0.5)),
         ("95% error", "m", "lower", quantile(0.95)),

@@ -152,8 +152,8 @@ def time_to_first(stamps_s: npt.ArrayLike, answered: npt.ArrayLike) -> float | N
         answered: bool (n,).
     """
     stamps = _rising(stamps_s)
-    places = np.flatnonzero(np.asarray(answered, np.bool_))
-    return float(stamps[places[0]] - stamps[0]) if places.size else None
+    rows = np.flatnonzero(np.asarray(answered, np.bool_))
+    return float(stamps[rows[0]] - stamps[0]) if rows.size else None
 
 
 @dataclass(frozen=True)
@@ -182,10 +182,8 @@ def longest_outage(stamps_s: npt.ArrayLike, answered: npt.ArrayLike) -> Outage |
 def _rising(stamps_s: npt.ArrayLike) -> Float64:
     stamps = _finite(stamps_s, "stamps")
     if np.any(np.diff(stamps) < 0):
-        place = int(np.flatnonzero(np.diff(stamps) < 0)[0]) + 1
-        raise InputError(
-            f"stamp {place} lies {stamps[place - 1] - stamps[place]:.3f} s before its predecessor; sort them"
-        )
+        row = int(np.flatnonzero(np.diff(stamps) < 0)[0]) + 1
+        raise InputError(f"stamp {row} lies {stamps[row - 1] - stamps[row]:.3f} s before its predecessor; sort them")
     return stamps
 
 
@@ -436,7 +434,7 @@ class Interval:
     upper: float
 
 
-def block_bootstrap_places(count: int, block: int, draws: int, generator: np.random.Generator) -> Int64:
+def block_bootstrap_rows(count: int, block: int, draws: int, generator: np.random.Generator) -> Int64:
     """Places for a circular block bootstrap: int64 (draws, count).
 
     Whole runs of `block` successive frames are drawn, since errors of neighbouring frames are correlated and drawing
@@ -447,5 +445,5 @@ def block_bootstrap_places(count: int, block: int, draws: int, generator: np.ran
     if count == 0:
         return np.zeros((draws, 0), np.int64)
     starts = generator.integers(0, count, (draws, -(-count // block)))
-    places = (starts[:, :, None] + np.arange(block)) % count
-    return np.asarray(places.reshape(draws, -1)[:, :count], np.int64)
+    rows = (starts[:, :, None] + np.arange(block)) % count
+    return np.asarray(rows.reshape(draws, -1)[:, :count], np.int64)

@@ -291,8 +291,8 @@ def _availability(drive: Drive, judged: Judged, criteria: Criteria) -> Availabil
 def _retrieval(drive: Drive) -> Retrieval:
     count = int(np.count_nonzero(drive.ranked))
 
-    def among(places: Int64, limit: int) -> tuple[float | None, ...]:
-        of = places[drive.ranked]
+    def among(ranks: Int64, limit: int) -> tuple[float | None, ...]:
+        of = ranks[drive.ranked]
         return tuple(float(np.mean((of >= 1) & (of <= rank))) if count and rank <= limit else None for rank in RANKS)
 
     covering = drive.ranks_covering_retrieved[drive.ranked].astype(np.float64)

@@ -106,7 +106,7 @@ def _read_tum(path: Path, content: list[tuple[int, str]]) -> Recording:
 
 def _read_csv(path: Path, content: list[tuple[int, str]]) -> Recording:
     names, *rows = csv.reader(line for _, line in content)
-    column = {name.strip(): place for place, name in enumerate(names)}
+    column = {name.strip(): number for number, name in enumerate(names)}
     stamp_name = next((name for name in ("stamp_ns", "stamp_s") if name in column), None)
     geodetic = {"latitude_deg", "longitude_deg"} <= column.keys()
     position_names = ("latitude_deg", "longitude_deg") if geodetic else ("east_m", "north_m")

@@ -94,10 +94,10 @@ def _extent(points_m: Float64, index: TileIndex) -> Extent:
 
 def _path(drive: Drive, extent: Extent) -> str:
     """The true path, broken in the gaps."""
-    places = np.flatnonzero(drive.has_truth)
-    if not len(places):
+    rows = np.flatnonzero(drive.has_truth)
+    if not len(rows):
         return ""
-    runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
     data = ""
     for run in runs:
         points = extent.pixels(drive.truth_m[run])
@@ -110,13 +110,13 @@ def _ellipses(drive: Drive, judged: Judged, extent: Extent) -> Iterator[str]:
     false = set(judged.frame_index[judged.false].tolist())
     fixes = np.flatnonzero(drive.fixed)
     step = max(1, math.ceil(len(fixes) / MAX_ELLIPSES))
-    for count, place in enumerate(fixes.tolist()):
-        if count % step and place not in false:
+    for count, row in enumerate(fixes.tolist()):
+        if count % step and row not in false:
             continue
-        major_m, minor_m, angle_rad = error_ellipse(drive.covariance_m2[place])
-        x, y = extent.pixels(drive.fix_m[place])[0]
+        major_m, minor_m, angle_rad = error_ellipse(drive.covariance_m2[row])
+        x, y = extent.pixels(drive.fix_m[row])[0]
         angle = -math.degrees(angle_rad)  # an image's y axis points down
-        kind = "false" if place in false else "true"
+        kind = "false" if row in false else "true"
         yield (
             f'<ellipse class="{kind}" cx="{x:.1f}" cy="{y:.1f}" '
             f'rx="{major_m / extent.metres_per_pixel:.1f}" ry="{minor_m / extent.metres_per_pixel:.1f}" '
@@ -126,10 +126,10 @@ def _ellipses(drive: Drive, judged: Judged, extent: Extent) -> Iterator[str]:
 
 def _rejections(drive: Drive, extent: Extent) -> Iterator[str]:
     """A mark at the true place of each image without a fix, coloured by its reason."""
-    for place in np.flatnonzero(drive.has_truth & ~drive.fixed).tolist():
-        x, y = extent.pixels(drive.truth_m[place])[0]
-        reason = drive.outcomes[place]
-        title = f"<title>image {place}, {drive.time_s[place]:.1f} s: {reason.replace('_', ' ')}</title>"
+    for row in np.flatnonzero(drive.has_truth & ~drive.fixed).tolist():
+        x, y = extent.pixels(drive.truth_m[row])[0]
+        reason = drive.outcomes[row]
+        title = f"<title>image {row}, {drive.time_s[row]:.1f} s: {reason.replace('_', ' ')}</title>"
         colour = reason_colour(reason)
         half = 0.65 * extent.mark
         yield (

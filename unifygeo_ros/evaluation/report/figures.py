@@ -354,9 +354,9 @@ def retrieval_ranks(drive: Drive) -> str:
         )
         for ranks, depth, colour, dashes, name in lines:
             found = ranks[drive.ranked]
-            places = np.unique(np.concatenate([[1], found[found > 0], [depth]]))
-            shares = [float(np.mean((found >= 1) & (found <= k))) for k in places]
-            axes.step(places, shares, where="post", color=colour, ls=dashes, marker="o" if depth < 50 else "", ms=3,
+            steps = np.unique(np.concatenate([[1], found[found > 0], [depth]]))
+            shares = [float(np.mean((found >= 1) & (found <= k))) for k in steps]
+            axes.step(steps, shares, where="post", color=colour, ls=dashes, marker="o" if depth < 50 else "", ms=3,
                       label=name)  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlim(0.9, max(100, drive.candidates))
@@ -380,10 +380,10 @@ def latency(summary: Summary) -> str:
         if not stages:
             _nothing(axes, "no image was localized")
             return
-        places = np.arange(len(stages))
+        rows = np.arange(len(stages))
         for share, colour, name in (("p99", "#dbe7f1", "99%"), ("p95", SKY, "95%"), ("median", BLUE, "median")):
-            axes.barh(places, [getattr(values, share) for _, values in stages], color=colour, label=name, height=0.66)
-        axes.set_yticks(places, [stage.replace("_", " ") for stage, _ in stages])
+            axes.barh(rows, [getattr(values, share) for _, values in stages], color=colour, label=name, height=0.66)
+        axes.set_yticks(rows, [stage.replace("_", " ") for stage, _ in stages])
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
         axes.set_xlabel("milliseconds")
@@ -424,8 +424,8 @@ def drift(drive: Drive, judged: Judged) -> str:
 def _travelled(drive: Drive) -> Float64:
     """Metres since the first image with ground truth, gaps bridged straight: float64 (n,)."""
     distance = np.zeros(len(drive))
-    places = np.flatnonzero(drive.has_truth)
-    if len(places):
-        steps = np.hypot(*np.diff(drive.truth_m[places], axis=0).T)
-        distance[places[1:]] = np.cumsum(steps)
+    rows = np.flatnonzero(drive.has_truth)
+    if len(rows):
+        steps = np.hypot(*np.diff(drive.truth_m[rows], axis=0).T)
+        distance[rows[1:]] = np.cumsum(steps)
     return distance

@@ -60,7 +60,7 @@ def render_frame_details(
 
     image_again: gives the image of a result, with its tilt, or None where that cannot be done.
     """
-    entries = {int(place): entry for entry, place in enumerate(judged.frame_index)}
+    entries = {int(frame): entry for entry, frame in enumerate(judged.frame_index)}
     looks = []
     for frame in frames:
         query = frame.query
@@ -129,13 +129,13 @@ def _mark(
         if not (0 <= row < TILE_PIXELS and 0 <= column < TILE_PIXELS):
             continue
         # Four bits below the pixel, so that a mark does not jump by half metres.
-        place = (round(float(column) * 16), round(float(row) * 16))
+        centre = (round(float(column) * 16), round(float(row) * 16))
         for thickness, shade in ((4, (255, 255, 255)), (2, colour)):
             if ring:
-                cv2.circle(picture, place, 8 * 16, shade, thickness, cv2.LINE_AA, 4)
+                cv2.circle(picture, centre, 8 * 16, shade, thickness, cv2.LINE_AA, 4)
             else:
                 for dx, dy in ((7 * 16, 0), (0, 7 * 16)):
-                    ends = ((place[0] - dx, place[1] - dy), (place[0] + dx, place[1] + dy))
+                    ends = ((centre[0] - dx, centre[1] - dy), (centre[0] + dx, centre[1] + dy))
                     cv2.line(picture, *ends, shade, thickness, cv2.LINE_AA, 4)
 
 
@@ -160,13 +160,13 @@ def _candidates(
     matches = observation.matches
     half = localizer.index.manifest.side_m / 2
     shown = []
-    for place, tile in enumerate(matches.tile_ids[:SHOWN_CANDIDATES].tolist()):
+    for rank, tile in enumerate(matches.tile_ids[:SHOWN_CANDIDATES].tolist()):
         picture = _tile(localizer, tile)
         _mark(localizer, picture, tile, truth, fix)
         covers = np.abs(localizer.index.centres_m[tile] - np.array(truth)).max() <= half
         caption = (
-            f"{place + 1}. tile {tile}: score {matches.scores[place]:.3f}, retrieved as "
-            f"{int(matches.retrieval_ranks[place]) + 1}.{' Holds the truth.' if covers else ''}"
+            f"{rank + 1}. tile {tile}: score {matches.scores[rank]:.3f}, retrieved as "
+            f"{int(matches.retrieval_ranks[rank]) + 1}.{' Holds the truth.' if covers else ''}"
         )
         shown.append((caption, _jpeg(picture)))
     camera = Prior(*truth, np.eye(2) * 1e-6)
