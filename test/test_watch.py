@@ -5,6 +5,7 @@ import http.client
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -115,6 +117,15 @@ def test_entry_of_a_fix_and_of_a_rejection():
 
 
 # -- map --------------------------------------------------------------------------------------------------------------
+
+
+def test_reasons_that_the_page_names_exist():
+    """Those that end in _image need no name there."""
+    script = (Path(sys.modules[WatchServer.__module__].__file__).parent / "page" / "page.js").read_text(
+        encoding="utf-8"
+    )
+    (line,) = [line for line in script.splitlines() if line.startswith("const FAULTS")]
+    assert {"bad_stamp", "reset"} <= set(re.findall(r'"(\w+)"', line)) <= {reason.value for reason in RejectionReason}
 
 
 def test_map_tile_shows_the_imagery_at_its_place_and_nothing_outside(index_folder):

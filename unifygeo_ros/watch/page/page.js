@@ -4,7 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const COLOURS = { fix: "#3ddc91", doubt: "#f6bd3f", lost: "#ff6370", fault: "#a397c9", none: "#8d9aa7", accent: "#4cc2ff" };
 const NAMES = { fix: "fix", doubt: "not certain", lost: "lost or off the map", fault: "image cannot be used" };
-const FAULTS = ["bad_image", "black_image", "frozen_image", "blurred_image", "bad_stamp", "bad_prior", "no_heading", "rate_limit", "reset"];
+const FAULTS = ["bad_stamp", "bad_prior", "no_heading", "rate_limit", "reset"];  // and all that end in _image
 const ELLIPSE_95 = 2.4477;   // √χ²(95%, two degrees of freedom)
 const TRAIL_MS = 30000;      // poses of so long are drawn behind the vehicle
 const STALE_MS = 1500;       // a picture further from a frame than this is of another place
@@ -13,7 +13,8 @@ const WORD = { none: "waiting", rate_limit: "skipped" };
 const past = { frames: [], keys: new Map(), poses: [], pictures: [], status: null, drive: 0, newest: -Infinity };
 let info = null, selected = -1, live = true, follow = true, playing = false, playedAt = 0, playTime = 0, shown = null;
 
-const kindOf = (frame) => frame.fix ? "fix" : !frame.reason ? "none" : FAULTS.includes(frame.reason) ? "fault"
+const isFault = (reason) => reason.endsWith("_image") || FAULTS.includes(reason);
+const kindOf = (frame) => frame.fix ? "fix" : !frame.reason ? "none" : isFault(frame.reason) ? "fault"
   : ["lost", "off_map"].includes(frame.reason) ? "lost" : "doubt";
 const number = (value, digits = 1) => value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const sigma = (c) => Math.sqrt((c[0] + c[2]) / 2 + Math.hypot((c[0] - c[2]) / 2, c[1]));
