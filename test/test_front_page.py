@@ -26,6 +26,9 @@ def first_cells(heading: str) -> list[str]:
 
 def test_every_rejection_reason_is_explained_once_in_the_order_of_the_code():
     assert first_cells("## No fix") == [reason.value for reason in RejectionReason]
+    panoramas = (ROOT / "docs/explanation/panoramas.md").read_text(encoding="utf-8")
+    missing = [reason.value for reason in RejectionReason if f"| `{reason.value}` |" not in panoramas]
+    assert not [value for value in missing if value.endswith("_image")], "docs/explanation/panoramas.md lacks a row"
 
 
 def test_every_error_class_is_explained_once():
