@@ -102,6 +102,12 @@ def encode_region(
     """Encode and write a planned region, as `build_index` and `update_index` do.
 
     Args:
+        region: The tiles.
+        bundle: The model.
+        engines: Of the bundle.
+        output: Folder of the index.
+        readers: Threads that cut tiles; 0: one for each processor core.
+        progress: Show a progress bar, on a terminal.
         known: Tiles that an earlier index holds; they are taken from it.
         earlier: What identifies that index.
     """
