@@ -31,7 +31,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Collection, Hashable, Iterable, Mapping
+from typing import Any, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 from recorded_drive import read_drive
@@ -41,7 +41,16 @@ from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.covariance import CHI2_95
 from unifygeo_ros.core.geodesy import wrap_angle
-from unifygeo_ros.core.records import CameraImage, Fix, Heading, Matches, Observation, Query, Rejection
+from unifygeo_ros.core.records import (
+    CameraImage,
+    Fix,
+    GroundFeatures,
+    Heading,
+    Matches,
+    Observation,
+    Query,
+    Rejection,
+)
 from unifygeo_ros.core.time import s_from_ns, stamp_from_parts
 from unifygeo_ros.evaluation.metrics.definitions import Share, anees_bounds
 from unifygeo_ros.evaluation.metrics.drive import gather
@@ -52,6 +61,7 @@ from unifygeo_ros.evaluation.settings import Criteria
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_ros.inference.engine import Engine, EngineSet
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.camera_alternatives import Alternative
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.motion.samples import ImuSample, OdometrySample
@@ -132,8 +142,14 @@ class ChangedLocalizer:
     def decide(self, observation: Observation, query: Query) -> Fix | Rejection:
         return self._localizer.decide(observation, query)
 
-    def camera_fits(self, image: CameraImage, heading: Heading) -> dict[str, float]:
-        return self._localizer.camera_fits(image, heading)
+    def camera_fits(
+        self,
+        image: CameraImage,
+        heading: Heading,
+        alternatives: Sequence[Alternative],
+        configured: GroundFeatures | None,
+    ) -> dict[str, float]:
+        return self._localizer.camera_fits(image, heading, alternatives, configured)
 
     def asked(self, query: Query) -> Query:
         return query

@@ -32,7 +32,15 @@ from measuring import describe_machine, verdict
 from scipy import ndimage
 
 from unifygeo_ros.core.geodesy import Datum, LocalFrame
-from unifygeo_ros.core.records import Heading, HeadingSource, Matches, Observation, Query, TileDistribution
+from unifygeo_ros.core.records import (
+    GroundFeatures,
+    Heading,
+    HeadingSource,
+    Matches,
+    Observation,
+    Query,
+    TileDistribution,
+)
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.motion.increments import Motion, MotionNoise
@@ -87,7 +95,13 @@ class Camera:
         decoded = tuple(self._decode(int(tile)) for tile in tiles[: query.distributions])
         maps = np.zeros((len(tiles), 6, 6), np.float32)
         matches = Matches(tiles, ranked, ranked, maps, np.arange(len(tiles)))
-        return Observation(stamp_ns, matches, decoded, Heading(0.0, 0.01, HeadingSource.IMU), np.zeros(1, np.float32))
+        return Observation(
+            stamp_ns,
+            matches,
+            decoded,
+            Heading(0.0, 0.01, HeadingSource.IMU),
+            GroundFeatures(np.zeros(1, np.float32), (), {}),
+        )
 
     def _decode(self, tile: int) -> TileDistribution:
         centre, scale = self.region.centres_m[tile], SIDE_M / PIXELS

@@ -18,6 +18,7 @@ from unifygeo_ros.core.geodesy import Datum, LocalFrame, wrap_angle
 from unifygeo_ros.core.records import (
     CameraImage,
     Fix,
+    GroundFeatures,
     Heading,
     HeadingSource,
     Matches,
@@ -28,7 +29,6 @@ from unifygeo_ros.core.records import (
     TileDistribution,
 )
 from unifygeo_ros.inference.bundle import Calibration, Confidence
-from unifygeo_ros.localization.camera_alternatives import CONFIGURED
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.samples import ODOM_FRAME, ImuSample, OdometrySample
 from unifygeo_ros.sessions.config import SessionConfig
@@ -157,9 +157,6 @@ class SimulatedLocalizer:
         self.requests: list[Query] = []
         self.outliers: set[int] = set()  # stamps of images that did not show where they were taken
 
-    def camera_fits(self, image: CameraImage, heading: Heading) -> dict[str, float]:
-        return {CONFIGURED: 1.0}
-
     def observe(self, image: CameraImage, query: Query) -> Observation | Rejection:
         self.requests.append(query)
         prior, heading = query.prior, query.heading
@@ -209,7 +206,9 @@ class SimulatedLocalizer:
             best, scores[best].astype(np.float32), np.zeros(len(best), np.float32), maps, np.arange(len(best))
         )
         assert yaw is not None
-        return Observation(image.stamp_ns, matches, tuple(decoded), yaw, np.zeros(1, np.float32))
+        return Observation(
+            image.stamp_ns, matches, tuple(decoded), yaw, GroundFeatures(np.zeros(1, np.float32), (), {})
+        )
 
     def _age(self, pose: np.ndarray) -> None:
         """Errors that last: first-order Markov in the way driven."""
@@ -302,7 +301,9 @@ def run_drive(
         manifest.calibration = replace(
             manifest.calibration, on_map_confidence=on_map[0], searched_on_map_confidence=on_map[1]
         )
-    session = make_session(localizer, SessionConfig(mode="sequence", heading_source=heading), config)
+    session = make_session(
+        localizer, SessionConfig(mode="sequence", heading_source=heading, camera_check_images=0), config
+    )
     rng = np.random.default_rng([seed, 3])
     bias = math.radians(1.0) * rng.standard_normal()
     run = Run()

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Callable
+from typing import Callable, Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from unifygeo_ros.core.records import CameraImage, Fix, Heading, HeadingSource, Query, Rejection, RejectionReason
+from unifygeo_ros.core.records import (
+    CameraImage,
+    Fix,
+    GroundFeatures,
+    Heading,
+    HeadingSource,
+    Observation,
+    Query,
+    Rejection,
+    RejectionReason,
+)
 from unifygeo_ros.inference.bundle import GroundSpec
-from unifygeo_ros.localization.camera_alternatives import ALTERNATIVES, CONFIGURED, CameraWatch
+from unifygeo_ros.localization.camera_alternatives import ALTERNATIVES, CONFIGURED, Alternative, CameraWatch
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.panorama import prepare_panorama
 from unifygeo_ros.motion.increments import MotionNoise
@@ -59,95 +69,157 @@ def test_pitched_alternative_is_positive_downwards(words: str, pitch_rad: float)
     assert mount.pitch_rad == pytest.approx(0.1 + math.radians(pitch_rad))
 
 
-def scores(best: str, by: float = 0.2) -> dict[str, float]:
-    made = dict.fromkeys([CONFIGURED, *(a.words for a in ALTERNATIVES)], 1.0)
-    return {**made, best: 1.0 + by}
+WORDS = [alternative.words for alternative in ALTERNATIVES]
 
 
-def test_watch_needs_six_images_and_a_majority() -> None:
-    watch = CameraWatch(10)
-    for _ in range(5):
-        assert watch.compared(scores("mirrored")) == "mirrored"
+def played(watch: CameraWatch, differences: dict[str, float], images: int, otherwise: float = 0.2) -> list[list[str]]:
+    """Feed images that fit the map better as configured by so much; `otherwise` where it is not said. Returns what
+    each was compared with."""
+    asked = []
+    for _ in range(images):
+        due = [alternative.words for alternative in watch.due()]
+        if due:
+            watch.compared({CONFIGURED: 1.0, **{words: 1.0 - differences.get(words, otherwise) for words in due}})
+        asked.append(due)
+    return asked
+
+
+def test_watch_confirms_the_right_mount_after_five_images_of_three_comparisons() -> None:
+    watch = CameraWatch(5)
+    assert not watch.confirmed
+    asked = played(watch, {}, 4)
+    assert not watch.confirmed
+    assert watch.problem is not None
+    assert "have not shown yet that the camera is mounted as configured" in watch.problem
+    asked += played(watch, {}, 1)
+    assert watch.confirmed
+    assert (watch.problem, watch.warning, watch.verdict) == (None, None, None)
+    assert [len(set(words)) for words in asked] == [3] * 5
+    assert all(sum(words in image for image in asked) >= 2 for words in WORDS)
+    # Then one image in five, with one alternative, each in its turn.
+    later = played(watch, {}, 70)
+    assert [number for number, words in enumerate(later, start=6) if words] == list(range(10, 76, 5))
+    assert {words for image in later for words in image} == set(WORDS)
+    assert max(map(len, later)) == 1
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_watch_names_what_fits_better_once_all_were_compared(words: str) -> None:
+    watch = CameraWatch(5)
+    # Another one fits better than as configured, too, though less.
+    other = WORDS[(WORDS.index(words) + 1) % len(WORDS)]
+    played(watch, {words: -0.25, other: -0.12}, 3)
     assert (watch.verdict, watch.warning) == (None, None)
-    watch.compared(scores("mirrored"))
-    assert watch.verdict == "mirrored"
+    played(watch, {words: -0.25, other: -0.12}, 9)
+    assert watch.verdict is not None
+    assert watch.verdict.words == words
     assert watch.warning is not None
-    assert "look mirrored: 6 of 6" in watch.warning
-    for _ in range(6):
-        watch.compared(scores(CONFIGURED))
-    assert watch.verdict is None
-    watch.compared(scores(CONFIGURED))
-    assert watch.verdict == CONFIGURED
-    assert watch.warning is None
+    assert watch.warning.startswith(f"the images look {words}: ")
+    assert watch.problem == watch.warning
+    assert not watch.confirmed
 
 
-def test_watch_takes_alternatives_that_fit_as_well_for_no_contradiction() -> None:
-    watch = CameraWatch(10)
-    for _ in range(6):
-        assert watch.compared(scores("upside down", by=0.04)) is None
-    assert watch.verdict == CONFIGURED
-    assert watch.compared(scores("upside down", by=0.06)) == "upside down"
+def test_watch_notices_a_mount_that_changes_on_the_way() -> None:
+    watch = CameraWatch(5)
+    played(watch, {}, 100)
+    assert watch.confirmed
+    played(watch, {"pitched up by about 10°": -0.3}, 75)  # at most 35 images until it is compared, then one in five
+    assert watch.verdict is not None
+    assert watch.verdict.words == "pitched up by about 10°"
+    assert not watch.confirmed
+    # Put right again: it must be confirmed as at the start of a drive.
+    played(watch, {}, 3)
+    assert not watch.confirmed
+    played(watch, {}, 10)
+    assert watch.confirmed
 
 
-def test_watch_compares_the_first_images_then_one_in_ten() -> None:
-    watch = CameraWatch(10)
-    for _ in range(6):
-        watch.compared(scores(CONFIGURED))
-    assert [number for number in range(1, 41) if watch.due(fixed=True)] == [*range(1, 11), 20, 30, 40]
-    assert not CameraWatch(0).due(fixed=True)
-    unconfirmed = CameraWatch(10)
-    assert [number for number in range(1, 31) if unconfirmed.due(fixed=number == 25)] == [*range(1, 11), 20, 25, 30]
+def test_watch_confirms_the_mount_for_a_network_that_hardly_notices_the_alternatives() -> None:
+    watch = CameraWatch(5)
+    played(watch, {}, 30, otherwise=0.0)
+    assert watch.confirmed
+    # Worse than the margin: never.
+    doubtful = CameraWatch(5)
+    played(doubtful, {"upside down": -0.06}, 300, otherwise=0.3)
+    assert not doubtful.confirmed
+
+
+def test_watch_counts_one_image_only_so_much() -> None:
+    watch = CameraWatch(5)
+    played(watch, {}, 1, otherwise=5.0)
+    assert not watch.confirmed
+    played(watch, {}, 30, otherwise=0.2)
+    watch.compared({CONFIGURED: 1.0, "mirrored": 6.0})
+    assert watch.confirmed
+
+
+def test_watch_that_is_off_asks_for_nothing_and_keeps_nothing_back() -> None:
+    watch = CameraWatch(0)
+    assert watch.due() == ()
+    assert (watch.problem, watch.warning) == (None, None)
 
 
 class Fits:
     """A localizer that always gives a fix, and whose camera fits as it is told."""
 
-    def __init__(self, fits: Callable[[int], dict[str, float]]) -> None:
+    def __init__(self, better: Callable[[int], str]) -> None:
+        """better: for each image by its number, from 1, what fits best."""
         self.config, self.mount = LocalizerConfig(), CameraMount()
-        self.fits, self.compared = fits, 0
+        self.better, self.encodings = better, 0
 
-    def observe(self, image: CameraImage, query: Query) -> CameraImage:
-        return image
+    def observe(self, image: CameraImage, query: Query) -> Observation:
+        heading = query.heading or Heading(0.0, 0.01, HeadingSource.SEARCH)
+        return Observation(image.stamp_ns, None, (), heading, GroundFeatures(np.ones(3), (), {}))  # type: ignore[arg-type]
 
-    def decide(self, image: CameraImage, query: Query) -> Fix:
-        return Fix(image.stamp_ns, 1.0, 2.0, 48.0, 9.0, np.eye(2), 0.0, 0.01, 3, 1.0, 0.0, ())
+    def decide(self, observation: Observation, query: Query) -> Fix:
+        return Fix(observation.stamp_ns, 1.0, 2.0, 48.0, 9.0, np.eye(2), 0.0, 0.01, 3, 1.0, 0.0, ())
 
-    def camera_fits(self, image: CameraImage, heading: Heading) -> dict[str, float]:
-        self.compared += 1
-        return self.fits(self.compared)
+    def camera_fits(
+        self,
+        image: CameraImage,
+        heading: Heading,
+        alternatives: Sequence[Alternative],
+        configured: GroundFeatures | None,
+    ) -> dict[str, float]:
+        self.encodings += len(alternatives) + (configured is None)
+        best = self.better(image.stamp_ns // 10**9)
+        return {words: 1.2 if words == best else 1.0 for words in (CONFIGURED, *(a.words for a in alternatives))}
 
 
-def located(fits: Callable[[int], dict[str, float]], images: int = 30, source: str = "constant"):  # type: ignore[no-untyped-def]
-    localizer = Fits(fits)
+def located(better: Callable[[int], str], images: int = 30, source: str = "constant"):  # type: ignore[no-untyped-def]
+    localizer = Fits(better)
     session = SingleImageSession(localizer, SessionConfig(heading_source=source), MotionNoise())  # type: ignore[arg-type]
     rng = np.random.default_rng(1)
     made = [CameraImage(rng.integers(0, 256, (32, 64, 3), np.uint8), (n + 1) * 10**9) for n in range(images)]
     return [session.locate(image) for image in made], session, localizer, made
 
 
-def test_session_with_a_mirrored_camera_gives_no_fix_and_says_why() -> None:
-    outcomes, session, localizer, images = located(lambda n: scores("mirrored"))
+def test_session_with_a_mirrored_camera_gives_no_fix_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    outcomes, session, localizer, images = located(lambda n: "mirrored")
     for outcome in outcomes:
         assert isinstance(outcome.result, Rejection)
         assert outcome.result.reason is RejectionReason.CAMERA_MISMATCH
-    assert outcomes[4].warnings == ()
+    assert outcomes[3].warnings == ()
     assert "look mirrored" in outcomes[-1].warnings[0]
     assert "look mirrored" in outcomes[-1].result.detail
+    assert len([record for record in caplog.records if "look mirrored" in record.message]) == 1
     again = SingleImageSession(localizer, SessionConfig(heading_source="constant"), MotionNoise())  # type: ignore[arg-type]
     for image, outcome in zip(images, outcomes, strict=True):
         again.recall(image, outcome.result)
     assert again.status().warnings == session.status().warnings
 
 
-def test_session_with_the_right_camera_loses_only_images_that_contradict() -> None:
-    outcomes, _, localizer, _ = located(lambda n: scores("turned by 180°" if n == 3 else CONFIGURED))
-    lost = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome.result, Fix)]
-    assert lost == [2]
-    assert "better turned by 180° (1.20) than as configured (1.00)" in outcomes[2].result.detail
-    assert localizer.compared == 12  # the first ten, 20 and 30
+def test_session_with_the_right_camera_loses_the_first_four_images_alone() -> None:
+    outcomes, _, localizer, _ = located(lambda n: "turned by 180°" if n == 13 else CONFIGURED)
+    assert [isinstance(outcome.result, Fix) for outcome in outcomes] == [False] * 4 + [True] * 26
     assert outcomes[-1].warnings == ()
+    # Three for each of the first five images, then one for each fifth; the image as configured is not encoded again.
+    assert localizer.encodings == 5 * 3 + 5
+    assert "camera_check" in outcomes[0].timings_ms
+    assert "camera_check" not in outcomes[6].timings_ms
 
 
 def test_session_without_a_heading_compares_nothing() -> None:
-    _, _, localizer, _ = located(lambda n: scores("mirrored"), source="none")
-    assert localizer.compared == 0
+    outcomes, _, localizer, _ = located(lambda n: "mirrored", source="none")
+    assert localizer.encodings == 0
+    assert isinstance(outcomes[0].result, Fix)

@@ -14,6 +14,7 @@ from unifygeo_ros.core.errors import BundleError
 from unifygeo_ros.core.geodesy import Datum, LocalFrame
 from unifygeo_ros.core.records import (
     Fix,
+    GroundFeatures,
     Heading,
     HeadingSource,
     Matches,
@@ -70,7 +71,13 @@ def matches_of(scores, peak_cells):
 
 def observed(distributions, matches=None, heading=NORTH):
     distributions = distributions if isinstance(distributions, tuple) else (distributions,)
-    return Observation(5, matches or matches_of([1.0], [(4, 4)]), distributions, heading, np.zeros(4, np.float32))
+    return Observation(
+        5,
+        matches or matches_of([1.0], [(4, 4)]),
+        distributions,
+        heading,
+        GroundFeatures(np.zeros(4, np.float32), (), {}),
+    )
 
 
 def answered(observation, centres=((0.0, 0.0),), config=None, calibration=CALIBRATION):

@@ -16,7 +16,6 @@ import pytest
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.records import CameraImage, Fix, Heading, HeadingSource, Prior, Query, Rejection, RejectionReason
 from unifygeo_ros.images.files import decode_image
-from unifygeo_ros.localization.camera_alternatives import CONFIGURED
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.motion.samples import MAP_FRAME, ODOM_FRAME, ImuSample, InitialPose, OdometrySample
@@ -49,9 +48,6 @@ class StandInLocalizer:
     def decide(self, observation: Fix, query: Query) -> Fix:
         return observation
 
-    def camera_fits(self, image: CameraImage, heading: Heading) -> dict[str, float]:
-        return {CONFIGURED: 1.0}
-
     @property
     def prior(self) -> Prior | None:
         return self.calls[-1][1]
@@ -81,7 +77,7 @@ def make(  # type: ignore[no-untyped-def]
     answer: Callable[[CameraImage], Fix | Rejection] | None = None, noise: MotionNoise | None = None, **settings: object
 ):
     localizer = StandInLocalizer(answer)
-    config = SessionConfig(**{"mode": "single", **settings})  # type: ignore[arg-type]
+    config = SessionConfig(**{"mode": "single", "camera_check_images": 0, **settings})  # type: ignore[arg-type]
     return localizer, SingleImageSession(localizer, config, noise or MotionNoise())
 
 
@@ -284,11 +280,11 @@ def test_images_too_close_are_passed_over_and_the_interval_is_live() -> None:
     session.locate(image(1.0))
     assert reason(session.locate(image(1.3))) is RejectionReason.RATE_LIMIT
     session.locate(image(1.5))
-    session.reconfigure(SessionConfig(mode="single", minimum_interval_s=0.0))
+    session.reconfigure(SessionConfig(mode="single", minimum_interval_s=0.0, camera_check_images=0))
     session.locate(image(1.6))
     assert [call[0].stamp_ns for call in localizer.calls] == [SECOND, 1_500_000_000, 1_600_000_000]
     with pytest.raises(ValueError, match="heading_source"):
-        session.reconfigure(SessionConfig(mode="single", heading_source="imu"))
+        session.reconfigure(SessionConfig(mode="single", heading_source="imu", camera_check_images=0))
 
 
 def test_repeated_image_is_frozen_only_if_the_vehicle_moved() -> None:

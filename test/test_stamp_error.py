@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from unifygeo_ros.core.records import CameraImage, Fix, Heading, Query
-from unifygeo_ros.localization.camera_alternatives import CONFIGURED
+from unifygeo_ros.core.records import CameraImage, Fix, Query
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.increments import MotionNoise, motion_between
 from unifygeo_ros.motion.samples import ODOM_FRAME, BufferLimits, MotionBuffer, OdometrySample
@@ -221,9 +220,6 @@ class Shown:
         self.queries.append(query)
         return image
 
-    def camera_fits(self, image: CameraImage, heading: Heading) -> dict[str, float]:
-        return {CONFIGURED: 1.0}
-
     def decide(self, image: CameraImage, query: Query) -> Fix:
         exposed_s = image.stamp_ns / SECOND - START_S - self.late_s
         east_m, north_m = self.drive.shown(exposed_s)
@@ -262,6 +258,23 @@ def test_session_warns_of_late_images_once_in_the_log(caplog: pytest.LogCaptureF
     assert math.sqrt(velocity[0, 0]) == pytest.approx(0.25 * speed, rel=0.35)
     session.reset()
     assert session.status().warnings == ()
+
+
+def test_session_logs_each_new_warning_whichever_stands_first(caplog: pytest.LogCaptureFixture) -> None:
+    """The camera's warning is there first; the stamps' comes later and is listed before it. Then the camera is said to
+    be mounted in another way."""
+    localizer = Shown(Drive("town", "corners", 7), 0.25)
+    session = SingleImageSession(localizer, SessionConfig(), MotionNoise())  # type: ignore[arg-type]
+    kinds = [{}, {"camera mirrored": "M 1"}, {"stamps late": "L 1", "camera mirrored": "M 2"}]
+    kinds += [{"stamps late": "L 2", "camera upside down": "U 1"}, {}, {"stamps late": "L 3"}]
+    made = iter(kinds)
+    session._warnings_now = lambda config: next(made)  # type: ignore[method-assign]
+    with caplog.at_level(logging.WARNING):
+        for number in range(len(kinds)):
+            pixels = np.random.default_rng(number).integers(0, 256, (32, 64, 3), np.uint8)
+            outcome = session.locate(CameraImage(pixels, round((START_S + 1 + number) * SECOND)))
+            assert outcome.warnings == tuple(kinds[number].values())
+    assert [record.message for record in caplog.records if len(record.message) == 3] == ["M 1", "L 1", "U 1"]
 
 
 def test_session_with_the_offset_set_does_not_warn() -> None:

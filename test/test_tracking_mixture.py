@@ -10,15 +10,26 @@ import numpy as np
 import pytest
 
 from unifygeo_ros.core.geodesy import Datum, LocalFrame, wrap_angle
-from unifygeo_ros.core.records import Heading, HeadingSource, Matches, Observation, TileDistribution
+from unifygeo_ros.core.records import (
+    GroundFeatures,
+    Heading,
+    HeadingSource,
+    Matches,
+    Observation,
+    TileDistribution,
+)
 from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.motion.increments import NO_MOTION
+from unifygeo_ros.motion.samples import InitialPose
 from unifygeo_ros.tracking import reduction
 from unifygeo_ros.tracking.belief import Belief, hypothesis, uniform, with_scale
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence, evidence_of, log_evidence_of_all, tile_weights
 from unifygeo_ros.tracking.reduction import reduce
 from unifygeo_ros.tracking.region import Region
+from unifygeo_ros.tracking.tracker import Tracker
 
 TURN_VARIANCE = math.pi**2 / 3
 """Of a yaw that may be anything."""
@@ -273,7 +284,7 @@ def observation(heading: Heading, *distributions: TileDistribution, scores: tupl
     matches = Matches(
         np.array(order[:k]), np.array(scores, np.float32), np.zeros(k, np.float32), np.zeros((k, 1, 1)), np.arange(k)
     )
-    return Observation(0, matches, distributions, heading, np.zeros(4, np.float32))
+    return Observation(0, matches, distributions, heading, GroundFeatures(np.zeros(4, np.float32), (), {}))
 
 
 def softmax(scores: tuple[float, ...], rivals: float = 0.0) -> tuple[np.ndarray, float]:
@@ -316,6 +327,29 @@ def test_evidence_within_a_gate_leaves_to_the_rivals_their_share() -> None:
     # A quarter of D's error is new: four times the covariance. That of an undecoded tile stays.
     assert e.covariances_m2[0, 0, 0] == pytest.approx(4 * (0.5 * 25 / 12 + 0.09 + 4 * 0.04))
     assert e.covariances_m2[1, 0, 0] == pytest.approx(300.09)
+
+
+def test_doubt_about_the_stamp_widens_an_image_along_the_way_and_the_tracker_trusts_it_less_there() -> None:
+    """A vehicle that drives north at 10 m/s, stamps that are wrong by 0.2 s: σ = 2 m along north."""
+    doubt = np.diag([(10 * 0.2) ** 2, 0.0, 0.0])  # in base_link: forward, left, yaw
+    seen = observation(Heading(math.pi / 2, 1e-4, HeadingSource.IMU), one_pixel(1, 2, 9), scores=(0.9,))
+    pixel = 3.0**2 * (0.5 * 25 / 12 + 0.3**2 + 2.0**2 * 1e-4)
+    e = found(seen, stamp_covariance=doubt, new_share=0.5)
+    # It is no error of D: however little of the image is new, it is there once.
+    np.testing.assert_allclose(e.covariances_m2[0], np.diag([2 * pixel, 2 * pixel + 4.0]), rtol=1e-6, atol=1e-9)
+    # The tracker: a Kalman filter's step from what the operator said, 1 m to the south.
+    said = np.diag([4.0, 4.0, 1e-4])
+    for stamp_covariance, added in ((None, 0.0), (doubt, 4.0)):
+        tracker = Tracker(REGION, CALIBRATION, replace(CONFIG, outlier=0.001))
+        tracker.set_initial_pose(InitialPose(0, 117.5, 66.5, math.pi / 2, said))
+        plan = tracker.plan(
+            NO_MOTION, Heading(math.pi / 2, 1e-4, HeadingSource.IMU), LocalizerConfig(), stamp_covariance
+        )
+        tracker.update(plan, seen)
+        best = tracker.belief.weights.argmax()
+        gain = np.array([4 / (4 + pixel), 4 / (4 + pixel + added)])
+        np.testing.assert_allclose(np.diag(tracker.belief.covariances[best])[:2], 4 * (1 - gain), rtol=0.02)
+        np.testing.assert_allclose(tracker.belief.means[best, :2], [117.5, 66.5 + gain[1]], atol=0.02)
 
 
 def test_evidence_with_a_searched_heading_has_a_heading_of_each_tile() -> None:

@@ -189,7 +189,8 @@ class RejectionReason(enum.Enum):
     LOST = "lost"
     """Sequence mode."""
     CAMERA_MISMATCH = "camera_mismatch"
-    """The image fits the map better mirrored, turned, upside down or pitched."""
+    """The drive has not shown that the camera is mounted as configured, or shows that it is mirrored, turned, upside
+    down or pitched."""
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,8 @@ class Observation:
     """D of the first one or more matches, in the same order."""
     heading: Heading
     """Given, or found by the search."""
-    descriptor: Float32
-    """float32 (C,): the image's descriptor under that heading, with which the candidates were retrieved."""
+    features: GroundFeatures
+    """Of the image under that heading: what the candidates were retrieved and the first of them decoded with."""
     timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
     """Milliseconds by stage."""
 

@@ -49,7 +49,7 @@ def tile_ranks(
         return None
     nearest = covering[np.argmin(np.hypot(*(index.centres_m[covering] - camera).T))]
     gate = localizer.gate(prior, observation.heading)
-    retrieved = index.search(observation.descriptor, RANK_DEPTH, gate).tile_ids
+    retrieved = index.search(observation.features.descriptor, RANK_DEPTH, gate).tile_ids
     reranked = observation.matches.tile_ids
     return TileRanks(
         depth=RANK_DEPTH,

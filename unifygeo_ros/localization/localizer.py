@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from contextlib import contextmanager
-from typing import Iterator, Mapping
+from typing import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from unifygeo_ros.core.records import (
 from unifygeo_ros.core.settings import check_only_live_changed
 from unifygeo_ros.inference.bundle import GROUND_FEATURES, ModelBundle
 from unifygeo_ros.inference.engine import EngineSet
-from unifygeo_ros.localization.camera_alternatives import ALTERNATIVES, CONFIGURED
+from unifygeo_ros.localization.camera_alternatives import ALTERNATIVES, CONFIGURED, Alternative
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.decision import Answer, answer, decide
 from unifygeo_ros.localization.decoding import probabilities
@@ -151,8 +151,7 @@ class Localizer:
         for tile_id in matches.tile_ids[1 : query.distributions].tolist():
             own_features, own_heading = self._features_for(tile_id, image, features, heading, search, clock)
             decoded.append(self._decode(tile_id, own_features, own_heading, clock))
-        descriptor = features.descriptor
-        return Observation(image.stamp_ns, matches, tuple(decoded), heading, descriptor, clock.timings_ms())
+        return Observation(image.stamp_ns, matches, tuple(decoded), heading, features, clock.timings_ms())
 
     def answer(self, observation: Observation) -> Answer:
         """Where the camera most probably was, before any gate."""
@@ -170,23 +169,36 @@ class Localizer:
         timings["total"] = timings.get("total", 0.0) + elapsed_ms
         return dataclasses.replace(result, timings_ms=timings)
 
-    def camera_fits(self, image: CameraImage, heading: Heading) -> dict[str, float]:
-        """How well an image fits the map as configured, and as each of `camera_alternatives.ALTERNATIVES`.
+    def camera_fits(
+        self,
+        image: CameraImage,
+        heading: Heading,
+        alternatives: Sequence[Alternative] = ALTERNATIVES,
+        configured: GroundFeatures | None = None,
+    ) -> dict[str, float]:
+        """How well an image fits the map as configured, and mounted in other ways.
 
         Args:
             image: one that `observe` does not reject.
             heading: of base_link.
+            alternatives: the other ways; each is encoded.
+            configured: the image's features under that heading as configured, where they are known.
 
         Returns:
             The best re-ranking scores in the whole index, by `Alternative.words` and for `CONFIGURED`.
         """
-        applied = {alternative.words: alternative.applied(image, self.mount) for alternative in ALTERNATIVES}
-        scores = {}
-        for words, (other, mount) in {CONFIGURED: (image, self.mount), **applied}.items():
-            features = self._encode(prepare_panorama(other, self._model.ground, mount, heading))
+
+        def encoded(taken: CameraImage, mount: CameraMount) -> GroundFeatures:
+            return self._encode(prepare_panorama(taken, self._model.ground, mount, heading))
+
+        def score(features: GroundFeatures) -> float:
             found = self._retrieve(features, self.config.candidates, None, None)
-            scores[words] = float(rerank(found, self._match(features.levels[0][None], found.tile_ids)[:, 0]).scores[0])
-        return scores
+            return float(rerank(found, self._match(features.levels[0][None], found.tile_ids)[:, 0]).scores[0])
+
+        fits = {CONFIGURED: score(configured or encoded(image, self.mount))}
+        for alternative in alternatives:
+            fits[alternative.words] = score(encoded(*alternative.applied(image, self.mount)))
+        return fits
 
     # -- stages, each one line of `observe` -----------------------------------------------------------------------
 

@@ -91,9 +91,10 @@ class SessionConfig:
         acts="with odometry or IMU",
     )
     camera_check_images: int = setting(
-        10,
-        "one image in so many is compared with itself mirrored, turned, upside down and pitched, to see whether the "
-        "camera is mounted as configured; at first more; 0: none",
+        5,
+        "one image in so many is compared with itself mirrored, turned, upside down or pitched, one of them in turn, "
+        "to see whether the camera is still mounted as configured; the first images are all compared with three of "
+        "them, and there is no fix before the mount is confirmed; 0: no comparison",
         minimum=0,
         maximum=10_000,
         acts="with a heading",

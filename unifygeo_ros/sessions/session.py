@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Mapping, Protocol
+from typing import Mapping, Protocol, Sequence
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import (
     CameraImage,
     Fix,
+    GroundFeatures,
     Heading,
     HeadingSource,
     Observation,
@@ -37,7 +38,7 @@ from unifygeo_ros.core.records import (
 )
 from unifygeo_ros.core.settings import check_only_live_changed
 from unifygeo_ros.core.time import ns_from_s
-from unifygeo_ros.localization.camera_alternatives import CONFIGURED, CameraWatch
+from unifygeo_ros.localization.camera_alternatives import Alternative, CameraWatch
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.increments import Motion, MotionNoise
 from unifygeo_ros.motion.samples import ImuSample, InitialPose, OdometrySample
@@ -76,7 +77,13 @@ class ImageLocalizer(Protocol):
 
     def decide(self, observation: Observation, query: Query) -> Fix | Rejection: ...
 
-    def camera_fits(self, image: CameraImage, heading: Heading) -> Mapping[str, float]: ...
+    def camera_fits(
+        self,
+        image: CameraImage,
+        heading: Heading,
+        alternatives: Sequence[Alternative],
+        configured: GroundFeatures | None,
+    ) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,7 @@ class LocalizationSession(abc.ABC):
         self._velocity: Velocity | None = None  # at the stamp of the image being localized
         self._stamp_error = self._new_stamp_error()
         self._camera_watch = CameraWatch(config.camera_check_images)
+        self._logged: set[str] = set()  # kinds of warnings of this drive
         self._lock = threading.Lock()  # of those below
         self._warnings: tuple[str, ...] = ()
         self._track: TrackStatus | None = None
@@ -195,6 +203,7 @@ class LocalizationSession(abc.ABC):
             self._inputs.follow_from(None)
             self._stamp_error = self._new_stamp_error()
             self._camera_watch = CameraWatch(config.camera_check_images)
+            self._logged = set()
             self._forget()
         refusal = self._rules.refusal(image, self._inputs, config)
         if refusal is not None:
@@ -202,46 +211,49 @@ class LocalizationSession(abc.ABC):
         else:
             outcome = self._committed(self._with_camera_checked(self._localize(image, config, known)))
         estimate = self._stamp_error.estimate
-        warnings = self._warnings_now(config)
+        by_kind = self._warnings_now(config)
+        for kind, warning in by_kind.items():
+            if kind not in self._logged:
+                _LOG.warning(warning)
+        self._logged |= by_kind.keys()
+        warnings = tuple(by_kind.values())
         with self._lock:
-            if len(warnings) > len(self._warnings):
-                _LOG.warning(warnings[-1])
             self._warnings = warnings
             result = outcome.result
             self._outcomes["fix" if isinstance(result, Fix) else result.reason.value] += 1
             return dataclasses.replace(outcome, track=self._track, stamp_error=estimate, warnings=warnings)
 
-    def _warnings_now(self, config: SessionConfig) -> tuple[str, ...]:
-        """What the drive so far shows to be set up wrongly."""
-        warnings = (self._stamp_error.estimate.warning(config.stamp_offset_s), self._camera_watch.warning)
-        return tuple(warning for warning in warnings if warning is not None)
+    def _warnings_now(self, config: SessionConfig) -> dict[str, str]:
+        """What the drive so far shows to be set up wrongly: sentences by kind. The sentences hold numbers that change
+        from image to image; each kind is logged once in a drive."""
+        estimate, watch = self._stamp_error.estimate, self._camera_watch
+        late = "stamps late" if estimate.late_s > 0 else "stamps early"
+        mount = "camera" if watch.verdict is None else f"camera {watch.verdict.words}"
+        found = {late: estimate.warning(config.stamp_offset_s), mount: watch.warning}
+        return {kind: warning for kind, warning in found.items() if warning is not None}
 
     def _with_camera_checked(self, outcome: Outcome) -> Outcome:
-        """The outcome, without its fix where the image or the drive contradicts the camera's mount."""
+        """The outcome, without its fix where the drive has not confirmed the camera's mount, or contradicts it."""
         result, watch = outcome.result, self._camera_watch
         heading = None if outcome.query is None else outcome.query.heading
         fixed = isinstance(result, Fix) or result.reason is RejectionReason.CAMERA_MISMATCH
         if heading is None or not (fixed or result.reason in _LOOKED_AT):  # type: ignore[union-attr]
             return outcome
-        detail, timings_ms = None, result.timings_ms
-        if watch.due(fixed=fixed):
+        alternatives = watch.due()
+        if alternatives:
             start_s = time.perf_counter()
-            scores = self._localizer.camera_fits(outcome.image, heading)
-            better = watch.compared(scores)
-            if better is not None:
-                detail = (
-                    f"the image fits the map better {better} ({scores[better]:.2f}) than {CONFIGURED} "
-                    f"({scores[CONFIGURED]:.2f}); if that goes on, check the camera's parameters and the heading"
-                )
+            configured = None if outcome.observation is None else outcome.observation.features
+            watch.compared(self._localizer.camera_fits(outcome.image, heading, alternatives, configured))
             elapsed_ms = (time.perf_counter() - start_s) * 1e3
-            total_ms = timings_ms.get("total", 0.0) + elapsed_ms
-            timings_ms = {**timings_ms, "camera_check": elapsed_ms, "total": total_ms}
-        detail = watch.warning or detail
-        if isinstance(result, Fix) and detail is not None:
-            result = Rejection(result.stamp_ns, RejectionReason.CAMERA_MISMATCH, detail, result.hypotheses)
-        elif timings_ms is result.timings_ms:
-            return outcome
-        return dataclasses.replace(outcome, result=dataclasses.replace(result, timings_ms=timings_ms))
+            total_ms = result.timings_ms.get("total", 0.0) + elapsed_ms
+            result = dataclasses.replace(
+                result, timings_ms={**result.timings_ms, "camera_check": elapsed_ms, "total": total_ms}
+            )
+        if isinstance(result, Fix) and watch.problem is not None:
+            timings_ms = result.timings_ms
+            reason = RejectionReason.CAMERA_MISMATCH
+            result = Rejection(result.stamp_ns, reason, watch.problem, result.hypotheses, timings_ms)
+        return dataclasses.replace(outcome, result=result)
 
     def _committed(self, outcome: Outcome) -> Outcome:
         """The outcome, remembered for the images to come, unless a reset came while it was made."""
