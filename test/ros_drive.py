@@ -55,6 +55,7 @@ OPEN_GATES = {
     "localizer.gate_ambiguity": 1.0,
     "localizer.gate_sigma_m": 1000.0,
     "localizer.gate_score": -4.0,
+    "session.camera_check_images": 0,  # a network that was not trained confirms no mount
     "threads": 1,
     "backend": "onnx_cpu",
     "diagnostics_period_s": 0.1,

@@ -31,7 +31,7 @@ def test_replay_equals_the_live_nodes_fixes(tmp_path):
         tmp_path / "drive", region.world, open_index(region.index).frame, seconds=IMAGES - 1, image_rate=1.0,
         image_delay_s=0.1,
     )  # fmt: skip
-    session = SessionConfig(mode="single", heading_source="imu", prior_source="none")
+    session = SessionConfig(mode="single", heading_source="imu", camera_check_images=0)
     evaluate(
         ReplayRequest(
             bag,

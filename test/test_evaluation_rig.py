@@ -40,7 +40,7 @@ def drive(folder, name, **options):
 def run(place, output, *options, bag="drive", rig="auto"):
     """`unifygeo replay`; returns its exit status."""
     arguments = ["replay", place / bag, "--index", place / "index", "--model", place / "bundle", "--output", output]
-    for parameter in ("session.heading_source=imu", "threads=1", "backend=onnx_cpu"):
+    for parameter in ("session.heading_source=imu", "threads=1", "backend=onnx_cpu", "session.camera_check_images=0"):
         arguments += ["--set", parameter]
     arguments += ["--quiet", "--truth-topic", "/ground_truth/odometry", *options]
     return cli.main([str(argument) for argument in [*arguments, *(["--rig", rig] if rig else [])]])

@@ -21,7 +21,8 @@ from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.inference.select import open_engines
 
 SINGLE = ("--truth-topic", "/ground_truth/odometry", "--set", "session.mode=single")
-SEQUENCE = ("--set", "session.mode=sequence", "--set", "session.heading_source=imu")
+SEQUENCE = ("--set", "session.mode=sequence", "--set", "session.heading_source=imu",
+            "--set", "session.camera_check_images=0")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

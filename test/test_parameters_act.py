@@ -27,9 +27,11 @@ MODES = (
     {"session.mode": "sequence", "tracker.fix_from": "image"},
     {"session.mode": "single", "session.prior_source": "last_fix", "session.heading_source": "constant"},
     {"session.mode": "single", "session.prior_source": "odometry", "session.heading_source": "imu",
-     "localizer.gate_ambiguity": 1.0, "localizer.gate_score": -4.0, "localizer.gate_sigma_m": 1000.0},
+     "localizer.gate_ambiguity": 1.0, "localizer.gate_score": -4.0, "localizer.gate_sigma_m": 1000.0,
+     "session.camera_check_images": 0},
     {"session.mode": "single", "session.prior_source": "last_fix", "session.heading_source": "imu",
-     "localizer.gate_ambiguity": 1.0, "localizer.gate_score": -4.0, "localizer.gate_sigma_m": 1000.0},
+     "localizer.gate_ambiguity": 1.0, "localizer.gate_score": -4.0, "localizer.gate_sigma_m": 1000.0,
+     "session.camera_check_images": 0},
 )  # fmt: skip
 """Between them, these use everything that a session, a localizer and a tracker have."""
 

@@ -25,7 +25,7 @@ unifygeo_localizer:
     threads: 1
     camera: {x_m: 0.0}
     localizer: {gate_ambiguity: 1.0, gate_sigma_m: 1000.0, gate_score: -4.0}
-    session: {heading_source: imu}
+    session: {heading_source: imu, camera_check_images: 0}
 """
 
 
