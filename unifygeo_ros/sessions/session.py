@@ -224,8 +224,10 @@ class LocalizationSession(abc.ABC):
             return dataclasses.replace(outcome, track=self._track, stamp_error=estimate, warnings=warnings)
 
     def _warnings_now(self, config: SessionConfig) -> dict[str, str]:
-        """What the drive so far shows to be set up wrongly: sentences by kind. The sentences hold numbers that change
-        from image to image; each kind is logged once in a drive."""
+        """What the drive so far shows to be set up wrongly: sentences by kind.
+
+        The sentences hold numbers that change from image to image; each kind is logged once in a drive.
+        """
         estimate, watch = self._stamp_error.estimate, self._camera_watch
         late = "stamps late" if estimate.late_s > 0 else "stamps early"
         mount = "camera" if watch.verdict is None else f"camera {watch.verdict.words}"
