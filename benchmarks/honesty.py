@@ -42,6 +42,7 @@ from recorded_drive import RecordedDrive, read_drive
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import TileIndex, open_index
+from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.covariance import chi2_quantile, semi_major_sigma
@@ -309,7 +310,7 @@ def play(
 
 
 def judged(
-    session: LocalizationSession, image: CameraImage, truth: Truth, index: TileIndex, foreign: bool
+    session: LocalizationSession, image: CameraImage, truth: Truth, index: MapIndex, foreign: bool
 ) -> dict[str, Any]:
     outcome = session.locate(image).result
     pose = truth.at(image.stamp_ns)

@@ -62,7 +62,14 @@ def resident_mb() -> float:
 
 
 def sparse_index(
-    folder: Path, tiles: int, *, descriptor_dim: int, match_size: int, match_channels: int, random: bool = False
+    folder: Path,
+    tiles: int,
+    *,
+    descriptor_dim: int,
+    match_size: int,
+    match_channels: int,
+    random: bool = False,
+    datum: Datum | None = None,
 ) -> Path:
     """An index whose table is real and whose other files are holes, except for the descriptors if `random`."""
     folder.mkdir(parents=True)
@@ -96,7 +103,7 @@ def sparse_index(
     files = {name: FileRecord(size * tiles, "not computed: the files are holes") for name, size in sizes.items()}
     files[TILES] = FileRecord(TILE_DTYPE.itemsize * tiles, sha256_of_file(folder / TILES))
     manifest = IndexManifest(
-        model="none", weights_sha256="0" * 64, encoder="none", datum=Datum(48.5, 9.0), tiles=tiles, skipped=0,
+        model="none", weights_sha256="0" * 64, encoder="none", datum=datum or Datum(48.5, 9.0), tiles=tiles, skipped=0,
         tile_size=TILE_SIZE, metres_per_pixel=METRES_PER_PIXEL, stride_m=SIDE_M / 2, minimum_coverage=0.5,
         descriptor_dim=descriptor_dim, match_size=match_size, match_channels=match_channels,
         imagery={"kind": "none"}, search="exact", files=files,

@@ -16,7 +16,7 @@ SWITCH = ("true", "false")
 # Launch argument → parameter, choices, description.
 OVERRIDES = {
     "bundle": ("bundle", None, "folder of the model bundle"),
-    "index": ("index", None, "folder of the index of the region"),
+    "index": ("index", None, "folder of the index, or of a region: a folder of indexes or a YAML file"),
     "rig": ("rig.file", None, "rig file: several cameras in place of one panoramic camera"),
     "mode": (
         "session.mode",

@@ -141,7 +141,8 @@ class SimulatedLocalizer:
             def __len__(self) -> int:
                 return len(self.centres_m)
 
-        self.index = Index(frame=frame, centres_m=centres, manifest=manifest)
+        area_m2 = len(centres) * STRIDE_M**2
+        self.index = Index(frame=frame, centres_m=centres, manifest=manifest, area_m2=area_m2)
         self.bundle = SimpleNamespace(
             manifest=SimpleNamespace(calibration=Calibration(tile_temperature=0.1, position_floor_m=0.5))
         )

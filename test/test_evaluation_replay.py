@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from bundles import random_bundle
 from drives import START_NS, STORE, TYPES, Circle, header, vector, write_drive
+from index_parts import subset
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from scipy.spatial.transform import Rotation
@@ -84,6 +85,27 @@ def test_fixes_are_near_the_truth(done):
         x, y, yaw = Circle().pose((result.outcome.stamp_ns - START_NS) / 1e9)
         assert np.hypot(*(World.in_map(frame, x, y) - [result.truth.east_m, result.truth.north_m])) < 0.02
         assert math.cos(result.truth.yaw_rad - yaw) > 0.9999
+
+
+@pytest.mark.parametrize("mode", ["single", "sequence"])
+def test_replay_in_a_region_equals_the_replay_in_its_one_index(place, done, tmp_path, mode):
+    """The drive circles over the border of its two indexes."""
+    index = open_index(place / "index")
+    for name, chosen in (("east", index.centres_m[:, 0] >= 0), ("west", index.centres_m[:, 0] < 0)):
+        subset(index, chosen, tmp_path / "region" / name)
+    option = ("--set", f"session.mode={mode}")
+    assert run(place, tmp_path / "region.mcap", "--index", tmp_path / "region", *option) == 0
+    if mode == "sequence":
+        assert run(place, tmp_path / "one.mcap", *option) == 0
+    expected = frames(done) if mode == "single" else frames(tmp_path, "one")
+    found = frames(tmp_path, "region")
+    assert len(found) == len(expected) == 25
+    for one, other in zip(expected, found, strict=True):
+        assert type(one.outcome) is type(other.outcome)
+        if isinstance(one.outcome, Fix):
+            for name in ("east_m", "north_m", "latitude_deg", "longitude_deg", "yaw_rad"):
+                assert getattr(other.outcome, name) == pytest.approx(getattr(one.outcome, name), abs=1e-4)
+    assert sum(isinstance(frame.outcome, Fix) for frame in found) >= 5
 
 
 def test_results_survive_their_file(done):

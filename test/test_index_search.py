@@ -149,8 +149,8 @@ def test_gated_search_reads_only_gated_descriptors(index, monkeypatch):
     fresh = open_index(index.path)
     gate = Gate(Prior(100.0, 100.0, np.eye(2) * 25.0), 3.0)
     fresh.search(unit_rows(1)[0], 3, gate)
-    np.testing.assert_array_equal(np.flatnonzero(fresh.descriptors._verified), fresh.tiles_within(gate))
-    assert 0 < fresh.descriptors._verified.sum() < 30
+    np.testing.assert_array_equal(np.flatnonzero(fresh.descriptors.verified), fresh.tiles_within(gate))
+    assert 0 < fresh.descriptors.verified.sum() < 30
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from unifygeo_ros.aerial.settings import BuildSettings
 from unifygeo_ros.core.options import add_settings, checked, numbers, settings_of
 
 if TYPE_CHECKING:
-    from unifygeo_ros.aerial.index import TileIndex
+    from unifygeo_ros.aerial.map_index import MapIndex
     from unifygeo_ros.core.geodesy import Datum
 
 
@@ -68,7 +68,7 @@ def add_command(subparsers: Any) -> None:
     merge.set_defaults(run=_merge)
 
     info = commands.add_parser("info", help="show what an index holds")
-    info.add_argument("index", type=Path, help="folder of the index")
+    info.add_argument("index", type=Path, help="folder of the index, or a region: a folder of indexes or a YAML file")
     info.add_argument("--verify", action="store_true", help="read every file and compare its checksum")
     info.add_argument("--plot", type=Path, metavar="PNG", help="draw the coverage into this file")
     info.set_defaults(run=_info)
@@ -160,10 +160,12 @@ def _merge(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from unifygeo_ros.aerial.index import open_index
+    from unifygeo_ros.aerial.regions import RegionIndex, open_map
 
-    index = open_index(args.index, verify=args.verify)
+    index = open_map(args.index, verify=args.verify)
     rows = _rows(index)
+    if isinstance(index, RegionIndex):
+        rows = {"indexes": f"{len(index.indexes)}: {', '.join(path.name for path in index.indexes)}", **rows}
     if args.verify:
         rows["checksums"] = "every file read and correct"
     width = max(map(len, rows))
@@ -176,7 +178,7 @@ def _info(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(index: TileIndex) -> dict[str, str]:
+def _rows(index: MapIndex) -> dict[str, str]:
     manifest = index.manifest
     west, south = index.centres_m.min(axis=0) - manifest.side_m / 2
     east, north = index.centres_m.max(axis=0) + manifest.side_m / 2
@@ -195,7 +197,7 @@ def _rows(index: TileIndex) -> dict[str, str]:
         "descriptor": str(manifest.descriptor_dim),
         "match map": f"{manifest.match_size}×{manifest.match_size}×{manifest.match_channels}, float16",
         "search": manifest.search,
-        "size": f"{size / 1e6:.1f} MB",
+        **({"size": f"{size / 1e6:.1f} MB"} if size else {}),
     }
     for number, source in enumerate(manifest.imagery.get("rasters", [manifest.imagery]), start=1):
         files = source.get("files", [])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.core.arrays import Float64, Int64
 from unifygeo_ros.core.errors import ConfigurationError
 
@@ -16,7 +16,7 @@ _PICTURED = 400
 """At most this many tiles are drawn with their own pixels."""
 
 
-def draw_coverage(index: TileIndex, path: Path) -> None:
+def draw_coverage(index: MapIndex, path: Path) -> None:
     """Draw how many tiles cover each place, over their pixels where they are few enough, as PNG, SVG or PDF."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -11,6 +11,8 @@ states for its range.
 from __future__ import annotations
 
 import bisect
+import hashlib
+import mmap
 import zlib
 from pathlib import Path
 from typing import Sequence
@@ -22,6 +24,7 @@ import numpy.typing as npt
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.manifest import (
     DESCRIPTORS,
+    MANIFEST,
     MATCH_MAPS,
     PIXELS,
     SEARCH,
@@ -42,14 +45,43 @@ from unifygeo_ros.inference.bundle import ModelBundle, sha256_of_file
 
 _REMEDY = "copy the index again or build it again"
 
+RESIDENT_BYTES = 8 << 20
+"""About as much of each mapped file stays in the process's memory after tiles were taken from it one by one."""
+
+_FAULT_BYTES = 1 << 16
+"""Linux maps up to so much around the page that is read."""
+
+
+class _MappedFile:
+    """A file mapped for reading, of which little stays in the process.
+
+    Pages that were read are given back to the system from time to time: on a long drive the resident memory would grow
+    to the size of the file. They are read again from the system's cache, or the disk.
+    """
+
+    def __init__(self, path: Path, dtype: str | type, shape: tuple[int, ...] | None = None) -> None:
+        mapped = np.memmap(path, dtype, mode="r", shape=shape)
+        self._map: mmap.mmap | None = mapped.base if isinstance(mapped.base, mmap.mmap) else None
+        self._touched = 0
+        self.array = np.asarray(mapped)
+
+    def touch(self, pieces: int, piece_bytes: int) -> None:
+        """Note that so many pieces are about to be read."""
+        if self._touched > RESIDENT_BYTES and self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+        self._touched += pieces * max(piece_bytes, _FAULT_BYTES)
+
 
 class VerifiedRows:
     """A mapped array with one row a tile, each row checked against its CRC-32 when it is first taken."""
 
-    def __init__(self, rows: Array, checksums: npt.NDArray[np.uint32], name: str) -> None:
-        self._rows = rows
+    def __init__(self, file: _MappedFile, checksums: npt.NDArray[np.uint32], name: str) -> None:
+        self._file = file
+        self._rows = rows = file.array
         self._checksums = checksums
-        self._verified = np.zeros(len(rows), np.bool_)
+        self.verified = np.zeros(len(rows), np.bool_)
+        """Which rows were checked."""
         self._name = name
         self.shape = rows.shape
         self.dtype = rows.dtype
@@ -72,10 +104,11 @@ class VerifiedRows:
             IndexFormatError: a row is damaged.
         """
         ids = np.arange(len(self)) if tile_ids is None else np.asarray(tile_ids, np.int64)
-        for tile_id in ids[~self._verified[ids]].tolist():
+        self._file.touch(len(ids), self._rows.strides[0])
+        for tile_id in ids[~self.verified[ids]].tolist():
             if zlib.crc32(self._rows[tile_id].data) != self._checksums[tile_id]:
                 raise IndexFormatError(f"{self._name}: tile {tile_id} does not match its checksum; {_REMEDY}")
-            self._verified[tile_id] = True
+            self.verified[tile_id] = True
         return self._rows
 
 
@@ -98,17 +131,17 @@ class TileIndex:
             (count, 2), np.dtype("<f8"), buffer=self._table, strides=(TILE_DTYPE.itemsize, 8)
         )
         self.descriptors = VerifiedRows(
-            np.asarray(np.memmap(path / DESCRIPTORS, "<f4", mode="r", shape=(count, manifest.descriptor_dim))),
+            _MappedFile(path / DESCRIPTORS, "<f4", (count, manifest.descriptor_dim)),
             self._table["descriptor_crc"],
             str(path / DESCRIPTORS),
         )
         shape = (count, manifest.match_size, manifest.match_size, manifest.match_channels)
         self.match_maps = VerifiedRows(
-            np.asarray(np.memmap(path / MATCH_MAPS, "<f2", mode="r", shape=shape)),
+            _MappedFile(path / MATCH_MAPS, "<f2", shape),
             self._table["match_map_crc"],
             str(path / MATCH_MAPS),
         )
-        self._pixels = np.memmap(path / PIXELS, np.uint8, mode="r")
+        self._pixels = _MappedFile(path / PIXELS, np.uint8)
         self._search_device = search_device
         self._gpu = gpu
         self._search: DescriptorSearch | None = None
@@ -125,6 +158,24 @@ class TileIndex:
     def metres_per_pixel(self) -> float:
         return self.manifest.metres_per_pixel
 
+    @property
+    def area_m2(self) -> float:
+        """Each tile adds its stride²; tiles that lie as a data set has them are taken as half overlapping."""
+        return len(self) * (self.manifest.stride_m or self.manifest.side_m / 2) ** 2
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of manifest.json, which holds those of the other files."""
+        return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
+
+    def tile_yaw_rad(self, tile_id: int) -> float:
+        """Yaw in the map of a tile's eastward axis: all tiles are aligned with the map."""
+        return 0.0
+
+    def yaw_at_rad(self, east_m: float, north_m: float) -> float:
+        """`tile_yaw_rad` of the tiles at a place."""
+        return 0.0
+
     def tile_png(self, tile_id: int) -> bytes:
         """A tile as it is stored. Raises IndexFormatError."""
         return self._verified_png(tile_id).tobytes()
@@ -139,7 +190,8 @@ class TileIndex:
     def _verified_png(self, tile_id: int) -> UInt8:
         entry = self._table[tile_id]
         start, length = int(entry["pixels_offset"]), int(entry["pixels_bytes"])
-        encoded = self._pixels[start : start + length]
+        self._pixels.touch(1, length)
+        encoded = self._pixels.array[start : start + length]
         if len(encoded) != length or zlib.crc32(encoded.data) != entry["pixels_crc"]:
             raise IndexFormatError(f"{self.path / PIXELS}: tile {tile_id} does not match its checksum; {_REMEDY}")
         return encoded
@@ -180,9 +232,7 @@ class TileIndex:
             InputError: the descriptor does not fit the index.
             IndexFormatError: a file of the index is damaged.
         """
-        query = self._checked_descriptor(descriptor)
-        if k < 1:
-            raise InputError(f"{k} candidates asked for, must be at least 1")
+        query = checked_descriptor(descriptor, k, self.manifest.descriptor_dim)
         if gate is not None:
             tile_ids = self.tiles_within(gate)
             return nearest_among(self._verified_descriptors(tile_ids), tile_ids, query, k)
@@ -237,20 +287,23 @@ class TileIndex:
         rows = (cell_keys(self.centres_m[[0, -1]], self.manifest.side_m) + 2**31) >> 32
         return int(rows[0]), int(rows[1])
 
-    def _checked_descriptor(self, descriptor: npt.ArrayLike) -> Float32:
-        query = np.ascontiguousarray(descriptor, np.float32)
-        if query.shape != (self.manifest.descriptor_dim,):
-            raise InputError(
-                f"descriptor of shape {query.shape}, the index holds width {self.manifest.descriptor_dim}; "
-                "use the model that made the index"
-            )
-        wrong = wrong_length(query[None])
-        if wrong is not None:
-            raise InputError(
-                f"descriptor of length {wrong[1]}, must be finite and 1 to within {UNIT_LENGTH_TOLERANCE}; "
-                "the image or the model is damaged"
-            )
-        return query
+
+def checked_descriptor(descriptor: npt.ArrayLike, k: int, width: int) -> Float32:
+    """The query of a search for k tiles: float32 (width,), contiguous. Raises InputError for one that cannot be."""
+    if k < 1:
+        raise InputError(f"{k} candidates asked for, must be at least 1")
+    query = np.ascontiguousarray(descriptor, np.float32)
+    if query.shape != (width,):
+        raise InputError(
+            f"descriptor of shape {query.shape}, the index holds width {width}; use the model that made the index"
+        )
+    wrong = wrong_length(query[None])
+    if wrong is not None:
+        raise InputError(
+            f"descriptor of length {wrong[1]}, must be finite and 1 to within {UNIT_LENGTH_TOLERANCE}; "
+            "the image or the model is damaged"
+        )
+    return query
 
 
 def open_index(

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from unifygeo_ros.aerial.gate import Gate
-from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.core.arrays import Float64, UInt8
 from unifygeo_ros.core.records import Prior
 
@@ -39,7 +39,7 @@ class Extent:
         return np.asarray((points - corner) * [1, -1] / self.metres_per_pixel)
 
 
-def mosaic(extent: Extent, index: TileIndex, empty: int = 205) -> UInt8:
+def mosaic(extent: Extent, index: MapIndex, empty: int = 205) -> UInt8:
     """uint8 (H, W, 3) RGB of the tiles inside; a grey of that brightness where there is none."""
     canvas = np.full((extent.height, extent.width, 3), empty, np.uint8)
     centre = np.array(

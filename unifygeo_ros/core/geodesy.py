@@ -31,7 +31,7 @@ from unifygeo_ros.core.errors import InputError
 AngleT = TypeVar("AngleT", float, Float64)
 
 MAX_RANGE_M = 50_000.0
-"""Largest distance from the datum at which the map frame is used. There, a tile's north edge and
+"""Largest distance from the datum at which the map frame of one index is used. There, a tile's north edge and
 true north differ by up to 0.45° · tan(latitude), the stated error of treating tiles as aligned with the map."""
 
 _HEIGHT_TOLERANCE_M = 1e-7
@@ -59,8 +59,10 @@ class Datum:
 class LocalFrame:
     """The map frame: topocentric east-north-up about a datum, restricted to the datum's height."""
 
-    def __init__(self, datum: Datum) -> None:
+    def __init__(self, datum: Datum, range_m: float = MAX_RANGE_M) -> None:
+        """range_m: largest distance from the datum at which it is used."""
         self.datum = datum
+        self.range_m = range_m
 
     @functools.cached_property
     def _topocentric(self) -> pyproj.Transformer:
@@ -87,15 +89,15 @@ class LocalFrame:
         """Inverse of `map_from_geodetic`, to better than a micrometre.
 
         east_m, north_m: any equal shape S, metres. Returns float64 S + (2,): latitude, longitude in degrees.
-        Raises InputError beyond MAX_RANGE_M from the datum.
+        Raises InputError beyond `range_m` from the datum.
         """
         east = np.asarray(east_m, np.float64)
         north = np.asarray(north_m, np.float64)
         distance = np.hypot(east, north)
-        if distance.size and not float(np.max(distance)) <= MAX_RANGE_M:
+        if distance.size and not float(np.max(distance)) <= self.range_m:
             raise InputError(
                 f"a point {float(np.max(distance)):.0f} m from the datum is outside the map frame's range of "
-                f"{MAX_RANGE_M:.0f} m; split the region and give each part its own datum"
+                f"{self.range_m:.0f} m; split the region and give each part its own datum"
             )
         # The plane point lies above the surface of constant height; lower it until the height fits.
         up = -(distance**2) / (2 * 6_371_000.0)

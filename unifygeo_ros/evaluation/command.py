@@ -31,7 +31,7 @@ def _add_replay(subparsers: Any) -> None:
         "stopped. Topics are found by type where only one serves.",
     )
     replay.add_argument("bag", type=Path, metavar="BAG", help="the recorded drive")
-    replay.add_argument("--index", type=Path, help="folder of the index (or the parameter `index`)")
+    replay.add_argument("--index", type=Path, help="folder of the index or region (or the parameter `index`)")
     replay.add_argument(
         "--model", type=Path, help="folder of the model bundle that made the index (or the parameter `bundle`)"
     )

@@ -14,8 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 import unifygeo_ros
-from unifygeo_ros.aerial.index import TileIndex, open_index
-from unifygeo_ros.aerial.manifest import MANIFEST
+from unifygeo_ros.aerial.map_index import MapIndex
+from unifygeo_ros.aerial.regions import open_map
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.files import write_text
 from unifygeo_ros.core.paths import home_path
@@ -91,7 +91,7 @@ def evaluate(request: ReplayRequest) -> Summary:
     bundle = load_bundle(request.model)
     check_calibrated(bundle, request.settings.node.accept_uncalibrated)
     node = request.settings.node
-    index = open_index(request.index, bundle=bundle, search_device=node.index_search, gpu=node.device)
+    index = open_map(request.index, bundle=bundle, search_device=node.index_search, gpu=node.device)
     index.open_gpu_search()
     bag = Bag(request.bag)
     settings = request.settings
@@ -184,7 +184,7 @@ def _write_report(
     write_report(request.report, summary, drive, judged, draw_map(drive, judged, localizer.index), looks)
 
 
-def _open_truth(request: ReplayRequest, bag: Bag, topics: Topics, index: TileIndex) -> Truth | None:
+def _open_truth(request: ReplayRequest, bag: Bag, topics: Topics, index: MapIndex) -> Truth | None:
     if request.truth_file is not None:
         recording = read_truth_file(request.truth_file)
     elif topics.truth is not None:
@@ -266,7 +266,7 @@ def _identity(
     topics: Topics,
     truth: Truth | None,
     bundle: ModelBundle,
-    index: TileIndex,
+    index: MapIndex,
     engines: str,
 ) -> dict[str, Any]:
     """What the results depend on, without paths: moving the files changes nothing."""
@@ -292,7 +292,7 @@ def _identity(
         },
         "index": {
             "name": index.path.name,
-            "manifest_sha256": hashlib.sha256((index.path / MANIFEST).read_bytes()).hexdigest(),
+            "manifest_sha256": index.checksum,
             "tiles": len(index),
             "datum": f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, {datum.height_m:g} m",
         },

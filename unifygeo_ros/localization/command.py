@@ -35,7 +35,7 @@ def add_command(subparsers: Any) -> None:
         "with its reason. The exit status is 0 if every image could be read.",
     )
     locate.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="JPEG or PNG files")
-    locate.add_argument("--index", required=True, type=Path, help="folder of the index")
+    locate.add_argument("--index", required=True, type=Path, help="folder of the index or region")
     locate.add_argument("--model", required=True, type=Path, help="folder of the model bundle that made the index")
     locate.add_argument(
         "--heading-deg",
@@ -79,7 +79,7 @@ def add_command(subparsers: Any) -> None:
 
 
 def _locate(args: argparse.Namespace) -> int:
-    from unifygeo_ros.aerial.index import open_index
+    from unifygeo_ros.aerial.regions import open_map
     from unifygeo_ros.inference.bundle import check_calibrated, load_bundle
     from unifygeo_ros.inference.select import open_engines
     from unifygeo_ros.localization.localizer import Localizer
@@ -89,7 +89,7 @@ def _locate(args: argparse.Namespace) -> int:
         raise ConfigurationError(f"--plot {args.plot}: there is no folder {args.plot.parent}; make it, or name another")
     bundle = load_bundle(args.model)
     check_calibrated(bundle, args.accept_uncalibrated)
-    index = open_index(args.index, bundle=bundle)
+    index = open_map(args.index, bundle=bundle)
     if args.tilt_deg == EXIF and mount.upside_down:
         raise ConfigurationError("--tilt-deg exif: not for a camera that hangs upside down; give --tilt-deg ROLL,PITCH")
     prior = _prior_in_map(args, index.frame)

@@ -13,7 +13,7 @@ from typing import Iterator, Mapping, Sequence
 import numpy as np
 
 from unifygeo_ros.aerial.gate import Gate
-from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.core.arrays import Float32, Int64
 from unifygeo_ros.core.errors import BundleError, EngineError, IndexFormatError
 from unifygeo_ros.core.geodesy import wrap_angle, yaw_from_azimuth
@@ -50,6 +50,7 @@ from unifygeo_ros.localization.panorama import check_image, check_mask, enough_c
 from unifygeo_ros.localization.pyramids import PyramidCache
 from unifygeo_ros.localization.reranking import match, rerank
 from unifygeo_ros.localization.retrieval import camera_gate, prior_problem
+from unifygeo_ros.localization.tile_axes import observation_in_map, query_along_tiles
 
 NOTHING_KNOWN = Query()
 """Neither position nor heading."""
@@ -68,7 +69,7 @@ class Localizer:
 
     def __init__(
         self,
-        index: TileIndex,
+        index: MapIndex,
         bundle: ModelBundle,
         engines: EngineSet,
         config: LocalizerConfig | None = None,
@@ -123,6 +124,11 @@ class Localizer:
 
     def observe(self, image: CameraImage, query: Query = NOTHING_KNOWN) -> Observation | Rejection:
         """All that an image says of where the camera was."""
+        observation = self._observe_along_tiles(image, query_along_tiles(query, self.index))
+        return observation if isinstance(observation, Rejection) else observation_in_map(observation, query, self.index)
+
+    def _observe_along_tiles(self, image: CameraImage, query: Query) -> Observation | Rejection:
+        """`observe`, with headings from the tiles' eastward axis, and distributions that are not turned yet."""
         prior, heading = query.prior, query.heading
         clock = _StageClock()
         with clock.stage("checks"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Mapping
 
-from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.inference.bundle import PYRAMID
 from unifygeo_ros.inference.engine import Engine, ResidentArray
 
@@ -16,7 +16,7 @@ Pyramid = Mapping[str, ResidentArray]
 class PyramidCache:
     """Encodes tiles of an index and keeps the pyramids of the `capacity` tiles used last."""
 
-    def __init__(self, index: TileIndex, aerial_encoder: Engine, capacity: int) -> None:
+    def __init__(self, index: MapIndex, aerial_encoder: Engine, capacity: int) -> None:
         self._index = index
         self._aerial_encoder = aerial_encoder
         self._capacity = capacity

@@ -31,7 +31,7 @@ class NodeConfig:
     """Settings of the node itself."""
 
     bundle: str = setting("", "folder of the model bundle (required)")
-    index: str = setting("", "folder of the index of the region (required)")
+    index: str = setting("", "folder of the index, or of a region: a folder of indexes or a YAML file (required)")
     accept_uncalibrated: bool = setting(
         False, "localize with a bundle that was not calibrated: covariances and ambiguities are then rough guesses"
     )

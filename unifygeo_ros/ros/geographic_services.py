@@ -8,7 +8,7 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
-from unifygeo_ros.core.geodesy import MAX_RANGE_M, LocalFrame
+from unifygeo_ros.core.geodesy import LocalFrame
 
 
 class GeographicServices:
@@ -53,8 +53,8 @@ class GeographicServices:
         if not (abs(latitude - point.latitude) < 1e-6 and abs(longitude - point.longitude) % 360.0 < 1e-6):
             datum = self._frame.datum
             self._refuse(
-                f"latitude {point.latitude:.6f}, longitude {point.longitude:.6f} is more than {MAX_RANGE_M / 1e3:g} km "
-                f"from the datum {datum.latitude_deg:.6f}, {datum.longitude_deg:.6f}"
+                f"latitude {point.latitude:.6f}, longitude {point.longitude:.6f} is more than "
+                f"{self._frame.range_m / 1e3:g} km from the datum {datum.latitude_deg:.6f}, {datum.longitude_deg:.6f}"
             )
             return response
         answer.x, answer.y, answer.z = east_m, north_m, 0.0

@@ -6,7 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import Callable, Mapping
 
-from unifygeo_ros.aerial.index import TileIndex, open_index
+from unifygeo_ros.aerial.map_index import MapIndex
+from unifygeo_ros.aerial.regions import open_map
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.paths import home_path
 from unifygeo_ros.inference.bundle import check_calibrated, load_bundle
@@ -25,7 +26,7 @@ class Loaded:
 
     session: LocalizationSession
     localizer: Localizer
-    index: TileIndex
+    index: MapIndex
     identity: Mapping[str, str]
     """What was loaded, for log and diagnostics."""
     rig: LiveRig | None
@@ -52,7 +53,7 @@ def load(settings: Settings, mount: CameraMount, rig: LiveRig | None, step: Call
         bundle = load_bundle(home_path(node.bundle))
         check_calibrated(bundle, node.accept_uncalibrated)
         step("index")
-        index = open_index(home_path(node.index), bundle=bundle, search_device=node.index_search, gpu=node.device)
+        index = open_map(home_path(node.index), bundle=bundle, search_device=node.index_search, gpu=node.device)
         step("search of the index")
         index.open_gpu_search()
         resources.callback(index.close_search)

@@ -28,7 +28,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger
 
-from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.conversions.from_messages import stamp_ns
 from unifygeo_ros.core.errors import ConfigurationError, UnifyGeoError
 from unifygeo_ros.core.time import NS_PER_S, ns_from_s
@@ -307,7 +307,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self._conversion.camera_image,
         )
 
-    def _create_pose_interfaces(self, index: TileIndex) -> None:
+    def _create_pose_interfaces(self, index: MapIndex) -> None:
         """What is published between images, and the conversions that nav2 asks for. Raises ConfigurationError."""
         settings = self._settings
         if settings.node.ll_services:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Protocol
 
-from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.core.settings import setting_fields
 from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.motion.increments import MotionNoise
@@ -27,7 +27,7 @@ class WholeLocalizer(ImageLocalizer, Protocol):
     """What the factory needs of `unifygeo_ros.localization.localizer.Localizer`."""
 
     @property
-    def index(self) -> TileIndex: ...
+    def index(self) -> MapIndex: ...
 
     @property
     def bundle(self) -> ModelBundle: ...

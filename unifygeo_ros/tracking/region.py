@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.core.arrays import Bool, Float64
 from unifygeo_ros.core.geodesy import LocalFrame
 
@@ -51,8 +51,6 @@ class Region:
         return 4 / (math.pi * math.sqrt(self.area_m2))
 
 
-def region_of(index: TileIndex) -> Region:
-    """Each tile adds its stride² to the area; tiles that lie as a data set has them are taken as half overlapping."""
-    side_m = index.manifest.side_m
-    stride_m = index.manifest.stride_m or side_m / 2
-    return Region(index.frame, len(index) * stride_m**2, side_m, index.centres_m)
+def region_of(index: MapIndex) -> Region:
+    """What the tracker needs of an index or a region of several."""
+    return Region(index.frame, index.area_m2, index.manifest.side_m, index.centres_m)

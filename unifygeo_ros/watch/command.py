@@ -21,7 +21,11 @@ def add_command(subparsers: Any) -> None:
         "unless --host says otherwise. Watching a node needs rclpy.",
     )
     watch.add_argument(
-        "index", type=Path, nargs="?", metavar="INDEX", help="folder of the index, for the map (live: the node's own)"
+        "index",
+        type=Path,
+        nargs="?",
+        metavar="INDEX",
+        help="folder of the index or region, for the map (live: the node's own)",
     )
     watch.add_argument(
         "--replay", type=Path, metavar="OUT", help="play what `unifygeo replay --output OUT.mcap` or the demo wrote"
@@ -39,7 +43,7 @@ def add_command(subparsers: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from unifygeo_ros.aerial.index import open_index
+    from unifygeo_ros.aerial.regions import open_map
     from unifygeo_ros.core.errors import ConfigurationError
     from unifygeo_ros.watch.server import Source, WatchServer
 
@@ -47,7 +51,7 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigurationError(f"--port {args.port}: must be 0 to 65535")
     if args.bag is not None and args.replay is None:
         raise ConfigurationError("--bag is given without --replay; a running node's camera is watched by its topic")
-    index = open_index(args.index) if args.index is not None else None
+    index = open_map(args.index) if args.index is not None else None
     stop = threading.Event()
     with contextlib.ExitStack() as resources:
         source: Source

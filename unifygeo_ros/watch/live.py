@@ -19,7 +19,8 @@ from rclpy.node import NodeNameNonExistentError
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
-from unifygeo_ros.aerial.index import TileIndex, open_index
+from unifygeo_ros.aerial.map_index import MapIndex
+from unifygeo_ros.aerial.regions import open_map
 from unifygeo_ros.conversions.from_messages import stamp_ns
 from unifygeo_ros.core.errors import InputError, UnifyGeoError
 from unifygeo_ros.motion.samples import roll_pitch_yaw
@@ -41,7 +42,7 @@ LOOK_PERIOD_S = 2.0
 class LiveSource:
     """See `server.Source`. Listens in a thread of its own until `close`."""
 
-    def __init__(self, node_name: str, index: TileIndex | None, image_topic: str | None) -> None:
+    def __init__(self, node_name: str, index: MapIndex | None, image_topic: str | None) -> None:
         """Listen to a node.
 
         Args:
@@ -182,7 +183,7 @@ class LiveSource:
         try:
             if not folder:
                 raise InputError(f"the parameter index of {self._name} is empty")
-            self.orthophoto, self._map_note = Orthophoto(open_index(Path(folder).expanduser())), ""
+            self.orthophoto, self._map_note = Orthophoto(open_map(Path(folder).expanduser())), ""
         except (UnifyGeoError, OSError) as error:
             self._map_note = f"no map: {error}. Give a copy of the index that is on this machine"
         self.journal.add({"kind": "map"})

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.aerial.mosaic import Extent, mosaic
 from unifygeo_ros.core.errors import IndexFormatError
 
@@ -29,7 +29,7 @@ CACHED_TILES = 512
 class Orthophoto:
     """Map tiles of one index, as JPEG. Safe for use from several threads."""
 
-    def __init__(self, index: TileIndex) -> None:
+    def __init__(self, index: MapIndex) -> None:
         self._index = index
         self._lock = threading.Lock()
         self._tile = functools.lru_cache(CACHED_TILES)(self._encoded)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.evaluation.metrics.results import FORMAT, read_frames
 from unifygeo_ros.evaluation.recordings.bags import Bag, choose_topic
@@ -22,7 +22,7 @@ FRAMES = ".frames.jsonl"
 class ReplaySource:
     """See `server.Source`."""
 
-    def __init__(self, results: Path, index: TileIndex | None, bag: Path | None, image_topic: str | None) -> None:
+    def __init__(self, results: Path, index: MapIndex | None, bag: Path | None, image_topic: str | None) -> None:
         """Read a replay.
 
         Args:
@@ -92,7 +92,7 @@ def _identity(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not the results of a replay ({error}); give the file *{FRAMES}") from error
 
 
-def _check_index(identity: dict[str, Any], index: TileIndex, path: Path) -> None:
+def _check_index(identity: dict[str, Any], index: MapIndex, path: Path) -> None:
     """Positions in the map of another index would be drawn at wrong places."""
     wanted, datum = identity.get("index", {}).get("datum"), index.manifest.datum
     found = f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, {datum.height_m:g} m"

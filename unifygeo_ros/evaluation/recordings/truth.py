@@ -16,7 +16,7 @@ import pyproj
 
 from unifygeo_ros.core.arrays import Float64, Int64
 from unifygeo_ros.core.errors import ConfigurationError, InputError
-from unifygeo_ros.core.geodesy import MAX_RANGE_M, Datum, LocalFrame, wrap_angle
+from unifygeo_ros.core.geodesy import Datum, LocalFrame, wrap_angle
 from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.core.time import ns_from_s
 
@@ -133,7 +133,7 @@ class Truth:
             positions = convert(points)
             jacobians = _jacobians(convert, points)
         nearest = float(np.min(np.hypot(positions[:, 0], positions[:, 1])))
-        if not nearest <= MAX_RANGE_M:
+        if not nearest <= index_frame.range_m:
             raise InputError(
                 f"{recording.source}: the ground truth comes no nearer than {nearest / 1000:.0f} km to the index's "
                 "datum; choose the index of the place, or say by --truth-frame what its coordinates are"

@@ -11,7 +11,7 @@ from typing import Iterator
 import cv2
 import numpy as np
 
-from unifygeo_ros.aerial.index import TileIndex
+from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.aerial.mosaic import Extent, mosaic
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.covariance import chi2_quantile, error_ellipse
@@ -42,7 +42,7 @@ class DriveMap:
     """a round length."""
 
 
-def draw_map(drive: Drive, judged: Judged, index: TileIndex) -> DriveMap | None:
+def draw_map(drive: Drive, judged: Judged, index: MapIndex) -> DriveMap | None:
     """None where there is no position to show."""
     points = np.concatenate([drive.truth_m[drive.has_truth], drive.fix_m[judged.frame_index[~judged.gross]]])
     if not len(points):
@@ -80,7 +80,7 @@ def error_legend() -> tuple[tuple[str, str], ...]:
     return tuple((name, colour) for name, (_, colour) in zip(names, _ERROR_COLOURS, strict=True))
 
 
-def _extent(points_m: Float64, index: TileIndex) -> Extent:
+def _extent(points_m: Float64, index: MapIndex) -> Extent:
     low, high = points_m.min(axis=0) - MARGIN_M, points_m.max(axis=0) + MARGIN_M
     # At least a tile in each direction, so that a short drive shows where it is.
     middle, size = (low + high) / 2, np.maximum(high - low, index.manifest.side_m)
