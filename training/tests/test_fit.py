@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from small_runs import SMALL, Dots, small_config
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.inference.bundle import Calibration, load_bundle
+from unifygeo_training import fit as fit_module
 from unifygeo_training import losses
 from unifygeo_training.calibrate import CalibrationReport
 from unifygeo_training.checkpoint import load_network, weights_sha256
@@ -169,6 +171,110 @@ def test_float16_run_survives_gradients_that_overflow(tmp_path: Path) -> None:
     assert scales[-1][0]
     assert moved[-1]
     assert all(bool(torch.isfinite(value).all()) for value in run.network.state_dict().values())
+
+
+def test_average_is_the_weighted_mean_and_can_be_started_from(tmp_path: Path) -> None:
+    first = fit(small_config(steps=1), Dots(), tmp_path / "first")
+    second = fit(small_config(steps=3, seed=5), Dots(), tmp_path / "second")
+    output = tmp_path / "mean.pt"
+    assert main(["average", str(first), str(second), "--share", "0.3", "--output", str(output)]) == 0
+    (a, _), (b, _), (mean, content) = (load_network(path) for path in (first, second, output))
+    counters = [name for name, value in mean.state_dict().items() if not value.is_floating_point()]
+    assert all(name.endswith("num_batches_tracked") for name in counters)
+    for name, value in mean.state_dict().items():
+        if name in counters:
+            continue
+        expected = 0.7 * a.state_dict()[name].double() + 0.3 * b.state_dict()[name].double()
+        torch.testing.assert_close(value.double(), expected, atol=1e-7, rtol=1e-6)
+    assert not torch.equal(mean.decoder.output[0].weight, b.decoder.output[0].weight)
+    assert content["averaged"] == {"first": weights_sha256(a), "second": weights_sha256(b), "share": 0.3}
+    assert content["config"]["seed"] == 5
+    fit(small_config(steps=1, start_from=output), Dots(), tmp_path / "next")
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.1", "nan"])
+def test_average_refuses_shares_beyond_its_checkpoints(
+    tmp_path: Path, share: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["average", "a.pt", "b.pt", f"--share={share}", "--output", str(tmp_path / "c.pt")]) == 2
+    assert "must be between 0, the first checkpoint, and 1, the second" in capsys.readouterr().err
+
+
+def test_average_names_what_differs_and_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = fit(small_config(steps=1), Dots(), tmp_path / "first")
+    coarser = SMALL.model_copy(update={"metres_per_pixel": 2.0})
+    second = fit(small_config(steps=1, network=coarser), Dots(), tmp_path / "second")
+    assert main(["average", str(first), str(second), "--output", str(tmp_path / "mean.pt")]) == 2
+    assert "differ in network.metres_per_pixel; give checkpoints of the same network" in capsys.readouterr().err
+    before = second.read_bytes()
+    assert main(["average", str(first), str(first), "--output", str(second)]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert second.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "ratio", "warns"),
+    [
+        ("bf16-mixed", "cpu", 9.04, True),
+        ("bf16-mixed", "cpu", 0.6, False),
+        ("32-true", "cpu", 9.04, False),
+        ("bf16-mixed", "cuda", 9.04, False),
+    ],
+)
+def test_emulated_bf16_is_a_warning_with_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    precision: str,
+    device: str,
+    ratio: float,
+    warns: bool,
+) -> None:
+    monkeypatch.setattr(fit_module, "bf16_time_ratio", lambda: ratio)
+    fit_module.warn_of_emulated_bf16(precision, torch.device(device))
+    text = " ".join(caplog.messages)
+    assert ("takes 9.0 times as long as float32 on this CPU" in text) == warns
+    assert ("--set hardware.precision=32-true" in text) == warns
+    assert len(caplog.messages) == warns
+
+
+def test_bf16_time_ratio_is_of_processor_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that a convolution moves by 3 s in bfloat16 and by 2 s in float32, the first time by more."""
+    clock, calls = [0.0], []
+
+    def convolve(images: torch.Tensor, kernel: torch.Tensor) -> None:
+        calls.append(images.dtype)
+        assert images.dtype == kernel.dtype
+        clock[0] += {torch.bfloat16: 3.0, torch.float32: 2.0}[images.dtype] * (10 if len(calls) < 3 else 1)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", convolve)
+    monkeypatch.setattr(fit_module.time, "process_time", lambda: clock[0])
+    assert fit_module.bf16_time_ratio() == pytest.approx(1.5)
+
+
+def test_run_warns_once_and_writes_plain_lines_where_there_is_no_terminal(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(fit_module, "bf16_time_ratio", lambda: 12.0)
+    caplog.set_level("INFO")
+    hardware = {"accelerator": "cpu", "precision": "bf16-mixed", "threads": 1, "workers": 0}
+    fit(small_config(steps=3, log_every=2, hardware=hardware), Dots(), tmp_path)
+    lines = [message for message in caplog.messages if message.startswith("step ")]
+    assert [line.split(",")[0] for line in lines] == ["step 2 of 3", "step 3 of 3"]
+    assert all(" min left: loss " in line for line in lines)
+    assert sum("12.0 times" in message for message in caplog.messages) == 1
+    captured = capsys.readouterr()
+    assert "\r" not in captured.err + captured.out
+
+
+def test_run_draws_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stderr", terminal)
+    fit(small_config(steps=1), Dots(), tmp_path)
+    assert "0/1" in terminal.getvalue()
 
 
 def test_fit_removes_the_remains_of_a_killed_run(tmp_path: Path) -> None:

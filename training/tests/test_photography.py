@@ -206,19 +206,25 @@ def test_unseen_parts_are_filled_as_the_localizer_fills_them() -> None:
 
 def test_drawn_fields_are_those_of_vehicles() -> None:
     """Never nothing; a part of the circle, whole columns at a time, in most; only elevations in some."""
-    shares, partial, elevations = [], 0, 0
+    shares, partial, elevations, tops, bottoms = [], 0, 0, [], []
     for seed in range(300):
         seen = draw_seen(np.random.default_rng(seed), 96, 320)
         columns, rows = seen.any(axis=0), seen.any(axis=1)
         assert np.array_equal(seen, rows[:, None] & columns[None])
-        assert not rows[0] or rows[:67].all()  # up to 30% of the rows hidden above, as many below
-        assert rows[30:67].all()
+        if not rows.all():
+            top, bottom = np.flatnonzero(rows)[[0, -1]]
+            assert rows[top : bottom + 1].all()
+            tops.append(45 - top * 90 / 96)
+            bottoms.append(45 - (bottom + 1) * 90 / 96)
         shares.append(columns.mean())
         partial += not columns.all()
         elevations += columns.all() and not rows.all()
     assert min(shares) > 0.15
-    assert 150 < partial < 285
-    assert elevations > 30
+    assert 120 < partial < 180  # of the 60% with sectors, some see all around
+    assert 90 < elevations < 150  # 40%
+    # Upper limits of 13.5° to 36°, to a row of 0.94°, lower ones likewise.
+    assert 13 <= min(tops) < 15 < 34 < max(tops) <= 37
+    assert -37 <= min(bottoms) < -34 < -15 < max(bottoms) <= -13
 
 
 def test_missing_sectors_come_after_noise_and_colour() -> None:

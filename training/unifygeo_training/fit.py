@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +27,8 @@ from unifygeo_training.fit_config import FitConfig, OptimiserConfig, with_kind
 from unifygeo_training.loading import loaded
 from unifygeo_training.model.network import UnifyGeo
 from unifygeo_training.objective import Objective, exact
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_NAME = "last.pt"
 SMALLEST_GRADIENT_SCALE = 1.0
@@ -55,6 +59,8 @@ def fit(config: FitConfig, pairs: PairSet, output: Path | str, *, stop_after: in
         loggers=TensorBoardLogger(output.parent, name=output.name, version=""),
     )
     fabric.launch()
+    if fabric.is_global_zero:
+        warn_of_emulated_bf16(hardware.precision, fabric.device)
     if config.batch_size % fabric.world_size:
         raise ConfigurationError(
             f"batch_size {config.batch_size} is not a multiple of the {fabric.world_size} devices; choose one that is"
@@ -77,7 +83,8 @@ def fit(config: FitConfig, pairs: PairSet, output: Path | str, *, stop_after: in
                 numbers = {name: float(value) for name, value in values.items()}
                 numbers |= clock.read(config.batch_size)
                 fabric.log_dict(numbers, step=done)
-                bar.set_postfix({name: f"{number:.3g}" for name, number in numbers.items()}, refresh=False)
+                if fabric.is_global_zero:
+                    _show(bar, done, numbers, config.batch_size)
             if done % config.checkpoint_every == 0 or done == last:
                 run.save(output, done)
             bar.update()
@@ -272,5 +279,48 @@ def _batches(
 
 
 def _progress(config: FitConfig, fabric: Fabric, first: int) -> tqdm[Any]:
-    """A bar over the whole run that knows when it ends."""
-    return tqdm(total=config.steps, initial=first, unit="step", disable=not fabric.is_global_zero, mininterval=10.0)
+    """A bar over the whole run that knows when it ends. Not drawn into files, where every update would stay."""
+    hidden = not fabric.is_global_zero or not sys.stderr.isatty()
+    return tqdm(total=config.steps, initial=first, unit="step", disable=hidden, mininterval=10.0)
+
+
+def _show(bar: tqdm[Any], done: int, numbers: dict[str, float], batch_size: int) -> None:
+    """The numbers beside the bar, or in a line of the log where there is none."""
+    short = {name: f"{number:.3g}" for name, number in numbers.items()}
+    if not bar.disable:
+        bar.set_postfix(short, refresh=False)
+        return
+    minutes = (bar.total - done) * batch_size / numbers["pairs_per_s"] / 60
+    text = ", ".join(f"{name} {number}" for name, number in short.items())
+    logger.info("step %d of %d, %.0f min left: %s", done, bar.total, minutes, text)
+
+
+def warn_of_emulated_bf16(precision: str, device: torch.device) -> None:
+    """One warning where `bf16-mixed` would make the run slower than float32: a CPU without instructions for it.
+
+    It is measured, because processors that have them are of several families.
+    """
+    if precision != "bf16-mixed" or device.type != "cpu":
+        return
+    ratio = bf16_time_ratio()
+    if ratio > 1.0:
+        logger.warning(
+            "precision bf16-mixed takes %.1f times as long as float32 on this CPU (measured on a convolution): it has "
+            "no instructions for bfloat16, as AVX-512 BF16 or AMX; end the run and give "
+            "--set hardware.precision=32-true",
+            ratio,
+        )
+
+
+def bf16_time_ratio() -> float:
+    """Processor time of a convolution like the network's in bfloat16 over that in float32, the least of five each."""
+    images, kernel = torch.ones(2, 64, 24, 24), torch.ones(256, 64, 1, 1)
+    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
+    with torch.inference_mode():
+        for _ in range(6):  # the first ones are a warm-up
+            for dtype, found in seconds.items():
+                a, b = images.to(dtype), kernel.to(dtype)
+                start = time.process_time()
+                torch.nn.functional.conv2d(a, b)
+                found.append(time.process_time() - start)
+    return min(seconds[torch.bfloat16][1:]) / min(seconds[torch.float32][1:])

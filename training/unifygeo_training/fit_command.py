@@ -1,4 +1,4 @@
-"""`unifygeo-train fit`: train a network from a config file."""
+"""`unifygeo-train fit` and `average`: train a network from a config file; average two checkpoints."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ def add_command(subparsers: Any) -> None:
     parser.add_argument("--stop-after", type=int, metavar="STEP", help="end at this step; resume later")
     parser.set_defaults(run=_run)
 
+    average = subparsers.add_parser(
+        "average", help="average the weights of two checkpoints, as of a fine-tuning and what it started from"
+    )
+    average.add_argument("first", type=Path, help="a checkpoint of `unifygeo-train fit`")
+    average.add_argument("second", type=Path, help="a checkpoint of the same network")
+    average.add_argument("--share", type=float, default=0.5, help="of the second, 0 to 1 (default: %(default)s)")
+    average.add_argument("--output", type=Path, required=True, help="the new checkpoint; must not exist")
+    average.set_defaults(run=_average)
+
 
 def _run(options: argparse.Namespace) -> int:
     from unifygeo_training.configuration import read_settings
@@ -37,4 +46,12 @@ def _run(options: argparse.Namespace) -> int:
     pairs = config.data.open(config.network)
     checkpoint = fit(config, pairs, options.output, stop_after=options.stop_after)
     print(checkpoint)
+    return 0
+
+
+def _average(options: argparse.Namespace) -> int:
+    from unifygeo_training.checkpoint import average
+
+    average(options.first, options.second, options.share, options.output)
+    print(options.output)
     return 0

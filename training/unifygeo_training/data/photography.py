@@ -205,16 +205,18 @@ def hide_unseen(image: UInt8, seen: Bool) -> UInt8:
 def draw_seen(rng: np.random.Generator, height: int, width: int) -> Bool:
     """What the cameras of some vehicle see of a panorama: bool (height, width), never nothing.
 
-    One field of 80° to 300°; or four to seven cameras around, a few of them dead, with gaps where their fields are
-    narrow. With either, or alone, only a part of the elevations.
+    One field of 80° to 300°; or four to seven cameras around, up to half of them dead, with gaps where their fields are
+    narrow. With half of either, or alone (40%), only a part of the elevations, as surround cameras have: its upper
+    limit 10% to 35% below the panorama's upper edge, its lower one as far above the lower edge (with −45° to 45°: 13.5°
+    to 36° above and below the horizon).
     """
     seen = np.ones((height, width), np.bool_)
     azimuth = (np.arange(width) + 0.5) / width
     layout = rng.random()
-    if layout < 0.4:
+    if layout < 0.3:
         field, first = rng.uniform(80, 300) / 360, rng.random()
         seen &= ((azimuth - first) % 1.0 < field)[None]
-    elif layout < 0.8:
+    elif layout < 0.6:
         cameras = int(rng.integers(4, 8))
         field = rng.uniform(0.75, 1.15) / cameras
         first = rng.random()
@@ -223,8 +225,8 @@ def draw_seen(rng: np.random.Generator, height: int, width: int) -> Bool:
         for camera in alive:
             columns |= np.abs((azimuth - first - camera / cameras + 0.5) % 1.0 - 0.5) < field / 2
         seen &= columns[None]
-    if layout >= 0.8 or rng.random() < 0.5:
-        top, bottom = rng.uniform(0, 0.3) * height, rng.uniform(0.7, 1.0) * height
+    if layout >= 0.6 or rng.random() < 0.5:
+        top, bottom = rng.uniform(0.1, 0.35) * height, rng.uniform(0.65, 0.9) * height
         rows = np.arange(height) + 0.5
         seen &= ((rows > top) & (rows < bottom))[:, None]
     return seen

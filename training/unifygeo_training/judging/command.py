@@ -1,14 +1,17 @@
-"""`unifygeo-train test` and `unifygeo-train tables`."""
+"""`unifygeo-train test`, `sensitivity` and `tables`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_training.data.command import SPLITS, add_split_options, load_split
+
+if TYPE_CHECKING:
+    from unifygeo_training.weights import Weights
 
 
 def add_command(subparsers: Any) -> None:
@@ -56,6 +59,22 @@ def add_command(subparsers: Any) -> None:
     pairs.add_argument("--temperature", type=float, help="of D (default: the bundle's; 1 for a checkpoint)")
     test.set_defaults(run=_test)
 
+    sensitivity = subparsers.add_parser(
+        "sensitivity", help="what networks lose when panoramas or tiles of a town are changed in one way at a time"
+    )
+    sensitivity.add_argument("town", type=Path, help="folder of a cached town")
+    sensitivity.add_argument("weights", type=Path, nargs="+", help="checkpoints, bundles or published weights")
+    sensitivity.add_argument("--only", choices=("missing", "photography"), help="kind of changes (default: both)")
+    sensitivity.add_argument("--panoramas", type=int, default=160, help="evenly spread (default: %(default)s)")
+    sensitivity.add_argument("--seed", type=int, default=0, help="of what the changes draw (default: %(default)s)")
+    sensitivity.add_argument("--network", type=Path, help="YAML of the network config of published weights, if another")
+    sensitivity.add_argument("--batch", type=int, default=32)
+    sensitivity.add_argument("--workers", type=int, default=1, help="threads that read images")
+    sensitivity.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
+    sensitivity.add_argument("--scratch", type=Path, help="folder with room for the tiles' features, as for `test`")
+    sensitivity.add_argument("--json", type=Path, help="write the numbers here as well")
+    sensitivity.set_defaults(run=_sensitivity)
+
     tables = subparsers.add_parser("tables", help="Tables V, VI and VII from the JSON files of several networks")
     tables.add_argument("judgements", type=Path, nargs="+", help="what `unifygeo-train test --json` wrote")
     tables.set_defaults(run=_tables)
@@ -72,7 +91,6 @@ def _test(options: argparse.Namespace) -> int:
 
     import cv2
     import numpy as np
-    import torch
     from tqdm import tqdm
 
     from unifygeo_training.drives.judged import DriveImages, describe
@@ -101,9 +119,7 @@ def _test(options: argparse.Namespace) -> int:
             raise ConfigurationError(f"--part {part}: {options.dataset} has {', '.join(SPLITS[options.dataset])}")
         split = load_split(options.dataset, options.root, part, options.labels, skip_missing=options.missing == "skip")
         data = JudgedSplit(split, network.config, resize=options.resize)
-    device = options.device
-    if device == "auto":
-        device = "cpu" if weights.kind == "bundle" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(options.device, weights)
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         judgement = judge(
             network,
@@ -164,6 +180,58 @@ def _test_pairs(options: argparse.Namespace) -> int:
     print(report(judgement))
     if options.json:
         content = {"weights": str(options.weights), **to_json(judgement)}
+        options.json.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        print(f"\nthe numbers are in {options.json}")
+    return 0
+
+
+def _device(choice: str, weights: Weights) -> str:
+    """The device that --device names; auto: a GPU where there is one, for anything but a bundle."""
+    import torch
+
+    if choice != "auto":
+        return choice
+    return "cuda" if weights.kind != "bundle" and torch.cuda.is_available() else "cpu"
+
+
+def _sensitivity(options: argparse.Namespace) -> int:
+    import dataclasses
+    import json
+    import tempfile
+
+    from unifygeo_training.judging.sensitivity import losses, missing_parts, photographic_changes, report
+    from unifygeo_training.judging.town_set import TownImages
+    from unifygeo_training.towns.pairs import load_town
+    from unifygeo_training.weights import open_weights
+
+    town, found = load_town(options.town), {}
+    for path in options.weights:
+        weights = open_weights(path, options.network)
+        data = TownImages(town, weights.network.config)
+        changes = [] if options.only == "photography" else missing_parts(weights.network.config.ground)
+        changes += [] if options.only == "missing" else photographic_changes()
+        with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+            found[str(path)] = losses(
+                weights.network,
+                data,
+                changes,
+                Path(scratch),
+                panoramas=options.panoramas,
+                seed=options.seed,
+                batch=options.batch,
+                workers=options.workers,
+                device=_device(options.device, weights),
+            )
+        tiles = len(data.side_m)
+    print(report(f"town {town.record.seed}", options.panoramas, tiles, found))
+    if options.json:
+        content = {
+            "town": town.record.seed,
+            "panoramas": options.panoramas,
+            "tiles": tiles,
+            "seed": options.seed,
+            "networks": {name: [dataclasses.asdict(row) for row in rows] for name, rows in found.items()},
+        }
         options.json.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         print(f"\nthe numbers are in {options.json}")
     return 0

@@ -101,7 +101,7 @@ def judge(
     Raises InputError for images that cannot be read and for descriptors that must not score.
     """
     network = network.to(device).eval()
-    encoder = _Encoder(network, data, batch, workers, torch.device(device), progress)
+    encoder = Encoder(network, data, batch, workers, torch.device(device), progress)
     descriptors, match_maps = encoder.gallery(scratch)
     queries, levels = encoder.queries()
     positives, semi_positives = data.tiles[:, 0], data.tiles[:, 1:]
@@ -161,7 +161,7 @@ def rerank_all(f0: Float32, similarities: Float32, rows: Int64, match_maps: Floa
     return order
 
 
-class _Encoder:
+class Encoder:
     """Runs the network over images that are read ahead by threads."""
 
     def __init__(
@@ -171,7 +171,7 @@ class _Encoder:
         batch: int,
         workers: int,
         device: torch.device,
-        progress: Progress,
+        progress: Progress = lambda batches, what, total: batches,
     ) -> None:
         self.network, self.data, self.batch, self.workers = network, data, batch, workers
         self.device, self.progress = device, progress
