@@ -14,7 +14,7 @@ from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.rig.camera_info import lens_of_camera_info
 from unifygeo_ros.rig.composer import CameraView, Composer
 from unifygeo_ros.rig.description import FramePose, read_rig, rig_of_camera_infos
-from unifygeo_ros.rig.lenses import Fisheye, Pinhole
+from unifygeo_ros.rig.lenses import Fisheye, FisheyeCircle, Pinhole
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "config" / "rigs").glob("*.yaml"))
 MATRIX = [500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0]
@@ -63,6 +63,32 @@ def test_fisheye_projects_as_opencv_does(model):
     )[0][:, 0]
     assert isinstance(lens, Fisheye)
     np.testing.assert_allclose(lens.project(RAYS)[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "lens",
+    [
+        Pinhole(640, 480, 300.0, 305.0, 322.0, 236.0, (-0.12, 0.03, 0.001, -0.0015, -0.002)),
+        Pinhole(640, 480, 280.0, 280.0, 320.0, 240.0, (0.3, 0.02, 1e-3, -5e-4, 1e-3, 0.35, 0.05, 2e-3)),
+        Fisheye(640, 480, 203.0, 204.0, 318.0, 242.0, (-0.02, 0.003, -0.001, 0.0001), math.radians(190)),
+        FisheyeCircle(640, 480, 318.0, 242.0, 230.0, math.radians(200)),
+    ],
+    ids=["plumb_bob", "rational_polynomial", "equidistant", "circle"],
+)
+def test_unproject_inverts_project_wherever_the_lens_shows_something(lens):
+    """`project` is checked against OpenCV above. Half the size moves each pixel edge to half its place."""
+    grid = np.stack(np.meshgrid(np.arange(0.0, 640, 7), np.arange(0.0, 480, 7)), axis=-1)
+    rays, shown = lens.unproject(grid)
+    np.testing.assert_allclose(np.linalg.norm(rays, axis=-1), 1.0)
+    there, valid = lens.project(rays[shown])
+    assert valid.all()
+    np.testing.assert_allclose(there, grid[shown], atol=1e-3)
+    inside = lens.margin(grid[..., 0].astype(np.float32), grid[..., 1].astype(np.float32)) > 0.01
+    assert shown[inside].all()
+    assert not shown[lens.margin(grid[..., 0].astype(np.float32), grid[..., 1].astype(np.float32)) < -0.01].any()
+    half = lens.scaled(0.5)
+    assert (half.width, half.height) == (320, 240)
+    np.testing.assert_allclose(half.project(rays[shown])[0] + 0.5, (there + 0.5) / 2, atol=1e-6)
 
 
 def test_region_of_interest_and_binning_move_and_shrink_the_image():

@@ -157,7 +157,7 @@ class _Table:
         rows = np.flatnonzero(seen.any(1))
         self._first_row = max(0, int(rows[0]) * 4 - 8)
         self._last_row = min(self._height, int(rows[-1]) * 4 + 12)
-        start, count = _shortest_arc(np.asarray(seen.any(0)))
+        start, count = shortest_arc(np.asarray(seen.any(0)))
         self._first_column = start * 4 - 16
         self._columns = min(width, count * 4 + 32)
 
@@ -264,7 +264,7 @@ def _upsample(values: Float64, rows: int, columns: int) -> Float32:
     return np.ascontiguousarray(across.reshape(len(down), -1)[:, :columns])
 
 
-def _shortest_arc(seen: Bool) -> tuple[int, int]:
+def shortest_arc(seen: Bool) -> tuple[int, int]:
     """First index and length of the shortest run (it may wrap) that holds every True."""
     size = len(seen)
     hits = np.flatnonzero(seen)

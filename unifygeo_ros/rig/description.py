@@ -21,7 +21,7 @@ from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.rig.camera_info import InfoLens, lens_of_camera_info
 from unifygeo_ros.rig.lenses import Fisheye, FisheyeCircle, Lens, Pinhole
-from unifygeo_ros.rig.rig import DISTANCE_M, Rig, RigCamera, rotation_from_mount
+from unifygeo_ros.rig.rig import BODY_FROM_OPTICAL, DISTANCE_M, Rig, RigCamera, rotation_from_mount
 
 UPRIGHT = math.cos(math.radians(20))
 """A frame whose z axis is this nearly vertical is no optical frame."""
@@ -197,6 +197,36 @@ def read_rig(path: Path) -> RigDescription:
         _number(top.get("distance_m", DISTANCE_M), f"{path}: distance_m"),
         str(path),
     )
+
+
+def rig_file(rig: Rig, topics: Mapping[str, str]) -> dict[str, Any]:
+    """What a rig file that describes this rig holds, for YAML. The inverse of `read_rig`.
+
+    Args:
+        rig: The cameras.
+        topics: Of the images of each camera, by its name.
+    """
+    cameras = {}
+    for camera in rig.cameras:
+        body = Rotation.from_matrix(camera.base_from_optical @ BODY_FROM_OPTICAL.T)
+        yaw, pitch, roll = body.as_euler("ZYX", degrees=True)
+        place = (*camera.position_m, roll, pitch, yaw)
+        mount = {key: round(float(value), 6) for key, value in zip(_MOUNT, place, strict=True)}
+        cameras[camera.name] = {"topic": topics[camera.name], "lens": _lens_values(camera.lens), "mount": mount}
+    return {"ground_z_m": rig.ground_z_m, "distance_m": rig.distance_m, "cameras": cameras}
+
+
+def _lens_values(lens: Lens) -> dict[str, Any]:
+    names = {Pinhole: "pinhole", Fisheye: "fisheye", FisheyeCircle: "circle"}
+    values: dict[str, Any] = dict(vars(lens))
+    field_rad = values.pop("field_rad", None)
+    if field_rad is not None:
+        values["field_deg"] = math.degrees(field_rad)
+    if "distortion" in values:
+        values["distortion"] = list(values["distortion"])
+    model = names[type(lens)]
+    required, optional = _LENSES[model]
+    return {"model": model, **{key: values[key] for key in (*required, *optional) if key in values}}
 
 
 def rig_of_camera_infos(topics: Iterable[tuple[str, str]], source: str) -> RigDescription:

@@ -1,4 +1,4 @@
-"""Lens models: directions in a camera's optical frame → pixels.
+"""Lens models: directions in a camera's optical frame → pixels, and back.
 
 The optical frame is that of REP-103: x right, y down, z forward. Pixel coordinates follow OpenCV and `CameraInfo`:
 integer values are pixel centres, (0, 0) is the centre of the upper left pixel.
@@ -9,18 +9,24 @@ Every model is also defined some way beyond its image, because tables of pixels 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from unifygeo_ros.core.arrays import Bool, Float32, Float64
 from unifygeo_ros.core.errors import ConfigurationError
 
+UNPROJECT_STEPS = 60
+"""Of the iteration that inverts a pinhole's distortion; far fewer do for most lenses."""
 MAX_SIZE = 32_768
 """Largest width and height of an image, pixels: larger than any camera's, small enough for OpenCV's remap."""
+
+
+_Focal = TypeVar("_Focal", bound="_FocalLens")
 
 
 class Lens(Protocol):
@@ -41,6 +47,21 @@ class Lens(Protocol):
         Returns:
             float64 (..., 2), column and row; finite where valid. bool (...), whether the model is valid there.
         """
+        ...
+
+    def unproject(self, pixels: Float64) -> tuple[Float64, Bool]:
+        """Directions of pixels: the inverse of `project`.
+
+        Args:
+            pixels: float64 (..., 2), column and row.
+
+        Returns:
+            float64 (..., 3), unit vectors in the optical frame. bool (...), whether the lens shows anything there.
+        """
+        ...
+
+    def scaled(self, scale: float) -> Lens:
+        """The same lens with smaller or larger images: `scale` times as many columns and rows, rounded."""
         ...
 
     def margin(self, column: Float32, row: Float32) -> Float32:
@@ -77,30 +98,18 @@ def _check_finite(name: str, **values: float) -> None:
             raise ConfigurationError(f"{name}: {key} is {value}, must be a finite number")
 
 
-def _check_focal(name: str, width: int, height: int, fx: float, fy: float, cx: float, cy: float) -> None:
-    _check_image(name, width, height)
-    _check_finite(name, fx=fx, fy=fy, cx=cx, cy=cy)
-    # A focal length under a twentieth of the image would be a field of over 168°, which no pinhole has.
-    for key, value, size in (("fx", fx, width), ("fy", fy, height)):
-        if not value >= 0.05 * size:
-            raise ConfigurationError(
-                f"{name}: focal length {key} is {value:g} pixels, must be at least {0.05 * size:g} for {size} pixels; "
-                "an uncalibrated camera sends 0: calibrate it"
-            )
-    if not (-width <= cx <= 2 * width and -height <= cy <= 2 * height):
-        raise ConfigurationError(
-            f"{name}: principal point {cx:g}, {cy:g} is far outside the image of {width}x{height}; check the "
-            "calibration"
-        )
+def _scaled_size(width: int, height: int, scale: float) -> tuple[int, int]:
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _scaled_place(place: float, scale: float) -> float:
+    """A pixel coordinate in an image of another size. Pixel centres lie at whole numbers, edges half a pixel away."""
+    return (place + 0.5) * scale - 0.5
 
 
 @dataclass(frozen=True)
-class Pinhole:
-    """Pinhole with the distortion of `sensor_msgs/CameraInfo`: plumb_bob (5 values) or rational_polynomial (8).
-
-    x' = x/z, r² = x'² + y'², radial factor (1 + k1 r² + k2 r⁴ + k3 r⁶) / (1 + k4 r² + k5 r⁴ + k6 r⁶), tangential p1, p2
-    (OpenCV, `calib3d`).
-    """
+class _FocalLens:
+    """What pinholes and fisheyes have in common: K of a `CameraInfo`."""
 
     width: int
     height: int
@@ -108,12 +117,56 @@ class Pinhole:
     fy: float
     cx: float
     cy: float
+
+    def rad_per_pixel(self) -> float:
+        """See `Lens.rad_per_pixel`."""
+        return 1 / max(self.fx, self.fy)
+
+    def scaled(self: _Focal, scale: float) -> _Focal:
+        """See `Lens.scaled`."""
+        width, height = _scaled_size(self.width, self.height, scale)
+        x, y = width / self.width, height / self.height
+        return dataclasses.replace(
+            self,
+            width=width,
+            height=height,
+            fx=self.fx * x,
+            fy=self.fy * y,
+            cx=_scaled_place(self.cx, x),
+            cy=_scaled_place(self.cy, y),
+        )
+
+    def _check(self, name: str) -> None:
+        _check_image(name, self.width, self.height)
+        _check_finite(name, fx=self.fx, fy=self.fy, cx=self.cx, cy=self.cy)
+        # A focal length under a twentieth of the image would be a field of over 168°, which no pinhole has.
+        for key, value, size in (("fx", self.fx, self.width), ("fy", self.fy, self.height)):
+            if not value >= 0.05 * size:
+                raise ConfigurationError(
+                    f"{name}: focal length {key} is {value:g} pixels, must be at least {0.05 * size:g} for {size} "
+                    "pixels; an uncalibrated camera sends 0: calibrate it"
+                )
+        if not (-self.width <= self.cx <= 2 * self.width and -self.height <= self.cy <= 2 * self.height):
+            raise ConfigurationError(
+                f"{name}: principal point {self.cx:g}, {self.cy:g} is far outside the image of "
+                f"{self.width}x{self.height}; check the calibration"
+            )
+
+
+@dataclass(frozen=True)
+class Pinhole(_FocalLens):
+    """Pinhole with the distortion of `sensor_msgs/CameraInfo`: plumb_bob (5 values) or rational_polynomial (8).
+
+    x' = x/z, r² = x'² + y'², radial factor (1 + k1 r² + k2 r⁴ + k3 r⁶) / (1 + k4 r² + k5 r⁴ + k6 r⁶), tangential p1, p2
+    (OpenCV, `calib3d`).
+    """
+
     distortion: tuple[float, ...] = ()
     """k1, k2, p1, p2[, k3[, k4, k5, k6]]; empty: none."""
 
     def __post_init__(self) -> None:
         name = "pinhole camera"
-        _check_focal(name, self.width, self.height, self.fx, self.fy, self.cx, self.cy)
+        self._check(name)
         if len(self.distortion) not in (0, 4, 5, 8):
             raise ConfigurationError(
                 f"{name}: {len(self.distortion)} distortion values, must be 0, 4, 5 (plumb_bob) or 8 "
@@ -158,28 +211,35 @@ class Pinhole:
         distorted_y = y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
         return np.stack([self.fx * distorted_x + self.cx, self.fy * distorted_y + self.cy], axis=-1), valid
 
+    def unproject(self, pixels: Float64) -> tuple[Float64, Bool]:
+        """See `Lens.unproject`. By iteration; a pixel that it does not reach has no direction."""
+        wanted = (pixels - np.array([self.cx, self.cy])) / np.array([self.fx, self.fy])
+        p1, p2 = self._coefficients()[2:4]
+        place = wanted
+        for _ in range(UNPROJECT_STEPS):
+            x, y = place[..., 0], place[..., 1]
+            r2 = np.minimum(x * x + y * y, self._largest_radius**2)
+            tangential = np.stack([2 * p1 * x * y + p2 * (r2 + 2 * x * x), p1 * (r2 + 2 * y * y) + 2 * p2 * x * y], -1)
+            before, place = place, (wanted - tangential) / self._radial(r2)[..., None]
+            if np.abs(place - before).max() < 1e-9:
+                break
+        found = np.concatenate([place, np.ones((*place.shape[:-1], 1))], axis=-1)
+        there, valid = self.project(found)
+        reached = valid & (np.hypot(*np.moveaxis(there - pixels, -1, 0)) < 0.1)
+        return found / np.linalg.norm(found, axis=-1, keepdims=True), np.asarray(reached)
+
     def margin(self, column: Float32, row: Float32) -> Float32:
         """See `Lens.margin`."""
         return _rectangle_margin(self.width, self.height, column, row)
 
-    def rad_per_pixel(self) -> float:
-        """See `Lens.rad_per_pixel`."""
-        return 1 / max(self.fx, self.fy)
-
 
 @dataclass(frozen=True)
-class Fisheye:
+class Fisheye(_FocalLens):
     """Kannala–Brandt fisheye, `equidistant` in `sensor_msgs/CameraInfo`.
 
     θ_d = θ (1 + k1 θ² + k2 θ⁴ + k3 θ⁶ + k4 θ⁸), θ the angle from the optical axis (OpenCV, `fisheye`).
     """
 
-    width: int
-    height: int
-    fx: float
-    fy: float
-    cx: float
-    cy: float
     distortion: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     """k1, k2, k3, k4."""
     field_rad: float = 2 * math.pi
@@ -187,7 +247,7 @@ class Fisheye:
 
     def __post_init__(self) -> None:
         name = "fisheye camera"
-        _check_focal(name, self.width, self.height, self.fx, self.fy, self.cx, self.cy)
+        self._check(name)
         if len(self.distortion) != 4:
             raise ConfigurationError(f"{name}: {len(self.distortion)} distortion values, must be 4 (k1 to k4)")
         for i, value in enumerate(self.distortion):
@@ -218,16 +278,20 @@ class Fisheye:
         pixels = scale * np.array([self.fx, self.fy]) + np.array([self.cx, self.cy])
         return pixels, np.asarray(theta <= min(self._largest_angle, _beyond(self.field_rad)))
 
+    def unproject(self, pixels: Float64) -> tuple[Float64, Bool]:
+        """See `Lens.unproject`. By a table of the distortion, 0.04° apart; the error is below a thousandth of that."""
+        place = (pixels - np.array([self.cx, self.cy])) / np.array([self.fx, self.fy])
+        distorted = np.hypot(place[..., 0], place[..., 1])
+        angles = np.linspace(0.0, min(self.field_rad / 2, self._largest_angle), 4097)
+        table = self._distorted(angles)
+        return _at_angle(np.interp(distorted, table, angles), place), np.asarray(distorted <= table[-1])
+
     def margin(self, column: Float32, row: Float32) -> Float32:
         """See `Lens.margin`. The picture ends at the image's edge or at the field's, whichever comes first."""
         edge = float(self._distorted(np.array(min(self.field_rad / 2, self._largest_angle))))
         distorted = np.hypot((column - self.cx) * (1 / self.fx), (row - self.cy) * (1 / self.fy))
         rectangle = _rectangle_margin(self.width, self.height, column, row)
         return np.asarray(np.minimum(rectangle, 1 - distorted * (1 / edge)), np.float32)
-
-    def rad_per_pixel(self) -> float:
-        """See `Lens.rad_per_pixel`."""
-        return 1 / max(self.fx, self.fy)
 
 
 @dataclass(frozen=True)
@@ -265,6 +329,25 @@ class FisheyeCircle:
         pixels = (theta / (self.field_rad / 2) * self.radius)[..., None] * unit
         return pixels + np.array([self.centre_column, self.centre_row]), np.asarray(theta <= _beyond(self.field_rad))
 
+    def unproject(self, pixels: Float64) -> tuple[Float64, Bool]:
+        """See `Lens.unproject`."""
+        place = (pixels - np.array([self.centre_column, self.centre_row])) / self.radius
+        share = np.hypot(place[..., 0], place[..., 1])
+        return _at_angle(share * (self.field_rad / 2), place), np.asarray(share <= 1)
+
+    def scaled(self, scale: float) -> FisheyeCircle:
+        """See `Lens.scaled`."""
+        width, height = _scaled_size(self.width, self.height, scale)
+        x, y = width / self.width, height / self.height
+        return FisheyeCircle(
+            width,
+            height,
+            _scaled_place(self.centre_column, x),
+            _scaled_place(self.centre_row, y),
+            self.radius * math.sqrt(x * y),
+            self.field_rad,
+        )
+
     def margin(self, column: Float32, row: Float32) -> Float32:
         """See `Lens.margin`. The picture ends at the circle or at the image's edge, whichever comes first."""
         away = np.hypot(column - self.centre_column, row - self.centre_row)
@@ -296,3 +379,10 @@ def _from_axis(directions: Float64) -> tuple[Float64, Float64]:
     theta = np.arctan2(across, directions[..., 2])
     unit = directions[..., :2] / np.where(across > 0, across, 1.0)[..., None]
     return np.asarray(theta), np.asarray(unit)
+
+
+def _at_angle(theta: Float64, place: Float64) -> Float64:
+    """Unit vectors (..., 3) at an angle (...) from the optical axis, towards a place in the image plane (..., 2)."""
+    away = np.hypot(place[..., 0], place[..., 1])
+    unit = place / np.where(away > 0, away, 1.0)[..., None]
+    return np.asarray(np.concatenate([np.sin(theta)[..., None] * unit, np.cos(theta)[..., None]], axis=-1))

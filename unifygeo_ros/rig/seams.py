@@ -29,6 +29,10 @@ class Seam:
 
     first: str
     second: str
+    azimuth_deg: Float64
+    """float64 (n,): where the first camera puts each in the panorama, clockwise from base_link's x axis."""
+    elevation_deg: Float64
+    """float64 (n,): see `azimuth_deg`."""
     right_deg: Float64
     """float64 (n,): how much further right the second camera puts each, degrees on the sphere."""
     up_deg: Float64
@@ -72,7 +76,7 @@ def match_seams(composer: Composer, views: Mapping[str, CameraView]) -> list[Sea
             both = np.asarray((a.weight[part_a] > 0.02) & (b.weight[part_b] > 0.02))
             if both.sum() >= 400:
                 greys = _grey(a.pixels[part_a]), _grey(b.pixels[part_b])
-                seam = _match(first, second, greys, both, top, composer.width)
+                seam = _match(first, second, greys, both, (top, a.first_column + left), composer.width)
                 found.setdefault((first, second), []).append(seam)
     return [joined(seams) for seams in found.values()]
 
@@ -83,8 +87,10 @@ def joined(seams: Sequence[Seam]) -> Seam:
     return Seam(
         first.first,
         first.second,
-        np.concatenate([seam.right_deg for seam in seams]),
-        np.concatenate([seam.up_deg for seam in seams]),
+        *(
+            np.concatenate([getattr(seam, name) for seam in seams])
+            for name in ("azimuth_deg", "elevation_deg", "right_deg", "up_deg")
+        ),
     )
 
 
@@ -139,13 +145,16 @@ def _grey(pixels: Float32) -> UInt8:
     return np.asarray(cv2.createCLAHE(3.0, (8, 8)).apply(grey), np.uint8)
 
 
-def _match(first: str, second: str, greys: tuple[UInt8, UInt8], both: Bool, top: int, width: int) -> Seam:
+def _match(
+    first: str, second: str, greys: tuple[UInt8, UInt8], both: Bool, corner: tuple[int, int], width: int
+) -> Seam:
+    """corner: row and column of the panorama where the overlap begins."""
     degrees = 360 / width
     margin = max(1, round(MARGIN_DEG / degrees))
     inside = cv2.erode(both.astype(np.uint8), np.ones((margin, margin), np.uint8), borderType=cv2.BORDER_CONSTANT)
     sift = cv2.SIFT.create(contrastThreshold=0.02)
     (points_a, words_a), (points_b, words_b) = (sift.detectAndCompute(grey, inside) for grey in greys)
-    nothing = Seam(first, second, np.zeros(0), np.zeros(0))
+    nothing = Seam(first, second, *(np.zeros(0) for _ in range(4)))
     if words_a is None or words_b is None or len(points_a) < 2 or len(points_b) < 2:
         return nothing
     forward = cv2.BFMatcher().knnMatch(words_a, words_b, k=2)
@@ -159,8 +168,10 @@ def _match(first: str, second: str, greys: tuple[UInt8, UInt8], both: Bool, top:
         return nothing
     at_a = np.array([points_a[m.queryIdx].pt for m in good], np.float64)
     at_b = np.array([points_b[m.trainIdx].pt for m in good], np.float64)
-    elevation = np.pi / 2 - (at_a[:, 1] + top + 0.5) / width * 2 * np.pi
-    right = (at_b[:, 0] - at_a[:, 0]) * degrees * np.cos(elevation)
+    azimuth_deg = (at_a[:, 0] + corner[1] + 0.5) * degrees - 180
+    elevation_deg = 90 - (at_a[:, 1] + corner[0] + 0.5) * degrees
+    right = (at_b[:, 0] - at_a[:, 0]) * degrees * np.cos(np.radians(elevation_deg))
     up = (at_a[:, 1] - at_b[:, 1]) * degrees
     near = np.hypot(right, up) <= MAX_OFFSET_DEG
-    return Seam(first, second, np.asarray(right[near]), np.asarray(up[near]))
+    kept = (np.asarray(values[near], np.float64) for values in (azimuth_deg, elevation_deg, right, up))
+    return Seam(first, second, *kept)

@@ -49,8 +49,29 @@ def add_command(subparsers: Any) -> None:
     drive.add_argument("--seed", type=int, required=True, help="of the town; 1000 and above are never trained on")
     drive.add_argument("--length-m", type=float, default=600.0, help="at least (default: %(default)s)")
     drive.add_argument("--size-m", type=float, default=600.0, help="side of the town (default: %(default)s)")
-    drive.add_argument("--image-rate-hz", type=float, default=2.0, help="panoramas a second (default: %(default)s)")
-    drive.add_argument("--jpeg-quality", type=int, default=92, help="of the panoramas (default: %(default)s)")
+    drive.add_argument(
+        "--image-rate-hz", type=float, default=2.0, help="images a second of each camera (default: %(default)s)"
+    )
+    drive.add_argument("--jpeg-quality", type=int, default=92, help="of the images (default: %(default)s)")
+    drive.add_argument(
+        "--rig",
+        type=Path,
+        metavar="RIG.yaml",
+        help="record these cameras in place of panoramas, with CameraInfo and TF (examples: config/rigs)",
+    )
+    drive.add_argument(
+        "--image-scale",
+        type=float,
+        default=1.0,
+        help="size of the rig's images against the rig file's; small ones are rendered sooner (default: %(default)s)",
+    )
+    drive.add_argument(
+        "--exposure-spread-s",
+        type=float,
+        default=0.08,
+        help="the rig's cameras expose one after the other, clockwise from the first one: time of a whole turn; 0: all "
+        "at once (default: %(default)s)",
+    )
     drive.add_argument(
         "--orthophoto-jpeg-quality", type=int, help="1 to 100 as providers deliver imagery (default: lossless)"
     )
@@ -129,6 +150,7 @@ def _use_one_thread() -> None:
 
 
 def _drive(args: argparse.Namespace) -> int:
+    from unifygeo_ros.rig.description import read_rig
     from unifygeo_training.towns.drive import DriveSettings, record_drive
 
     settings = DriveSettings(
@@ -136,6 +158,9 @@ def _drive(args: argparse.Namespace) -> int:
         image_rate_hz=args.image_rate_hz,
         jpeg_quality=args.jpeg_quality,
         orthophoto_jpeg_quality=args.orthophoto_jpeg_quality,
+        rig=None if args.rig is None else read_rig(args.rig),
+        image_scale=args.image_scale,
+        exposure_spread_s=args.exposure_spread_s,
     )
     folder = record_drive(args.seed, args.output, settings, size_m=args.size_m, progress=True)
     print((folder / "README.md").read_text())

@@ -1,28 +1,39 @@
+<<<<<<< HEAD
 """A drive as a robot would have recorded it.
 
 It is a rosbag2 with panoramas, odometry, IMU and ground truth, and the town's orthophoto beside it.
 """
+=======
+"""A drive as a robot would have recorded it: a rosbag2 with panoramas or the images of a rig, odometry, IMU and ground
+truth, and the town's orthophoto beside it."""
+>>>>>>> b2f4cdd (towns drive --rig: records the images of a rig's cameras, each from its own place and at its own time, with CameraInfo, TF and rig file; lens models have an inverse)
 
 from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 import cv2
 import numpy as np
+import yaml
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from scipy.spatial.transform import Rotation
 
-from unifygeo_ros.core.arrays import Float64
+from unifygeo_ros.core.arrays import Float64, UInt8
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.geodesy import Datum, LocalFrame, azimuth_from_yaw
 from unifygeo_ros.core.time import NS_PER_S, ns_from_s, parts_from_stamp, stamp_from_parts
+from unifygeo_ros.rig.description import RigDescription
+from unifygeo_ros.rig.lenses import Lens
+from unifygeo_training.towns.cameras import CameraPose, CameraRenderer
 from unifygeo_training.towns.light import draw_appearance
 from unifygeo_training.towns.orthophoto import render_orthophoto, write_geotiff
-from unifygeo_training.towns.panorama import FULL_SPHERE, View, light_stage, render_panorama, set_stage
+from unifygeo_training.towns.panorama import FULL_SPHERE, LitStage, View, light_stage, render_panorama, set_stage
+from unifygeo_training.towns.rigged_vehicle import RiggedVehicle, calibration_of
 from unifygeo_training.towns.scene import CRS, Town, geodetic_from_town
 from unifygeo_training.towns.sensors import Imu, ImuNoise, Odometry, OdometryNoise, imu, wheel_odometry
 from unifygeo_training.towns.town import build_town
@@ -53,6 +64,12 @@ class DriveSettings:
     """OpenCV's quality of the panoramas, 0 … 100."""
     orthophoto_jpeg_quality: int | None = None
     """None for lossless."""
+    rig: RigDescription | None = None
+    """The cameras, in place of one that takes panoramas. `lever_arm_m`, `view` and `samples` then say nothing."""
+    image_scale: float = 1.0
+    """Size of the rig's images against those of the rig file."""
+    exposure_spread_s: float = 0.08
+    """The cameras of a rig expose one after the other, clockwise from the first one: so long for a whole turn."""
     odometry_noise: OdometryNoise = field(default_factory=OdometryNoise)
     imu_noise: ImuNoise = field(default_factory=ImuNoise)
 
@@ -104,8 +121,11 @@ def ground_truth(town: Town, drive: Drive, time_s: Float64) -> Truth:
 def record_drive(
     seed: int, output: Path, settings: DriveSettings | None = None, *, size_m: float = 600.0, progress: bool = False
 ) -> Path:
-    """Writes `town.tif`, `bag/` and `README.md` into the new folder `output`."""
+    """Writes `town.tif`, `bag/` and `README.md`, of a rig `rig.yaml` too, into the new folder `output`."""
     settings = settings or DriveSettings()
+    rig = None
+    if settings.rig is not None:
+        rig = RiggedVehicle.of(settings.rig, settings.image_scale, settings.exposure_spread_s, settings.image_rate_hz)
     if output.exists() and any(output.iterdir()):
         raise ConfigurationError(f"{output} is not empty; give a new folder")
     output.mkdir(parents=True, exist_ok=True)
@@ -116,35 +136,83 @@ def record_drive(
     write_geotiff(output / "town.tif", orthophoto, town.origin, town.metres_per_pixel, settings.orthophoto_jpeg_quality)
     odometry = wheel_odometry(rng, drive, settings.odometry_rate_hz, settings.odometry_noise)
     inertial = imu(rng, drive, settings.imu_rate_hz, settings.imu_noise)
-    stage = set_stage(replace(town, objects=clear_the_way(town, drive)))
-    lit = light_stage(stage, draw_appearance(rng))
-
-    def images() -> Iterator[tuple[int, bytes]]:
-        from tqdm import tqdm
-
-        times = np.arange(0, drive.duration_s, 1 / settings.image_rate_hz)
-        motion = drive.at(times)
-        forward, left, up = settings.lever_arm_m
-        for k in tqdm(range(len(times)), unit="image", disable=not progress):
-            c, s = np.cos(motion.yaw_rad[k]), np.sin(motion.yaw_rad[k])
-            pixels = render_panorama(
-                lit,
-                motion.x_m[k] + forward * c - left * s,
-                motion.y_m[k] + forward * s + left * c,
-                settings.view,
-                height_m=up,
-                azimuth_rad=azimuth_from_yaw(float(motion.yaw_rad[k])),
-                noise_seed=k,
-                samples=settings.samples,
-            )
-            done, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality])
-            assert done
-            yield _stamp_ns(times[k]), data.tobytes()
-
+    objects = clear_the_way(town, drive)
+    if rig is not None:
+        objects = rig.clear_the_way(objects, drive)
+    lit = light_stage(set_stage(replace(town, objects=objects)), draw_appearance(rng))
+    build = _Messages(get_typestore(Stores.ROS2_JAZZY).types)
+    if rig is None:
+        images = _panoramas(build, lit, drive, settings, progress)
+        mounts = [("camera", Rotation.identity(), np.array(settings.lever_arm_m))]
+    else:
+        images = _rig_images(build, lit, drive, rig, settings, progress)
+        mounts = rig.mounts()
+        (output / "rig.yaml").write_text(yaml.safe_dump(rig.file(), sort_keys=False))
     truth = ground_truth(town, drive, odometry.time_s)
-    _write_bag(output / "bag", town, settings, truth, odometry, inertial, images())
-    (output / "README.md").write_text(_readme(town, drive, settings))
+    _write_bag(output / "bag", settings, build, truth, odometry, inertial, images, mounts)
+    (output / "README.md").write_text(_readme(town, drive, settings, rig))
     return output
+
+
+Recorded = tuple[str, int, Any]
+"""Topic, time of recording (ns), message."""
+
+
+def _panoramas(
+    build: _Messages, lit: LitStage, drive: Drive, settings: DriveSettings, progress: bool
+) -> Iterator[Recorded]:
+    from tqdm import tqdm
+
+    delay_ns = ns_from_s(settings.image_delay_s)
+    times = np.arange(0, drive.duration_s, 1 / settings.image_rate_hz)
+    motion = drive.at(times)
+    forward, left, up = settings.lever_arm_m
+    for k in tqdm(range(len(times)), unit="image", disable=not progress):
+        c, s = np.cos(motion.yaw_rad[k]), np.sin(motion.yaw_rad[k])
+        pixels = render_panorama(
+            lit,
+            motion.x_m[k] + forward * c - left * s,
+            motion.y_m[k] + forward * s + left * c,
+            settings.view,
+            height_m=up,
+            azimuth_rad=azimuth_from_yaw(float(motion.yaw_rad[k])),
+            noise_seed=k,
+            samples=settings.samples,
+        )
+        stamp = _stamp_ns(times[k])
+        message = build.image(_jpeg(pixels, settings), stamp, "camera")
+        yield "/camera/image/compressed", stamp + delay_ns, message
+
+
+def _rig_images(
+    build: _Messages, lit: LitStage, drive: Drive, rig: RiggedVehicle, settings: DriveSettings, progress: bool
+) -> Iterator[Recorded]:
+    """Images and CameraInfo of each camera, as each exposes."""
+    from tqdm import tqdm
+
+    delay_ns = ns_from_s(settings.image_delay_s)
+    renderers = {camera.name: CameraRenderer(camera, rig.rig.ground_z_m) for camera in rig.rig.cameras}
+    exposures = rig.exposures(drive)
+    for number, (time_s, topic) in enumerate(tqdm(exposures, unit="image", disable=not progress)):
+        motion = drive.at(time_s)
+        pose = CameraPose(float(motion.x_m[0]), float(motion.y_m[0]), float(motion.yaw_rad[0]))
+        stamp = _stamp_ns(time_s)
+        names = rig.topics[topic]
+        pixels = renderers[names[0]].image(lit, pose, (number, 0))
+        for i, name in enumerate(names[1:], 1):  # the circles of one image
+            shown = renderers[name].shown
+            pixels[shown] = renderers[name].image(lit, pose, (number, i))[shown]
+        yield topic, stamp + delay_ns, build.image(_jpeg(pixels, settings), stamp, rig.frames[names[0]])
+        for name in names:
+            if rig.info_topics[name]:
+                info = build.camera_info(rig.camera(name).lens, stamp, rig.frames[name])
+                yield rig.info_topics[name], stamp + delay_ns, info
+
+
+def _jpeg(pixels: UInt8, settings: DriveSettings) -> bytes:
+    done, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality])
+    assert done
+    return data.tobytes()
 
 
 def _stamp_ns(time_s: float) -> int:
@@ -153,24 +221,23 @@ def _stamp_ns(time_s: float) -> int:
 
 def _write_bag(
     folder: Path,
-    town: Town,
     settings: DriveSettings,
+    build: _Messages,
     truth: Truth,
     odometry: Odometry,
     inertial: Imu,
-    images: Iterator[tuple[int, bytes]],
+    images: Iterator[Recorded],
+    mounts: Sequence[tuple[str, Rotation, Float64]],
 ) -> None:
-    """Merges all topics by the time of recording into one rosbag2."""
-    delay_ns = ns_from_s(settings.image_delay_s)
+    """Merges all topics by the time of recording into one rosbag2. mounts: frame, turn and place of each camera."""
     store = get_typestore(Stores.ROS2_JAZZY)
-    build = _Messages(store.types)
     streams = [
         _series("/odom", odometry.time_s, lambda k, t: build.odometry(odometry, settings.odometry_noise, k, t)),
         _series("/imu/data", inertial.time_s, lambda k, t: build.imu(inertial, settings.imu_noise, k, t)),
         _series("/ground_truth/odometry", truth.time_s, lambda k, t: build.truth(truth, k, t)),
         _series("/ground_truth/navsat", truth.time_s, lambda k, t: build.navsat(truth, k, t)),
-        (("/camera/image/compressed", t + delay_ns, build.image(data, t)) for t, data in images),
-        iter([("/tf_static", EPOCH_NS, build.mount(settings.lever_arm_m))]),
+        images,
+        iter([("/tf_static", EPOCH_NS, build.mounts(mounts))]),
     ]
     with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connections: dict[str, Any] = {}
@@ -324,34 +391,59 @@ class _Messages:
             linear_acceleration_covariance=np.diag([force] * 3).ravel(),
         )
 
-    def image(self, data: bytes, stamp_ns: int) -> Any:
+    def image(self, data: bytes, stamp_ns: int, frame: str) -> Any:
         return self._make(
             "sensor_msgs/msg/CompressedImage",
-            header=self._header(stamp_ns, "camera"),
+            header=self._header(stamp_ns, frame),
             format="rgb8; jpeg compressed bgr8",
             data=np.frombuffer(data, np.uint8),
         )
 
-    def mount(self, lever_arm_m: tuple[float, float, float]) -> Any:
-        """The camera in base_link; its x axis, where the centre column looks, is the vehicle's."""
-        transform = self._make(
-            "geometry_msgs/msg/Transform",
-            translation=self._vector(*lever_arm_m),
-            rotation=self._quaternion(0.0, 0.0, 0.0),
+    def camera_info(self, lens: Lens, stamp_ns: int, frame: str) -> Any:
+        model, k, d = calibration_of(lens)
+        p = np.zeros((3, 4))
+        p[:, :3] = k
+        roi = self._make(
+            "sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
         )
-        stamped = self._make(
-            "geometry_msgs/msg/TransformStamped",
-            header=self._header(EPOCH_NS, "base_link"),
-            child_frame_id="camera",
-            transform=transform,
+        return self._make(
+            "sensor_msgs/msg/CameraInfo",
+            header=self._header(stamp_ns, frame),
+            height=lens.height,
+            width=lens.width,
+            distortion_model=model,
+            d=d,
+            k=k.ravel(),
+            r=np.eye(3).ravel(),
+            p=p.ravel(),
+            binning_x=0,
+            binning_y=0,
+            roi=roi,
         )
-        return self._make("tf2_msgs/msg/TFMessage", transforms=[stamped])
+
+    def mounts(self, mounts: Sequence[tuple[str, Rotation, Float64]]) -> Any:
+        """/tf_static with frames of cameras in base_link."""
+        transforms = []
+        for frame, turn, place in mounts:
+            x, y, z, w = (float(value) for value in turn.as_quat())
+            transforms.append(
+                self._make(
+                    "geometry_msgs/msg/TransformStamped",
+                    header=self._header(EPOCH_NS, "base_link"),
+                    child_frame_id=frame,
+                    transform=self._make(
+                        "geometry_msgs/msg/Transform",
+                        translation=self._vector(*place),
+                        rotation=self._make("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w),
+                    ),
+                )
+            )
+        return self._make("tf2_msgs/msg/TFMessage", transforms=transforms)
 
 
-def _readme(town: Town, drive: Drive, settings: DriveSettings) -> str:
+def _readme(town: Town, drive: Drive, settings: DriveSettings, rig: RiggedVehicle | None) -> str:
     datum = town_datum(town)
-    arm = settings.lever_arm_m
-    odometry, inertial, view = settings.odometry_noise, settings.imu_noise, settings.view
+    odometry, inertial = settings.odometry_noise, settings.imu_noise
     return f"""# Town {town.seed}, a drive of {drive.length_m:.0f} m in {drive.duration_s:.0f} s
 
 `town.tif`: orthophoto, {CRS}, {town.metres_per_pixel} m per pixel. `bag`: rosbag2 (mcap). Made by
@@ -359,10 +451,7 @@ def _readme(town: Town, drive: Drive, settings: DriveSettings) -> str:
 
 - Frame `map`: east-north-up about latitude {datum.latitude_deg:.7f}, longitude {datum.longitude_deg:.7f} (WGS84), the
   middle of the orthophoto. Poses are of `base_link`: the vehicle's middle, on the ground.
-- `/camera/image/compressed`, {settings.image_rate_hz:g} Hz, recorded {settings.image_delay_s:g} s after the exposure
-  that the stamp tells: equirectangular, {view.width} × {view.height}, the whole
-  sphere; azimuth grows to the right; the centre column looks along base_link's x. The camera is at
-  ({arm[0]:g}, {arm[1]:g}, {arm[2]:g}) m in base_link (`/tf_static`).
+{_panorama_words(settings) if rig is None else rig.words(settings.image_delay_s)}
 - `/odom`, {settings.odometry_rate_hz:g} Hz: wheels, with {odometry.scale:.0%} scale error (one standard deviation)
   and a yaw that drifts; starts at zero.
 - `/imu/data`, {settings.imu_rate_hz:g} Hz: yaw counter-clockwise from east, with a bias of about
@@ -370,3 +459,12 @@ def _readme(town: Town, drive: Drive, settings: DriveSettings) -> str:
 - `/ground_truth/odometry` (frame `map`) and `/ground_truth/navsat`, {settings.odometry_rate_hz:g} Hz: exact.
 - Stamps start at {EPOCH_NS // NS_PER_S} s; the same command writes the same messages.
 """
+
+
+def _panorama_words(settings: DriveSettings) -> str:
+    arm, view = settings.lever_arm_m, settings.view
+    rate_hz, delay_s = settings.image_rate_hz, settings.image_delay_s
+    return f"""- `/camera/image/compressed`, {rate_hz:g} Hz, recorded {delay_s:g} s after the exposure, whose time
+  the stamp is: equirectangular, {view.width} × {view.height}, the whole sphere; azimuth grows to the right; the
+  centre column looks along base_link's x. The camera is at ({arm[0]:g}, {arm[1]:g}, {arm[2]:g}) m in base_link
+  (`/tf_static`)."""

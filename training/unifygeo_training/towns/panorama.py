@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Sequence
 
 import cv2
 import numpy as np
 from numba import njit
 
-from unifygeo_ros.core.arrays import Float32, UInt8
+from unifygeo_ros.core.arrays import Float32, Float64, UInt8
 from unifygeo_training.towns.light import Appearance, shadow_heights
 from unifygeo_training.towns.orthophoto import surface_heights
 from unifygeo_training.towns.rays import FLOOR, SKY, Grid, cast, column_azimuths, row_elevations, sort_into_grid
@@ -85,11 +86,45 @@ def render_panorama(
 
     Each pixel is the mean light of samples × samples rays, so that edges are smooth, as a lens makes them.
     """
+    colour = render_light(
+        lit,
+        x,
+        y,
+        height_m,
+        column_azimuths(view.width * samples, azimuth_rad),
+        row_elevations(view.height * samples, view.top_rad, view.bottom_rad),
+        samples,
+    )
+    if samples > 1:
+        colour = cv2.resize(colour, (view.width, view.height), interpolation=cv2.INTER_AREA)
+    return develop(colour, lit.appearance, noise_seed)
+
+
+def render_light(
+    lit: LitStage,
+    x: float,
+    y: float,
+    height_m: float,
+    azimuths_rad: Float64,
+    elevations_rad: Float64,
+    samples: int = 1,
+) -> Float32:
+    """The light that reaches town position (x, y) along each azimuth and elevation, before the camera.
+
+    Args:
+        lit: The town.
+        x, y: Metres.
+        height_m: Above the ground.
+        azimuths_rad: float64 (W,), clockwise from north, evenly spaced and rising.
+        elevations_rad: float64 (H,), evenly spaced and falling, two or more.
+        samples: So many rows and columns belong to one pixel. W and H are multiples of it.
+
+    Returns:
+        float32 (H, W, 3) RGB, linear.
+    """
     town, light = lit.stage.town, lit.appearance
-    azimuths = column_azimuths(view.width * samples, azimuth_rad)
-    elevations = row_elevations(view.height * samples, view.top_rad, view.bottom_rad)
-    hits = cast(town.objects, lit.stage.grid, GROUND, x, y, height_m, azimuths, elevations, FAR_M)
-    colour = np.empty((view.height * samples, view.width * samples, 3), np.float32)
+    hits = cast(town.objects, lit.stage.grid, GROUND, x, y, height_m, azimuths_rad, elevations_rad, FAR_M)
+    colour = np.empty((len(elevations_rad), len(azimuths_rad), 3), np.float32)
     _shade(
         town.objects,
         lit.stage.pyramid,
@@ -99,8 +134,8 @@ def render_panorama(
         x,
         y,
         height_m,
-        azimuths,
-        elevations,
+        azimuths_rad,
+        elevations_rad,
         hits.objects,
         hits.faces,
         hits.distance_m,
@@ -116,12 +151,10 @@ def render_panorama(
         max(1, GROUND_SAMPLES // samples**2),
         colour,
     )
-    if samples > 1:
-        colour = cv2.resize(colour, (view.width, view.height), interpolation=cv2.INTER_AREA)
-    return develop(colour, light, noise_seed)
+    return colour
 
 
-def develop(colour: Float32, light: Appearance, noise_seed: int) -> UInt8:
+def develop(colour: Float32, light: Appearance, noise_seed: int | Sequence[int]) -> UInt8:
     """The camera: gain, gamma, noise, 8 bits. colour: float32 (H, W, 3), linear."""
     values = colour * np.asarray(light.gain, np.float32)
     np.power(values, np.float32(light.gamma / 2.2), out=values)
@@ -192,7 +225,7 @@ def _shade(
 ):
     rows, columns = ids.shape
     row_step = (elevations[0] - elevations[-1]) / (rows - 1)
-    column_step = 2 * np.pi / columns
+    column_step = azimuths[1] - azimuths[0]
     sx, sy, sz = (
         np.sin(sun_azimuth) * np.cos(sun_elevation),
         np.cos(sun_azimuth) * np.cos(sun_elevation),
