@@ -17,12 +17,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Mapping
 
 import cv2
 import numpy as np
 
 from unifygeo_ros.evaluation.metrics.definitions import anees_bounds
-from unifygeo_ros.evaluation.metrics.summary import Summary, read_summary
+from unifygeo_ros.evaluation.metrics.summary import read_summary
 
 RIGS = Path(__file__).parents[1] / "config" / "rigs"
 PANORAMA = "panorama"
@@ -75,7 +76,7 @@ def sector_mask(path: Path, sector_deg: float) -> Path:
     return path
 
 
-def replay(row: Row, seed: Path, model: Path, results: Path) -> Summary:
+def replay(row: Row, seed: Path, model: Path, results: Path) -> Mapping[str, Any]:
     """Replay one drive as one row, unless that is done."""
     drive, run = seed / row.recording, [sys.executable, "-m", "unifygeo_ros.cli"]
     name = f"{seed.name}-{row.name.replace(' ', '_').replace(',', '').replace('°', '')}"
@@ -114,14 +115,14 @@ def table(args: argparse.Namespace) -> None:
             print(judged(row, found), flush=True)
 
 
-def judged(row: Row, found: list[Summary]) -> str:
+def judged(row: Row, found: list[Mapping[str, Any]]) -> str:
     """A row of the table, over all drives."""
-    images = sum(s.counts.images for s in found)
-    fixes = sum(s.counts.fixes for s in found)
-    worst = min(s.counts.fixes / s.counts.images for s in found)
-    errors = [error for s in found for error in s.per_image.error_m if error is not None]
-    nees = [value for s in found for value in s.per_image.nees if value is not None]
-    shares = [s.integrity.false_fix for s in found if s.integrity.false_fix is not None]
+    images = sum(s["counts"]["images"] for s in found)
+    fixes = sum(s["counts"]["fixes"] for s in found)
+    worst = min(s["counts"]["fixes"] / s["counts"]["images"] for s in found)
+    errors = [error for s in found for error in s["per_image"]["error_m"] if error is not None]
+    nees = [value for s in found for value in s["per_image"]["nees"] if value is not None]
+    shares = [s["integrity"]["false_fix"] for s in found if s["integrity"]["false_fix"] is not None]
     low, high = anees_bounds(max(1, len(nees)))
     return line(
         row.name,
@@ -130,7 +131,7 @@ def judged(row: Row, found: list[Summary]) -> str:
         f"{worst:.1%}",
         f"{np.median(errors):.2f} m" if errors else "–",
         f"{np.quantile(errors, 0.95):.2f} m" if errors else "–",
-        f"{sum(round(share.value * share.count) for share in shares)}",
+        f"{sum(round(share['value'] * share['count']) for share in shares)}",
         f"{np.mean(nees):.2f} ({low:.2f} to {high:.2f})" if nees else "–",
     )
 
