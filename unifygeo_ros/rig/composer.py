@@ -6,7 +6,8 @@ the lens' resolution changes little over the image.
 
 The sampling positions are computed for every image of a camera that exposed at another instant than the panorama's,
 because the vehicle turned and moved meanwhile; those of the others are computed once. They are computed exactly on a
-grid of every `GRID`-th pixel and interpolated between (error below 0.02° for a 120° pinhole).
+grid of every `GRID`-th pixel and interpolated between (error below 0.02° for a 120° pinhole). Cameras are blended one
+after the other with 8 bits, each by its weight against that of those before.
 
 A ray meets the ground plane, or `Rig.distance_m`, whichever comes first. So the road and what stands at that distance
 fit together across cameras of different positions, and across the way that the vehicle moved meanwhile.
@@ -14,10 +15,9 @@ fit together across cameras of different positions, and across the way that the 
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
-from typing import Mapping
+from typing import Any, Mapping, NamedTuple
 
 import cv2
 import numpy as np
@@ -31,6 +31,8 @@ GRID = 8
 """Pixels of the doubled panorama between two exactly computed sampling positions."""
 FEATHER = 0.15
 """Share of an image's half width over which its weight rises from its edge: seams are blended over that."""
+LEAST_WEIGHT = 0.01
+"""Of a pixel that is seen: blending divides by the sum of the weights."""
 MAX_GAIN = 1.5
 """Largest exposure correction of a camera, and its inverse the smallest."""
 MIN_OVERLAP_PIXELS = 50
@@ -98,17 +100,15 @@ class Composer:
         """
         strips = list(self.strips(views).values())
         gains = _gains(strips, self.width)
-        total = np.zeros((self.height, self.width, 3), np.float32)
+        pixels = np.zeros((self.height, self.width, 3), np.uint8)
         weight = np.zeros((self.height, self.width), np.float32)
         for strip, gain in zip(strips, gains, strict=True):
+            evened = strip.pixels if gain == 1.0 else cv2.LUT(strip.pixels, _brightness_table(gain))
             for rows, source, target in strip.parts(self.width):
-                w = strip.weight[:, source]
-                total[rows, target] += strip.pixels[:, source] * (w * np.float32(gain))[..., None]
-                weight[rows, target] += w
-        seen = weight > 0
-        np.divide(total, weight[..., None], out=total, where=seen[..., None])
-        pixels = np.clip(total + 0.5, 0, 255).astype(np.uint8)
-        return Composed(pixels, np.asarray(seen), dict(zip(views, gains, strict=True)))
+                before, own = weight[rows, target], strip.weight[:, source]
+                pixels[rows, target] = cv2.blendLinear(pixels[rows, target], evened[:, source], before, own)
+                before += own
+        return Composed(pixels, np.asarray(weight > 0), dict(zip(views, gains, strict=True)))
 
     def strips(self, views: Mapping[str, CameraView]) -> dict[str, Strip]:
         """What each camera contributes, before blending; as `compose`."""
@@ -124,10 +124,10 @@ class Strip:
 
     first_row: int
     first_column: int
-    pixels: Float32
-    """float32 (rows, columns, 3)."""
+    pixels: UInt8
+    """uint8 (rows, columns, 3)."""
     weight: Float32
-    """float32 (rows, columns), 0 where the camera saw nothing, rising with the distance from its image's edge."""
+    """float32 (rows, columns), 0 where the camera saw nothing, rising with the distance from its image's edge to 1."""
 
     def parts(self, width: int) -> list[tuple[slice, slice, slice]]:
         """(rows of the panorama, columns of the strip, columns of the panorama), split where the columns wrap."""
@@ -149,7 +149,7 @@ class _Table:
         self._width, self._height = width, width // 2
         # A block of panorama pixels that holds all that the camera sees, with room for the vehicle's turn meanwhile.
         directions = _directions(width // 4, np.arange(width // 8), np.arange(width // 4))
-        pixels, valid = self._project(directions, STANDING)
+        pixels, valid = self._project(self._points(directions), STANDING)
         column, row = pixels[..., 0].astype(np.float32), pixels[..., 1].astype(np.float32)
         seen: Bool = valid & (camera.lens.margin(column, row) > 0)
         if not seen.any():
@@ -160,18 +160,27 @@ class _Table:
         start, count = shortest_arc(np.asarray(seen.any(0)))
         self._first_column = start * 4 - 16
         self._columns = min(width, count * 4 + 32)
+        # The exactly computed points, one more all around, lie in the middle of GRID × GRID doubled pixels each: so
+        # OpenCV's resize interpolates between them without a shift.
+        rows, columns = 2 * (self._last_row - self._first_row), 2 * self._columns
+        grid_rows, grid_columns = (GRID * np.arange(-1, -(-n // GRID) + 1) + (GRID - 1) / 2 for n in (rows, columns))
+        directions = _directions(2 * width, 2 * self._first_row + grid_rows, 2 * self._first_column + grid_columns)
+        self._points_m = self._points(directions)
+        self._standing: dict[tuple[float, float], _Maps] = {}
 
-    def _project(self, directions: Float64, motion: Pose2) -> tuple[Float64, Bool]:
-        """Pixels of directions (..., 3) that are seen from the rig's centre at the panorama's instant."""
+    def _points(self, directions: Float64) -> Float64:
+        """What directions (..., 3) from the rig's centre meet, in base_link: the ground, or a place at `distance_m`."""
         height = self._centre_m[2] - self._ground_z_m
-        down = -directions[..., 2]
-        reach = np.minimum(height / np.maximum(down, 1e-9), self._distance_m)
-        points = self._centre_m + directions * reach[..., None]
-        # base_link at the exposure ← base_link at the panorama's instant
+        reach = np.minimum(height / np.maximum(-directions[..., 2], 1e-9), self._distance_m)
+        return np.asarray(self._centre_m + directions * reach[..., None])
+
+    def _project(self, points_m: Float64, motion: Pose2) -> tuple[Float64, Bool]:
+        """Pixels of points (..., 3) in base_link at the panorama's instant, after this motion since the exposure."""
         turn = np.eye(3)
         turn[:2, :2] = rotation_matrix(motion.yaw_rad)
-        points = points @ turn.T + np.array([motion.x_m, motion.y_m, 0.0])
-        return self.camera.lens.project((points - self.camera.position_m) @ self.camera.base_from_optical)
+        place = np.array([motion.x_m, motion.y_m, 0.0]) - self.camera.position_m
+        axes = self.camera.base_from_optical
+        return self.camera.lens.project(points_m @ (turn.T @ axes) + place @ axes)
 
     def scale(self, pixels: UInt8) -> tuple[float, float]:
         """Size of an image in that of its lens, across and down. Raises InputError where their shapes differ."""
@@ -189,31 +198,33 @@ class _Table:
         """By how much an image of this scale is averaged down: to about one doubled pixel of the panorama."""
         return max(1, math.floor(math.pi / self._width / (self.camera.lens.rad_per_pixel() / scale)))
 
-    @functools.cached_property
-    def _standing(self) -> tuple[Float32, Float32, Float32]:
-        """`_sampling` of a vehicle that stands, or of cameras that expose at one instant."""
-        return self._sampling(STANDING)
-
-    def _sampling(self, motion: Pose2) -> tuple[Float32, Float32, Float32]:
-        """Column and row of the lens' image for each doubled pixel of the strip, and its weight, float32 each."""
-        lens = self.camera.lens
-        rows, columns = 2 * (self._last_row - self._first_row), 2 * self._columns
-        grid_rows, grid_columns = -(-rows // GRID) + 1, -(-columns // GRID) + 1
-        # Grid points lie at doubled pixels 0, GRID, 2 GRID …, so that a linear interpolation needs no shift.
-        at_row = 2 * self._first_row + GRID * np.arange(grid_rows)
-        at_column = 2 * self._first_column + GRID * np.arange(grid_columns)
-        pixels, valid = self._project(_directions(2 * self._width, at_row, at_column), motion)
-        pixels = np.where(valid[..., None], pixels, np.nan)
-        column, row = (_upsample(pixels[..., axis], rows, columns) for axis in (0, 1))
-        # fmax takes the number where the other is NaN, which it is where the lens model is not valid.
-        weight = np.fmin(np.fmax(lens.margin(column, row) * np.float32(1 / FEATHER), np.float32(0)), np.float32(1))
-        return column, row, weight
+    def _maps(self, motion: Pose2, shrink: tuple[float, float]) -> _Maps:
+        """Where each doubled pixel of the strip looks in an image that is so much smaller than the lens'."""
+        if motion == STANDING and shrink in self._standing:
+            return self._standing[shrink]
+        pixels, valid = self._project(self._points_m, motion)
+        grid = np.where(valid[..., None], pixels, np.nan).astype(np.float32)
+        margin = self.camera.lens.margin(grid[..., 0], grid[..., 1])
+        grid = (grid + np.float32(0.5)) * np.array(shrink, np.float32) - np.float32(0.5)
+        size = 2 * self._columns, 2 * (self._last_row - self._first_row)
+        positions, weight = _upsample(grid, size), _upsample(margin * np.float32(1 / FEATHER), size)
+        # Where the lens model is not valid there is NaN, which spreads to all that would be interpolated with it.
+        cv2.patchNaNs(positions, -1e4)
+        cv2.patchNaNs(weight, 0.0)
+        # The smallest of each four: a pixel is seen if all of it is.
+        smallest = np.minimum(weight[0::2], weight[1::2])
+        smallest = np.minimum(smallest[:, 0::2], smallest[:, 1::2])
+        weight = np.where(smallest > 0, np.clip(smallest, LEAST_WEIGHT, 1), np.float32(0))
+        if motion != STANDING:
+            return _Maps(positions, None, weight)
+        maps = _Maps(*cv2.convertMaps(positions, None, cv2.CV_16SC2), weight)
+        self._standing = {shrink: maps}
+        return maps
 
     def strip(self, view: CameraView) -> Strip:
         """This camera's part of a panorama."""
         scale_x, scale_y = self.scale(view.pixels)
         height, width = view.pixels.shape[:2]
-        column, row, weight = self._standing if view.motion == STANDING else self._sampling(view.motion)
         # Average down first: sampling would alias otherwise.
         reduction = min(self.reduction(scale_x), width // 8, height // 8)
         source = view.pixels
@@ -221,25 +232,26 @@ class _Table:
             size = width // reduction, height // reduction
             source = source[: size[1] * reduction, : size[0] * reduction]
             source = cv2.resize(source, size, interpolation=cv2.INTER_AREA)
-        shrink_x, shrink_y = scale_x / reduction, scale_y / reduction
-        map_x = (column + np.float32(0.5)) * np.float32(shrink_x) - np.float32(0.5)
-        map_y = (row + np.float32(0.5)) * np.float32(shrink_y) - np.float32(0.5)
-        sampled = cv2.remap(
-            source,
-            np.fmax(map_x, np.float32(-1e4)),
-            np.fmax(map_y, np.float32(-1e4)),
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
+        maps = self._maps(view.motion, (scale_x / reduction, scale_y / reduction))
+        sampled = cv2.remap(source, maps.positions, maps.fractions, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        half = self._columns, self._last_row - self._first_row
+        return Strip(
+            self._first_row, self._first_column, cv2.resize(sampled, half, interpolation=cv2.INTER_AREA), maps.weight
         )
-        half = column.shape[1] // 2, column.shape[0] // 2
-        pixels_half = cv2.resize(sampled, half, interpolation=cv2.INTER_AREA).astype(np.float32)
-        # The smallest of each four: a pixel is seen if all of it is.
-        smallest = np.minimum(weight[0::2], weight[1::2])
-        weight_half = np.minimum(smallest[:, 0::2], smallest[:, 1::2])
-        return Strip(self._first_row, self._first_column, pixels_half, weight_half)
 
 
-def _directions(width: int, rows: Int64, columns: Int64) -> Float64:
+class _Maps(NamedTuple):
+    """Where a strip's doubled pixels are sampled, as OpenCV's `remap` takes it, and the strip's weights."""
+
+    positions: Any
+    """float32 (2 rows, 2 columns, 2), or int16 with `fractions`."""
+    fractions: Any
+    """uint16 (2 rows, 2 columns), or None."""
+    weight: Float32
+    """float32 (rows, columns)."""
+
+
+def _directions(width: int, rows: Int64 | Float64, columns: Int64 | Float64) -> Float64:
     """Unit vectors in base_link's axes of rows × columns of an equirectangular image of `width`: (n, m, 3)."""
     azimuth = (np.asarray(columns) + 0.5) / width * 2 * np.pi - np.pi  # clockwise from base_link's x axis
     elevation = np.pi / 2 - (np.asarray(rows) + 0.5) / width * 2 * np.pi
@@ -254,14 +266,16 @@ def _directions(width: int, rows: Int64, columns: Int64) -> Float64:
     )
 
 
-def _upsample(values: Float64, rows: int, columns: int) -> Float32:
-    """Linear interpolation of a grid to every pixel; grid point (i, j) is pixel (GRID i, GRID j). NaN spreads."""
-    share = np.arange(GRID, dtype=np.float32) / GRID
-    grid = values.astype(np.float32)
-    down = grid[:-1, None] + share[:, None] * (grid[1:] - grid[:-1])[:, None]
-    down = down.reshape(-1, grid.shape[1])[:rows]
-    across = down[:, :-1, None] + share * (down[:, 1:] - down[:, :-1])[:, :, None]
-    return np.ascontiguousarray(across.reshape(len(down), -1)[:, :columns])
+def _upsample(grid: Float32, size: tuple[int, int]) -> Float32:
+    """Linear interpolation of points in the middle of GRID × GRID pixels each, with one more all around, to `size`
+    (columns, rows)."""
+    whole = cv2.resize(grid, None, fx=GRID, fy=GRID, interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(whole[GRID : GRID + size[1], GRID : GRID + size[0]])
+
+
+def _brightness_table(gain: float) -> UInt8:
+    """For `cv2.LUT`: every grey value times a factor."""
+    return np.clip(np.arange(256) * gain + 0.5, 0, 255).astype(np.uint8)
 
 
 def shortest_arc(seen: Bool) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Mapping, Sequence
 import cv2
 import numpy as np
 
-from unifygeo_ros.core.arrays import Bool, Float32, Float64, UInt8
+from unifygeo_ros.core.arrays import Bool, Float64, UInt8
 from unifygeo_ros.rig.composer import CameraView, Composer, Strip
 
 MAX_OFFSET_DEG = 6.0
@@ -140,8 +140,8 @@ def _common_columns(a: Strip, b: Strip, width: int) -> list[tuple[int, int, int]
     return runs
 
 
-def _grey(pixels: Float32) -> UInt8:
-    grey = cv2.cvtColor(np.clip(pixels, 0, 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
+def _grey(pixels: UInt8) -> UInt8:
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.createCLAHE(3.0, (8, 8)).apply(grey), np.uint8)
 
 
