@@ -178,9 +178,9 @@ class _Table:
         """Pixels of points (..., 3) in base_link at the panorama's instant, after this motion since the exposure."""
         turn = np.eye(3)
         turn[:2, :2] = rotation_matrix(motion.yaw_rad)
-        place = np.array([motion.x_m, motion.y_m, 0.0]) - self.camera.position_m
+        shift = np.array([motion.x_m, motion.y_m, 0.0]) - self.camera.position_m
         axes = self.camera.base_from_optical
-        return self.camera.lens.project(points_m @ (turn.T @ axes) + place @ axes)
+        return self.camera.lens.project(points_m @ (turn.T @ axes) + shift @ axes)
 
     def scale(self, pixels: UInt8) -> tuple[float, float]:
         """Size of an image in that of its lens, across and down. Raises InputError where their shapes differ."""
@@ -267,8 +267,10 @@ def _directions(width: int, rows: Int64 | Float64, columns: Int64 | Float64) -> 
 
 
 def _upsample(grid: Float32, size: tuple[int, int]) -> Float32:
-    """Linear interpolation of points in the middle of GRID × GRID pixels each, with one more all around, to `size`
-    (columns, rows)."""
+    """Linear interpolation of points in the middle of GRID × GRID pixels each, with one more all around.
+
+    size: columns and rows of what comes out.
+    """
     whole = cv2.resize(grid, None, fx=GRID, fy=GRID, interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(whole[GRID : GRID + size[1], GRID : GRID + size[0]])
 

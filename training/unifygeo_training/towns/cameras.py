@@ -37,7 +37,8 @@ class CameraRenderer:
     """Renders the images of one camera. What depends on the lens and the mount alone is computed once."""
 
     def __init__(self, camera: RigCamera, ground_z_m: float = 0.0) -> None:
-        """
+        """Prepare the camera's part of the sphere.
+
         Args:
             camera: Its lens says how large the images are.
             ground_z_m: Height of the ground in base_link.

@@ -1,12 +1,8 @@
-<<<<<<< HEAD
 """A drive as a robot would have recorded it.
 
-It is a rosbag2 with panoramas, odometry, IMU and ground truth, and the town's orthophoto beside it.
+It is a rosbag2 with panoramas or the images of a rig, odometry, IMU and ground truth, and the town's orthophoto beside
+it.
 """
-=======
-"""A drive as a robot would have recorded it: a rosbag2 with panoramas or the images of a rig, odometry, IMU and ground
-truth, and the town's orthophoto beside it."""
->>>>>>> b2f4cdd (towns drive --rig: records the images of a rig's cameras, each from its own place and at its own time, with CameraInfo, TF and rig file; lens models have an inverse)
 
 from __future__ import annotations
 
@@ -229,7 +225,7 @@ def _write_bag(
     images: Iterator[Recorded],
     mounts: Sequence[tuple[str, Rotation, Float64]],
 ) -> None:
-    """Merges all topics by the time of recording into one rosbag2. mounts: frame, turn and place of each camera."""
+    """Merges all topics by the time of recording into one rosbag2. mounts: frame, turn and position of each camera."""
     store = get_typestore(Stores.ROS2_JAZZY)
     streams = [
         _series("/odom", odometry.time_s, lambda k, t: build.odometry(odometry, settings.odometry_noise, k, t)),
@@ -424,7 +420,7 @@ class _Messages:
     def mounts(self, mounts: Sequence[tuple[str, Rotation, Float64]]) -> Any:
         """/tf_static with frames of cameras in base_link."""
         transforms = []
-        for frame, turn, place in mounts:
+        for frame, turn, position in mounts:
             x, y, z, w = (float(value) for value in turn.as_quat())
             transforms.append(
                 self._make(
@@ -433,7 +429,7 @@ class _Messages:
                     child_frame_id=frame,
                     transform=self._make(
                         "geometry_msgs/msg/Transform",
-                        translation=self._vector(*place),
+                        translation=self._vector(*position),
                         rotation=self._make("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w),
                     ),
                 )

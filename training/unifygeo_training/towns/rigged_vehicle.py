@@ -109,7 +109,7 @@ class RiggedVehicle:
         return sorted((float(tick) + delay_s, topic) for tick in ticks for topic, delay_s in delays_s.items())
 
     def mounts(self) -> list[tuple[str, Rotation, Float64]]:
-        """Frame, turn and place in base_link of each camera."""
+        """Frame, turn and position in base_link of each camera."""
         return [
             (self.frames[c.name], Rotation.from_matrix(c.base_from_optical), c.position_m) for c in self.rig.cameras
         ]
