@@ -113,7 +113,8 @@ def render_light(
 
     Args:
         lit: The town.
-        x, y: Metres.
+        x: Metres east.
+        y: Metres north.
         height_m: Above the ground.
         azimuths_rad: float64 (W,), clockwise from north, evenly spaced and rising.
         elevations_rad: float64 (H,), evenly spaced and falling, two or more.
