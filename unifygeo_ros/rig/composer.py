@@ -160,12 +160,9 @@ class _Table:
         start, count = shortest_arc(np.asarray(seen.any(0)))
         self._first_column = start * 4 - 16
         self._columns = min(width, count * 4 + 32)
-        # The exactly computed points, one more all around, lie in the middle of GRID × GRID doubled pixels each: so
-        # OpenCV's resize interpolates between them without a shift.
-        rows, columns = 2 * (self._last_row - self._first_row), 2 * self._columns
-        grid_rows, grid_columns = (GRID * np.arange(-1, -(-n // GRID) + 1) + (GRID - 1) / 2 for n in (rows, columns))
-        directions = _directions(2 * width, 2 * self._first_row + grid_rows, 2 * self._first_column + grid_columns)
-        self._points_m = self._points(directions)
+        at_row = _grid_positions(2 * self._first_row, 2 * (self._last_row - self._first_row))
+        at_column = _grid_positions(2 * self._first_column, 2 * self._columns)
+        self._points_m = self._points(_directions(2 * width, at_row, at_column))
         self._standing: dict[tuple[float, float], _Maps] = {}
 
     def _points(self, directions: Float64) -> Float64:
@@ -266,18 +263,23 @@ def _directions(width: int, rows: Int64 | Float64, columns: Int64 | Float64) -> 
     )
 
 
-def _upsample(grid: Float32, size: tuple[int, int]) -> Float32:
-    """Linear interpolation of points in the middle of GRID × GRID pixels each, with one more all around.
+def _grid_positions(first: int, count: int) -> Float64:
+    """The middles of blocks of GRID pixels, over `count` pixels from `first` on, with one more block on either side.
 
-    size: columns and rows of what comes out.
+    OpenCV's resize interpolates between such positions without a shift.
     """
+    return np.asarray(first + GRID * np.arange(-1.0, -(-count // GRID) + 1) + (GRID - 1) / 2)
+
+
+def _upsample(grid: Float32, size: tuple[int, int]) -> Float32:
+    """Linear interpolation of values at `_grid_positions` to every pixel. size: columns and rows of what comes out."""
     whole = cv2.resize(grid, None, fx=GRID, fy=GRID, interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(whole[GRID : GRID + size[1], GRID : GRID + size[0]])
 
 
 def _brightness_table(gain: float) -> UInt8:
     """For `cv2.LUT`: every grey value times a factor."""
-    return np.clip(np.arange(256) * gain + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.arange(256) * gain + 0.5, 0, 255), np.uint8)
 
 
 def shortest_arc(seen: Bool) -> tuple[int, int]:
