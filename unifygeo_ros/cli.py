@@ -21,6 +21,7 @@ from unifygeo_ros.core.options import CommandParser
 
 COMMAND_MODULES: tuple[str, ...] = (
     "unifygeo_ros.aerial.command",
+    "unifygeo_ros.aerial.region_command",
     "unifygeo_ros.inference.command",
     "unifygeo_ros.localization.command",
     "unifygeo_ros.evaluation.command",

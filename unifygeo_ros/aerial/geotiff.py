@@ -71,6 +71,8 @@ class _File:
     stored: tuple[tuple[int, int, int, int], ...]
     """First row, first column, rows and columns of the rectangles whose blocks the file stores; the whole file if it
     stores all of them."""
+    copyright: str
+    """What the file says of its own (TIFFTAG_COPYRIGHT), empty if nothing."""
     overviews: tuple[tuple[int, Affine], ...]
     """Decimation factors, and the transform that GDAL gives each of them."""
     bytes: int
@@ -96,6 +98,7 @@ class GeoTiffRaster:
 
     def describe(self) -> Mapping[str, Any]:
         authority = self.crs.to_authority()
+        stated = "; ".join(dict.fromkeys(file.copyright for file in self._files if file.copyright))
         return {
             "kind": "geotiff",
             "crs": ":".join(authority) if authority else self.crs.to_wkt(),
@@ -103,6 +106,7 @@ class GeoTiffRaster:
             "bands": list(self._files[0].bands),
             "scale": list(self._scale) if self._scale else None,
             "nodata": self._options.nodata,
+            **({"attribution": stated} if stated else {}),
         }
 
     def fingerprint(self) -> str:
@@ -264,6 +268,7 @@ def _inspect(path: Path, options: ImageryOptions) -> _File:
             known="mask" if stated else "black" if options.nodata is None else "nodata",
             fill=None if own_mask else 0.0,
             stored=_stored_rectangles(dataset),
+            copyright=dataset.tags().get("TIFFTAG_COPYRIGHT", "").strip(),
             overviews=tuple(overviews),
             bytes=status.st_size,
             changed_ns=status.st_mtime_ns,

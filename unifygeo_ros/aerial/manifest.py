@@ -86,6 +86,15 @@ class IndexManifest:
         """Side of a tile, metres."""
         return self.tile_size * self.metres_per_pixel
 
+    @property
+    def attributions(self) -> tuple[str, ...]:
+        """What the providers of the imagery ask to be named with, and the licences, as far as it is known."""
+        stated = []
+        for raster in self.imagery.get("rasters", [self.imagery]):
+            texts = [str(raster[name]) for name in ("attribution", "licence") if raster.get(name)]
+            stated += [", ".join(texts)] if texts else []
+        return tuple(dict.fromkeys(stated))
+
     def to_json(self) -> str:
         """The text of manifest.json, with its checksum."""
         return FORMAT.text_of(dataclasses.asdict(self))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sqlite3
@@ -24,6 +25,9 @@ MAX_ZOOM = 30
 _HALF_WORLD_M = math.pi * 6378137.0
 _SUFFIXES = ("png", "jpg", "jpeg", "webp")
 _TMS_DESCRIPTION = "tilemapresource.xml"
+PROVENANCE = "source.json"
+"""Written by `unifygeo region fetch` into a folder of tiles: where they come from, and under which licence."""
+_PROVENANCE_FIELDS = ("attribution", "licence", "url")
 _REMEDY = "get the tiles again"
 
 
@@ -32,6 +36,8 @@ class TileStore(Protocol):
 
     path: Path
     kind: str
+    provenance: Mapping[str, str]
+    """Attribution, licence and URL, as far as the tiles state them."""
 
     def zooms(self) -> dict[int, Int64]:
         """Every tile that is there: for each zoom int64 (n, 2), x and y."""
@@ -76,6 +82,7 @@ class WebTilesRaster:
             "files": [self._store.path.name],
             "zooms": [level.zoom for level in self.levels],
             "tile_pixels": self._tile_pixels,
+            **self._store.provenance,
         }
 
     def fingerprint(self) -> str:
@@ -137,6 +144,7 @@ class TileFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.kind = "tms" if _is_mercator_tms(path / _TMS_DESCRIPTION) else "xyz"
+        self.provenance: Mapping[str, str] = _read_provenance(path / PROVENANCE)
         self._files: dict[tuple[int, int, int], str] = {}  # names as they are: they may have leading zeros
         for file in sorted(path.glob("*/*/*")):
             zoom, x, name = file.relative_to(path).parts
@@ -156,6 +164,19 @@ class TileFolder:
         status = [(self.path / name).stat() for name in self._files.values()]
         total, last = sum(s.st_size for s in status), max((s.st_mtime_ns for s in status), default=0)
         return f"{self.path.resolve()} {len(status)} {total} {last}"
+
+
+def _read_provenance(path: Path) -> dict[str, str]:
+    """What a folder's source.json says that must be passed on. Raises InputError for a damaged one."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(read_bytes(path, _REMEDY))
+        return {name: str(content[name]) for name in _PROVENANCE_FIELDS}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error!r}); fetch the tiles again, so that attribution and licence are known"
+        ) from error
 
 
 def _is_mercator_tms(description: Path) -> bool:
@@ -195,15 +216,19 @@ class MbTiles:
                     f"{path}: its view {name} has a WITH clause, which may never end; store the tiles in a table or in "
                     "a plain view"
                 )
-        kind = dict(self._query("SELECT name, value FROM metadata")).get("format", "png")
+        metadata = dict(self._query("SELECT name, value FROM metadata"))
+        stated = metadata.get("attribution")
+        self.provenance: Mapping[str, str] = {"attribution": stated} if isinstance(stated, str) and stated else {}
+        kind = metadata.get("format", "png")
         if kind not in _SUFFIXES:
             raise InputError(f"{path}: holds tiles of format {kind}, must be one of {', '.join(_SUFFIXES)}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "provenance": self.provenance}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.path = state["path"]
+        self.provenance = state["provenance"]
         self._connections = threading.local()
 
     def zooms(self) -> dict[int, Int64]:

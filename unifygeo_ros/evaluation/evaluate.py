@@ -293,6 +293,7 @@ def _identity(
         "index": {
             "name": index.path.name,
             "manifest_sha256": index.checksum,
+            "attributions": list(index.manifest.attributions),
             "tiles": len(index),
             "datum": f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, {datum.height_m:g} m",
         },

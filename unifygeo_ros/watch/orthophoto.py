@@ -51,6 +51,7 @@ class Orthophoto:
             "datum": [manifest.datum.latitude_deg, manifest.datum.longitude_deg],
             "tiles": len(self._index),
             "name": self._index.path.name,
+            "attributions": list(manifest.attributions),
         }
 
     def tile(self, level: int, x: int, y: int) -> bytes | None:

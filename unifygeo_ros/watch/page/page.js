@@ -360,7 +360,7 @@ async function loadInfo() {
   $("name").textContent = info.name;
   $("mode").textContent = info.mode;
   $("mode").classList.toggle("on", info.mode === "live");
-  $("notes").textContent = info.notes.join(" · ");
+  $("notes").textContent = [...info.notes, ...(info.map?.attributions ?? [])].join(" · ");
   $("live").hidden = info.mode !== "live";
   if (first) { map.setInfo(info.map); if (info.map && !past.frames.length) map.show(...info.map.bounds); }
   shown = null;
