@@ -30,7 +30,7 @@ class PoseEstimate:
 def with_stamp_error(
     covariance_m2: Float64, yaw_variance_rad2: float, stamp_covariance: Float64 | None, yaw_rad: float
 ) -> tuple[Float64, float]:
-    """A pose's covariance and yaw variance, with what the doubt about its stamp adds.
+    """A pose's covariance and yaw variance, with what the uncertainty of its stamp adds.
 
     Args:
         covariance_m2: float64 (2, 2), east and north.

@@ -111,7 +111,7 @@ class StampError:
 
     @property
     def significant(self) -> bool:
-        """Whether the stamps are wrong beyond doubt."""
+        """Whether the stamps are clearly wrong."""
         return self.images >= LEAST_IMAGES and abs(self.late_s) > max(SIGNIFICANT * self.sigma_s, LEAST_LATE_S)
 
     def second_moment_s2(self, assumed_sigma_s: float) -> float:
@@ -131,7 +131,7 @@ class StampError:
         return f"{self.late_s:.3f} ± {self.sigma_s:.3f}" if self.images else "unknown"
 
     def warning(self, stamp_offset_s: float) -> str | None:
-        """What to do about it, in words, or None where nothing is beyond doubt.
+        """What to do about it, in words, or None where nothing is certain.
 
         Args:
             stamp_offset_s: the session's, already in the stamps that the estimate is made from.

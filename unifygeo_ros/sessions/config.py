@@ -69,7 +69,7 @@ class SessionConfig:
     stamp_sigma_s: float = setting(
         0.05,
         "standard deviation of the images' stamps, with stamp_offset_s added, about the exposure: a fix's covariance "
-        "holds the way that the vehicle makes in that time, until the drive shows how late the images are",
+        "includes how far the vehicle moves in that time, until the drive shows how late the images are",
         minimum=0.0,
         maximum=2.0,
     )

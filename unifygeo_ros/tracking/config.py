@@ -24,7 +24,7 @@ class TrackerConfig:
     )
     correlation_m: float = setting(
         10.0,
-        "images this far apart have independent errors about the place (distance at which 1 − 1/e of an image is new)",
+        "distance after which the errors of two images about the place are independent (63% of an image is then new)",
         minimum=0.1,
         maximum=1000.0,
         advanced=True,
