@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from published_names import published_name
 from small_runs import SMALL
 
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.inference.bundle import load_bundle
-from unifygeo_training.checkpoint import published_name
 from unifygeo_training.cli import main
 from unifygeo_training.data.split import METRES_PER_DEGREE
 from unifygeo_training.data.vigor import METRES_PER_PIXEL, load_vigor

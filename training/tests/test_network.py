@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from published_names import published_name
 from small_runs import SMALL, TOWNS_ATTO
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
-from unifygeo_training.checkpoint import load_published, our_name, published_name, read_tensors
+from unifygeo_training.checkpoint import load_published, our_name, read_tensors
 from unifygeo_training.model import NetworkConfig, UnifyGeo
 from unifygeo_training.model.encoder import Aggregator
 from unifygeo_training.model.layers import unit_length

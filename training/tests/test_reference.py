@@ -14,10 +14,11 @@ import numpy_reference as reference
 import pytest
 import torch
 from numpy_reference import Weights
+from published_names import published_name
 from torch import Tensor, nn
 
 from unifygeo_ros.core.arrays import Float64
-from unifygeo_training.checkpoint import load_published, published_name
+from unifygeo_training.checkpoint import load_published
 from unifygeo_training.model import NetworkConfig, UnifyGeo
 from unifygeo_training.model.decoder import Decoded
 from unifygeo_training.model.network import Aerial, Ground

@@ -18,8 +18,6 @@ from unifygeo_ros.core.files import new_file
 from unifygeo_training.model.config import NetworkConfig
 from unifygeo_training.model.network import UnifyGeo
 
-# Pairs of prefixes: the published name, this network's name. Complete in both directions: every tensor name starts with
-# exactly one entry of its side; what follows the prefix is the same on both sides.
 _BRANCH = (
     ("encoder.model.", "trunk."),
     ("global_feats_decoder.model.downsample.0.", "semantic_head.norm."),
@@ -37,7 +35,9 @@ _BRANCH = (
     ("local_feats_decoder.model.downsample.1.", "fine_head.down."),
     ("local_feats_decoder.model.conv.", "fine_head.block."),
 )
-_PREFIXES: tuple[tuple[str, str], ...] = (
+"""The entries of `PREFIXES` that both branches have."""
+
+PREFIXES: tuple[tuple[str, str], ...] = (
     ("logit_scale_rerank", "reranking_scale"),
     ("logit_scale", "retrieval_scale"),
     *((f"grd_{theirs}", f"ground.{ours}") for theirs, ours in _BRANCH),
@@ -58,22 +58,18 @@ _PREFIXES: tuple[tuple[str, str], ...] = (
     *((f"pyramid_decoder.deconv1.{n}.", f"decoder.output.{n}.") for n in (0, 1, 3)),
     *((f"pyramid_decoder.conv1.{n}.", f"decoder.output.{n + 4}.") for n in (0, 1, 3)),
 )
+"""Pairs of prefixes: the published name, this network's name.
+
+Complete in both directions: every tensor name starts with exactly one entry of its side; what follows the prefix is the
+same on both sides.
+"""
 
 
 def our_name(published: str) -> str | None:
     """This network's name of a published tensor, None if there is none."""
-    return _rename(published, _PREFIXES)
-
-
-def published_name(ours: str) -> str | None:
-    """Inverse of `our_name`."""
-    return _rename(ours, tuple((b, a) for a, b in _PREFIXES))
-
-
-def _rename(name: str, pairs: tuple[tuple[str, str], ...]) -> str | None:
-    for source, target in pairs:
-        if name == source or (source.endswith(".") and name.startswith(source)):
-            return target + name[len(source) :]
+    for prefix, ours in PREFIXES:
+        if published == prefix or (prefix.endswith(".") and published.startswith(prefix)):
+            return ours + published[len(prefix) :]
     return None
 
 

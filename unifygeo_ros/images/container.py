@@ -17,8 +17,8 @@ JPEG_START = b"\xff\xd8"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 _REMEDY = "copy or send the whole image again"
-# In the entropy-coded data 0xFF is followed by a stuffed 0x00 or a restart marker; anything else is the next marker.
 _JPEG_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""In the entropy-coded data 0xFF is followed by a stuffed 0x00 or a restart marker; anything else is a new marker."""
 _JPEG_FRAME_MARKERS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
 

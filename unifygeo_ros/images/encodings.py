@@ -23,7 +23,6 @@ class _Layout(NamedTuple):
     """The OpenCV conversion."""
 
 
-# REP-118 and sensor_msgs/image_encodings.hpp. OpenCV names a Bayer pattern by its second row, hence the crossed names.
 _PACKED = {
     "rgb8": _Layout(3, 8, None),
     "bgr8": _Layout(3, 8, cv2.COLOR_BGR2RGB),
@@ -45,8 +44,10 @@ _PACKED = {
     "bayer_gbrg8": _Layout(1, 8, cv2.COLOR_BayerGR2RGB),
     "bayer_grbg8": _Layout(1, 8, cv2.COLOR_BayerGB2RGB),
 }
-# A full-size luma plane, then half as many rows of interleaved chroma.
+"""REP-118 and sensor_msgs/image_encodings.hpp. OpenCV names a Bayer pattern by its second row, so the names cross."""
+
 _TWO_PLANES = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
+"""A full-size luma plane, then half as many rows of interleaved chroma."""
 
 ENCODINGS = (*_PACKED, *_TWO_PLANES)
 
