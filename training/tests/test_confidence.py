@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,20 @@ import pytest
 
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.inference.bundle import Calibration, Clues, Confidence, load_bundle, log_odds
-from unifygeo_training.confidence import Outcomes, fit_confidence, fit_on_map, gather, judge
+from unifygeo_ros.inference.familiarity import Familiarity, UsualFeatures
+from unifygeo_training.confidence import (
+    STYLES,
+    Gathered,
+    Outcomes,
+    familiarity_of,
+    fit_confidence,
+    fit_on_map,
+    gather,
+    joined,
+    judge,
+    photographed_outcomes,
+    unfamiliar_weights,
+)
 from unifygeo_training.streets import TownStreets
 from unifygeo_training.towns.pairs import load_town, render_pairs
 
@@ -18,7 +32,15 @@ SHIPPED = Path(__file__).parents[2] / "models" / "towns-atto"
 
 
 def outcomes_of(
-    beliefs: Any, scores: Any, right: Any, *, spreads: Any = None, agreeing: Any = None, outside: Any = None
+    beliefs: Any,
+    scores: Any,
+    right: Any,
+    *,
+    spreads: Any = None,
+    agreeing: Any = None,
+    outside: Any = None,
+    panoramas: Any = None,
+    tiles: Any = None,
 ) -> Outcomes:
     zeros = np.zeros(len(right))
     return Outcomes(
@@ -26,6 +48,8 @@ def outcomes_of(
         np.asarray(scores),
         zeros if spreads is None else spreads,
         zeros if agreeing is None else agreeing,
+        zeros[:, None] if panoramas is None else panoramas,
+        zeros[:, None] if tiles is None else tiles,
         np.asarray(right, np.bool_),
         np.zeros(len(right), np.bool_) if outside is None else np.asarray(outside, np.bool_),
     )
@@ -86,6 +110,46 @@ def test_fit_confidence_ignores_an_uninformative_score() -> None:
     assert probability(found, Clues(0.8, 1.0)) == pytest.approx(0.5, abs=0.05)
 
 
+def known_by_one_number() -> Familiarity:
+    """Distance of both views: |feature| / 2."""
+    usual = UsualFeatures(*(base64.b64encode(np.array([v], "<f4").tobytes()).decode() for v in (0.0, 0.5)))
+    return Familiarity(usual, usual, 100.0, 100.0)
+
+
+def test_weight_of_unfamiliarity_is_that_of_the_odds_which_made_the_outcomes() -> None:
+    """On the map ln(odds) = 1 + ln(belief / (1 − belief)) − 0.7 · unfamiliarity; off it unfamiliarity says nothing that
+    the base does not say: half of the images are there, with the same clues."""
+    rng = np.random.default_rng(5)
+    count = 40_000
+    beliefs, panoramas, tiles = rng.uniform(0.2, 0.98, count), rng.uniform(0, 6, count), rng.uniform(0, 6, count)
+    unfamiliarity = np.maximum(panoramas / 2 - 1, 0) + np.maximum(tiles / 2 - 1, 0)
+    right = rng.random(count) < 1 / (1 + np.exp(-(1.0 + log_odds(beliefs) - 0.7 * unfamiliarity)))
+    outcomes = outcomes_of(beliefs, np.ones(count), right, panoramas=panoramas[:, None], tiles=tiles[:, None])
+    known = known_by_one_number()
+    assert [one.unfamiliarity for one in outcomes.clues(known)] == pytest.approx(unfamiliarity.tolist())
+    base = Confidence(bias=1.0)
+    weight, _ = unfamiliar_weights(outcomes, known, base, base)
+    assert weight == pytest.approx(-0.7, abs=0.05)
+    # Answers that become better with the distance do not make it count the other way.
+    better = outcomes_of(beliefs, np.ones(count), unfamiliarity > 1, panoramas=panoramas[:, None], tiles=tiles[:, None])
+    assert unfamiliar_weights(better, known, base, base)[0] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_limits_hold_99_of_100_right_answers() -> None:
+    rng = np.random.default_rng(6)
+    features = rng.normal(0.0, 1.0, (3000, 1))
+    far = np.where(np.arange(3000)[:, None] < 1500, features, 4 * features)  # photographed: four times as far
+    right = np.ones(3000, bool)
+    usual = outcomes_of(np.full(3000, 0.5), np.ones(3000), right, panoramas=features, tiles=features)
+    changed = outcomes_of(np.full(3000, 0.5), np.ones(3000), right, panoramas=far, tiles=features)
+    gathered = [Gathered(usual, usual, features), Gathered(usual, usual, features)]
+    known = familiarity_of(gathered, joined([usual, changed]))
+    assert known.aerial_limit == pytest.approx(1.0, abs=0.03)
+    assert known.ground_limit == pytest.approx(
+        np.quantile(abs(np.concatenate([features, far])), 0.99) / 2.576, rel=0.05
+    )
+
+
 def test_answers_are_counted_at_each_gate_on_the_map_and_off_it() -> None:
     outcomes = outcomes_of(
         [0.99, 0.95, 0.92, 0.5, 0.96, 0.4], np.ones(6), [1, 0, 1, 0, 0, 0], outside=[0, 0, 0, 0, 1, 1]
@@ -104,10 +168,23 @@ def test_shipped_model_localizes_in_a_small_town(tmp_path: Path) -> None:
     the index of its western half the panoramas of the eastern half are off the map."""
     town = TownStreets(load_town(render_pairs(902, 24, tmp_path, size_m=300.0)))
     bundle = load_bundle(SHIPPED)
-    given, searched = gather(bundle, town, town)
+    gathered = gather(bundle, town, town)
+    given, searched = gathered.given, gathered.searched
     on_map = ~given.outside
     assert on_map.sum() == (~searched.outside).sum() == 24
     assert 4 <= given.outside.sum() <= 16
     assert not given.right[given.outside].any()
     assert given.right[on_map].mean() > 0.6
     assert searched.right.sum() >= 2
+    # Photographed by another camera, over another provider's imagery, the places are where they were, and the model
+    # knows the pictures less.
+    known = familiarity_of([gathered, gathered], given)
+    other = photographed_outcomes(bundle, [town])
+    assert len(other) == 24 * len(STYLES)
+    assert not other.outside.any()
+    assert other.right[:24].any()
+
+    def median(outcomes: Outcomes) -> float:
+        return float(np.median([d.ground + d.aerial for d in outcomes.distances(known)]))
+
+    assert median(given.select(on_map)) < median(other.select(np.arange(48) < 24)) < median(other)

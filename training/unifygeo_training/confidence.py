@@ -5,14 +5,19 @@ known how often none is, in two ways: another place on the map looks more like i
 the second the panoramas are localized in the index of another town (or part of a city) and, the harder case, in an
 index of the other half of their own. Two logistic regressions on the same clues say how probable each is, once for
 images with a heading and once for images whose heading was searched.
+
+The mean features of all these panoramas and tiles are what the model knows (`unifygeo_ros.inference.familiarity`). What
+a distance from them means is fitted on the same places, photographed by other cameras and providers: with changed
+colours, tones, weather and noise. The distance has a weight of its own, and all other constants stay as they are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +31,7 @@ from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.core.arrays import Bool, Float64
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.geodesy import Datum, yaw_from_azimuth
-from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Prior, Query, Rejection
+from unifygeo_ros.core.records import CameraImage, Distances, Heading, HeadingSource, Prior, Query, Rejection
 from unifygeo_ros.inference.bundle import (
     MANIFEST_NAME,
     BundleManifest,
@@ -38,19 +43,35 @@ from unifygeo_ros.inference.bundle import (
     log_odds,
     with_calibration,
 )
+from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.inference.familiarity import Familiarity, panorama_features, tile_features, usual_features
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_training.calibrate import CalibrationReport
+from unifygeo_training.data.photography import PhotographyConfig
 from unifygeo_training.export import BundleText, export_bundle
 from unifygeo_training.files import locked, new_folder
 from unifygeo_training.model import UnifyGeo
-from unifygeo_training.streets import Streets
+from unifygeo_training.streets import PhotographedStreets, Streets
 
 GATES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 HEADING_SIGMA_RAD = LocalizerConfig().heading_sigma_rad
 CONFIG = LocalizerConfig(check_projection=False)
 """Of the localizer whose answers are judged. The panoramas of a data set are known to be equirectangular."""
+STYLES = (
+    PhotographyConfig(
+        tone=0.5, channels=0.2, fourier=0.3, statistics=0.3, lens=0.3, weather=0.2, vehicle=0.2, passers=0.3,
+        imagery=0.5,
+    ),
+    PhotographyConfig(
+        tone=0.7, channels=0.5, fourier=0.5, statistics=0.5, convolution=0.4, lens=0.4, weather=0.4, motion=0.3,
+        vehicle=0.3, passers=0.3, imagery=0.7, shadows=0.5,
+    ),
+)  # fmt: skip
+"""Cameras and providers with which the meaning of unfamiliarity is fitted: mild and strong changes."""
+LIMIT_QUANTILE = 0.99
+"""Share of the right answers that lie within the limits of `Familiarity`."""
 _SHRINKAGE = 0.1
 """Weight, against one answer's, of the squared distance from "as sure as the belief": where the data do not tell."""
 
@@ -63,6 +84,10 @@ class Outcomes:
     scores: Float64
     spreads: Float64
     agreeing: Float64
+    panoramas: Float64
+    """Mean features of the panoramas, (n, C)."""
+    tiles: Float64
+    """Mean features of the best tiles, (n, C)."""
     right: Bool
     """Within answer_radius_m of the truth."""
     outside: Bool
@@ -71,9 +96,18 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self.right)
 
-    def clues(self) -> list[Clues]:
+    def distances(self, known: Familiarity) -> list[Distances]:
+        """How far each is from what is known."""
+        grounds, aerials = known.ground.distances(self.panoramas), known.aerial.distances(self.tiles)
+        return [Distances(float(ground), float(aerial)) for ground, aerial in zip(grounds, aerials, strict=True)]
+
+    def clues(self, known: Familiarity | None = None) -> list[Clues]:
         columns = (self.beliefs, self.scores, self.spreads, self.agreeing)
-        return [Clues(*map(float, row)) for row in zip(*columns, strict=True)]
+        found = [Clues(*map(float, row)) for row in zip(*columns, strict=True)]
+        if known is None:
+            return found
+        distances = self.distances(known)
+        return [replace(one, unfamiliarity=away.unfamiliarity) for one, away in zip(found, distances, strict=True)]
 
     def select(self, chosen: Bool) -> Outcomes:
         return Outcomes(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
@@ -143,23 +177,103 @@ def fit_bundle(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibra
     """The bundle's calibration with all confidences fitted again, and what became of the answers (`Answers`)."""
     gathered = [gather(bundle, of_one, streets[(n + 1) % len(streets)]) for n, of_one in enumerate(streets)]
     calibration, answers = bundle.manifest.calibration, {}
-    for name, parts in zip(("", "searched_"), zip(*gathered, strict=True), strict=True):
+    usual = joined([one.given for one in gathered])
+    photographed = photographed_outcomes(bundle, streets)
+    known = familiarity_of(gathered, joined([usual, photographed]))
+    calibration = replace(calibration, familiarity=known)
+    for name, parts in (("", [one.given for one in gathered]), ("searched_", [one.searched for one in gathered])):
         outcomes = joined(parts)
-        fitted: dict[str, Any] = {
-            f"{name}confidence": fit_confidence(outcomes),
-            f"{name}on_map_confidence": fit_on_map(outcomes),
+        confidence, on_map = fit_confidence(outcomes), fit_on_map(outcomes)
+        if not name:
+            weights = unfamiliar_weights(photographed, known, confidence, on_map)
+        fitted = {
+            f"{name}confidence": replace(confidence, unfamiliar_weight=weights[0]),
+            f"{name}on_map_confidence": replace(on_map, unfamiliar_weight=weights[1]),
         }
         calibration = replace(calibration, **fitted)
         answers[f"{name}confidence"] = asdict(judge(outcomes, calibration, searched=bool(name)))
+    answers["photographed"] = asdict(judge(photographed, calibration))
     return calibration, answers
+
+
+def familiarity_of(gathered: Sequence[Gathered], all_answers: Outcomes) -> Familiarity:
+    """What the model knows: the panoramas and tiles of the streets; and how far from it right answers were found.
+
+    Args:
+        gathered: of each of the streets.
+        all_answers: with photographed streets among them.
+    """
+    on_map = [one.given.select(~one.given.outside) for one in gathered]
+    ground, aerial = usual_features([one.panoramas for one in on_map]), usual_features([one.tiles for one in gathered])
+    right = all_answers.select(all_answers.right)
+    if not len(right):
+        raise InputError("no right answer: train the network first")
+
+    def limit(distances: Float64) -> float:
+        return max(1.0, float(np.quantile(distances, LIMIT_QUANTILE)))
+
+    limits = limit(ground.distances(right.panoramas)), limit(aerial.distances(right.tiles))
+    return Familiarity(ground, aerial, *limits)
+
+
+def unfamiliar_weights(
+    photographed: Outcomes, known: Familiarity, confidence: Confidence, on_map: Confidence
+) -> tuple[float, float]:
+    """The weights of unfamiliarity under which the answers to photographed streets are likeliest.
+
+    Args:
+        photographed: the answers, on the map and off it.
+        known: what the model knows.
+        confidence: all its other constants stay.
+        on_map: the same.
+
+    Returns:
+        `Confidence.unfamiliar_weight` of confidence and of on_map, at most 0.
+    """
+    clues, right, outside = photographed.clues(known), photographed.right, photographed.outside
+    unfamiliarity = np.array([one.unfamiliarity for one in clues])
+
+    def fitted(base: Confidence, weights: Float64) -> float:
+        odds, signs = np.array([base.log_odds(one) for one in clues]), np.where(right, 1.0, -1.0)
+
+        def loss(weight: float) -> float:
+            likelihood = weights * special.log_expit(signs * (odds + weight * unfamiliarity))
+            return float(-likelihood.sum() + _SHRINKAGE * weight**2 / len(clues))
+
+        return float(optimize.minimize_scalar(loss, bounds=(-50.0, 0.0), method="bounded").x)
+
+    on = ~outside
+    of_place = np.where(on, 1.0 / max(on.sum(), 1), 0.0)
+    # As `Calibration.on_map_confidence` has it: half of the images are on the map, and not all of those are right.
+    of_map = np.where(right, 1.0 / max(on.sum(), 1), np.where(outside, 1.0 / max(outside.sum(), 1), 0.0))
+    return fitted(confidence, of_place), fitted(on_map, of_map)
+
+
+def photographed_outcomes(bundle: ModelBundle, streets: Sequence[Streets]) -> Outcomes:
+    """Answers to all streets photographed in each of `STYLES`, with a heading.
+
+    They are localized in their own index and in that of the streets after them.
+    """
+    parts = []
+    for style, config in enumerate(STYLES):
+        changed = [PhotographedStreets(of_one, config, 100 * style + n) for n, of_one in enumerate(streets)]
+        for number, shown in enumerate(changed):
+            with _runtime(bundle) as runtime:
+                index = runtime.index(shown.imagery)
+                visitors = {number, (number - 1) % len(changed)}  # one whose streets these are, one from elsewhere
+                for own in (changed[visitor] for visitor in sorted(visitors)):
+                    truth = own.truth(index.frame)
+                    outside = np.full(len(truth), own is not shown)
+                    localizer = runtime.localizer(index, own)
+                    parts.append(_localized(localizer, own, truth, outside, np.arange(len(truth))))
+    return joined(parts)
 
 
 def judge(outcomes: Outcomes, calibration: Calibration, *, searched: bool = False) -> Answers:
     """Count what passes which gate."""
     prior = LocalizerConfig().on_map_prior
-    wrong = np.array(
-        [calibration.wrong_probabilities(clues, searched=searched, on_map_prior=prior)[0] for clues in outcomes.clues()]
-    )
+    clues = outcomes.clues(calibration.familiarity)
+    wrong = np.array([calibration.wrong_probabilities(one, searched=searched, on_map_prior=prior)[0] for one in clues])
     on_map, right = ~outcomes.outside, outcomes.right
     passed = [wrong <= gate for gate in GATES]
 
@@ -177,40 +291,68 @@ def judge(outcomes: Outcomes, calibration: Calibration, *, searched: bool = Fals
     )
 
 
-def gather(bundle: ModelBundle, streets: Streets, stranger: Streets) -> tuple[Outcomes, Outcomes]:
-    """Localize all panoramas with the bundle, on ONNX Runtime's CPU: with a heading, and with it searched.
+@dataclass(frozen=True)
+class Gathered:
+    """Answers to the panoramas of some streets."""
 
-    In the index of the whole imagery, in that of its western half (only those that are not on it), and in that of the
-    stranger, where it is another.
-    """
+    given: Outcomes
+    """With a heading."""
+    searched: Outcomes
+    """With the heading searched."""
+    tiles: Float64
+    """Mean features of the tiles of their imagery, (m, C)."""
+
+
+class _Runtime:
+    """Indexes in a temporary folder, and localizers on ONNX Runtime's CPU."""
+
+    def __init__(self, bundle: ModelBundle, engines: EngineSet, folder: Path) -> None:
+        self._bundle, self._engines, self._folder, self._indexes = bundle, engines, folder, 0
+
+    def index(self, imagery: Callable[[Path], Path], datum: Datum | None = None) -> TileIndex:
+        """imagery: writes it into a folder and returns what `build_index` takes."""
+        self._indexes += 1
+        folder = self._folder / str(self._indexes)
+        folder.mkdir()
+        build_index([imagery(folder)], self._bundle, self._engines, folder / "index", datum=datum)
+        return open_index(folder / "index", bundle=self._bundle)
+
+    def localizer(self, index: TileIndex, streets: Streets) -> Localizer:
+        return Localizer(index, self._bundle, self._engines, CONFIG, streets.mount)
+
+
+@contextlib.contextmanager
+def _runtime(bundle: ModelBundle) -> Iterator[_Runtime]:
     precision = "fp32" if "fp32" in bundle.manifest.graphs["decoder"] else "fp16"
     with (
         tempfile.TemporaryDirectory() as temporary,
         open_engines(bundle, backend="onnx_cpu", precision=precision) as engines,
     ):
+        yield _Runtime(bundle, engines, Path(temporary))
 
-        def index_of(source: Path, datum: Datum | None = None) -> TileIndex:
-            build_index([source], bundle, engines, source.parent / "index", datum=datum)
-            return open_index(source.parent / "index", bundle=bundle)
 
-        folders = [Path(temporary) / name for name in ("whole", "half", "stranger")]
-        for folder in folders:
-            folder.mkdir()
-        whole = index_of(streets.imagery(folders[0]))
+def gather(bundle: ModelBundle, streets: Streets, stranger: Streets) -> Gathered:
+    """Localize all panoramas with the bundle: with a heading, and with it searched.
+
+    In the index of the whole imagery, in that of its western half (only those that are not on it), and in that of the
+    stranger, where it is another.
+    """
+    with _runtime(bundle) as runtime:
+        whole = runtime.index(streets.imagery)
         truth = streets.truth(whole.frame)
-        half = index_of(streets.western_half(folders[1]), whole.manifest.datum)
+        half = runtime.index(streets.western_half, whole.manifest.datum)
         beyond = np.array([not len(half.tiles_within(Gate(_place(point), 1.0))) for point in truth])
         everywhere, nowhere = np.ones(len(truth), np.bool_), np.zeros(len(truth), np.bool_)
         trials = [(whole, nowhere, everywhere), (half, everywhere, beyond)]
         if stranger is not streets:
-            trials.append((index_of(stranger.imagery(folders[2])), everywhere, everywhere))
+            trials.append((runtime.index(stranger.imagery), everywhere, everywhere))
         given, searched = [], []
         for index, outside, chosen in trials:
-            localizer = Localizer(index, bundle, engines, CONFIG, streets.mount)
-            rows = np.flatnonzero(chosen)
-            given.append(_localized(localizer, streets, truth, outside, rows, searched=False))
-            searched.append(_localized(localizer, streets, truth, outside, rows, searched=True))
-        return joined(given), joined(searched)
+            localizer, places = runtime.localizer(index, streets), np.flatnonzero(chosen)
+            given.append(_localized(localizer, streets, truth, outside, places))
+            searched.append(_localized(localizer, streets, truth, outside, places, searched=True))
+        tiles = tile_features(whole.match_maps[np.arange(len(whole))], bundle.manifest.ground.columns)
+        return Gathered(joined(given), joined(searched), tiles)
 
 
 def _place(point: Float64) -> Prior:
@@ -224,7 +366,7 @@ def _localized(
     outside: Bool,
     rows: npt.NDArray[np.intp],
     *,
-    searched: bool,
+    searched: bool = False,
 ) -> Outcomes:
     """The answers to the panoramas `rows`.
 
@@ -240,7 +382,8 @@ def _localized(
     rng = np.random.default_rng(streets.seed)
     rolls = rng.integers(streets.columns, size=len(truth)) if searched else np.zeros(len(truth), np.int64)
     errors_rad = rng.normal(0.0, HEADING_SIGMA_RAD, len(truth))
-    clues, right = [], []
+    columns = localizer.bundle.manifest.ground.columns
+    clues, right, panoramas, tiles = [], [], [], []
     for row in rows.tolist():
         heading = None
         if not searched:
@@ -250,11 +393,14 @@ def _localized(
         if isinstance(observation, Rejection):
             raise InputError(f"{streets.name}, panorama {row}: {observation.detail}")
         found = localizer.answer(observation)
-        clues.append(astuple(found.clues))
+        clues.append((found.clues.belief, found.clues.score, found.clues.spread, found.clues.agreeing))
+        panoramas.append(panorama_features(observation.features.levels[0][None], columns)[0])
+        tiles.append(tile_features(localizer.index.match_maps[observation.matches.tile_ids[:1]], columns)[0])
         error_m = np.hypot(*(truth[row] - (found.east_m, found.north_m)))
         right.append(not outside[row] and error_m <= localizer.config.answer_radius_m)
-    columns = np.array(clues, np.float64).reshape(-1, 4).T
-    return Outcomes(columns[0], columns[1], columns[2], columns[3], np.array(right, np.bool_), outside[rows])
+    belief, score, spread, agreeing = np.array(clues, np.float64).reshape(-1, 4).T
+    means = (np.array(of_each, np.float64).reshape(len(rows), -1) for of_each in (panoramas, tiles))
+    return Outcomes(belief, score, spread, agreeing, *means, np.array(right, np.bool_), outside[rows])
 
 
 def fit_confidence(outcomes: Outcomes) -> Confidence:

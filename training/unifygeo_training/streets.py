@@ -7,11 +7,13 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+import rasterio
 
 from unifygeo_ros.core.arrays import Float64, Int64, UInt8
 from unifygeo_ros.core.geodesy import LocalFrame
 from unifygeo_ros.images.files import read_image
 from unifygeo_ros.localization.config import CameraMount
+from unifygeo_training.data.photography import PhotographyConfig, photograph_from_above, photograph_street
 from unifygeo_training.judging.region import Region
 from unifygeo_training.towns.orthophoto import write_geotiff
 from unifygeo_training.towns.pairs import CachedTown
@@ -132,3 +134,42 @@ class RegionStreets:
     def camera_image(self, number: int, roll: int) -> UInt8:
         panorama = read_image(self.region.data.split.ground[self.region.queries[number]])
         return np.roll(panorama, round(roll / self.columns * panorama.shape[1]), axis=1)
+
+
+class PhotographedStreets:
+    """Streets as other cameras and another provider show them: every place is where it was."""
+
+    def __init__(self, streets: Streets, config: PhotographyConfig, seed: int) -> None:
+        """seed: of the changes. The imagery as a whole is changed in one way, each panorama in its own."""
+        self._streets, self._config, self._seed = streets, config, seed
+        self.name, self.seed, self.mount = f"{streets.name}, photographed", streets.seed, streets.mount
+        self.columns = streets.columns
+
+    def __len__(self) -> int:
+        return len(self._streets)
+
+    def imagery(self, folder: Path) -> Path:
+        return self._changed(self._streets.imagery(folder))
+
+    def western_half(self, folder: Path) -> Path:
+        return self._changed(self._streets.western_half(folder))
+
+    def truth(self, frame: LocalFrame) -> Float64:
+        return self._streets.truth(frame)
+
+    def camera_image(self, number: int, roll: int) -> UInt8:
+        rng = np.random.default_rng([self._seed, number])
+        return photograph_street(self._streets.camera_image(number, roll), rng, self._config)
+
+    def _changed(self, imagery: Path) -> Path:
+        """Rewrite the rasters and pictures of some imagery, which may be links to originals."""
+        files = [imagery] if imagery.is_file() else sorted(file for file in imagery.rglob("*") if file.is_file())
+        for file in files:
+            with rasterio.open(file) as source:
+                profile, pixels = source.profile, np.moveaxis(source.read([1, 2, 3]), 0, 2)
+            # The same random numbers for all: one provider.
+            changed = photograph_from_above(pixels, np.random.default_rng(self._seed), self._config)
+            file.unlink()
+            with rasterio.open(file, "w", **{**profile, "count": 3}) as target:
+                target.write(np.moveaxis(changed, 2, 0))
+        return imagery

@@ -21,6 +21,7 @@ from typing import Any, Callable, Mapping, Sequence
 from tqdm import tqdm
 
 from unifygeo_ros.aerial.encoding import Advance, Shards, TimedEncoder, encode_shards
+from unifygeo_ros.aerial.familiarity import warn_if_unlike
 from unifygeo_ros.aerial.imagery import ImageryOptions
 from unifygeo_ros.aerial.known_tiles import KnownTiles
 from unifygeo_ros.aerial.manifest import IndexManifest, read_manifest
@@ -121,6 +122,7 @@ def encode_region(
     manifest = manifest_of(region, bundle, encoder.description)
     total = len(region.tiles.centres_m)
     report = write_index(Path(output), plan, manifest, total, region.settings.shard_tiles, encode, progress)
+    warn_if_unlike(report.path, bundle)
     return dataclasses.replace(report, encoded=encoder.tiles, encoder_share=encoder.seconds / report.seconds)
 
 

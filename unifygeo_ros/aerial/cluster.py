@@ -24,6 +24,7 @@ from unifygeo_ros.aerial.build import (
     write_index,
 )
 from unifygeo_ros.aerial.encoding import Advance, Shards, TimedEncoder, encode_shards
+from unifygeo_ros.aerial.familiarity import warn_if_unlike
 from unifygeo_ros.aerial.imagery import ImageryOptions
 from unifygeo_ros.aerial.partial import Shard, finish_rename
 from unifygeo_ros.aerial.region import Region, plan_region
@@ -114,6 +115,7 @@ def build_index_on_ray(
         plan, manifest = build_plan(region, bundle, description), manifest_of(region, bundle, description)
         total = len(region.tiles.centres_m)
         report = write_index(output, plan, manifest, total, settings.shard_tiles, encode, progress)
+        warn_if_unlike(report.path, bundle)
         busy = sum(_get(ray, [worker.encoder_seconds.remote() for worker in workers]))
         return dataclasses.replace(report, encoder_share=busy / report.seconds / len(workers))
 

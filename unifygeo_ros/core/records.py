@@ -188,9 +188,27 @@ class RejectionReason(enum.Enum):
     """Sequence mode: not certain yet."""
     LOST = "lost"
     """Sequence mode."""
+    UNFAMILIAR = "unfamiliar"
+    """Panorama or imagery is of a kind for which the model's calibration does not hold."""
     CAMERA_MISMATCH = "camera_mismatch"
     """The drive has not shown that the camera is mounted as configured, or shows that it is mirrored, turned, upside
     down or pitched."""
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far panorama and best tile are from what the model was calibrated on.
+
+    99 of 100 of its pictures lie nearer than 1 (`unifygeo_ros.inference.familiarity`).
+    """
+
+    ground: float
+    aerial: float
+
+    @property
+    def unfamiliarity(self) -> float:
+        """What is beyond 1, of both together."""
+        return max(0.0, self.ground - 1) + max(0.0, self.aerial - 1)
 
 
 @dataclass(frozen=True)
@@ -208,6 +226,8 @@ class Observation:
     """Given, or found by the search."""
     features: GroundFeatures
     """Of the image under that heading: what the candidates were retrieved and the first of them decoded with."""
+    distances: Distances | None = None
+    """Of the panorama and the first of the matches; None: the bundle does not know what is usual."""
     timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
     """Milliseconds by stage."""
 

@@ -31,6 +31,7 @@ from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import BundleError
 from unifygeo_ros.core.files import write_text
 from unifygeo_ros.core.manifests import CHECKSUM, ManifestFormat
+from unifygeo_ros.inference.familiarity import Familiarity, UsualFeatures
 
 FORMAT = ManifestFormat(
     "unifygeo-bundle",
@@ -114,6 +115,8 @@ class Clues:
     """Differential entropy of its D: ln of the area in m² over which D is spread."""
     agreeing: float = 0.0
     """How many other candidates match best where the answer is: overlapping tiles that show the same place."""
+    unfamiliarity: float = 0.0
+    """How far panorama and best tile are beyond what is usual (`Distances.unfamiliarity`)."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ class Confidence:
     """Odds that an answer is right, against one way in which it may be wrong (a logistic regression).
 
     ln(odds) = bias + belief_weight · ln(belief / (1 − belief)) + score_weight · score + spread_weight · spread
-    + agreeing_weight · agreeing. With the default weights the probability is the belief itself.
+    + agreeing_weight · agreeing + unfamiliar_weight · unfamiliarity. With the default weights the probability is the
+    belief itself.
     """
 
     bias: float = 0.0
@@ -129,12 +133,15 @@ class Confidence:
     score_weight: float = 0.0
     spread_weight: float = 0.0
     agreeing_weight: float = 0.0
+    unfamiliar_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        weights = (self.belief_weight, self.score_weight, -self.spread_weight, self.agreeing_weight)
+        falling = (-self.spread_weight, -self.unfamiliar_weight)
+        weights = (self.belief_weight, self.score_weight, self.agreeing_weight, *falling)
         if not all(map(math.isfinite, (self.bias, *weights))) or min(weights) < 0:
             raise BundleError(
-                f"{self}: must be finite, spread_weight at most 0 and the other weights at least 0; calibrate again"
+                f"{self}: must be finite, spread_weight and unfamiliar_weight at most 0 and the other weights at least "
+                "0; calibrate again"
             )
 
     def log_odds(self, clues: Clues) -> float:
@@ -145,6 +152,7 @@ class Confidence:
             + self.score_weight * clues.score
             + self.spread_weight * clues.spread
             + self.agreeing_weight * clues.agreeing
+            + self.unfamiliar_weight * clues.unfamiliarity
         )
         return min(max(value, -50.0), 50.0)
 
@@ -179,11 +187,13 @@ class Calibration:
     """Right against a place that is not on the map, where half of the images are, with a heading."""
     searched_on_map_confidence: Confidence = ALWAYS_ON_MAP
     """The same for images whose heading was searched."""
+    familiarity: Familiarity | None = None
+    """What the pictures were like that all this was fitted on; None: not known, in bundles of before."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Confidence):
+            if value is None or isinstance(value, Confidence | Familiarity):
                 continue
             if not (math.isfinite(value) and (value > 0 or field.name == "minimum_score")):
                 limit = "finite" if field.name == "minimum_score" else "finite and above 0"
@@ -215,8 +225,23 @@ class Calibration:
 
 def calibration_from_json(raw: Mapping[str, Any]) -> Calibration:
     """Inverse of `dataclasses.asdict`. Raises TypeError for what is no calibration, BundleError for bad values."""
-    confidences = {name: Confidence(**value) for name, value in raw.items() if name.endswith("confidence")}
-    return Calibration(**{**raw, **confidences})
+    parts: dict[str, Any] = {name: Confidence(**value) for name, value in raw.items() if name.endswith("confidence")}
+    known = raw.get("familiarity")
+    if known is not None:
+        views = {view: UsualFeatures(**known[view]) for view in ("ground", "aerial")}
+        parts["familiarity"] = Familiarity(**{**known, **views})
+    return Calibration(**{**raw, **parts})
+
+
+def calibration_to_json(calibration: Calibration) -> dict[str, Any]:
+    """The entries of a calibration, without those that bundles of before do not have where they say nothing."""
+    entries = dataclasses.asdict(calibration)
+    if entries["familiarity"] is None:
+        del entries["familiarity"]
+    for name, confidence in entries.items():
+        if name.endswith("confidence") and confidence["unfamiliar_weight"] == 0:
+            del confidence["unfamiliar_weight"]
+    return entries
 
 
 @dataclass(frozen=True)
@@ -292,6 +317,19 @@ class BundleManifest:
         return self.pyramid[0][0]
 
     @property
+    def mean_channels(self) -> int:
+        """Numbers in the mean features of `unifygeo_ros.inference.familiarity`."""
+        return self.match_channels // self.ground.columns
+
+    @property
+    def familiarity_text(self) -> str:
+        """Whether the bundle can tell unfamiliar pictures, for people."""
+        known = self.calibration.familiarity
+        if known is None:
+            return "unknown: calibrate the bundle again, so that it can tell unfamiliar pictures"
+        return f"known; limits {known.ground_limit:.2f} (panoramas), {known.aerial_limit:.2f} (tiles)"
+
+    @property
     def calibration_text(self) -> str:
         """Whether the bundle is calibrated, for people."""
         return "fitted on validation data" if self.calibrated else "none: covariances and ambiguities are rough guesses"
@@ -299,8 +337,7 @@ class BundleManifest:
     def to_json(self) -> str:
         """The text of manifest.json, with its checksum."""
         content = dataclasses.asdict(self)
-        if not content.pop("calibrated"):
-            content["calibration"] = None
+        content["calibration"] = calibration_to_json(self.calibration) if content.pop("calibrated") else None
         if not content["lineage"]:
             del content["lineage"]
         return FORMAT.text_of(content)
@@ -404,6 +441,11 @@ class BundleManifest:
             problems.append(f"heading_convention {self.heading_convention!r} instead of 'north_centre'")
         if not (math.isfinite(self.aerial.metres_per_pixel) and self.aerial.metres_per_pixel > 0):
             problems.append(f"aerial.metres_per_pixel {self.aerial.metres_per_pixel}, must be above 0")
+        known = self.calibration.familiarity
+        if not problems and known is not None:
+            wrong = [view.size for view in (known.ground, known.aerial) if view.size != self.mean_channels]
+            if wrong:
+                problems.append(f"calibration.familiarity has {wrong[0]} numbers instead of {self.mean_channels}")
         return problems or self._contradictions()
 
     def _contradictions(self) -> list[str]:

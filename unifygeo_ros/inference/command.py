@@ -74,6 +74,7 @@ def _info(args: argparse.Namespace) -> int:
         "distribution": f"{manifest.distribution_size}×{manifest.distribution_size}",
         "trained on": manifest.trained_on,
         "calibration": manifest.calibration_text,
+        "familiarity": manifest.familiarity_text,
         "licence": manifest.licence,
     }
     for number, step in enumerate(manifest.lineage, 1):

@@ -17,6 +17,7 @@ from unifygeo_ros.core.arrays import Bool, Float64
 from unifygeo_ros.core.covariance import symmetric
 from unifygeo_ros.core.geodesy import LocalFrame, map_from_tile
 from unifygeo_ros.core.records import (
+    Distances,
     Fix,
     Heading,
     Hypothesis,
@@ -132,7 +133,27 @@ def clues_of(
     for rank, distribution in enumerate(observation.distributions):
         agreement[rank] = mass_within(distribution, float(position[0]), float(position[1]), config.answer_radius_m)
     belief = float(np.clip(beliefs @ agreement, 0.0, 1.0))
-    return Clues(belief, float(observation.matches.scores[0]), spread_of(winner), agreeing), agreement, position
+    unfamiliarity = 0.0 if observation.distances is None else observation.distances.unfamiliarity
+    clues = Clues(belief, float(observation.matches.scores[0]), spread_of(winner), agreeing, unfamiliarity)
+    return clues, agreement, position
+
+
+def unfamiliar(distances: Distances | None, calibration: Calibration) -> str | None:
+    """Why the calibration does not hold for a panorama and its best tile, or None."""
+    known = calibration.familiarity
+    if distances is None or known is None:
+        return None
+    for what, distance, limit, remedy in (
+        ("image", distances.ground, known.ground_limit, "the camera, its exposure and its mount"),
+        ("aerial imagery", distances.aerial, known.aerial_limit, "the imagery and its resolution"),
+    ):
+        if distance > limit:
+            return (
+                f"the {what} is {distance:.2f} times as far from what the model knows as 99 of 100 pictures of its "
+                f"calibration, the limit is {limit:.2f}; check {remedy}, or take a model that was trained for such "
+                "pictures"
+            )
+    return None
 
 
 def tile_beliefs(matches: Matches, temperature: float) -> Float64:
@@ -216,6 +237,9 @@ def decide(
     def rejection(reason: RejectionReason, detail: str) -> Rejection:
         return Rejection(observation.stamp_ns, reason, detail, found.hypotheses)
 
+    problem = unfamiliar(observation.distances, calibration)
+    if problem is not None:
+        return rejection(RejectionReason.UNFAMILIAR, problem)
     minimum_score = calibration.minimum_score + config.gate_score
     if score < minimum_score:
         return rejection(

@@ -14,12 +14,13 @@ import numpy as np
 
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.map_index import MapIndex
-from unifygeo_ros.core.arrays import Float32, Int64
+from unifygeo_ros.core.arrays import Float32, Float64, Int64
 from unifygeo_ros.core.errors import BundleError, EngineError, IndexFormatError
 from unifygeo_ros.core.geodesy import wrap_angle, yaw_from_azimuth
 from unifygeo_ros.core.records import (
     CameraImage,
     Candidates,
+    Distances,
     Fix,
     GroundFeatures,
     Heading,
@@ -35,6 +36,7 @@ from unifygeo_ros.core.records import (
 from unifygeo_ros.core.settings import check_only_live_changed
 from unifygeo_ros.inference.bundle import GROUND_FEATURES, ModelBundle
 from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.inference.familiarity import panorama_features, tile_features
 from unifygeo_ros.localization.camera_alternatives import ALTERNATIVES, CONFIGURED, Alternative
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.decision import Answer, answer, decide
@@ -157,7 +159,15 @@ class Localizer:
         for tile_id in matches.tile_ids[1 : query.distributions].tolist():
             own_features, own_heading = self._features_for(tile_id, image, features, heading, search, clock)
             decoded.append(self._decode(tile_id, own_features, own_heading, clock))
-        return Observation(image.stamp_ns, matches, tuple(decoded), heading, features, clock.timings_ms())
+        return Observation(
+            image.stamp_ns,
+            matches,
+            tuple(decoded),
+            heading,
+            features,
+            self._distances(features, int(matches.tile_ids[0])),
+            clock.timings_ms(),
+        )
 
     def answer(self, observation: Observation) -> Answer:
         """Where the camera most probably was, before any gate."""
@@ -205,6 +215,17 @@ class Localizer:
         for alternative in alternatives:
             fits[alternative.words] = score(encoded(*alternative.applied(image, self.mount)))
         return fits
+
+    def tile_distances(self, tile_ids: Int64) -> Float64 | None:
+        """How far tiles of the index are from what the model was calibrated on, as in `Distances`.
+
+        Returns:
+            float64 (n,); None where the bundle does not know what is usual.
+        """
+        known = self._model.calibration.familiarity
+        if known is None:
+            return None
+        return known.aerial.distances(tile_features(self.index.match_maps[tile_ids], self._model.ground.columns))
 
     # -- stages, each one line of `observe` -----------------------------------------------------------------------
 
@@ -291,6 +312,13 @@ class Localizer:
             return found
         tile_ids = np.append(found.tile_ids[: count - 1], search.best_tile)
         return Candidates(tile_ids, self._similarities(tile_ids, features)[:, 0])
+
+    def _distances(self, features: GroundFeatures, tile_id: int) -> Distances | None:
+        known, tile = self._model.calibration.familiarity, self.tile_distances(np.array([tile_id]))
+        if known is None or tile is None:
+            return None
+        ground = known.ground.distances(panorama_features(features.levels[0][None], self._model.ground.columns))
+        return Distances(float(ground[0]), float(tile[0]))
 
     def _features_for(
         self,

@@ -78,6 +78,7 @@ def load(settings: Settings, mount: CameraMount, rig: LiveRig | None, step: Call
             "model": f"{bundle.manifest.name} ({bundle.path})",
             "weights": bundle.manifest.weights_sha256[:16],
             "calibration": bundle.manifest.calibration_text,
+            "familiarity": bundle.manifest.familiarity_text,
             "engines": engines.description,
             "index": f"{len(index)} tiles ({index.path})",
             "search": index.search_description,

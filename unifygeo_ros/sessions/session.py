@@ -44,6 +44,7 @@ from unifygeo_ros.motion.increments import Motion, MotionNoise
 from unifygeo_ros.motion.samples import ImuSample, InitialPose, OdometrySample
 from unifygeo_ros.motion.stamp_error import Place, StampErrorFilter, Velocity
 from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.familiarity_watch import FamiliarityWatch
 from unifygeo_ros.sessions.image_rules import ImageRules
 from unifygeo_ros.sessions.inputs import Reading, SessionInputs
 from unifygeo_ros.sessions.outcome import Outcome
@@ -125,6 +126,7 @@ class LocalizationSession(abc.ABC):
         self._velocity: Velocity | None = None  # at the stamp of the image being localized
         self._stamp_error = self._new_stamp_error()
         self._camera_watch = CameraWatch(config.camera_check_images)
+        self._familiarity = FamiliarityWatch()
         self._logged: set[str] = set()  # kinds of warnings of this drive
         self._lock = threading.Lock()  # of those below
         self._warnings: tuple[str, ...] = ()
@@ -203,6 +205,7 @@ class LocalizationSession(abc.ABC):
             self._inputs.follow_from(None)
             self._stamp_error = self._new_stamp_error()
             self._camera_watch = CameraWatch(config.camera_check_images)
+            self._familiarity = FamiliarityWatch()
             self._logged = set()
             self._forget()
         refusal = self._rules.refusal(image, self._inputs, config)
@@ -232,7 +235,7 @@ class LocalizationSession(abc.ABC):
         late = "stamps late" if estimate.late_s > 0 else "stamps early"
         mount = "camera" if watch.verdict is None else f"camera {watch.verdict.words}"
         found = {late: estimate.warning(config.stamp_offset_s), mount: watch.warning}
-        return {kind: warning for kind, warning in found.items() if warning is not None}
+        return {k: warning for k, warning in found.items() if warning is not None} | self._familiarity.warnings
 
     def _with_camera_checked(self, outcome: Outcome) -> Outcome:
         """The outcome, without its fix where the drive has not confirmed the camera's mount, or contradicts it."""
@@ -264,6 +267,8 @@ class LocalizationSession(abc.ABC):
                 detail = "the session was reset while the image was localized"
                 return Outcome(Rejection(outcome.image.stamp_ns, RejectionReason.RESET, detail), outcome.image)
             self._track = outcome.track
+        if outcome.observation is not None and outcome.observation.distances is not None:
+            self._familiarity.see(outcome.observation.distances)
         self._remember(outcome.result)
         place = self._place_seen(outcome.result)
         if place is not None and self._velocity is not None:

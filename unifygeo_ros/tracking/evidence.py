@@ -272,6 +272,11 @@ def evidence_of(
     confident = float(np.max(matches.scores)) >= calibration.minimum_score
     outlier = config.searched_outlier if searched else config.outlier
     outlier = outlier if confident else max(outlier, LOW_SCORE_OUTLIER)
+    if observation.distances is not None:
+        # The odds that an answer is right fall with the distance from what the model knows, as those of single images.
+        confidence = calibration.searched_confidence if searched else calibration.confidence
+        less = math.exp(confidence.unfamiliar_weight * observation.distances.unfamiliarity)
+        outlier = outlier / (outlier + (1 - outlier) * less)
     inside = 1 - outlier
     assumed = observation.heading.source is HeadingSource.TRACK
     return Evidence(

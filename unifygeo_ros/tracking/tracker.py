@@ -30,7 +30,7 @@ from unifygeo_ros.core.records import (
 )
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.config import LocalizerConfig
-from unifygeo_ros.localization.decision import clues_of
+from unifygeo_ros.localization.decision import clues_of, unfamiliar
 from unifygeo_ros.motion.increments import Motion, MotionNoise, share_new
 from unifygeo_ros.motion.samples import InitialPose
 from unifygeo_ros.motion.stamp_error import Place
@@ -226,8 +226,14 @@ class Tracker:
         )
 
     def update(self, plan: Plan, observation: Observation) -> Fix | Rejection:
-        """Take in what was observed with `plan.query` and say where base_link is."""
+        """Take in what was observed with `plan.query` and say where base_link is.
+
+        An image for which the calibration does not hold says nothing: it is skipped.
+        """
         config = self.config
+        problem = unfamiliar(observation.distances, self._calibration)
+        if problem is not None:
+            return self.skip(plan, Rejection(observation.stamp_ns, RejectionReason.UNFAMILIAR, problem))
         searched = observation.heading.source is HeadingSource.SEARCH
         novelty = share_new(plan.travelled_m, config.correlation_m)
         # Where the heading is searched, D's error comes from the heading's and lasts as long as that.
