@@ -31,6 +31,7 @@ REASON_COLOURS: Mapping[str, str] = {
     "off_map": SKY,
     "prior_conflict": RED,
     "camera_mismatch": RED,
+    "unfamiliar": BLUE,
     "searching": "#b3b8c0",
     "lost": "#5b6470",
 }
