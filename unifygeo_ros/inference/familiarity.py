@@ -17,8 +17,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from unifygeo_ros.core.arrays import Float64
+from unifygeo_ros.core.arrays import Array, Float64
 from unifygeo_ros.core.errors import BundleError
 
 SHRINKAGE = 0.2
@@ -87,16 +88,19 @@ class Familiarity:
             )
 
 
-def panorama_features(f0: Float64, columns: int) -> Float64:
+def panorama_features(f0: npt.ArrayLike, columns: int) -> Float64:
     """Mean features of panoramas. f0: (n, C_0). Returns float64 (n, C_0 / columns)."""
-    return np.asarray(f0, np.float64).reshape(len(f0), columns, -1).mean(axis=1)
+    values = np.asarray(f0, np.float64)
+    means: Float64 = values.reshape(len(values), columns, -1).mean(axis=1)
+    return means
 
 
-def tile_features(match_maps: Float64, columns: int) -> Float64:
+def tile_features(match_maps: Array, columns: int) -> Float64:
     """Mean features of tiles. match_maps: (n, S, S, C_0). Returns float64 (n, C_0 / columns)."""
     n = len(match_maps)
     over_positions = np.asarray(match_maps, np.float64).reshape(n, -1, match_maps.shape[-1]).mean(axis=1)
-    return np.asarray(over_positions.reshape(n, columns, -1).mean(axis=1))
+    means: Float64 = over_positions.reshape(n, columns, -1).mean(axis=1)
+    return means
 
 
 def usual_features(groups: list[Float64]) -> UsualFeatures:
