@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from types import SimpleNamespace
 from typing import Callable
 
 import cv2
@@ -40,13 +41,14 @@ class StandInLocalizer:
         self.answer = answer or (lambda image: fix(image.stamp_ns))
         self.calls: list[tuple[CameraImage, Prior | None, Heading | None]] = []
 
-    def observe(self, image: CameraImage, query: Query) -> Fix | Rejection:
-        """A fix stands for the observation that it would be decided from."""
+    def observe(self, image: CameraImage, query: Query) -> SimpleNamespace | Rejection:
+        """What holds the fix stands for the observation that it would be decided from."""
         self.calls.append((image, query.prior, query.heading))
-        return self.answer(image)
+        answer = self.answer(image)
+        return answer if isinstance(answer, Rejection) else SimpleNamespace(fix=answer, distances=None)
 
-    def decide(self, observation: Fix, query: Query) -> Fix:
-        return observation
+    def decide(self, observation: SimpleNamespace, query: Query) -> Fix:
+        return observation.fix
 
     @property
     def prior(self) -> Prior | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from types import SimpleNamespace
 from typing import Callable
 
 import numpy as np
@@ -216,16 +217,16 @@ class Shown:
         self.drive, self.late_s = drive, late_s
         self.queries: list[Query] = []
 
-    def observe(self, image: CameraImage, query: Query) -> CameraImage:
+    def observe(self, image: CameraImage, query: Query) -> SimpleNamespace:
         self.queries.append(query)
-        return image
+        return SimpleNamespace(stamp_ns=image.stamp_ns, distances=None)
 
-    def decide(self, image: CameraImage, query: Query) -> Fix:
-        exposed_s = image.stamp_ns / SECOND - START_S - self.late_s
+    def decide(self, observation: SimpleNamespace, query: Query) -> Fix:
+        exposed_s = observation.stamp_ns / SECOND - START_S - self.late_s
         east_m, north_m = self.drive.shown(exposed_s)
         yaw = float(self.drive.pose(exposed_s)[2])
         covariance = SIGMA_M**2 * np.eye(2)
-        return Fix(image.stamp_ns, east_m, north_m, 48.0, 9.0, covariance, yaw, 1e-4, 3, 1.0, 0.0, ())
+        return Fix(observation.stamp_ns, east_m, north_m, 48.0, 9.0, covariance, yaw, 1e-4, 3, 1.0, 0.0, ())
 
 
 def played(late_s: float, **settings: object) -> tuple[list[int], SingleImageSession, Shown]:
