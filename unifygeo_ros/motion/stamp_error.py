@@ -141,8 +141,8 @@ class StampError:
         word = "late" if self.late_s > 0 else "early"
         return (
             f"the images are stamped {abs(self.late_s):.2f} ± {self.sigma_s:.2f} s {word}, compared with the odometry; "
-            f"set session.stamp_offset_s: {stamp_offset_s - self.late_s:.2f} (if the odometry's stamps and camera.x_m are "
-            "right)"
+            f"set session.stamp_offset_s: {stamp_offset_s - self.late_s:.2f} (if the odometry's stamps are right, and "
+            "camera.x_m)"
         )
 
 
@@ -155,8 +155,8 @@ class PriorSigmas:
 
     late_s: float = 0.3
     camera_m: float = 0.3
-    """Of the camera's position in base_link, along each axis. With 0.1, a camera.x_m that is wrong by 1 m was taken for a
-    late stamp on three to five of six drives, with 0.3 on none; 0.25 s late is found as soon."""
+    """Of the camera's position in base_link, along each axis. With 0.1, a camera.x_m that is wrong by 1 m was taken
+    for a late stamp on three to five of six drives, with 0.3 on none; 0.25 s late is found as soon."""
 
 
 class StampErrorFilter:
