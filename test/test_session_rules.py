@@ -354,7 +354,7 @@ def test_outcome_holds_what_was_asked_and_seen() -> None:
     assert outcome.query is not None
     assert outcome.query.prior is None
     assert outcome.query.heading == Heading(0.5, LocalizerConfig().heading_sigma_rad ** 2, HeadingSource.IMU)
-    assert outcome.observation is outcome.result  # of the stand-in
+    assert outcome.observation.fix is outcome.result  # of the stand-in
     assert outcome.track is None
     refused = session.locate(image(1.1))
     assert reason(refused) is RejectionReason.RATE_LIMIT
