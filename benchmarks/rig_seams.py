@@ -1,6 +1,7 @@
-"""How well the cameras of a real rig fit together: PandaSet's sequence 002, six cameras.
+"""How well the cameras of a rig fit together: PandaSet's sequence 002, or a recorded drive.
 
     python benchmarks/rig_seams.py ../shared/data/rigs/pandaset_002
+    python benchmarks/rig_seams.py DRIVE --columns 2048     # a drive of `unifygeo-train towns drive --rig`
 
 Features are matched where two cameras see the same. Each match gives two rays from two known places, and by
 triangulation a distance. The table has for each seam, over the features at least `--beyond-m` away:
@@ -29,15 +30,16 @@ from scipy.spatial.transform import Rotation
 
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.se2 import Pose2, rotation_matrix
+from unifygeo_ros.evaluation.rig_check import gather
 from unifygeo_ros.images.files import read_image
+from unifygeo_ros.parameters.options import with_values
+from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.rig.composer import STANDING, CameraView, Composer
 from unifygeo_ros.rig.description import read_rig
 from unifygeo_ros.rig.rig import Rig
 from unifygeo_ros.rig.seams import Seam, match_seams
 
 RIG = Path(__file__).parents[1] / "config" / "rigs" / "six_pinholes.yaml"
-WIDTH = 4096
-"""Columns of the panorama in which features are matched: 0.09° each."""
 
 
 class Sequence:
@@ -74,6 +76,19 @@ class Sequence:
         return found
 
 
+class RecordedDrive:
+    """Sets of images of a bag, moved by its odometry."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        settings = with_values(Settings(), {"rig.file": str(folder / "rig.yaml")})
+        self.gathered = gather(folder / "bag", count, settings)
+
+    def views(self, frame: int, stamps: bool) -> Mapping[str, CameraView]:
+        """As `Sequence.views`; frame: number of the set."""
+        views = self.gathered.sets[frame].views
+        return views if stamps else {name: CameraView(view.pixels) for name, view in views.items()}
+
+
 @dataclass(frozen=True)
 class Judged:
     """The matches of one seam, float64 (n,) each."""
@@ -91,7 +106,9 @@ class Judged:
         if not far.any():
             return ["0", "–", "–", "–"]
         apart, across = (float(np.median(values[far])) for values in (self.apart_deg, self.across_deg))
-        return [f"{far.sum()}", f"{np.median(self.distance_m[far]):.0f} m", f"{apart:.2f}°", f"{across:.2f}°"]
+        met = self.distance_m[far & np.isfinite(self.distance_m)]
+        distance = f"{np.median(met):.0f} m" if len(met) else "far"
+        return [f"{far.sum()}", distance, f"{apart:.2f}°", f"{across:.2f}°"]
 
 
 def directions(azimuth_deg: Float64, elevation_deg: Float64) -> Float64:
@@ -134,7 +151,7 @@ def judge(seam: Seam, rig: Rig, motions: Mapping[str, Pose2]) -> Judged:
 
 
 def judge_frames(
-    sequence: Sequence, rig: Rig, frames: Iterable[int], stamps: bool, width: int = WIDTH
+    sequence: Sequence | RecordedDrive, rig: Rig, frames: Iterable[int], stamps: bool, width: int
 ) -> dict[tuple[str, str], Judged]:
     """The matches of several frames by seam. width: of the panorama in which they are found."""
     composer = Composer(rig, width)
@@ -157,17 +174,24 @@ def judge_frames(
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="PandaSet's sequence 002")
-    parser.add_argument("--frames", type=int, nargs="+", default=[0, 16, 32, 38], help="even, 0 to 38")
+    parser.add_argument("folder", type=Path, help="PandaSet's sequence 002, or a drive with bag and rig.yaml")
+    parser.add_argument("--frames", type=int, nargs="+", default=[0, 38], help="of PandaSet: even, 0 to 38")
+    parser.add_argument("--sets", type=int, default=12, help="of a drive (default: %(default)s)")
+    parser.add_argument("--columns", type=int, default=4096, help="of the panorama in which features are matched")
     parser.add_argument("--distance-m", type=float, help="in place of the rig file's")
-    parser.add_argument("--beyond-m", type=float, default=15.0)
+    parser.add_argument("--beyond-m", type=float, default=15.0, help="nearer features are left out")
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    rig = read_rig(RIG).rig()
+    sequence: Sequence | RecordedDrive
+    if (args.folder / "bag").is_dir():
+        sequence = RecordedDrive(args.folder, args.sets)
+        rig, frames = sequence.gathered.rig, range(len(sequence.gathered.sets))
+    else:
+        rig, frames = read_rig(RIG).rig(), args.frames
+        sequence = Sequence(args.folder, rig)
     if args.distance_m is not None:
         rig = dataclasses.replace(rig, distance_m=args.distance_m)
-    sequence = Sequence(args.folder, rig)
-    by_stamps = {stamps: judge_frames(sequence, rig, args.frames, stamps) for stamps in (True, False)}
+    by_stamps = {stamps: judge_frames(sequence, rig, frames, stamps, args.columns) for stamps in (True, False)}
     print("| seam | features | distance | apart | without parallax | one instant: apart | without parallax |")
     print("|" + "---|" * 7)
     for seam, own in by_stamps[True].items():

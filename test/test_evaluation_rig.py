@@ -145,6 +145,11 @@ def test_camera_that_fails_costs_its_sector_and_not_the_fixes(place, tmp_path, k
     assert len(frames(tmp_path)) == 15
     assert len(errors_m(late)) >= 3
     assert np.median(errors_m(late)) < 3.0
+    # Honest too: none is outside its own 99.9% ellipse.
+    for frame in late:
+        if isinstance(frame.outcome, Fix):
+            error = np.array([frame.outcome.east_m - frame.truth.east_m, frame.outcome.north_m - frame.truth.north_m])
+            assert error @ np.linalg.solve(frame.outcome.covariance_m2, error) < -2 * math.log(1e-3)
     (problem,) = problems(tmp_path)
     assert problem.startswith("Camera left is not in ")
     assert why in problem

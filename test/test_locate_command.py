@@ -6,8 +6,10 @@ import re
 
 import cv2
 import pytest
+import yaml
 from bundles import random_bundle
 from panorama_files import jpeg, xmp
+from rig_drives import CAMERAS, RIG_FILE, camera_pixels
 from worlds import colour_world
 
 from unifygeo_ros.aerial.build import build_index
@@ -55,6 +57,52 @@ def test_locate_prints_one_json_line_per_image(files, capsys):
     assert fix["timings_ms"]["total"] > 0
     assert black["reason"] == "black_image"
     assert "cut.png" in cut["detail"]
+
+
+@pytest.fixture(scope="module")
+def rig(files, tmp_path_factory):
+    """A rig file, and folders with the images of its cameras where the vehicle faces north."""
+    world, _ = files
+    folder = tmp_path_factory.mktemp("rig")
+    (folder / "rig.yaml").write_text(yaml.safe_dump(RIG_FILE, sort_keys=False))
+    for moment, names in (("all", CAMERAS), ("three", ("front", "back", "right")), ("front", ("front",)), ("none", ())):
+        (folder / moment).mkdir()
+        for name in names:
+            pixels = camera_pixels(world, *PLACE, math.pi / 2, name)
+            cv2.imwrite(str(folder / moment / f"{name}.png"), pixels[..., ::-1])
+    return folder
+
+
+def test_locate_composes_the_images_of_a_rig(files, rig, capsys):
+    world, folder = files
+    moments = [rig / moment for moment in ("all", "three", "none")]
+    status, (whole, three, none), _ = run(
+        capsys, folder, *moments, "--rig", rig / "rig.yaml", "--heading-deg", 0, *OPEN
+    )
+    truth = world.in_map(open_index(folder / "index").frame, *PLACE)
+    for record, missing in ((whole, []), (three, ["left"])):
+        assert record["status"] == "fix"
+        assert math.dist((record["east_m"], record["north_m"]), truth) < 3.0
+        assert record["input"]["missing_cameras"] == missing
+    assert three["input"]["seen"] < whole["input"]["seen"] < 0.7
+    assert (status, none["status"]) == (1, "error")
+    assert "no image of front, left, back, right; name each file after its camera" in none["detail"]
+
+
+def test_locate_refuses_a_rig_of_which_too_little_is_left_or_whose_options_contradict_it(files, rig, capsys):
+    _, folder = files
+    arguments = (rig / "front", "--rig", rig / "rig.yaml")
+    _, (record,), _ = run(capsys, folder, *arguments, "--heading-deg", 0, "--minimum-seen", 0.5)
+    assert (record["status"], record["reason"]) == ("rejection", "too_little_seen")
+    assert "minimum_seen is 50.0%" in record["detail"]
+    for option in (("--heading-deg", "exif"), ("--tilt-deg", "exif"), ("--yaw-rad", "0.1")):
+        status, lines, err = run(capsys, folder, *arguments, *option)
+        assert (status, lines) == (2, [])
+        assert "rig" in err
+    cv2.imwrite(str(rig / "front" / "front.png"), cv2.imread(str(rig / "all" / "front.png"))[:90])
+    _, (record,), _ = run(capsys, folder, *arguments, "--heading-deg", 0)
+    assert record["status"] == "error"
+    assert "front: camera front: image of 200x90, its calibration is for 200x150" in record["detail"]
 
 
 def test_heading_is_that_of_a_compass(files, capsys):

@@ -16,7 +16,7 @@ from unifygeo_ros.core.geodesy import yaw_from_azimuth
 from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, RejectionReason
 from unifygeo_ros.inference.bundle import GroundSpec
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
-from unifygeo_ros.localization.panorama import FILL_RGB, check_image, prepare_panorama
+from unifygeo_ros.localization.panorama import FILL_RGB, check_image, check_seen, prepare_panorama, seen_share
 
 DEG = math.pi / 180
 FULL = GroundSpec(180, 360, 90 * DEG, -90 * DEG, 12)  # one pixel a degree
@@ -279,6 +279,48 @@ def test_body_mask_moves_with_the_image(tmp_path):
 
 
 GOOD = np.random.default_rng(1).integers(0, 255, (64, 128, 3), np.uint8)
+
+
+def sector(width_deg, top_deg=90, bottom_deg=-90):
+    """What is seen: so many degrees of azimuth around the middle, between two elevations; one pixel a degree."""
+    seen = np.zeros((180, 360), bool)
+    seen[90 - top_deg : 90 - bottom_deg, 180 - width_deg // 2 : 180 + width_deg // 2] = True
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("seen", "ground", "share"),
+    [
+        (None, FULL, 1.0),
+        (sector(90), FULL, 0.25),
+        (sector(90), MIDDLE, 0.25),
+        (sector(90, 45, 0), MIDDLE, 0.125),
+        (sector(360, 90, 45), MIDDLE, 0.0),  # above all that the network takes in
+        (sector(52, 15, -15), MIDDLE, 52 / 360 * 30 / 90),  # the front camera of a car alone
+    ],
+)
+def test_share_that_is_seen_is_that_of_what_the_network_takes_in(seen, ground, share):
+    image = CameraImage(np.full((180, 360, 3), 90, np.uint8), 3, seen=seen)
+    assert seen_share(image, LEVEL, ground) == pytest.approx(share, abs=0.002)
+    rejection = check_seen(image, LEVEL, ground, LocalizerConfig())
+    assert (rejection is not None) == (share < 0.1)
+    if rejection is not None:
+        assert (rejection.reason, rejection.stamp_ns) == (RejectionReason.TOO_LITTLE_SEEN, 3)
+        assert f"{share:.1%} of what the network takes in is seen, minimum_seen is 10.0%" in rejection.detail
+
+
+def test_share_that_is_seen_counts_mask_elevations_and_a_camera_that_hangs_upside_down(tmp_path):
+    mask = np.full((180, 360), 255, np.uint8)
+    mask[:, :180] = 0
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    image = CameraImage(np.full((180, 360, 3), 90, np.uint8), 3, seen=sector(180))
+    assert seen_share(image, CameraMount(mask_path=str(tmp_path / "mask.png")), FULL) == pytest.approx(0.25, abs=0.01)
+    band = CameraImage(np.full((45, 360, 3), 90, np.uint8), 3)
+    below = CameraMount(elevation_top_rad=0.0, elevation_bottom_rad=-45 * DEG)
+    assert seen_share(band, below, MIDDLE) == pytest.approx(0.5, abs=0.01)
+    up = GroundSpec(90, 360, 90 * DEG, 0.0, 12)
+    assert seen_share(band, below, up) == 0.0
+    assert seen_share(band, dataclasses.replace(below, upside_down=True), up) == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize(

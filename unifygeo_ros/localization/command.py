@@ -17,7 +17,10 @@ from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 if TYPE_CHECKING:
     from unifygeo_ros.core.geodesy import LocalFrame
     from unifygeo_ros.core.records import CameraImage, Fix, Heading, Hypothesis, Prior, Rejection
+    from unifygeo_ros.images.metadata import PanoramaMetadata
     from unifygeo_ros.localization.localizer import Localizer
+    from unifygeo_ros.rig.composer import Composer
+    from unifygeo_ros.rig.description import RigDescription
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +34,19 @@ def add_command(subparsers: Any) -> None:
     locate = subparsers.add_parser(
         "locate",
         help="where were images taken",
-        description="Localize equirectangular images one by one. Prints a line of JSON for each: a fix, or a rejection "
-        "with its reason. The exit status is 0 if every image could be read.",
+        description="Localize equirectangular images, or those of a rig, one by one. Prints a line of JSON for each: a "
+        "fix, or a rejection with its reason. The exit status is 0 if every image could be read.",
     )
-    locate.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="JPEG or PNG files")
+    locate.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="JPEG or PNG files; with --rig: folders")
     locate.add_argument("--index", required=True, type=Path, help="folder of the index or region")
     locate.add_argument("--model", required=True, type=Path, help="folder of the model bundle that made the index")
+    locate.add_argument(
+        "--rig",
+        type=Path,
+        metavar="RIG.yaml",
+        help="each IMAGE is a folder with one image for each camera of this rig file (front.jpg, left.png …), of one "
+        "moment",
+    )
     locate.add_argument(
         "--heading-deg",
         type=_heading_option,
@@ -82,7 +92,11 @@ def _locate(args: argparse.Namespace) -> int:
     from unifygeo_ros.aerial.regions import open_map
     from unifygeo_ros.inference.bundle import check_calibrated, load_bundle
     from unifygeo_ros.inference.select import open_engines
+    from unifygeo_ros.localization.camera_mount import rig_mount
     from unifygeo_ros.localization.localizer import Localizer
+    from unifygeo_ros.localization.panorama import composed_columns
+    from unifygeo_ros.rig.composer import Composer
+    from unifygeo_ros.rig.description import read_rig
 
     config, mount = settings_of(args, LocalizerConfig), settings_of(args, CameraMount)
     if args.plot is not None and not args.plot.parent.is_dir():
@@ -90,6 +104,14 @@ def _locate(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.model)
     check_calibrated(bundle, args.accept_uncalibrated)
     index = open_map(args.index, bundle=bundle)
+    rig = None if args.rig is None else read_rig(args.rig)
+    composer = None
+    if rig is not None:
+        for option, value in (("--heading-deg", args.heading_deg), ("--tilt-deg", args.tilt_deg)):
+            if value == EXIF:
+                raise ConfigurationError(f"{option} exif: not with --rig, whose images are of several cameras; give it")
+        composer = Composer(rig.rig(), composed_columns(bundle.manifest.ground))
+        mount = rig_mount(mount, composer.rig)
     if args.tilt_deg == EXIF and mount.upside_down:
         raise ConfigurationError("--tilt-deg exif: not for a camera that hangs upside down; give --tilt-deg ROLL,PITCH")
     prior = _prior_in_map(args, index.frame)
@@ -98,7 +120,13 @@ def _locate(args: argparse.Namespace) -> int:
         localizer = Localizer(index, bundle, engines, config, mount)
         for path in args.images:
             try:
-                image, heading, stated = _read(args, path, localizer)
+                if rig is None or composer is None:
+                    image, metadata, missing = *_read_file(path, localizer), ()
+                else:
+                    image, metadata, missing = _read_rig(path, rig, composer)
+                image, heading, stated = _with_options(args, path, image, metadata, localizer)
+                if rig is not None:
+                    stated["missing_cameras"] = list(missing)
                 plot = _plot_path(args.plot, path, len(args.images))
                 record = {**_locate_image(localizer, image, prior, heading, plot), "input": stated}
                 unused_headings += stated["heading_source"] is None and stated["stated_heading_deg"] is not None
@@ -115,18 +143,41 @@ def _locate(args: argparse.Namespace) -> int:
     return 1 if unreadable else 0
 
 
-def _read(
-    args: argparse.Namespace, path: Path, localizer: Localizer
+def _read_file(path: Path, localizer: Localizer) -> tuple[CameraImage, PanoramaMetadata]:
+    from unifygeo_ros.localization.panorama_file import read_panorama
+
+    file = read_panorama(path, localizer.mount, localizer.enough_columns)
+    return file.image, file.metadata
+
+
+def _read_rig(
+    folder: Path, rig: RigDescription, composer: Composer
+) -> tuple[CameraImage, PanoramaMetadata, tuple[str, ...]]:
+    """The panorama of a folder's images, what they state about it (nothing), and the cameras that have none."""
+    from unifygeo_ros.core.records import CameraImage
+    from unifygeo_ros.images.metadata import PanoramaMetadata
+    from unifygeo_ros.rig.composer import CameraView
+    from unifygeo_ros.rig.folder import read_folder
+
+    views = {name: CameraView(pixels) for name, pixels in read_folder(folder, rig).items()}
+    missing = tuple(camera.name for camera in rig.cameras if camera.name not in views)
+    try:
+        composed = composer.compose(views)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    return CameraImage(composed.pixels, stamp_ns=0, seen=composed.seen), PanoramaMetadata(), missing
+
+
+def _with_options(
+    args: argparse.Namespace, path: Path, image: CameraImage, metadata: PanoramaMetadata, localizer: Localizer
 ) -> tuple[CameraImage, Heading | None, dict[str, Any]]:
     """An image with its tilt, its heading if it has one, and what was given about it, for the JSON record."""
     from unifygeo_ros.core.geodesy import azimuth_from_yaw, yaw_from_azimuth
     from unifygeo_ros.core.records import Heading, HeadingSource
     from unifygeo_ros.images.metadata import PanoramaMetadata
-    from unifygeo_ros.localization.panorama_file import read_panorama, vehicle_attitude
+    from unifygeo_ros.localization.panorama_file import vehicle_attitude
 
     config, mount = localizer.config, localizer.mount
-    file = read_panorama(path, mount, localizer.enough_columns)
-    metadata, image = file.metadata, file.image
     stated_rad = None
     if metadata.heading_deg is not None:
         if args.heading_deg == EXIF and metadata.heading_is_magnetic and args.declination_deg is None:

@@ -138,6 +138,14 @@ class LocalizerConfig:
         maximum=1e6,
         advanced=True,
     )
+    minimum_seen: float = setting(
+        0.1,
+        "share of what the network takes in under which an image shows too little, as when most cameras of a rig have "
+        "failed",
+        minimum=0.0,
+        maximum=1.0,
+        advanced=True,
+    )
     check_projection: bool = setting(
         True,
         "refuse images that are not equirectangular, by their poles and their seam (fisheye, pinhole)",

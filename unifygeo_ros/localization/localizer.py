@@ -48,7 +48,7 @@ from unifygeo_ros.localization.heading import (
     heading_search,
     rolled_columns,
 )
-from unifygeo_ros.localization.panorama import check_image, check_mask, enough_columns, prepare_panorama
+from unifygeo_ros.localization.panorama import check_image, check_mask, check_seen, enough_columns, prepare_panorama
 from unifygeo_ros.localization.pyramids import PyramidCache
 from unifygeo_ros.localization.reranking import match, rerank
 from unifygeo_ros.localization.retrieval import camera_gate, prior_problem
@@ -134,7 +134,11 @@ class Localizer:
         prior, heading = query.prior, query.heading
         clock = _StageClock()
         with clock.stage("checks"):
-            refusal = check_image(image, self.mount, self.config) or self._check_inputs(image, prior, heading)
+            refusal = (
+                check_image(image, self.mount, self.config)
+                or check_seen(image, self.mount, self._model.ground, self.config)
+                or self._check_inputs(image, prior, heading)
+            )
         if refusal is not None:
             return dataclasses.replace(refusal, timings_ms=clock.timings_ms())
         count = self.config.candidates if query.candidates is None else query.candidates

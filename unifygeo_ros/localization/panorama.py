@@ -126,6 +126,36 @@ def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig)
     return None
 
 
+def check_seen(image: CameraImage, mount: CameraMount, ground: GroundSpec, config: LocalizerConfig) -> Rejection | None:
+    """Reject an image that shows too little of what the network takes in. image: one that `check_image` lets pass."""
+    share = seen_share(image, mount, ground)
+    if share >= config.minimum_seen:
+        return None
+    return Rejection(
+        image.stamp_ns,
+        RejectionReason.TOO_LITTLE_SEEN,
+        f"{share:.1%} of what the network takes in is seen, minimum_seen is {config.minimum_seen:.1%}; check which "
+        "cameras are missing, and mask_path",
+    )
+
+
+def seen_share(image: CameraImage, mount: CameraMount, ground: GroundSpec) -> float:
+    """Share of the rows and columns that the network takes in where the image shows the world; a tilt is left out."""
+    rows, columns = 180, 360
+    shown = np.ones((rows, columns), np.float32)
+    for layer in (image.seen, _body_mask(mount) >= 128 if mount.mask_path else None):
+        if layer is not None:
+            small = cv2.resize(layer.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+            shown = np.minimum(shown, small)
+    top, bottom = mount.elevation_top_rad, mount.elevation_bottom_rad
+    elevation = top - (np.arange(rows) + 0.5) / rows * (top - bottom)
+    if mount.upside_down:
+        elevation = -elevation
+    inside = (elevation < ground.elevation_top_rad) & (elevation > ground.elevation_bottom_rad)
+    taken_in = (ground.elevation_top_rad - ground.elevation_bottom_rad) / (top - bottom) * rows * columns
+    return min(1.0, float(shown[inside].sum()) / taken_in)
+
+
 def sharpness(pixels: UInt8, seen: Bool | None = None) -> float:
     """Variance of the Laplacian (grey values²) after averaging down to 512 columns.
 

@@ -200,21 +200,24 @@ class _Table:
         if motion == STANDING and shrink in self._standing:
             return self._standing[shrink]
         pixels, valid = self._project(self._points_m, motion)
-        grid = np.where(valid[..., None], pixels, np.nan).astype(np.float32)
-        margin = self.camera.lens.margin(grid[..., 0], grid[..., 1])
-        grid = (grid + np.float32(0.5)) * np.array(shrink, np.float32) - np.float32(0.5)
-        size = 2 * self._columns, 2 * (self._last_row - self._first_row)
-        positions, weight = _upsample(grid, size), _upsample(margin * np.float32(1 / FEATHER), size)
         # Where the lens model is not valid there is NaN, which spreads to all that would be interpolated with it.
-        cv2.patchNaNs(positions, -1e4)
+        size = 2 * self._columns, 2 * (self._last_row - self._first_row)
+        column, row = (
+            _upsample(np.where(valid, pixels[..., axis], np.nan).astype(np.float32), size) for axis in (0, 1)
+        )
+        weight = self.camera.lens.margin(column, row) * np.float32(1 / FEATHER)
         cv2.patchNaNs(weight, 0.0)
         # The smallest of each four: a pixel is seen if all of it is.
         smallest = np.minimum(weight[0::2], weight[1::2])
         smallest = np.minimum(smallest[:, 0::2], smallest[:, 1::2])
         weight = np.where(smallest > 0, np.clip(smallest, LEAST_WEIGHT, 1), np.float32(0))
+        for positions, factor in ((column, shrink[0]), (row, shrink[1])):
+            positions *= np.float32(factor)
+            positions += np.float32(0.5 * factor - 0.5)
+            cv2.patchNaNs(positions, -1e4)
         if motion != STANDING:
-            return _Maps(positions, None, weight)
-        maps = _Maps(*cv2.convertMaps(positions, None, cv2.CV_16SC2), weight)
+            return _Maps(column, row, weight)
+        maps = _Maps(*cv2.convertMaps(column, row, cv2.CV_16SC2), weight)
         self._standing = {shrink: maps}
         return maps
 
@@ -230,7 +233,7 @@ class _Table:
             source = source[: size[1] * reduction, : size[0] * reduction]
             source = cv2.resize(source, size, interpolation=cv2.INTER_AREA)
         maps = self._maps(view.motion, (scale_x / reduction, scale_y / reduction))
-        sampled = cv2.remap(source, maps.positions, maps.fractions, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        sampled = cv2.remap(source, maps.first, maps.second, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         half = self._columns, self._last_row - self._first_row
         return Strip(
             self._first_row, self._first_column, cv2.resize(sampled, half, interpolation=cv2.INTER_AREA), maps.weight
@@ -240,10 +243,10 @@ class _Table:
 class _Maps(NamedTuple):
     """Where a strip's doubled pixels are sampled, as OpenCV's `remap` takes it, and the strip's weights."""
 
-    positions: Any
-    """float32 (2 rows, 2 columns, 2), or int16 with `fractions`."""
-    fractions: Any
-    """uint16 (2 rows, 2 columns), or None."""
+    first: Any
+    """Columns, float32 (2 rows, 2 columns), or columns and rows as `cv2.convertMaps` gives them."""
+    second: Any
+    """Rows, or the fractions of `cv2.convertMaps`."""
     weight: Float32
     """float32 (rows, columns)."""
 

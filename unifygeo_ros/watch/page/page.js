@@ -4,7 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const COLOURS = { fix: "#3ddc91", doubt: "#f6bd3f", lost: "#ff6370", fault: "#a397c9", none: "#8d9aa7", accent: "#4cc2ff" };
 const NAMES = { fix: "fix", doubt: "not certain", lost: "lost or off the map", fault: "image cannot be used" };
-const FAULTS = ["bad_stamp", "bad_prior", "no_heading", "rate_limit", "reset"];  // and all that end in _image
+const FAULTS = ["too_little_seen", "bad_stamp", "bad_prior", "no_heading", "rate_limit", "reset"];  // and all that end in _image
 const ELLIPSE_95 = 2.4477;   // √χ²(95%, two degrees of freedom)
 const TRAIL_MS = 30000;      // poses of so long are drawn behind the vehicle
 const STALE_MS = 1500;       // a picture further from a frame than this is of another place
