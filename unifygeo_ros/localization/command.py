@@ -120,8 +120,9 @@ def _locate(args: argparse.Namespace) -> int:
         localizer = Localizer(index, bundle, engines, config, mount)
         for path in args.images:
             try:
+                missing: tuple[str, ...] = ()
                 if rig is None or composer is None:
-                    image, metadata, missing = *_read_file(path, localizer), ()
+                    image, metadata = _read_file(path, localizer)
                 else:
                     image, metadata, missing = _read_rig(path, rig, composer)
                 image, heading, stated = _with_options(args, path, image, metadata, localizer)
