@@ -90,15 +90,14 @@ def test_mount_that_may_move_is_refused_with_its_topic(tmp_path):
         recorded_mount(StaticTransforms(bag), CameraMount(), "base_link", "lidar")
 
 
-def bag_with_truth(path, message, kind, *links):
+def bag_with_message(path, topic, kind, message, *links):
+    """The bag of `bag_with` and one message on a topic of its own."""
     bag_with(path / "tf", *links)
     with Writer(path / "bag", version=9) as writer:
         with AnyReader([path / "tf"]) as reader:
             for connection, time_ns, data in reader.messages():
-                topic = writer.add_connection(connection.topic, TF, typestore=STORE)
-                writer.write(topic, time_ns, data)
-        topic = writer.add_connection("/truth", kind, typestore=STORE)
-        writer.write(topic, 2, STORE.serialize_cdr(message, kind))
+                writer.write(writer.add_connection(connection.topic, TF, typestore=STORE), time_ns, data)
+        writer.write(writer.add_connection(topic, kind, typestore=STORE), 2, STORE.serialize_cdr(message, kind))
     return Bag(path / "bag")
 
 
@@ -118,14 +117,14 @@ ANTENNA = ("base_link", "gps", (-0.6, 0.1, 1.8), about_z(math.pi / 2))
 def test_ground_truth_of_another_frame_than_base_link_is_reported(tmp_path, frame, links, words):
     message = odometry(0.0, "map", 0.0, 0.0, 0.0, 0.0, 0.0, 1e-4)
     message.child_frame_id = frame
-    bag = bag_with_truth(tmp_path, message, ODOMETRY, *links)
+    bag = bag_with_message(tmp_path, "/truth", ODOMETRY, message, *links)
     note = truth_note(bag, StaticTransforms(bag), bag.topics["/truth"], Settings())
     assert note is None if words is None else re.search(words, note), note
 
 
 @pytest.mark.parametrize(("links", "words"), [([ANTENNA], r"--truth-x-m -0\.60 --truth-y-m 0\.10\.$"), ([], None)])
 def test_antenna_s_place_is_reported_where_tf_static_has_it(tmp_path, links, words):
-    bag = bag_with_truth(tmp_path, navsatfix(0.0, 0.0, 0.0, 0.02), NAVSATFIX, *links)
+    bag = bag_with_message(tmp_path, "/truth", NAVSATFIX, navsatfix(0.0, 0.0, 0.0, 0.02), *links)
     note = truth_note(bag, StaticTransforms(bag), bag.topics["/truth"], Settings())
     assert note is None if words is None else re.search(words, note), note
 
@@ -149,17 +148,9 @@ def test_transforms_that_tf2_drops_are_left_out_and_noted(tmp_path):
 
 
 def bag_with_image(path, frame_id, *links):
-    bag_with(path / "tf", *links)
-    with Writer(path / "bag", version=9) as writer:
-        with AnyReader([path / "tf"]) as reader:
-            for connection, time_ns, data in reader.messages():
-                topic = writer.add_connection(connection.topic, TF, typestore=STORE)
-                writer.write(topic, time_ns, data)
-        message = image(0.0, np.zeros((4, 8, 3), np.uint8))
-        message.header.frame_id = frame_id
-        topic = writer.add_connection("/image", IMAGE, typestore=STORE)
-        writer.write(topic, 2, STORE.serialize_cdr(message, IMAGE))
-    return Bag(path / "bag")
+    message = image(0.0, np.zeros((4, 8, 3), np.uint8))
+    message.header.frame_id = frame_id
+    return bag_with_message(path, "/image", IMAGE, message, *links)
 
 
 def test_recorded_mount_that_differs_from_the_parameters_is_reported(tmp_path):

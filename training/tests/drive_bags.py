@@ -12,10 +12,25 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from worlds import World
 
 from unifygeo_ros.core.geodesy import LocalFrame
+from unifygeo_training.model import NetworkConfig
 
 Pose = tuple[float, float, float]
 """x, y (m, from the world's centre) and yaw of base_link."""
 CAMERA_X_M = 0.5
+VEHICLE = {"camera.x_m": CAMERA_X_M, "localizer.check_projection": False, "localizer.minimum_sharpness": 0.0}
+"""Settings of such a drive; the checks of real photographs are off, as the flat world would not pass them."""
+NETWORK = NetworkConfig(
+    backbone="convnext_atto",
+    ground_height=32,
+    ground_width=128,
+    ground_elevation_top_deg=45,
+    ground_elevation_bottom_deg=-45,
+    aerial_size=64,
+    metres_per_pixel=0.5,
+    output_stride=2,
+    layer_scale=0.1,
+)
+"""The smallest network whose images fit the bags."""
 
 
 def eight(time_s: float, seconds: float = 60.0) -> Pose:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from bundles import random_bundle
-from drive_bags import CAMERA_X_M, eight, write_bag
+from drive_bags import CAMERA_X_M, NETWORK, VEHICLE, eight, write_bag
 from small_runs import Dots, small_config
 from worlds import World, colour_world
 
@@ -33,21 +33,8 @@ from unifygeo_training.drives.settings import read_drives_file
 from unifygeo_training.drives.turns import turn_between
 from unifygeo_training.fit import fit
 from unifygeo_training.fit_config import FitConfig
-from unifygeo_training.model import NetworkConfig
 
-NETWORK = NetworkConfig(
-    backbone="convnext_atto",
-    ground_height=32,
-    ground_width=128,
-    ground_elevation_top_deg=45,
-    ground_elevation_bottom_deg=-45,
-    aerial_size=64,
-    metres_per_pixel=0.5,
-    output_stride=2,
-    layer_scale=0.1,
-)
 SIDE_M = 32.0
-VEHICLE = {"camera.x_m": CAMERA_X_M, "localizer.check_projection": False, "localizer.minimum_sharpness": 0.0}
 
 
 @pytest.fixture(scope="module")

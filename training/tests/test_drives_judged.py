@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from bundles import random_bundle
-from drive_bags import CAMERA_X_M, write_bag
+from drive_bags import NETWORK, VEHICLE, write_bag
 from worlds import colour_world
 
 from unifygeo_ros.aerial.build import build_index
@@ -21,20 +21,6 @@ from unifygeo_training.cli import main
 from unifygeo_training.drives.ground import ImageryGround
 from unifygeo_training.drives.judged import DriveImages, neighbouring, streets_of
 from unifygeo_training.drives.opened import open_part
-from unifygeo_training.model import NetworkConfig
-
-NETWORK = NetworkConfig(
-    backbone="convnext_atto",
-    ground_height=32,
-    ground_width=128,
-    ground_elevation_top_deg=45,
-    ground_elevation_bottom_deg=-45,
-    aerial_size=64,
-    metres_per_pixel=0.5,
-    output_stride=2,
-    layer_scale=0.1,
-)
-VEHICLE = {"camera.x_m": CAMERA_X_M, "localizer.check_projection": False, "localizer.minimum_sharpness": 0.0}
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,10 @@ class Step:
     """P(the vehicle is where the index holds imagery), knowing nothing later."""
 
 
+Recorder = Callable[[Step], None]
+"""Takes in the steps of a tracker (`Tracker.record_to`)."""
+
+
 @dataclass(frozen=True)
 class SmoothedPose:
     """Where base_link was at one image, in the map frame, knowing the whole drive."""
@@ -221,7 +225,3 @@ def _pairs(past: Belief, future: Belief, area_m2: float, scale_sigma: float) -> 
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         weights = past.weights[i] * future.weights[j] * np.where(sign > 0, np.exp(log_weights), 0.0)
     return Belief(weights, means, covariances, past.support[i], past.tile_ids[i], 0.0)
-
-
-Recorder = Callable[[Step], None]
-"""Takes in the steps of a tracker (`Tracker.record_to`)."""
