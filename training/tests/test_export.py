@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from small_runs import TOWNS_ATTO
 
 from unifygeo_ros.core.errors import BundleError, ConfigurationError
 from unifygeo_ros.inference.bundle import GRAPHS, PRECISIONS, ModelBundle, load_bundle
+from unifygeo_training import export
 from unifygeo_training.checkpoint import load_strictly, weights_sha256
 from unifygeo_training.export import BundleText, export_bundle
 from unifygeo_training.model import NetworkConfig, UnifyGeo
@@ -24,25 +27,31 @@ from unifygeo_training.shared_weights import round_to_float16
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2}
 
 
-@pytest.fixture(scope="module", params=["plain", "compact"])
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[UnifyGeo, ModelBundle]:
-    """A random network whose weights float16 holds exactly, and its bundle."""
+@pytest.fixture(scope="module")
+def network() -> Iterator[UnifyGeo]:
+    """A random network whose weights float16 holds exactly. Its graphs, the same for a plain and a compact bundle, are
+    made once: 10 s each."""
     torch.manual_seed(0)
     network = UnifyGeo(TOWNS_ATTO).eval()
     round_to_float16(network)
-    output = tmp_path_factory.mktemp("export") / "bundle"
+    weights = weights_sha256(network)
+
+    def graphs_of(asked: UnifyGeo, precision: str) -> dict[str, onnx.ModelProto]:
+        assert weights_sha256(asked) == weights
+        return copy.deepcopy(made[precision])
+
+    made = {precision: export.build_graphs(network, precision) for precision in PRECISIONS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "build_graphs", graphs_of)
+        yield network
+
+
+@pytest.fixture(scope="module", params=["plain", "compact"])
+def bundle(request: pytest.FixtureRequest, network: UnifyGeo, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     text = BundleText("random", "Apache-2.0", "nothing")
-    return network, export_bundle(network, output, text, compact=request.param == "compact")
-
-
-@pytest.fixture(scope="module")
-def network(exported: tuple[UnifyGeo, ModelBundle]) -> UnifyGeo:
-    return exported[0]
-
-
-@pytest.fixture(scope="module")
-def bundle(exported: tuple[UnifyGeo, ModelBundle]) -> ModelBundle:
-    return exported[1]
+    return export_bundle(
+        network, tmp_path_factory.mktemp("export") / "bundle", text, compact=request.param == "compact"
+    )
 
 
 def _session(bundle: ModelBundle, graph: str, precision: str) -> onnxruntime.InferenceSession:
