@@ -90,11 +90,12 @@ def test_flipped_bytes_in_the_manifest(original: ModelBundle, scratch: Path, dat
     load_or_refuse(scratch, bytes(content))
 
 
-def test_every_single_bit_flip_of_the_shipped_manifest_is_refused() -> None:
+def test_flipped_bits_in_every_byte_of_the_shipped_manifest_are_refused() -> None:
+    """Of each byte the bit that makes another digit, the one that changes a letter's case, and one of all eight."""
     content = (SHIPPED / MANIFEST_NAME).read_bytes()
     BundleManifest.from_json(content.decode(), "whole")
     accepted = []
-    for bit in range(8 * len(content)):
+    for bit in (8 * byte + n for byte in range(len(content)) for n in {0, 5, byte % 8}):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         try:

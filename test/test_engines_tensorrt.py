@@ -76,6 +76,11 @@ def test_every_graph_builds_for_a_gpu_that_is_not_here(
     assert again.plan == built.plan
 
 
+@pytest.fixture(scope="module")
+def built(bundle: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> CompiledEngine:
+    return compile_ahead(bundle, tmp_path_factory.mktemp("built"))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -89,10 +94,14 @@ def test_every_graph_builds_for_a_gpu_that_is_not_here(
     ],
 )
 def test_damaged_engine_is_built_again(
-    bundle: ModelBundle, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+    built: CompiledEngine,
+    bundle: ModelBundle,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[bytes], bytes],
 ) -> None:
-    built = compile_ahead(bundle, tmp_path)
-    built.path.write_bytes(damage(built.path.read_bytes()))
+    copied = Path(shutil.copy(built.path, tmp_path))
+    copied.write_bytes(damage(copied.read_bytes()))
     again = compile_ahead(bundle, tmp_path)
     assert again.seconds > 0
     assert "damaged" in caplog.text
