@@ -67,7 +67,7 @@ def test_reader_that_goes_away_ends_the_command_without_a_traceback():
     reading, writing = os.pipe()
     os.close(reading)
     program = [sys.executable, "-m", "unifygeo_ros.cli", "bundle", "info", ROOT / "models/towns-atto"]
-    done = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, cwd=ROOT)
+    done = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=300, cwd=ROOT)
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
@@ -76,7 +76,7 @@ def test_encoding_without_the_needed_letters_is_no_error():
     """As LC_ALL=de_DE.ISO-8859-1 gives it, which has no … and no Greek."""
     program = [sys.executable, "-m", "unifygeo_ros.cli", "index", "--help"]
     environment = {**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(program, capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "aerial imagery \\u2192 index" in done.stdout
 
