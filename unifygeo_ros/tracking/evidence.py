@@ -256,7 +256,7 @@ def evidence_of(
             whole_weights[rank] = (1 - right) * weights[rank]
             variance = min(variance, SEARCHED_YAW_VARIANCE)
         covariances = position_covariance_m2(covariances, variance, calibration)
-        covariances /= new_share
+        covariances *= 1 / new_share
         covariances, variance = with_stamp_error(covariances, variance, stamp_covariance, heading.yaw_rad)
         parts.append((weights[rank] * shares, means, covariances))
         labels += [(heading.yaw_rad, variance, tile_id)] * len(shares)
