@@ -38,7 +38,7 @@ def rig_running(region, folder, topic_of=topic, **parameters):
     try:
         for name in CAMERAS:
             publisher = vehicle.publisher(topic_of(name), CompressedImage)
-            vehicle.wait_for(publisher.get_subscription_count, f"subscription of {name}", 60.0)
+            vehicle.wait_for(publisher.get_subscription_count, f"subscription of {name}", 120.0)
         yield vehicle
     finally:
         vehicle.close()
@@ -122,13 +122,13 @@ def test_lenses_that_the_rig_file_leaves_out_come_from_camera_info(region, tmp_p
     """RIG_FILE's topics are /NAME/image_raw/compressed, so their CameraInfo is on /NAME/camera_info."""
     domain = domain_id()
     vehicle = Vehicle(domain)
-    parameters = {"rig.file": str(without_lenses(tmp_path)), "tf_timeout_s": 60.0, "rig.wait_s": 0.3, "autostart": True}
+    parameters = {"rig.file": str(without_lenses(tmp_path)), "tf_timeout_s": 60.0, "rig.wait_s": 2.0, "autostart": True}
     node = start_node(domain, {**region.parameters, **FACING_NORTH, **parameters}, tmp_path)
     try:
         with publishing_camera_infos(vehicle):
             for name in CAMERAS:
                 publisher = vehicle.publisher(topic(name), CompressedImage)
-                vehicle.wait_for(publisher.get_subscription_count, f"subscription of {name}", 60.0)
+                vehicle.wait_for(publisher.get_subscription_count, f"subscription of {name}", 120.0)
         assert error_m(region, vehicle.fix_for(show(vehicle, region))) < 2.5
     finally:
         vehicle.close()
@@ -157,13 +157,13 @@ def test_named_cameras_are_found_by_camera_info_and_tf(region, tmp_path):
     broadcaster = StaticTransformBroadcaster(vehicle.node)
     broadcaster.sendTransform(links)
 
-    parameters = {"rig.cameras": ", ".join(CAMERAS), "tf_timeout_s": 30.0, "rig.wait_s": 0.3, "autostart": True}
+    parameters = {"rig.cameras": ", ".join(CAMERAS), "tf_timeout_s": 60.0, "rig.wait_s": 2.0, "autostart": True}
     node = start_node(domain, {**region.parameters, **FACING_NORTH, **parameters}, tmp_path)
     try:
         with publishing_camera_infos(vehicle):
             for name in CAMERAS:
                 publisher = vehicle.publisher(beside(name), CompressedImage)
-                vehicle.wait_for(publisher.get_subscription_count, f"subscription of {name}", 60.0)
+                vehicle.wait_for(publisher.get_subscription_count, f"subscription of {name}", 120.0)
         fix = vehicle.fix_for(show(vehicle, region, topic_of=beside))
         assert error_m(region, fix) < 2.5
     finally:
