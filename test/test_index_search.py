@@ -18,6 +18,7 @@ from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.aerial.manifest import FileRecord, IndexManifest
 from unifygeo_ros.aerial.partial import PartialIndex, Shard
+from unifygeo_ros.aerial.regions import RegionIndex
 from unifygeo_ros.aerial.search import choose_search
 from unifygeo_ros.core.errors import IndexFormatError, InputError, UnifyGeoError
 from unifygeo_ros.core.geodesy import Datum
@@ -209,6 +210,27 @@ def test_inverted_file_finds_nearly_all_and_its_similarities_are_exact(large):
         assert np.all(np.diff(found.similarities) <= 0)
         hits += len(set(exact.tolist()) & set(found.tile_ids.tolist()))
     assert hits >= 490  # of 500
+
+
+def test_search_of_a_region_uses_each_indexes_own_search(index, large, few_are_enough):
+    """An exact one and an inverted file together give the best of both."""
+    paths = [index.path, large.path]
+    region = RegionIndex(index.path.parent, paths, None, open_index)
+    assert region.search_description == "exact and ivfpq, index by index (2), CPU"
+    descriptors = large.descriptors.verify()
+    origins = set()
+    for seed in range(20):
+        query = (index.descriptors[seed] if seed % 2 else descriptors[seed * 31]) + 0.05 * unit_rows(1, seed)[0]
+        query /= np.linalg.norm(query)
+        one, other = index.search(query, 5), large.search(query, 5)
+        both = [(s, i) for s, i in zip(one.similarities, one.tile_ids, strict=True)]
+        both += [(s, i + len(index)) for s, i in zip(other.similarities, other.tile_ids, strict=True)]
+        best = sorted(both, key=lambda entry: -entry[0])[:5]
+        found = region.search(query, 5)
+        np.testing.assert_allclose(found.similarities, [entry[0] for entry in best], atol=1e-6)
+        assert set(found.tile_ids.tolist()) == {int(entry[1]) for entry in best}
+        origins.add(bool(found.tile_ids[0] < len(index)))
+    assert origins == {True, False}
 
 
 def test_inverted_file_is_the_same_in_every_build(large, tmp_path, few_are_enough):

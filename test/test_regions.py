@@ -126,6 +126,8 @@ def test_fixes_across_a_border_are_those_of_one_index_over_both(ground, whole, h
     region = open_map(halves, bundle=bundle, verify=True)
     assert isinstance(region, RegionIndex)
     assert len(region) == len(whole)
+    assert region.area_m2 == pytest.approx(whole.area_m2)
+    assert region.manifest.datum == whole.manifest.datum
     one, both = (Localizer(index, bundle, engines, OPEN_GATES) for index in (whole, region))
     used = set()
     for place in DRIVE:
@@ -231,8 +233,19 @@ def row(whole, tmp_path_factory):
 def test_indexes_are_opened_ahead_and_closed_behind(row, whole, bundle, monkeypatch):
     monkeypatch.setattr(regions, "AHEAD_M", 20.0)
     monkeypatch.setattr(regions, "MOST_OPEN", 2)
+    easts = [np.array(open_index(row / f"{number}").centres_m[:, 0]) for number in range(6)]
+    before = len(os.listdir("/proc/self/fd"))
+    at_start = []
+
+    def counting(*args, **options):
+        at_start.append(len(os.listdir("/proc/self/fd")) - before)
+        return open_index(*args, **options)
+
+    monkeypatch.setattr(regions, "open_index", counting)
     region = open_map(row, bundle=bundle)
     assert region.open_indexes == ()
+    assert len(at_start) == 6
+    assert max(at_start) <= 4  # the files of the one before, at most
     before = len(os.listdir("/proc/self/fd"))
     query = np.zeros(bundle.manifest.descriptor_dim, np.float32)
     query[0] = 1.0
@@ -246,9 +259,8 @@ def test_indexes_are_opened_ahead_and_closed_behind(row, whole, bundle, monkeypa
         ways.append([int(path.name) for path in region.open_indexes])
         assert len(ways[-1]) <= 4
         assert len(os.listdir("/proc/self/fd")) - before <= 4 * 4
-        for number in range(6):
-            easts = open_index(row / f"{number}").centres_m[:, 0]
-            if np.min(np.abs(easts - east)) <= 20.0 + SIDE_M / 2:
+        for number, own in enumerate(easts):
+            if np.min(np.abs(own - east)) <= 20.0 + SIDE_M / 2:
                 assert number in ways[-1]
     assert 0 in ways[0]
     assert 5 not in ways[0]

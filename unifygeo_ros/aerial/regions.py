@@ -27,7 +27,7 @@ import yaml
 
 from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import TileIndex, checked_descriptor, open_index
-from unifygeo_ros.aerial.manifest import MANIFEST
+from unifygeo_ros.aerial.manifest import MANIFEST, IndexManifest
 from unifygeo_ros.aerial.map_index import MapIndex, TileRows
 from unifygeo_ros.aerial.search import nearest_among
 from unifygeo_ros.aerial.settings import SEARCH_DEVICES
@@ -69,45 +69,63 @@ class _Part:
 class RegionIndex:
     """Several indexes as one `MapIndex`. Tiles are numbered through, index by index."""
 
-    def __init__(self, path: Path, indexes: Sequence[TileIndex], datum: Datum, reopen: Callable[[Path], TileIndex]):
-        """Of opened indexes. They are closed; reopen: opens them again. Raises ConfigurationError."""
+    def __init__(
+        self, path: Path, paths: Sequence[Path], datum: Datum | None, reopen: Callable[[Path], TileIndex]
+    ) -> None:
+        """Look into each index once.
+
+        Args:
+            path: Where the region is described.
+            paths: Folders of its indexes, at least one.
+            datum: None: the first index's.
+            reopen: Opens an index, now and later.
+
+        Raises:
+            ConfigurationError: The indexes do not fit together.
+            IndexFormatError: One is damaged.
+        """
         self.path = path
-        self.frame = LocalFrame(datum, REGION_RANGE_M)
-        first = indexes[0].manifest
-        for index in indexes[1:]:
-            _check_alike(indexes[0], index)
         self._reopen = reopen
         self._open: OrderedDict[int, TileIndex] = OrderedDict()
         self._near = 0  # indexes near the place of the last search
         self._lock = threading.RLock()
         self._verified: dict[int, Any] = {}  # which descriptors of an index were verified, while it is closed
+        manifests: list[IndexManifest] = []
         centres: list[Float64] = []
         parts: list[_Part] = []
-        for index in indexes:
+        checksums: list[str] = []
+        self.area_m2 = 0.0
+        for folder in paths:
+            index = reopen(folder)  # one at a time: there may be more of them than files may be open
+            if not manifests:
+                datum = datum or index.manifest.datum
+                self.frame = LocalFrame(datum, REGION_RANGE_M)
+            else:
+                _check_alike(paths[0], manifests[0], folder, index.manifest)
+            manifests.append(index.manifest)
             centres.append(self._to_map(index))
             parts.append(self._part(index, centres[-1], sum(part.count for part in parts)))
+            checksums.append(index.checksum)
+            self.area_m2 += index.area_m2
+        first = manifests[0]
         self._parts = tuple(parts)
         self._firsts = np.array([part.first for part in parts], np.int64)
         self._boxes_m = np.array([part.box_m for part in parts])
         self.centres_m: Float64 = np.concatenate(centres)
         self.centres_m.setflags(write=False)
-        self.area_m2 = sum(index.area_m2 for index in indexes)
-        self.checksum = hashlib.sha256(
-            "\n".join([repr(datum), *(index.checksum for index in indexes)]).encode()
-        ).hexdigest()
-        strides = {index.manifest.stride_m for index in indexes}
+        self.checksum = hashlib.sha256("\n".join([repr(datum), *checksums]).encode()).hexdigest()
+        self._kinds = " and ".join(sorted({manifest.search for manifest in manifests}))
+        strides = {manifest.stride_m for manifest in manifests}
         self.manifest = dataclasses.replace(
             first,
-            encoder=", ".join(dict.fromkeys(index.manifest.encoder for index in indexes)),
-            datum=datum,
+            encoder=", ".join(dict.fromkeys(manifest.encoder for manifest in manifests)),
+            datum=self.frame.datum,
             tiles=len(self.centres_m),
-            skipped=sum(index.manifest.skipped for index in indexes),
+            skipped=sum(manifest.skipped for manifest in manifests),
             stride_m=first.stride_m if len(strides) == 1 else None,
             imagery={
                 "rasters": [
-                    raster
-                    for index in indexes
-                    for raster in index.manifest.imagery.get("rasters", [index.manifest.imagery])
+                    raster for manifest in manifests for raster in manifest.imagery.get("rasters", [manifest.imagery])
                 ]
             },
             search="exact",
@@ -141,7 +159,7 @@ class RegionIndex:
 
     @property
     def search_description(self) -> str:
-        return f"exact, index by index ({len(self._parts)}), CPU"
+        return f"{self._kinds}, index by index ({len(self._parts)}), CPU"
 
     def tile_yaw_rad(self, tile_id: int) -> float:
         return self._parts[self._number_of(tile_id)].yaw_rad
@@ -190,14 +208,10 @@ class RegionIndex:
             self._opened(number).verify()
 
     def _search_all(self, query: Float32, k: int) -> Candidates:
-        """Block by block, so that no more than a block of descriptors is in memory."""
         tile_ids, similarities = np.empty(0, np.int64), np.empty(0, np.float32)
         for number, part in enumerate(self._parts):
-            descriptors = self._opened(number).descriptors
-            for start in range(0, part.count, _BLOCK):
-                rows = np.asarray(descriptors[start : start + _BLOCK], np.float32)
-                found = nearest_among(rows, np.arange(len(rows)), query, k)
-                tile_ids = np.concatenate([tile_ids, part.first + start + found.tile_ids])
+            for found in _searched(self._opened(number), query, k):
+                tile_ids = np.concatenate([tile_ids, part.first + found.tile_ids])
                 similarities = np.concatenate([similarities, found.similarities])
                 best = np.argsort(-similarities, kind="stable")[:k]
                 tile_ids, similarities = tile_ids[best], similarities[best]
@@ -265,6 +279,19 @@ class RegionIndex:
         return _Part(index.path, first, len(index), box, yaw)
 
 
+def _searched(index: TileIndex, query: Float32, k: int) -> Iterator[Candidates]:
+    """The nearest tiles of an index, by its own kind of search.
+
+    One that is searched exactly is read block by block, so that no more than a block of descriptors is in memory.
+    """
+    if index.manifest.search == "ivfpq":
+        yield index.search(query, k)
+        return
+    for start in range(0, len(index), _BLOCK):
+        rows = np.asarray(index.descriptors[start : start + _BLOCK], np.float32)
+        yield nearest_among(rows, np.arange(start, start + len(rows)), query, k)
+
+
 class _RegionRows:
     """Rows of tiles of any of the indexes."""
 
@@ -327,8 +354,7 @@ def open_map(
     def reopen(index: Path) -> TileIndex:
         return open_index(index, bundle=bundle, search_device="cpu")
 
-    opened = [reopen(index) for index in paths]
-    region = RegionIndex(folder, opened, datum or opened[0].manifest.datum, reopen)
+    region = RegionIndex(folder, paths, datum, reopen)
     if verify:
         region.verify()
     return region
@@ -367,11 +393,10 @@ def _read_region(path: Path) -> tuple[Datum | None, list[Path]]:
     return datum, paths
 
 
-def _check_alike(one: TileIndex, other: TileIndex) -> None:
+def _check_alike(one: Path, manifest: IndexManifest, other: Path, its_manifest: IndexManifest) -> None:
     for name in ("weights_sha256", "tile_size", "metres_per_pixel"):
-        values = [getattr(index.manifest, name) for index in (one, other)]
+        values = [getattr(manifest, name), getattr(its_manifest, name)]
         if values[0] != values[1]:
             raise ConfigurationError(
-                f"{one.path} and {other.path} are no region: {name} is {values[0]} and {values[1]}; build both with "
-                "one model"
+                f"{one} and {other} are no region: {name} is {values[0]} and {values[1]}; build both with one model"
             )
