@@ -265,7 +265,8 @@ def photographed_outcomes(bundle: ModelBundle, streets: Sequence[Streets]) -> Ou
                     truth = own.truth(index.frame)
                     outside = np.full(len(truth), own is not shown)
                     localizer = runtime.localizer(index, own)
-                    parts.append(_localized(localizer, own, truth, outside, np.arange(len(truth))))
+                    rows = np.arange(len(truth))
+                    parts.append(_localized(localizer, own, truth, outside, rows, leave_out_refused=True))
     return joined(parts)
 
 
@@ -367,6 +368,7 @@ def _localized(
     rows: npt.NDArray[np.intp],
     *,
     searched: bool = False,
+    leave_out_refused: bool = False,
 ) -> Outcomes:
     """The answers to the panoramas `rows`.
 
@@ -378,12 +380,16 @@ def _localized(
         rows: of `streets`.
         searched: Turn each panorama by a random angle and give no heading; otherwise give one that is wrong by
             `HEADING_SIGMA_RAD`.
+        leave_out_refused: Leave out panoramas that the localizer refuses to look at, such as too dark ones.
+
+    Raises:
+        InputError: The localizer refuses a panorama, and it is not to be left out.
     """
     rng = np.random.default_rng(streets.seed)
     rolls = rng.integers(streets.columns, size=len(truth)) if searched else np.zeros(len(truth), np.int64)
     errors_rad = rng.normal(0.0, HEADING_SIGMA_RAD, len(truth))
-    columns = localizer.bundle.manifest.ground.columns
-    clues, right, panoramas, tiles = [], [], [], []
+    columns, channels = localizer.bundle.manifest.ground.columns, localizer.bundle.manifest.mean_channels
+    looked_at, clues, right, panoramas, tiles = [], [], [], [], []
     for row in rows.tolist():
         heading = None
         if not searched:
@@ -391,7 +397,10 @@ def _localized(
         image = CameraImage(streets.camera_image(row, int(rolls[row])), row + 1)
         observation = localizer.observe(image, Query(heading=heading))
         if isinstance(observation, Rejection):
+            if leave_out_refused:
+                continue
             raise InputError(f"{streets.name}, panorama {row}: {observation.detail}")
+        looked_at.append(row)
         found = localizer.answer(observation)
         clues.append((found.clues.belief, found.clues.score, found.clues.spread, found.clues.agreeing))
         panoramas.append(panorama_features(observation.features.levels[0][None], columns)[0])
@@ -399,8 +408,10 @@ def _localized(
         error_m = np.hypot(*(truth[row] - (found.east_m, found.north_m)))
         right.append(not outside[row] and error_m <= localizer.config.answer_radius_m)
     belief, score, spread, agreeing = np.array(clues, np.float64).reshape(-1, 4).T
-    means = (np.array(of_each, np.float64).reshape(len(rows), -1) for of_each in (panoramas, tiles))
-    return Outcomes(belief, score, spread, agreeing, *means, np.array(right, np.bool_), outside[rows])
+    means = (np.array(of_each, np.float64).reshape(-1, channels) for of_each in (panoramas, tiles))
+    return Outcomes(
+        belief, score, spread, agreeing, *means, np.array(right, np.bool_), outside[np.array(looked_at, np.intp)]
+    )
 
 
 def fit_confidence(outcomes: Outcomes) -> Confidence:
