@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any, Callable
 
@@ -25,7 +26,7 @@ from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference import cuda, tensorrt_engine, tensorrt_library
 from unifygeo_ros.inference.bundle import GRAPHS, GROUND_FEATURES, LEVELS, PRECISIONS, PYRAMID, ModelBundle, load_bundle
 from unifygeo_ros.inference.cuda import CudaDevice
-from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.inference.engine import BackendUnavailable, EngineSet
 from unifygeo_ros.inference.engine_cache import EngineCache, EngineKey
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.inference.tensorrt_build import MAX_BATCH, _progress_monitor
@@ -316,6 +317,25 @@ def test_header_nested_without_end_is_damage(tmp_path: Path, caplog: pytest.LogC
     assert cache.load(_key()) is None
     assert "damaged" in caplog.text
     assert cache.prune([_key()]) == (path,)
+
+
+@pytest.mark.parametrize(
+    ("version", "taken"),
+    [("8.6.1", False), ("10.2.0", False), ("10.3.0", True), ("10.13.3.9", True), ("11.4.0.106", True)],
+)
+def test_tensorrt_older_than_10_3_is_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, version: str, taken: bool
+) -> None:
+    """8.6 is that of JetPack 5 and 6.0."""
+    module = types.ModuleType("tensorrt")
+    module.__version__ = version  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    if taken:
+        assert load_library("tensorrt").version == version
+    else:
+        message = rf"tensorrt {re.escape(version)} is too old, 10\.3 or newer is needed; .*jetson\.md"
+        with pytest.raises(BackendUnavailable, match=message):
+            load_library("tensorrt")
 
 
 def test_tensorrt_does_not_build_for_other_machines(
