@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "test"))
 from measuring import describe_machine, verdict
 from nav_msgs.msg import Odometry
 from ros_drive import Region, Vehicle, domain_id, make_region, stamp_of, start_node, values
-from sensor_msgs.msg import Imu
+from sensor_msgs.msg import CompressedImage, Imu
 from worlds import colour_world
 
 from unifygeo_ros.images.files import read_image
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace, region: Region, folder: Path) -> bool:
         cameras = rig_cameras(args) if args.rig else [Camera("/image/compressed", 0.0, views(args, region))]
         sizes = [len(message.data) for camera in cameras for message in camera.messages]
         for camera in cameras:
-            publisher = vehicle.publisher(camera.topic, reliability="best_effort")
+            publisher = vehicle.publisher(camera.topic, CompressedImage, "best_effort")
             vehicle.wait_for(publisher.get_subscription_count, f"subscription of {camera.topic}", 60.0)
         print(f"{len(cameras)} cameras, JPEG of {min(sizes) / 1e3:.0f} to {max(sizes) / 1e3:.0f} kB")
         kept = load(args, vehicle, node.pid, cameras)
@@ -177,7 +177,7 @@ def load(args: argparse.Namespace, vehicle: Vehicle, pid: int, cameras: list[Cam
             for camera in cameras:
                 exposed = stamp + round(1e9 * (camera.delay_s - cameras[-1].delay_s))
                 message = camera.messages[sent % VIEWS]
-                vehicle.publish(camera.topic, message, exposed, reliability="best_effort")
+                vehicle.publish(camera.topic, message, exposed, kind=CompressedImage, reliability="best_effort")
             sent += 1
             next_image += 1 / args.rate
         if now >= next_imu:
@@ -187,7 +187,7 @@ def load(args: argparse.Namespace, vehicle: Vehicle, pid: int, cameras: list[Cam
             next_imu += 1 / IMU_RATE_HZ
             if args.rig:
                 stamp = vehicle.node.get_clock().now().nanoseconds
-                vehicle.publish("/odom", odometry(now - begin), stamp, "odom")
+                vehicle.publish("/odometry", odometry(now - begin), stamp, "odom")
         if now >= next_sample:
             memory.append((now - begin, resident_mb(pid)))
             next_sample += 1.0
