@@ -117,21 +117,21 @@ def test_nothing_changed_is_what_the_judge_says(network: UnifyGeo, tmp_path: Pat
 def test_a_change_is_judged_as_a_set_of_changed_images_and_leaves_the_next_row_alone(
     network: UnifyGeo, tmp_path: Path
 ) -> None:
-    """Panoramas upside down, tiles mirrored; then nothing again."""
+    """Panoramas upside down, tiles as negatives; then nothing again."""
     data = RandomSet()
     turned = RandomSet()
-    turned._ground, turned._aerial = turned._ground[:, ::-1].copy(), turned._aerial[:, :, ::-1].copy()
+    turned._ground, turned._aerial = turned._ground[:, ::-1].copy(), 255 - turned._aerial
     (tmp_path / "judge").mkdir()
     expected = judge(network, turned, tmp_path / "judge")
     changes = [
-        Change("both", lambda image, rng: image[::-1].copy(), lambda image, rng: image[:, ::-1].copy()),
+        Change("both", lambda image, rng: image[::-1].copy(), lambda image, rng: 255 - image),
         Change("nothing", lambda image, rng: image),
     ]
     before, both, after = losses(network, data, changes, tmp_path, panoramas=QUERIES)
     assert both.median_m == pytest.approx(expected.metric.median_m)
     assert both.recall_5 == pytest.approx(expected.retrieval.recall_5)
     assert (after.recall_5, after.median_m) == (before.recall_5, before.median_m)
-    assert (both.recall_5, both.median_m) != (before.recall_5, before.median_m)
+    assert both.recall_5 != before.recall_5
 
 
 def test_draws_belong_to_the_image_and_the_seed() -> None:
