@@ -20,3 +20,14 @@ def home_path(text: str | Path) -> Path:
         raise ConfigurationError(
             f"{text}: the home folder is not known ({error}); set HOME, or write the whole path"
         ) from error
+
+
+def folder_option(given: Path | None, parameter: str, option: str, name: str) -> Path:
+    """A folder that an option gives, or else a parameter.
+
+    Raises:
+        ConfigurationError: Neither does.
+    """
+    if given is None and not parameter:
+        raise ConfigurationError(f"{option} is missing; give it, or the parameter {name} in the parameter file")
+    return given or home_path(parameter)

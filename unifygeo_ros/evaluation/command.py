@@ -8,7 +8,7 @@ from typing import Any
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.options import add_settings, settings_of
-from unifygeo_ros.core.paths import home_path
+from unifygeo_ros.core.paths import folder_option
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
 from unifygeo_ros.parameters.options import add_parameter_options, settings_of_options
 from unifygeo_ros.parameters.settings import with_values
@@ -143,8 +143,8 @@ def _replay(args: argparse.Namespace) -> int:
         settings = with_values(settings, {"rig.file": args.rig})
     request = ReplayRequest(
         bag=args.bag,
-        index=_folder(args.index, settings.node.index, "--index", "index"),
-        model=_folder(args.model, settings.node.bundle, "--model", "bundle"),
+        index=folder_option(args.index, settings.node.index, "--index", "index"),
+        model=folder_option(args.model, settings.node.bundle, "--model", "bundle"),
         output=args.output,
         report=args.report,
         image_topic=args.image_topic,
@@ -180,12 +180,6 @@ def _replay(args: argparse.Namespace) -> int:
         if path is not None:
             print(path)
     return 0
-
-
-def _folder(given: Path | None, parameter: str, option: str, name: str) -> Path:
-    if given is None and not parameter:
-        raise ConfigurationError(f"{option} is missing; give it, or the parameter {name} in the parameter file")
-    return given or home_path(parameter)
 
 
 def _compare(args: argparse.Namespace) -> int:

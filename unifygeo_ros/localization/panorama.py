@@ -110,7 +110,7 @@ def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig)
                 "check focus, dirt on the lens and motion blur",
             )
     if config.check_projection:
-        body = _body_mask(mount) < 128 if mount.mask_path else None
+        body = body_mask(mount) < 128 if mount.mask_path else None
         if image.seen is not None:
             rows, columns = image.seen.shape
             hidden = None if body is None else cv2.resize(body.astype(np.uint8), (columns, rows)) > 0
@@ -143,7 +143,7 @@ def seen_share(image: CameraImage, mount: CameraMount, ground: GroundSpec) -> fl
     """Share of the rows and columns that the network takes in where the image shows the world; a tilt is left out."""
     rows, columns = 180, 360
     shown = np.ones((rows, columns), np.float32)
-    for layer in (image.seen, _body_mask(mount) >= 128 if mount.mask_path else None):
+    for layer in (image.seen, body_mask(mount) >= 128 if mount.mask_path else None):
         if layer is not None:
             small = cv2.resize(layer.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
             shown = np.minimum(shown, small)
@@ -184,7 +184,7 @@ def sharpness(pixels: UInt8, seen: Bool | None = None) -> float:
 def check_mask(mount: CameraMount) -> None:
     """Read the mount's body mask, if it has one. Raises InputError where it cannot be used."""
     if mount.mask_path:
-        _body_mask(mount)
+        body_mask(mount)
 
 
 def prepare_panorama(image: CameraImage, ground: GroundSpec, mount: CameraMount, heading: Heading | None) -> Panorama:
@@ -207,7 +207,7 @@ def prepare_panorama(image: CameraImage, ground: GroundSpec, mount: CameraMount,
         roll_rad = pitch_rad = 0.0
     geometry = mount, ground, vehicle_azimuth_rad, roll_rad, pitch_rad
     pixels, seen = _resample(image.pixels, *geometry)
-    masks = [_body_mask(mount)] if mount.mask_path else []
+    masks = [body_mask(mount)] if mount.mask_path else []
     if image.seen is not None:
         masks.append(np.where(image.seen, 255, 0).astype(np.uint8))
     for mask in masks:
@@ -258,14 +258,33 @@ def _resample(
     if level and whole and inside and enough:
         turn_rad = mount.yaw_rad - vehicle_azimuth_rad
         return _resample_level(pixels[round(first) : round(last)], ground, turn_rad), None
+    camera_from_panorama = camera_from_level(mount, vehicle_azimuth_rad, roll_rad, pitch_rad)
+    return _resample_general(pixels, top, bottom, ground, camera_from_panorama)
+
+
+def camera_from_level(mount: CameraMount, vehicle_azimuth_rad: float, roll_rad: float, pitch_rad: float) -> Float64:
+    """Rotation from directions with x north, y west and z up into the camera's axes.
+
+    Those have x through the image's centre column, y left, z up; of a camera that hangs upside down they are the axes
+    of the image turned by half a turn.
+
+    Args:
+        mount: yaw, pitch and roll count.
+        vehicle_azimuth_rad: of base_link's x axis, clockwise from north.
+        roll_rad: of the vehicle.
+        pitch_rad: of the vehicle.
+
+    Returns:
+        float64 (3, 3).
+    """
     base_from_camera = _rotation_z(mount.yaw_rad) @ _rotation_y(mount.pitch_rad) @ _rotation_x(mount.roll_rad)
-    camera_from_panorama = (
+    rotation: Float64 = (
         base_from_camera.T
         @ _rotation_x(roll_rad).T
         @ _rotation_y(pitch_rad).T
         @ _rotation_z(vehicle_azimuth_rad)  # azimuth is clockwise, z is up: minus twice
     )
-    return _resample_general(pixels, top, bottom, ground, camera_from_panorama)
+    return rotation
 
 
 def _resample_level(pixels: UInt8, ground: GroundSpec, turn_rad: float) -> UInt8:
@@ -341,7 +360,7 @@ def _directions(ground: GroundSpec) -> Float32:
 
 
 @functools.lru_cache(maxsize=4)
-def _body_mask(mount: CameraMount) -> UInt8:
+def body_mask(mount: CameraMount) -> UInt8:
     """uint8 (H, W): 255 where the image shows the world, 0 where the vehicle. Read once; raises InputError."""
     grey = read_image(Path(mount.mask_path))[:, :, 1]
     if problem := _aspect_problem(grey.shape[0], grey.shape[1], mount):

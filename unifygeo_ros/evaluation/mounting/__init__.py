@@ -1,0 +1,1 @@
+"""Delay, mount, IMU and odometry, estimated from a recorded drive."""
