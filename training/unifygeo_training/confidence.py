@@ -186,7 +186,7 @@ def fit_bundle(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibra
         confidence, on_map = fit_confidence(outcomes), fit_on_map(outcomes)
         if not name:
             weights = unfamiliar_weights(photographed, known, confidence, on_map)
-        fitted = {
+        fitted: dict[str, Any] = {
             f"{name}confidence": replace(confidence, unfamiliar_weight=weights[0]),
             f"{name}on_map_confidence": replace(on_map, unfamiliar_weight=weights[1]),
         }
@@ -408,9 +408,16 @@ def _localized(
         error_m = np.hypot(*(truth[row] - (found.east_m, found.north_m)))
         right.append(not outside[row] and error_m <= localizer.config.answer_radius_m)
     belief, score, spread, agreeing = np.array(clues, np.float64).reshape(-1, 4).T
-    means = (np.array(of_each, np.float64).reshape(-1, channels) for of_each in (panoramas, tiles))
+    ground, aerial = (np.array(of_each, np.float64).reshape(-1, channels) for of_each in (panoramas, tiles))
     return Outcomes(
-        belief, score, spread, agreeing, *means, np.array(right, np.bool_), outside[np.array(looked_at, np.intp)]
+        belief,
+        score,
+        spread,
+        agreeing,
+        ground,
+        aerial,
+        np.array(right, np.bool_),
+        outside[np.array(looked_at, np.intp)],
     )
 
 

@@ -92,9 +92,9 @@ def _columns(azimuth: Float64, shown: Bool, step: float) -> tuple[Float64, Float
     start, count = shortest_arc(hits)
     if count >= bins - 8:  # all around: one more column than the circle has, so that its ends can be interpolated
         columns = math.ceil(2 * np.pi / step)
-        azimuths = np.arange(columns + 1) * (2 * np.pi / columns)
+        azimuths = np.asarray(np.arange(columns + 1) * (2 * np.pi / columns), np.float64)
         return azimuths, (azimuth % (2 * np.pi)) / (2 * np.pi) * columns
     first = (start - 1) / bins * 2 * np.pi
     columns = max(2, math.ceil((count + 2) / bins * 2 * np.pi / step) + 1)
-    azimuths = first + np.arange(columns) * step
+    azimuths = np.asarray(first + np.arange(columns) * step, np.float64)
     return azimuths, ((azimuth - first) % (2 * np.pi)) / step
