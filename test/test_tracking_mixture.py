@@ -11,15 +11,19 @@ import pytest
 
 from unifygeo_ros.core.geodesy import Datum, LocalFrame, wrap_angle
 from unifygeo_ros.core.records import (
+    Distances,
     GroundFeatures,
     Heading,
     HeadingSource,
     Matches,
     Observation,
+    Rejection,
+    RejectionReason,
     TileDistribution,
 )
 from unifygeo_ros.core.se2 import Pose2
-from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.inference.bundle import Calibration, Confidence
+from unifygeo_ros.inference.familiarity import Familiarity, usual_features
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.motion.increments import NO_MOTION
 from unifygeo_ros.motion.samples import InitialPose
@@ -333,7 +337,7 @@ def test_doubt_about_the_stamp_widens_an_image_along_the_way_and_the_tracker_tru
     """A vehicle that drives north at 10 m/s, stamps that are wrong by 0.2 s: σ = 2 m along north."""
     doubt = np.diag([(10 * 0.2) ** 2, 0.0, 0.0])  # in base_link: forward, left, yaw
     seen = observation(Heading(math.pi / 2, 1e-4, HeadingSource.IMU), one_pixel(1, 2, 9), scores=(0.9,))
-    pixel = 3.0**2 * (0.5 * 25 / 12 + 0.3**2 + 2.0**2 * 1e-4)
+    pixel = 0.5 * 25 / 12 + 0.3**2 + 2.0**2 * 1e-4
     e = found(seen, stamp_covariance=doubt, new_share=0.5)
     # It is no error of D: however little of the image is new, it is there once.
     np.testing.assert_allclose(e.covariances_m2[0], np.diag([2 * pixel, 2 * pixel + 4.0]), rtol=1e-6, atol=1e-9)
@@ -350,6 +354,30 @@ def test_doubt_about_the_stamp_widens_an_image_along_the_way_and_the_tracker_tru
         gain = np.array([4 / (4 + pixel), 4 / (4 + pixel + added)])
         np.testing.assert_allclose(np.diag(tracker.belief.covariances[best])[:2], 4 * (1 - gain), rtol=0.02)
         np.testing.assert_allclose(tracker.belief.means[best, :2], [117.5, 66.5 + gain[1]], atol=0.02)
+
+
+def test_unfamiliar_image_says_less_and_beyond_the_limit_nothing() -> None:
+    usual = usual_features([np.random.default_rng(0).standard_normal((50, 2))])
+    calibration = replace(
+        CALIBRATION,
+        confidence=Confidence(unfamiliar_weight=-2.0),
+        familiarity=Familiarity(usual, usual, ground_limit=2.0, aerial_limit=2.0),
+    )
+    heading = Heading(0.7, 0.04, HeadingSource.IMU)
+    seen = observation(heading, one_pixel(1, 2, 9), scores=(0.9, 0.8, 0.6))
+    for distances, odds in ((None, 9.0), (Distances(0.9, 1.0), 9.0), (Distances(1.5, 0.2), 9.0 / math.e)):
+        e = evidence_of(replace(seen, distances=distances), calibration, CONFIG, REGION)
+        assert e.open_share == pytest.approx(1 / (1 + odds))
+        assert e.weights.sum() == pytest.approx(odds / (1 + odds))
+    tracker = Tracker(REGION, calibration, CONFIG)
+    tracker.set_initial_pose(InitialPose(0, 117.5, 67.5, 0.7, np.diag([4.0, 4.0, 0.04])))
+    plan = tracker.plan(NO_MOTION, heading, LocalizerConfig())
+    result = tracker.update(plan, replace(seen, distances=Distances(0.5, 2.1)))
+    assert isinstance(result, Rejection)
+    assert result.reason is RejectionReason.UNFAMILIAR
+    assert "the aerial imagery is 2.10 times as far" in result.detail
+    assert tracker.belief is plan.belief
+    assert tracker.status.images == 1
 
 
 def test_evidence_with_a_searched_heading_has_a_heading_of_each_tile() -> None:
