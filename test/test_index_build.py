@@ -391,5 +391,7 @@ def test_command_builds_reports_and_draws(bundle, imagery, tmp_path, capsys):
     assert drawn.shape[0] > 500
     assert drawn.std() > 20
     assert main(command) == 2  # the output is there
-    assert main(["index", "info", str(tmp_path)]) == 2
-    assert str(tmp_path) in capsys.readouterr().err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["index", "info", str(empty)]) == 2
+    assert str(empty) in capsys.readouterr().err
