@@ -74,6 +74,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_bundle_is_calibrated_on_vigor(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The shipped model on the town: it finds most places, and the copy of the bundle holds what was fitted."""
     output, copy = tmp_path / "calibration.json", tmp_path / "calibrated"
