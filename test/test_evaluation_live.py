@@ -1,6 +1,5 @@
 """A replay against the live node: the same drive, played over DDS in real time, gives the same fixes."""
 
-
 import numpy as np
 import pytest
 
