@@ -146,9 +146,10 @@ def test_watch_confirms_the_mount_for_a_network_that_hardly_notices_the_alternat
 
 def test_watch_counts_one_image_only_so_much() -> None:
     watch = CameraWatch(5)
-    played(watch, {}, 1, otherwise=5.0)
+    asked = played(watch, {}, 3, otherwise=5.0)
+    assert {words for image in asked for words in image} == set(WORDS)  # each was compared once
     assert not watch.confirmed
-    played(watch, {}, 30, otherwise=0.2)
+    played(watch, {}, 60, otherwise=0.2)
     watch.compared({CONFIGURED: 1.0, "mirrored": 6.0})
     assert watch.confirmed
 
