@@ -18,7 +18,6 @@ from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.aerial.regions import open_map
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.files import write_text
-from unifygeo_ros.core.paths import home_path
 from unifygeo_ros.evaluation.metrics.drive import Drive, gather
 from unifygeo_ros.evaluation.metrics.results import FrameResult, ResultFile, read_timings
 from unifygeo_ros.evaluation.metrics.summary import Summary, judge, summarise
@@ -37,9 +36,9 @@ from unifygeo_ros.evaluation.report.page import write_report
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
 from unifygeo_ros.evaluation.setup_notes import advice, frame_notes, mount_note, setup_text, truth_note
 from unifygeo_ros.inference.bundle import ModelBundle, check_calibrated, load_bundle
-from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.camera_mount import rig_mount
 from unifygeo_ros.localization.localizer import Localizer
+from unifygeo_ros.parameters.engines import open_configured_engines
 from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.tracking.region import region_of
 from unifygeo_ros.tracking.smoothing import SmoothedPose, Step, smooth
@@ -121,14 +120,7 @@ def evaluate(request: ReplayRequest) -> Summary:
         request = dataclasses.replace(request, settings=settings)
     truth = _open_truth(request, bag, topics, index)
     node = settings.node
-    with open_engines(
-        bundle,
-        backend=node.backend,
-        precision=node.precision,
-        device=node.device,
-        cache_dir=home_path(node.cache_dir) if node.cache_dir else None,
-        threads=node.threads,
-    ) as engines:
+    with open_configured_engines(bundle, node) as engines:
         localizer = Localizer(index, bundle, engines, settings.localizer, settings.camera)
         identity = _identity(request, bag, topics, truth, bundle, index, engines.description)
         frames_path = request.output.with_name(f"{request.output.stem}.frames.jsonl")

@@ -11,9 +11,9 @@ from unifygeo_ros.aerial.regions import open_map
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.paths import home_path
 from unifygeo_ros.inference.bundle import check_calibrated, load_bundle
-from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.localization.localizer import Localizer
+from unifygeo_ros.parameters.engines import open_configured_engines
 from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.ros.rig import LiveRig
 from unifygeo_ros.sessions.factory import make_session
@@ -58,16 +58,7 @@ def load(settings: Settings, mount: CameraMount, rig: LiveRig | None, step: Call
         index.open_gpu_search()
         resources.callback(index.close_search)
         step("engines")
-        engines = resources.enter_context(
-            open_engines(
-                bundle,
-                backend=node.backend,
-                precision=node.precision,
-                device=node.device,
-                cache_dir=home_path(node.cache_dir) if node.cache_dir else None,
-                threads=node.threads,
-            )
-        )
+        engines = resources.enter_context(open_configured_engines(bundle, node))
         step("first run of the engines")
         engines.warm_up(bundle.manifest)
         step("localizer")

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from unifygeo_ros.aerial.regions import open_map
 from unifygeo_ros.core.errors import ConfigurationError, InputError
-from unifygeo_ros.core.paths import folder_option, home_path
+from unifygeo_ros.core.paths import folder_option
 from unifygeo_ros.evaluation.mounting.collect import BagImages, collect
 from unifygeo_ros.evaluation.mounting.estimate import MOST_IMAGES, DriveEstimate, estimate_drive
 from unifygeo_ros.evaluation.recordings.bags import Bag
@@ -19,8 +19,8 @@ from unifygeo_ros.evaluation.recordings.recorded_mount import recorded_mount
 from unifygeo_ros.evaluation.recordings.static_transforms import RecordedFrames, StaticTransforms
 from unifygeo_ros.evaluation.replay import choose_topics
 from unifygeo_ros.inference.bundle import check_calibrated, load_bundle
-from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.localizer import Localizer
+from unifygeo_ros.parameters.engines import open_configured_engines
 from unifygeo_ros.parameters.settings import Settings
 
 
@@ -82,14 +82,7 @@ def estimate_mount(request: MountRequest) -> tuple[DriveEstimate, Settings]:
         settings = dataclasses.replace(settings, camera=camera)
     images = min(topics.image_count, request.max_frames or topics.image_count)
     hidden = True if request.quiet else None  # None: shown on a terminal only
-    with open_engines(
-        bundle,
-        backend=node.backend,
-        precision=node.precision,
-        device=node.device,
-        cache_dir=home_path(node.cache_dir) if node.cache_dir else None,
-        threads=node.threads,
-    ) as engines:
+    with open_configured_engines(bundle, node) as engines:
         localizer = Localizer(index, bundle, engines, settings.localizer, settings.camera)
         with tqdm(total=images, unit="image", desc="localize", disable=hidden, file=sys.stderr) as bar:
 
