@@ -119,6 +119,20 @@ def slip(belief: Belief, probability: float, sigma_m: float) -> Belief:
     return replace(belief, weights=weights).extended(copies)
 
 
+def doubted(belief: Belief, doubt: float, restart_probability: float) -> Belief:
+    """After a way on which the vehicle may have been carried elsewhere, or the odometry may have slipped.
+
+    Args:
+        belief: After the motion.
+        doubt: Share of an independent image that the way is worth (`share_new`); 0: nothing changes.
+        restart_probability: That the vehicle was carried, between two independent images.
+    """
+    if doubt <= 0:
+        return belief
+    belief = restart(belief, doubt * restart_probability)
+    return slip(belief, doubt * SLIP_PROBABILITY, SLIP_SIGMA_M)
+
+
 def observe_yaw(belief: Belief, yaw_rad: float, variance_rad2: float, outlier: float, exponent: float) -> Belief:
     """A heading that was given (IMU, odometry in the map frame), wrong altogether with probability `outlier`.
 

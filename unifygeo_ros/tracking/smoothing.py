@@ -35,14 +35,11 @@ from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence
 from unifygeo_ros.tracking.filter import (
     HEADING_OUTLIER,
-    SLIP_PROBABILITY,
-    SLIP_SIGMA_M,
     SearchedPart,
+    doubted,
     observe,
     observe_yaw,
     predict,
-    restart,
-    slip,
 )
 from unifygeo_ros.tracking.reduction import MERGE_DISTANCE2, reduce
 
@@ -188,10 +185,7 @@ def _before(
     way = replace(NO_MOTION, distance_m=step.motion.distance_m)
     back = replace(step.motion.reversed(), distance_m=0.0)
     belief = predict(predict(belief, way, noise), back, noise)
-    if step.doubt > 0:
-        belief = restart(belief, step.doubt * config.restart_probability)
-        belief = slip(belief, step.doubt * SLIP_PROBABILITY, SLIP_SIGMA_M)
-    return belief
+    return doubted(belief, step.doubt, config.restart_probability)
 
 
 def _pairs(past: Belief, future: Belief, area_m2: float, scale_sigma: float) -> Belief:

@@ -42,14 +42,11 @@ from unifygeo_ros.tracking.decision import camera_position, decide, measured_by_
 from unifygeo_ros.tracking.evidence import Evidence, evidence_of, log_evidence_of_all
 from unifygeo_ros.tracking.filter import (
     HEADING_OUTLIER,
-    SLIP_PROBABILITY,
-    SLIP_SIGMA_M,
     SearchedPart,
+    doubted,
     observe,
     observe_yaw,
     predict,
-    restart,
-    slip,
 )
 from unifygeo_ros.tracking.reduction import MERGE_DISTANCE2, reduce
 from unifygeo_ros.tracking.region import Region
@@ -212,9 +209,7 @@ class Tracker:
         belief = predict(self._belief, motion, self.noise)
         # Doubt grows with distance, as the images' evidence against it does: a parked vehicle keeps its place.
         doubt = share_new(way_m, config.correlation_m)
-        if doubt > 0:
-            belief = restart(belief, doubt * config.restart_probability)
-            belief = slip(belief, doubt * SLIP_PROBABILITY, SLIP_SIGMA_M)
+        belief = doubted(belief, doubt, config.restart_probability)
         if heading is not None:
             novelty = share_new(travelled_m, config.correlation_m)
             belief = observe_yaw(belief, heading.yaw_rad, heading.variance_rad2, HEADING_OUTLIER, novelty)
