@@ -22,7 +22,7 @@ from test_requirements import TOOLS, without
 from unifygeo_ros import cli
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
-from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Query, Rejection
+from unifygeo_ros.core.records import CameraImage, Fix, Heading, HeadingSource, Query, Rejection
 from unifygeo_ros.images.files import read_image
 from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.inference.select import open_engines
@@ -136,6 +136,15 @@ def test_readme_s_lines_for_a_region_and_a_drive_run_as_typed(shown, monkeypatch
         fix["longitude_deg"], fix["latitude_deg"], shown[1].longitude, shown[1].latitude
     )[2] == pytest.approx(0.2, abs=1.0)  # base_link is 0.2 m behind the camera
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("report.html", "fix.png"))
+
+    program = section.split("```python\n")[1].split("```")[0]
+    names: dict = {}
+    exec(program, names)
+    found = names["result"]
+    assert isinstance(found, Fix), found
+    assert (found.latitude_deg, found.longitude_deg) == pytest.approx(
+        (fix["latitude_deg"], fix["longitude_deg"]), abs=1e-9
+    )
 
 
 def test_library_needs_none_of_the_tools(shown):
