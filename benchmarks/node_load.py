@@ -167,19 +167,19 @@ def views(args: argparse.Namespace, region: Region) -> list:
 def load(args: argparse.Namespace, vehicle: Vehicle, pid: int, cameras: list[Camera]) -> bool:
     begin = time.monotonic()
     end = begin + 60 * args.minutes
-    next_image = next_imu = next_sample = begin
-    sent, late, memory = 0, 0.0, []
+    next_imu = next_sample = begin
+    due = [begin + camera.delay_s for camera in cameras]
+    counts, late, memory = [0] * len(cameras), 0.0, []
     cpu_before, main_before, own_before = cpu_s(pid), cpu_s(pid, pid), time.process_time()
     while (now := time.monotonic()) < end:
-        if now >= next_image:
-            late = max(late, now - next_image)
-            stamp = vehicle.node.get_clock().now().nanoseconds
-            for camera in cameras:
-                exposed = stamp + round(1e9 * (camera.delay_s - cameras[-1].delay_s))
-                message = camera.messages[sent % VIEWS]
-                vehicle.publish(camera.topic, message, exposed, kind=CompressedImage, reliability="best_effort")
-            sent += 1
-            next_image += 1 / args.rate
+        for i, camera in enumerate(cameras):
+            if now >= due[i]:
+                late = max(late, now - due[i])
+                stamp = vehicle.node.get_clock().now().nanoseconds
+                message = camera.messages[counts[i] % VIEWS]
+                vehicle.publish(camera.topic, message, stamp, kind=CompressedImage, reliability="best_effort")
+                counts[i] += 1
+                due[i] += 1 / args.rate
         if now >= next_imu:
             imu = Imu()
             imu.orientation.w = 1.0
@@ -191,9 +191,10 @@ def load(args: argparse.Namespace, vehicle: Vehicle, pid: int, cameras: list[Cam
         if now >= next_sample:
             memory.append((now - begin, resident_mb(pid)))
             next_sample += 1.0
-        vehicle.executor.spin_once(timeout_sec=max(0.0, min(next_image, next_imu) - time.monotonic()))
+        vehicle.executor.spin_once(timeout_sec=max(0.0, min(*due, next_imu) - time.monotonic()))
     seconds = time.monotonic() - begin
     vehicle.spin(1.5)
+    sent = min(counts)
     cpu, main, own = cpu_s(pid) - cpu_before, cpu_s(pid, pid) - main_before, time.process_time() - own_before
     slope, worker_ms, in_order = report(vehicle, sent, seconds, late, np.array(memory))
     print(f"CPU of the node {cpu / seconds:.0%} of a core, of this publisher {own / seconds:.0%}")

@@ -74,6 +74,30 @@ def test_camera_that_is_unplugged_costs_its_sector_and_delays_few_sets():
     assert sum(wait > 0.03 for wait in waits) <= 3
 
 
+@pytest.mark.parametrize("offset_s", [0.0, 0.013, 0.045, -0.045])
+@pytest.mark.parametrize("lost", [{20}, {20, 21}, {20, 22, 24}, {20, 21, 22, 23}])
+def test_lost_images_of_the_pacing_camera_cost_its_sector_and_no_set(offset_s, lost):
+    """Without the other cameras' image in its place there would be no set, and no fix, at these times."""
+    streams = [deliveries(name, offset_s=offset_s * (i > 0) + 0.001 * i) for i, name in enumerate(SIX)]
+    rules = RigConfig(window_s=0.06, wait_s=0.15)  # the image before or after it is too far away
+    whole = paired(Pairing(SIX, rules), *streams)
+    found = paired(Pairing(SIX, rules), [d for i, d in enumerate(streams[0]) if i not in lost], *streams[1:])
+    assert len(found) == len(whole) == 50
+    # When it comes back after several, another camera paces, and does not wait for it at once.
+    without = lost | ({max(lost) + 1} if len(lost) > 1 else set())
+    for i, (_, image_set) in enumerate(found):
+        assert set(image_set.missing) <= ({"front"} if i in without else set()), i  # none, where the next one is near
+        assert image_set.stamp_ns / 1e9 - START_S == pytest.approx(0.1 * i, abs=0.051)
+
+
+def test_image_of_the_pacing_camera_that_is_late_joins_the_set_that_was_opened_without_it():
+    streams = [deliveries(name, offset_s=0.001 * i) for i, name in enumerate(SIX)]
+    late = [(t + 0.07 * (i == 20), *rest) for i, (t, *rest) in enumerate(streams[0])]
+    found = paired(Pairing(SIX, RULES), late, *streams[1:])
+    assert len(found) == 50
+    assert not any(s.missing for _, s in found)
+
+
 def test_pairing_changes_its_pacing_camera_when_that_one_dies():
     streams = [deliveries(n, until_s=2.0 if n == "front" else 5.0, offset_s=0.01 * i) for i, n in enumerate(SIX)]
     pairing = Pairing(SIX, RULES)

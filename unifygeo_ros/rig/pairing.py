@@ -2,7 +2,8 @@
 
 One source paces: the first one in the rig's order that delivers. Each of its images opens a set at its stamp, and every
 other source gives the image that is nearest to that stamp, within `window_s`. So cameras of different rates fit: a
-faster one gives its nearest image, a slower one takes part in the sets that it has an image for.
+faster one gives its nearest image, a slower one takes part in the sets that it has an image for. Where an image of the
+source that paces is lost, the next source in the rig's order opens the set instead.
 
 A set is finished when it cannot get better: every source has an image at or after its stamp, or its next one, by its
 usual interval, will be no nearer. It is finished at the latest `wait_s` after it was opened. Sources that are silent,
@@ -91,6 +92,8 @@ class Pairing:
         self._sources = {name: _Source() for name in sources}
         self._opened: deque[_Opened] = deque()
         self._last_ns: int | None = None  # stamp of the last set that was opened
+        self._pace_ns = 0.0  # when the pacing source exposed for it, or should have
+        self._opener: str | None = None  # the source that paced it; None: its image did not come
         self._started_s: float | None = None
 
     def add(self, source: str, stamp_ns: int, now_s: float, image: Any) -> list[ImageSet]:
@@ -112,15 +115,15 @@ class Pairing:
             record.intervals_ns.append(-back_ns)
         record.newest_ns = stamp_ns
         record.held.append(StampedImage(stamp_ns, image))
-        if self._delivering(now_s)[:1] == [source] and self._opens(stamp_ns):
-            self._last_ns = stamp_ns
-            self._opened.append(_Opened(stamp_ns, now_s + self._config.wait_s))
+        if self._delivering(now_s)[:1] == [source] and self._opens(source, stamp_ns):
+            self._open(stamp_ns, now_s, pace_ns=stamp_ns, opener=source)
         finished = self.poll(now_s)
         self._drop_old(now_s)
         return finished
 
     def poll(self, now_s: float) -> list[ImageSet]:
         """The sets that are finished by now, oldest first; to be called every few hundredths of a second."""
+        self._open_without_pacing(now_s)
         finished = []
         while self._opened and (now_s >= self._opened[0].deadline_s or self._settled(self._opened[0].stamp_ns, now_s)):
             finished.append(self._set_at(self._opened.popleft().stamp_ns, now_s))
@@ -137,6 +140,7 @@ class Pairing:
         self._sources = {name: _Source() for name in self._sources}
         self._opened.clear()
         self._last_ns = self._started_s = None
+        self._pace_ns, self._opener = 0.0, None
 
     def problems(self, now_s: float) -> dict[str, str]:
         """The sources that do not deliver usable images, each with the reason."""
@@ -185,9 +189,35 @@ class Pairing:
             or newest_ns - record.newest_ns <= max(BEHIND_PERIODS * record.period_ns, self._window_ns)
         ]
 
-    def _opens(self, stamp_ns: int) -> bool:
+    def _opens(self, source: str, stamp_ns: int) -> bool:
         """Whether an image of the pacing source opens a set: its stamp is new, or the clock was set back."""
-        return self._last_ns is None or stamp_ns > self._last_ns or self._last_ns - stamp_ns > ASTRAY_NS
+        if self._last_ns is None or self._last_ns - stamp_ns > ASTRAY_NS:
+            return True
+        if source != self._opener and stamp_ns - self._pace_ns <= (self._sources[source].period_ns or 0.0) / 2:
+            return False  # it belongs to the set that another source has opened
+        return stamp_ns > self._last_ns
+
+    def _open(self, stamp_ns: int, now_s: float, *, pace_ns: float, opener: str | None) -> None:
+        self._last_ns, self._pace_ns, self._opener = stamp_ns, pace_ns, opener
+        self._opened.append(_Opened(stamp_ns, now_s + self._config.wait_s))
+
+    def _open_without_pacing(self, now_s: float) -> None:
+        """Open a set at another source's image if the pacing source's is overdue by half of its interval."""
+        pacing, *others = self._delivering(now_s) or [""]
+        record = self._sources.get(pacing)
+        if record is None or record.heard_s is None or record.period_ns is None or self._last_ns is None:
+            return
+        due_ns = self._pace_ns + record.period_ns
+        overdue_ns = NS_PER_S * (now_s - record.heard_s) - (due_ns - record.newest_ns)
+        if overdue_ns < record.period_ns / 2:
+            return
+        reach_ns = min(self._window_ns, record.period_ns / 2)
+        for name in others:
+            stamps_ns = [held.stamp_ns for held in self._sources[name].held if held.stamp_ns > self._last_ns]
+            nearest_ns = min(stamps_ns, key=lambda stamp_ns: abs(stamp_ns - due_ns), default=None)
+            if nearest_ns is not None and abs(nearest_ns - due_ns) <= reach_ns:
+                self._open(nearest_ns, now_s, pace_ns=due_ns, opener=None)
+                return
 
     # -- sets ---------------------------------------------------------------------------------------------------------
 
