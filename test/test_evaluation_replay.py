@@ -1,6 +1,7 @@
 """Whole replays of a real bag with a real index and real engines."""
 
 import errno
+import html
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from bundles import random_bundle
 from drives import START_NS, STORE, TYPES, Circle, header, vector, write_drive
 from index_parts import subset
@@ -35,6 +37,7 @@ from unifygeo_ros.localization.panorama import enough_columns
 from unifygeo_ros.parameters.options import settings_of_options
 
 TF = "tf2_msgs/msg/TFMessage"
+COPYRIGHT = "Survey of <Nowhere> & Sons, CC BY 4.0"
 EVO_APE = shutil.which("evo_ape", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
@@ -44,8 +47,11 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("replay")
     bundle = random_bundle(folder / "bundle", calibration=Calibration(distribution_temperature=0.5))
     world = colour_world()
+    image = world.write_geotiff(folder / "world.tif")
+    with rasterio.open(image, "r+") as dataset:
+        dataset.update_tags(TIFFTAG_COPYRIGHT=COPYRIGHT)
     with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
-        build_index([world.write_geotiff(folder / "world.tif")], bundle, engines, folder / "index")
+        build_index([image], bundle, engines, folder / "index")
     write_drive(folder / "drive", world, open_index(folder / "index").frame)
     return folder
 
@@ -306,6 +312,13 @@ def test_report_is_whole_and_needs_no_network(done):
     assert numbers["format"] == "unifygeo-evaluation"
     assert numbers["counts"]["images"] == 25
     assert len(numbers["per_image"]["error_m"]) == 25
+
+
+def test_report_names_the_provider_of_the_imagery(done):
+    page = (done / "report.html").read_text()
+    assert f"<dt>imagery</dt><dd>{html.escape(COPYRIGHT)}</dd>" in page
+    assert COPYRIGHT not in page  # it is text, whatever it holds
+    assert json.loads((done / "report.json").read_text())["identity"]["index"]["attributions"] == [COPYRIGHT]
 
 
 def test_rejected_images_keep_their_reason(place, tmp_path):

@@ -298,7 +298,7 @@ def test_download_killed_in_the_middle_goes_on(tiles, tmp_path, capsys):
     assert len(tiles.requests) == len(region()) + 1  # the tile that was in hand is asked for again
 
 
-def test_attribution_and_licence_reach_index_info_and_report(tiles, tmp_path, capsys):
+def test_attribution_and_licence_reach_the_index_and_its_info(tiles, tmp_path, capsys):
     fetch(tiles, tmp_path / "tiles")
     bundle = random_bundle(tmp_path / "bundle", metres_per_pixel=metres_per_pixel(ZOOM, 48.5, SIDE))
     printed = town(tmp_path / "town.tif", resolution=3.0, metres=600.0)

@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import rasterio
 from browser import Browser
 from bundles import random_bundle
 from worlds import colour_world
@@ -39,6 +40,7 @@ from unifygeo_ros.watch.server import WatchServer
 
 SECOND = 1_000_000_000
 START_NS = 1_750_000_000 * SECOND
+COPYRIGHT = "Survey of <Nowhere> & Sons, CC BY 4.0"
 LOST_AT = range(12, 18)
 """Frames of the made-up replay that have no fix."""
 
@@ -47,8 +49,11 @@ LOST_AT = range(12, 18)
 def index_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("watch")
     bundle = random_bundle(folder / "bundle")
+    image = colour_world().write_geotiff(folder / "world.tif")
+    with rasterio.open(image, "r+") as dataset:
+        dataset.update_tags(TIFFTAG_COPYRIGHT=COPYRIGHT)
     with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
-        build_index([colour_world().write_geotiff(folder / "world.tif")], bundle, engines, folder / "index")
+        build_index([image], bundle, engines, folder / "index")
     return folder / "index"
 
 
@@ -191,6 +196,7 @@ def test_server_gives_page_information_and_tiles_and_refuses_the_rest(serve, res
     information = json.loads(get(server, "/info.json")[1])
     assert (information["mode"], information["name"]) == ("replay", "drive")
     assert information["map"]["tiles"] == len(open_index(index_folder))
+    assert information["map"]["attributions"] == [COPYRIGHT]
     status, jpeg = get(server, "/tiles/0/0/0.jpg")
     assert status == 200
     assert jpeg[:2] == b"\xff\xd8"
@@ -272,7 +278,8 @@ def test_page_plays_a_replay(serve, browser, results, index_folder, tmp_path):
     page.open(server.url)
     page.wait_for("past.frames.length === 30 && document.querySelector('#state').textContent === 'fix'")
     assert page.text("#mode") == "replay"
-    assert page.text("#notes") == "no camera pictures: give --bag"
+    assert page.text("#notes") == f"no camera pictures: give --bag · {COPYRIGHT}"
+    assert page.evaluate("document.querySelector('#notes').children.length") == 0  # text, whatever it holds
     assert "true error0.50 m" in page.text("#values")
     assert "σ of the long axis1.00 m" in page.text("#values")
     # The timeline goes to a place: the middle is image 15, one of those without a fix.
