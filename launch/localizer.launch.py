@@ -51,7 +51,7 @@ TOPICS = {
 
 
 # Topics in rviz/unifygeo.rviz, below the node's name.
-SHOWN = ("fix", "pose", "hypotheses/cloud", "heatmap", "heatmap_updates", "debug_image/compressed")
+SHOWN = ("fix", "pose", "hypotheses/cloud", "heatmap", "heatmap_updates", "orthophoto", "debug_image/compressed")
 
 
 def start_rviz(context: LaunchContext) -> list[Node]:

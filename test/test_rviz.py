@@ -15,6 +15,7 @@ DISPLAYS = {
     "rviz_default_plugins/Grid": None,
     "rviz_default_plugins/TF": None,
     "rviz_default_plugins/Map": "OccupancyGrid",
+    "rviz_default_plugins/MarkerArray": "MarkerArray",
     "rviz_default_plugins/PointCloud2": "PointCloud2",
     "rviz_default_plugins/PoseWithCovariance": "PoseWithCovarianceStamped",
     "rviz_default_plugins/Image": "CompressedImage",  # by image_transport, from the topic's last part
@@ -28,7 +29,7 @@ FOXGLOVE_PANELS = {"3D", "Image", "Plot", "RawMessages", "DiagnosticSummary"}
 def published():
     """Topic → message type of what the node publishes, out of its source."""
     topics = {}
-    for name in ("outputs", "pose_output"):
+    for name in ("orthophoto", "outputs", "pose_output"):
         for call in ast.walk(ast.parse((ROOT / f"unifygeo_ros/ros/{name}.py").read_text())):
             if isinstance(call, ast.Call) and len(call.args) >= 2 and isinstance(call.args[0], ast.Name):
                 topic = call.args[1]

@@ -497,3 +497,5 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         message = DiagnosticArray(status=self.report())
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics_publisher.publish(message)
+        if self._outputs is not None:
+            self._outputs.tend()

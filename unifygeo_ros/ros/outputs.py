@@ -14,10 +14,12 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, NavSatFix, PointCloud2
 from std_msgs.msg import Bool, Float64MultiArray
 
+from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.core.records import CameraImage, Fix, Rejection
 from unifygeo_ros.parameters.settings import NodeConfig
-from unifygeo_ros.ros.debug_image import TilePixels, draw_debug_image
+from unifygeo_ros.ros.debug_image import draw_debug_image
 from unifygeo_ros.ros.image_conversion import ImageConversion
+from unifygeo_ros.ros.orthophoto import Orthophoto
 from unifygeo_ros.ros.pose_output import PoseOutput
 from unifygeo_ros.ros.to_messages import (
     heatmap_message,
@@ -57,7 +59,7 @@ class Outputs:
         self,
         node: LifecycleNode,
         config: NodeConfig,
-        index: TilePixels,
+        index: MapIndex,
         datum_height_m: float,
         conversion: ImageConversion,
         pose: PoseOutput | None,
@@ -80,6 +82,7 @@ class Outputs:
         self._outcome = self._create(DiagnosticArray, "~/outcome", 10)
         self._heatmap = self._create(OccupancyGrid, "~/heatmap", 1)
         self._debug_image = self._create(CompressedImage, "~/debug_image/compressed", 1)
+        self._orthophoto = Orthophoto(node, index, config.map_frame)
         self._next_heatmap_s = self._next_debug_image_s = 0.0
         self._lock = threading.Lock()
         self._is_localized: bool | None = None
@@ -91,6 +94,7 @@ class Outputs:
 
     def close(self) -> None:
         """Withdraw the publishers."""
+        self._orthophoto.close()
         for publisher in self._publishers:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
@@ -98,6 +102,10 @@ class Outputs:
     def reconfigure(self, config: NodeConfig) -> None:
         """Use other live settings from now on."""
         self._config = config
+
+    def tend(self) -> None:
+        """Go on with what is published beside the images; called by the executor's thread from time to time."""
+        self._orthophoto.tend()
 
     def set_localized(self, localized: bool) -> None:
         """Publish whether there was a fix since activation or the last reset, where that changed."""
@@ -115,6 +123,7 @@ class Outputs:
         """See `Outlet`."""
         self._fix.publish(pose_message(fix, self._config.map_frame))
         self._navsat.publish(navsat_message(fix, self._config.base_frame, self._datum_height_m))
+        self._orthophoto.place_m = (fix.east_m, fix.north_m)
         self.set_localized(True)
 
     def publish_outcome(self, outcome: Fix | Rejection) -> None:
