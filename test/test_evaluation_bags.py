@@ -1,5 +1,7 @@
 """Bags, whole and damaged, written with `rosbags` and broken byte by byte."""
 
+import contextlib
+import gc
 import sqlite3
 import struct
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rosbags.highlevel import AnyReader
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
@@ -89,6 +92,60 @@ def test_whole_bags(tmp_path, kind):
     assert bag.topics["/images"].count == COUNT
     assert stamps(bag) == list(range(COUNT))
     assert bag.problems == []
+
+
+@pytest.fixture
+def openings(monkeypatch):
+    """Grows with each opening of a bag's files."""
+    counted, opens = [], AnyReader.open
+
+    def count_and_open(self):
+        counted.append(self)
+        opens(self)
+
+    monkeypatch.setattr(AnyReader, "open", count_and_open)
+    return counted
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_bag_is_opened_once_for_many_readings(tmp_path, kind, openings):
+    bag = Bag(MAKERS[kind](tmp_path))
+    assert bag.deserialize(next(iter(bag.messages(["/images"])))).header.stamp.sec == 0
+    part = bag.messages(["/images"], start_ns=20 * 10**9, stop_ns=21 * 10**9)
+    assert [message.log_time_ns for message in part] == [20 * 10**9 + 7]
+    assert stamps(bag) == list(range(COUNT))
+    assert stamps(bag) == list(range(COUNT))
+    assert bag.problems == []
+    assert len(openings) == 1
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_readings_of_a_bag_at_the_same_time_do_not_disturb_each_other(tmp_path, kind, openings):
+    bag = Bag(MAKERS[kind](tmp_path))
+    outer = bag.messages(["/images"])
+    first = [next(outer) for _ in range(60)]
+    assert stamps(bag) == list(range(COUNT))
+    assert [message.log_time_ns for message in (*first, *outer)] == [k * 10**9 + 7 for k in range(COUNT)]
+    assert len(openings) == 2
+
+
+def open_files(folder):
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one of this listing
+            found.add(link.readlink())
+    return [file for file in found if folder in file.parents]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
+def test_files_of_a_bag_are_closed_with_it(tmp_path):
+    path = MAKERS["mcap"](tmp_path)
+    bag = Bag(path)
+    next(iter(bag.messages(["/images"])))
+    assert open_files(tmp_path) == [storage_file(path)]
+    del bag
+    gc.collect()
+    assert open_files(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MAKERS if "rosbag1" not in kind])

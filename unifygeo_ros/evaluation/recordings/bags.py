@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -43,7 +45,7 @@ class BagMessage(NamedTuple):
 
 
 class Bag:
-    """A recorded drive.
+    """A recorded drive. Its files are open for as long as it exists.
 
     `problems` grows while the bag is read: each entry says what could not be read and why, up to MAX_PROBLEMS of them.
     """
@@ -54,6 +56,8 @@ class Bag:
         self.files = _storage_files(path)
         self._is_rosbag1 = self.files[0].suffix == ".bag"
         self._store: Typestore = get_typestore(Stores.ROS1_NOETIC if self._is_rosbag1 else Stores.ROS2_JAZZY)
+        self._idle: list[AnyReader] = []
+        weakref.finalize(self, _close, self._idle)
         try:
             with self._reader() as reader:
                 self._whole = True
@@ -124,8 +128,27 @@ class Bag:
                 f"{self.path}: message on {message.topic} at {s_from_ns(message.log_time_ns):.3f} s is damaged: {error}"
             ) from error
 
-    def _reader(self) -> AnyReader:
-        return AnyReader([self.path], default_typestore=self._store)
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[AnyReader]:
+        """A reader that nobody else uses now.
+
+        Opening one reads the metadata, the definitions of all messages and, where the files are compressed, all of
+        them; so it is kept for the next use.
+        """
+        try:
+            reader = self._idle.pop()
+        except IndexError:
+            reader = AnyReader([self.path], default_typestore=self._store)
+            reader.open()
+        try:
+            yield reader
+        except Exception:
+            reader.close()
+            raise
+        except BaseException:  # above all GeneratorExit: the caller does not want the rest
+            self._idle.append(reader)
+            raise
+        self._idle.append(reader)
 
     def _recovered(self) -> Iterator[RawMessage]:
         for file in self.files:
@@ -165,6 +188,11 @@ class Bag:
             self.problems.append(problem)
             if len(self.problems) == MAX_PROBLEMS:
                 self.problems.append("further problems are not listed")
+
+
+def _close(readers: list[AnyReader]) -> None:
+    for reader in readers:
+        reader.close()
 
 
 def _storage_files(path: Path) -> list[Path]:
