@@ -8,10 +8,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pyproj
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
-from worlds import CENTRE_E_M, CENTRE_N_M, CRS, World
+from worlds import CENTRE_E_M, CENTRE_N_M, World, to_geodetic
 
 from unifygeo_ros.core.geodesy import LocalFrame
 
@@ -83,8 +82,7 @@ def imu(time_s: float, yaw: float):
 
 
 def navsatfix(time_s: float, x: float, y: float, sigma_m: float):
-    to_geodetic = pyproj.Transformer.from_crs(CRS, "EPSG:4326", always_xy=True)
-    longitude, latitude = to_geodetic.transform(CENTRE_E_M + x, CENTRE_N_M + y)
+    longitude, latitude = to_geodetic().transform(CENTRE_E_M + x, CENTRE_N_M + y)
     return TYPES[NAVSATFIX](
         header=header(time_s, "gps"),
         status=TYPES["sensor_msgs/msg/NavSatStatus"](status=0, service=1),

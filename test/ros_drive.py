@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import rclpy
 import yaml
-from bundles import random_bundle
+from colour_region import write_colour_region
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from lifecycle_msgs.msg import Transition
@@ -33,12 +33,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, Imu, NavSatFix
 from std_srvs.srv import SetBool, Trigger
-from worlds import World, colour_world
+from worlds import World
 
-from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.demo.node_process import NodeProcess
-from unifygeo_ros.inference.bundle import Calibration
-from unifygeo_ros.inference.select import open_engines
 
 ROOT = Path(__file__).parent.parent
 END_TIMEOUT_S = 30.0
@@ -93,11 +90,7 @@ class Region:
 
 
 def make_region(folder: Path) -> Region:
-    world = colour_world()
-    bundle = random_bundle(folder / "bundle", calibration=Calibration(distribution_temperature=0.5))
-    with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
-        build_index([world.write_geotiff(folder / "world.tif")], bundle, engines, folder / "index")
-    return Region(world, bundle.path, folder / "index")
+    return Region(write_colour_region(folder), folder / "bundle", folder / "index")
 
 
 _domains = iter(range(1000))

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
-from bundles import random_bundle
+from colour_region import COPYRIGHT, write_colour_region
 from drives import START_NS, STORE, TYPES, Circle, header, vector, write_drive
 from index_parts import subset
 from rosbags.highlevel import AnyReader
@@ -24,20 +23,17 @@ from scipy.spatial.transform import Rotation
 from worlds import World, colour_world
 
 from unifygeo_ros import cli
-from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.records import Fix, RejectionReason
 from unifygeo_ros.evaluation.metrics.results import read_frames, to_json
 from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.replay import choose_topics
-from unifygeo_ros.inference.bundle import Calibration, load_bundle
-from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.localization.panorama import enough_columns
 from unifygeo_ros.parameters.options import settings_of_options
 
 TF = "tf2_msgs/msg/TFMessage"
-COPYRIGHT = "Survey of <Nowhere> & Sons, CC BY 4.0"
 EVO_APE = shutil.which("evo_ape", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
@@ -45,13 +41,7 @@ EVO_APE = shutil.which("evo_ape", path=os.pathsep.join([str(Path(sys.executable)
 def place(tmp_path_factory):
     """Folder with bundle, index and the bag of a drive."""
     folder = tmp_path_factory.mktemp("replay")
-    bundle = random_bundle(folder / "bundle", calibration=Calibration(distribution_temperature=0.5))
-    world = colour_world()
-    image = world.write_geotiff(folder / "world.tif")
-    with rasterio.open(image, "r+") as dataset:
-        dataset.update_tags(TIFFTAG_COPYRIGHT=COPYRIGHT)
-    with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
-        build_index([image], bundle, engines, folder / "index")
+    world = write_colour_region(folder)
     write_drive(folder / "drive", world, open_index(folder / "index").frame)
     return folder
 

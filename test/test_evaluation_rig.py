@@ -7,27 +7,21 @@ import re
 import numpy as np
 import pytest
 import yaml
-from bundles import random_bundle
+from colour_region import write_colour_region
 from rig_drives import CAMERAS, RIG_FILE, write_rig_drive
 from worlds import colour_world
 
 from unifygeo_ros import cli
-from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.records import Fix
 from unifygeo_ros.evaluation.metrics.results import read_frames
-from unifygeo_ros.inference.bundle import Calibration
-from unifygeo_ros.inference.select import open_engines
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Folder with bundle, index, the bag of a rig's drive and its rig file."""
     folder = tmp_path_factory.mktemp("rig")
-    bundle = random_bundle(folder / "bundle", calibration=Calibration(distribution_temperature=0.5))
-    world = colour_world()
-    with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
-        build_index([world.write_geotiff(folder / "world.tif")], bundle, engines, folder / "index")
+    write_colour_region(folder)
     (folder / "rig.yaml").write_text(yaml.safe_dump(RIG_FILE, sort_keys=False))
     drive(folder, "drive")
     return folder

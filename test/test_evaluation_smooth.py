@@ -7,18 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import random_bundle
+from colour_region import write_colour_region
 from drives import write_drive
 from rosbags.highlevel import AnyReader
-from worlds import colour_world
 
 from unifygeo_ros import cli
-from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.evaluation.recordings.truth_sources import read_truth_file
-from unifygeo_ros.inference.bundle import Calibration
-from unifygeo_ros.inference.select import open_engines
 
 SINGLE = ("--truth-topic", "/ground_truth/odometry", "--set", "session.mode=single")
 SEQUENCE = ("--set", "session.mode=sequence", "--set", "session.heading_source=imu",
@@ -29,10 +25,7 @@ SEQUENCE = ("--set", "session.mode=sequence", "--set", "session.heading_source=i
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with bundle, index, and the bag of a drive of twelve seconds."""
     folder = tmp_path_factory.mktemp("smooth")
-    bundle = random_bundle(folder / "bundle", calibration=Calibration(distribution_temperature=0.5))
-    world = colour_world()
-    with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
-        build_index([world.write_geotiff(folder / "world.tif")], bundle, engines, folder / "index")
+    world = write_colour_region(folder)
     write_drive(folder / "drive", world, open_index(folder / "index").frame)
     return folder
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import random_bundle
-from worlds import colour_world
+from colour_region import write_colour_region
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.familiarity import imagery_familiarity
@@ -178,12 +178,9 @@ def test_watch_warns_of_a_drive_and_not_of_an_image() -> None:
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):  # type: ignore[no-untyped-def]
     folder = tmp_path_factory.mktemp("familiarity")
-    bundle = random_bundle(folder / "bundle", calibration=Calibration(distribution_temperature=0.5))
-    world = colour_world()
+    world, bundle = write_colour_region(folder), load_bundle(folder / "bundle")
     with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
-        imagery = world.write_geotiff(folder / "world.tif")
-        build_index([imagery], bundle, engines, folder / "index")
-        yield world, bundle, engines, open_index(folder / "index", bundle=bundle), imagery, folder
+        yield world, bundle, engines, open_index(folder / "index", bundle=bundle), folder / "world.tif", folder
 
 
 def calibrated_on(bundle, features, limit):  # type: ignore[no-untyped-def]

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from bundles import random_bundle
-from worlds import colour_world
+from colour_region import write_colour_region
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
@@ -16,7 +16,7 @@ from unifygeo_ros.core.errors import EngineError, IndexFormatError
 from unifygeo_ros.core.geodesy import Datum, wrap_angle, yaw_from_azimuth
 from unifygeo_ros.core.records import CameraImage, Fix, Heading, HeadingSource, Prior, Query, Rejection, RejectionReason
 from unifygeo_ros.images.files import read_image
-from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
@@ -32,10 +32,8 @@ PLACES = [(-20.0, 11.0), (9.0, 31.0), (-33.0, -8.0), (28.0, -30.0), (2.0, 3.0), 
 def setting(tmp_path_factory):
     """World, bundle, engines and index, of which nothing changes."""
     folder = tmp_path_factory.mktemp("localizer")
-    bundle = random_bundle(folder / "bundle", calibration=Calibration(distribution_temperature=0.5))
-    world = colour_world()
+    world, bundle = write_colour_region(folder), load_bundle(folder / "bundle")
     with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
-        build_index([world.write_geotiff(folder / "world.tif")], bundle, engines, folder / "index")
         yield world, bundle, engines, open_index(folder / "index", bundle=bundle)
 
 

@@ -6,15 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
-from bundles import random_bundle
+from colour_region import write_colour_region
 from drives import Circle, write_drive
-from worlds import colour_world
 
 from unifygeo_ros import cli
-from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
-from unifygeo_ros.inference.bundle import Calibration
-from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.parameters.files import read_settings_file
 
 
@@ -31,10 +27,7 @@ class Eight(Circle):
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with bundle, index, and the bag of a drive of 20 seconds."""
     folder = tmp_path_factory.mktemp("mount")
-    bundle = random_bundle(folder / "bundle", calibration=Calibration(distribution_temperature=0.5))
-    world = colour_world()
-    with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
-        build_index([world.write_geotiff(folder / "world.tif")], bundle, engines, folder / "index")
+    world = write_colour_region(folder)
     write_drive(folder / "drive", world, open_index(folder / "index").frame, seconds=20.0, path_driven=Eight())
     return folder
 

@@ -7,15 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from bundles import random_bundle
+from colour_region import write_colour_region
 from drives import write_drive
-from worlds import colour_world
 
-from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.evaluation.evaluate import ReplayRequest, evaluate
-from unifygeo_ros.inference.bundle import Calibration
-from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.parameters.settings import PARAMETERS, NodeConfig, Settings, with_values
 
 PACKAGE = Path(__file__).parent.parent / "unifygeo_ros"
@@ -39,10 +35,7 @@ MODES = (
 @pytest.fixture(scope="module")
 def region(tmp_path_factory):
     folder = tmp_path_factory.mktemp("region")
-    bundle = random_bundle(folder / "bundle", calibration=Calibration(distribution_temperature=0.5))
-    world = colour_world()
-    with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
-        build_index([world.write_geotiff(folder / "world.tif")], bundle, engines, folder / "index")
+    world = write_colour_region(folder)
     write_drive(folder / "drive", world, open_index(folder / "index").frame, seconds=3.0)
     return folder
 

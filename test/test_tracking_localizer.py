@@ -6,14 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from bundles import random_bundle
-from worlds import colour_world
+from colour_region import write_colour_region
 
-from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.geodesy import azimuth_from_yaw
 from unifygeo_ros.core.records import CameraImage, Fix
-from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
@@ -29,10 +27,8 @@ SECOND = 1_000_000_000
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sequence")
-    bundle = random_bundle(folder / "bundle", calibration=Calibration(distribution_temperature=0.5))
-    world = colour_world()
+    world, bundle = write_colour_region(folder), load_bundle(folder / "bundle")
     with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
-        build_index([world.write_geotiff(folder / "world.tif")], bundle, engines, folder / "index")
         yield world, bundle, engines, open_index(folder / "index", bundle=bundle)
 
 

@@ -19,19 +19,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import rasterio
 from browser import Browser
-from bundles import random_bundle
-from worlds import colour_world
+from colour_region import COPYRIGHT, write_colour_region
 
-from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.geodesy import tile_from_map
 from unifygeo_ros.core.records import Fix, Hypothesis, Rejection, RejectionReason
 from unifygeo_ros.evaluation.metrics.results import FORMAT, FORMAT_VERSION, FrameResult, to_json
 from unifygeo_ros.evaluation.recordings.truth import TruthPose
-from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.watch.entries import frame_of_replay, position
 from unifygeo_ros.watch.journal import Journal
 from unifygeo_ros.watch.orthophoto import TILE_PIXELS, Orthophoto
@@ -40,7 +36,6 @@ from unifygeo_ros.watch.server import WatchServer
 
 SECOND = 1_000_000_000
 START_NS = 1_750_000_000 * SECOND
-COPYRIGHT = "Survey of <Nowhere> & Sons, CC BY 4.0"
 LOST_AT = range(12, 18)
 """Frames of the made-up replay that have no fix."""
 
@@ -48,12 +43,7 @@ LOST_AT = range(12, 18)
 @pytest.fixture(scope="module")
 def index_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("watch")
-    bundle = random_bundle(folder / "bundle")
-    image = colour_world().write_geotiff(folder / "world.tif")
-    with rasterio.open(image, "r+") as dataset:
-        dataset.update_tags(TIFFTAG_COPYRIGHT=COPYRIGHT)
-    with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
-        build_index([image], bundle, engines, folder / "index")
+    write_colour_region(folder)
     return folder / "index"
 
 

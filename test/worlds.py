@@ -3,6 +3,7 @@ localize, and known exactly."""
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,12 @@ from unifygeo_ros.localization.panorama import FILL_RGB
 CRS = "EPSG:32632"
 CENTRE_E_M, CENTRE_N_M = 500_000.0, 5_372_000.0  # on the central meridian: grid north is north
 CAMERA_HEIGHT_M = 2.0
+
+
+@functools.cache
+def to_geodetic() -> pyproj.Transformer:
+    """From CRS to longitude and latitude."""
+    return pyproj.Transformer.from_crs(CRS, "EPSG:4326", always_xy=True)
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,7 @@ class World:
     @staticmethod
     def in_map(frame: LocalFrame, x_m: float, y_m: float) -> np.ndarray:
         """Map position (2,) of a point x_m east and y_m north of the centre, by way of pyproj."""
-        to_geodetic = pyproj.Transformer.from_crs(CRS, "EPSG:4326", always_xy=True)
-        longitude, latitude = to_geodetic.transform(CENTRE_E_M + x_m, CENTRE_N_M + y_m)
+        longitude, latitude = to_geodetic().transform(CENTRE_E_M + x_m, CENTRE_N_M + y_m)
         return frame.map_from_geodetic(latitude, longitude)
 
 

@@ -14,6 +14,7 @@ from unifygeo_ros.core.errors import InputError
 from unifygeo_training.model import UnifyGeo
 
 BACKBONE = "convnext_atto"
+MEMBER = SMALL.model_copy(update={"backbone": BACKBONE})
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.
 
 
 def test_trunks_and_all_four_heads_start_from_the_pretrained_stages(weights: dict[str, torch.Tensor]) -> None:
-    network = UnifyGeo(SMALL, pretrained=True)
+    network = UnifyGeo(MEMBER, pretrained=True)
     for branch in (network.ground, network.aerial):
         for name, value in branch.trunk.state_dict().items():
             theirs = name.replace("stem_", "stem.").replace("stages_", "stages.")
@@ -51,9 +52,9 @@ def test_trunks_and_all_four_heads_start_from_the_pretrained_stages(weights: dic
 
 
 def test_without_pretrained_weights_everything_starts_at_random(weights: dict[str, torch.Tensor]) -> None:
-    network = UnifyGeo(SMALL)
+    network = UnifyGeo(MEMBER)
     assert not torch.equal(network.ground.trunk.stem_0.weight, weights["stem.0.weight"])
-    assert float(network.ground.fine_head.block.gamma.detach().mean()) == pytest.approx(SMALL.layer_scale)
+    assert float(network.ground.fine_head.block.gamma.detach().mean()) == pytest.approx(MEMBER.layer_scale)
 
 
 def test_unavailable_pretrained_weights_are_one_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +63,7 @@ def test_unavailable_pretrained_weights_are_one_error_with_the_remedy(monkeypatc
 
     monkeypatch.setattr(timm, "create_model", unreachable)
     with pytest.raises(InputError, match=r"convnext_atto.*unreachable\).*HF_HOME.*pretrained=false") as caught:
-        UnifyGeo(SMALL, pretrained=True)
+        UnifyGeo(MEMBER, pretrained=True)
     assert "\n" not in str(caught.value)
 
 
