@@ -13,7 +13,17 @@ from small_vigor import make_vigor
 from unifygeo_ros.core.errors import InputError
 from unifygeo_training.cli import main
 from unifygeo_training.judging.judge import judge
-from unifygeo_training.judging.pictures import ANSWER, GREEN, RED, TRUTH, draw_curve, draw_sheet
+from unifygeo_training.judging.pictures import (
+    ANSWER,
+    GAP_PX,
+    GREEN,
+    LARGE_PX,
+    RED,
+    TEXT_PX,
+    TRUTH,
+    draw_curve,
+    draw_sheet,
+)
 from unifygeo_training.judging.tables import Ablation, ablation_report, read_json, report, to_json
 from unifygeo_training.model import UnifyGeo
 
@@ -225,9 +235,33 @@ def test_recall_curve_and_sheets_show_the_results(network, tmp_path):
     positive_is_candidate = data.tiles[query, 0] in judgement.results.nearest[query]
     assert bool((top == GREEN).all(axis=2).sum() > 1000) == positive_is_candidate
     assert (top == RED).all(axis=2).sum() > 1000
-    lower = sheet[sheet.shape[0] // 2 :]
-    assert (lower == ANSWER).all(axis=2).any()
-    assert (lower == TRUTH).all(axis=2).any()
+
+
+def middle_of(image, colour):
+    """Row and column of the middle of what has a colour; None where nothing has."""
+    rows, columns = np.nonzero((image == colour).all(axis=2))
+    return ((rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2) if len(rows) else None
+
+
+def test_sheet_marks_truth_and_answer_at_their_metres_on_each_tile(network, tmp_path):
+    """The winner lies one tile east of the positive; the images show 32 m, so that each holds half of the other."""
+    data = RandomSet()
+    results = judge(network, data, tmp_path).results
+    query, positive = 2, 4
+    data.tiles[query, 0] = results.positives[query] = positive
+    results.reranked[query, 0] = positive + 1
+    truth_m, answer_m = np.array([2.5, 6.0]), np.array([-10.0, -4.0])  # from the centres of positive and winner
+    data.offsets_m[query] = truth_m
+    results.offsets_m["final"][query] = answer_m
+    sheet = draw_sheet(network, data, results, query)
+    bottom = len(sheet) - TEXT_PX - 2 * GAP_PX  # above the key
+    for number, centre_m in enumerate(([SPACING_M, 0.0], [SPACING_M, 0.0], [0.0, 0.0])):  # from the positive's
+        left = number * (LARGE_PX + GAP_PX)
+        image = sheet[bottom - LARGE_PX : bottom, left : left + LARGE_PX]
+        for colour, point_m in ((TRUTH, truth_m), (ANSWER, answer_m + np.array([SPACING_M, 0.0]))):
+            east_m, north_m = point_m - centre_m
+            expected = LARGE_PX / 2 - north_m * LARGE_PX / 32, LARGE_PX / 2 + east_m * LARGE_PX / 32
+            assert middle_of(image, colour) == pytest.approx(expected, abs=1.0), (number, colour)
 
 
 def test_commands_run_on_a_small_vigor(tmp_path, capsys):
