@@ -17,7 +17,7 @@ from small_runs import Dots, small_config
 from worlds import World, colour_world
 
 from unifygeo_ros.aerial.build import build_index
-from unifygeo_ros.core.errors import ConfigurationError, InputError
+from unifygeo_ros.core.errors import BundleError, ConfigurationError, InputError
 from unifygeo_ros.core.geodesy import Datum, LocalFrame, map_from_tile
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_training import losses
@@ -263,6 +263,9 @@ def test_truth_with_gaps_leaves_out_their_images_and_says_where(place: Place, tm
     assert report.problem is None
     assert drive.exposures.counts()[Use.NO_TRUTH] in (20, 21)
     assert any("20 … 30 s" in note and "without truth" in note for note in report.notes)
+    asked = problem(place.drives_file(tmp_path, {**bag, "least_truth_share": 0.9}, spacing_m=0.0))
+    assert "of 120 images have no truth at their stamp" in asked
+    assert "lower least_truth_share" in asked
 
 
 def test_truth_of_a_satellite_receiver_gives_the_course_as_heading(place: Place, tmp_path: Path) -> None:
@@ -407,7 +410,7 @@ def test_run_on_drives_starts_from_a_checkpoint_and_resumes(place: Place, good: 
     resumed = read_tensors(fit(tuned, pairs, tmp_path / "tuned"))["model"]
     whole = read_tensors(fit(tuned, pairs, tmp_path / "whole"))["model"]
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
-    with pytest.raises(InputError, match="give the checkpoint that it was exported from"):
+    with pytest.raises(BundleError, match=r"manifest\.json"):
         fit(settings(start_from=tmp_path), pairs, tmp_path / "bundle")
 
 

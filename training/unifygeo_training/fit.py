@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError, UnifyGeoError
 from unifygeo_ros.core.files import new_file
+from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_training.checkpoint import load_strictly, read_tensors
 from unifygeo_training.data.hard_negatives import ComparablePairs, DescriptorTable, HardNegatives
 from unifygeo_training.data.pairs import Batches, PairSet
@@ -27,6 +28,7 @@ from unifygeo_training.fit_config import FitConfig, OptimiserConfig, with_kind
 from unifygeo_training.loading import loaded
 from unifygeo_training.model.network import UnifyGeo
 from unifygeo_training.objective import Objective, exact
+from unifygeo_training.unfold import freeze_norms, network_of_bundle
 
 logger = logging.getLogger(__name__)
 
@@ -124,20 +126,20 @@ class Run:
         fabric.seed_everything(config.seed, verbose=False)  # the same initial weights on every rank
         objective = Objective(UnifyGeo(config.network, pretrained=config.pretrained), config.losses)
         if config.start_from:
-            if config.start_from.is_dir():
-                raise InputError(
-                    f"start_from {config.start_from} is a folder; a bundle's graphs have their norms folded into the "
-                    "weights and no temperatures of the losses: give the checkpoint that it was exported from"
-                )
-            load_strictly(objective.network, read_tensors(config.start_from).get("model", {}), str(config.start_from))
+            load_strictly(objective.network, first_weights(config.start_from), str(config.start_from))
         self.network = objective.network.to(memory_format=torch.channels_last)
         if config.hardware.compile:
             _compile(self.network)
         optimiser = optimiser_of(self.network, config.optimiser)
         self.schedule = schedule_of(optimiser, config.optimiser, config.steps)
         self.objective, self.optimiser = fabric.setup(objective, optimiser)
-        self.objective.train()
+        self._train()
         self.table: DescriptorTable | None = None
+
+    def _train(self) -> None:
+        self.objective.train()
+        if self.config.start_from and self.config.start_from.is_dir():  # a bundle
+            freeze_norms(self.network)
 
     def batches(self, pairs: PairSet, first: int, last: int, clock: _Clock) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Steps first … last − 1 with this rank's batches.
@@ -152,6 +154,7 @@ class Run:
                 assert isinstance(pairs, ComparablePairs)  # `fit` refuses others
                 if hard.describes_at(start):
                     self.table = describe(self.network, pairs, self.config, self.fabric, start)
+                    self._train()
                 if self.table is not None:
                     draw = HardNegatives(pairs, self.table, hard).draw
             batches = clock.waits(_batches(self.config, pairs, draw, self.fabric, start, end))
@@ -234,6 +237,14 @@ class Run:
         if "hard_negatives" in state:
             self.table = DescriptorTable.from_state(state["hard_negatives"])
         return int(state["step"])
+
+
+def first_weights(path: Path) -> Mapping[str, Tensor]:
+    """The state dict of a checkpoint or of a bundle. Raises InputError or BundleError."""
+    if path.is_dir():
+        return network_of_bundle(load_bundle(path)).state_dict()
+    weights: Mapping[str, Tensor] = read_tensors(path).get("model", {})
+    return weights
 
 
 def schedule_of(optimiser: torch.optim.Optimizer, config: OptimiserConfig, steps: int) -> LRScheduler:

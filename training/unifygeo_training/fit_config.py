@@ -65,7 +65,8 @@ class FitConfig(_Settings):
     network: NetworkConfig = NetworkConfig()
     pretrained: bool = False
     start_from: Path | None = None
-    """a checkpoint of the same network whose weights are the initial ones; the optimiser starts afresh."""
+    """A checkpoint or a bundle of the same network whose weights are the initial ones; the optimiser starts afresh. A
+    bundle's batch norms are folded into its weights and stay as they are (`unifygeo_training.unfold`)."""
     data: DataConfig
     """A data set of the kind that its key `kind` names; towns if it has none."""
     augmentation: AugmentationConfig = AugmentationConfig()

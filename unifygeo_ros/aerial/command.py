@@ -81,7 +81,8 @@ def _add_imagery(command: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         help="GeoTIFF files or folders of them, folders of XYZ or TMS tiles (z/x/y.png), MBTiles files, or patterns of "
-        "such names in quotes ('tiles/**/*.tif'); or one VIGOR city",
+        "such names in quotes ('tiles/**/*.tif'); or one VIGOR city; or one index, whose tiles "
+        "another model is to encode",
     )
     command.add_argument(
         "--bands", type=_bands, metavar="R,G,B", help="bands for red, green, blue, from 1 (as the file declares)"

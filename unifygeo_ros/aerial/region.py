@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Sequence
 
 from unifygeo_ros.aerial.imagery import Imagery, ImageryOptions, TileSet
+from unifygeo_ros.aerial.index_imagery import IndexImagery
 from unifygeo_ros.aerial.search import MINIMUM_TRAINING
 from unifygeo_ros.aerial.settings import BuildSettings
 from unifygeo_ros.aerial.sources import open_imagery
@@ -43,7 +44,9 @@ def plan_region(
 ) -> Region:
     """Open the imagery and lay out its tiles."""
     imagery = open_imagery(sources, options)
-    if datum is None:
+    if datum is None and isinstance(imagery, IndexImagery):
+        datum = imagery.datum
+    elif datum is None:
         latitude, longitude = imagery.centre_deg()
         datum = Datum(round(latitude, 7), round(longitude, 7))  # 1e-7° is a centimetre
     tiles = imagery.tiles(LocalFrame(datum), bundle.manifest.aerial, settings.stride)

@@ -8,6 +8,7 @@ from typing import Iterator, Sequence
 
 from unifygeo_ros.aerial.geotiff import open_geotiffs
 from unifygeo_ros.aerial.imagery import Imagery, ImageryOptions
+from unifygeo_ros.aerial.index_imagery import IndexImagery, is_index
 from unifygeo_ros.aerial.raster import Raster, RasterImagery
 from unifygeo_ros.aerial.vigor import VigorCity, find_city
 from unifygeo_ros.aerial.web_tiles import MbTiles, TileFolder, WebTilesRaster
@@ -23,7 +24,7 @@ def open_imagery(sources: Sequence[Path | str], options: ImageryOptions | None =
         sources: GeoTIFF files, folders of them, folders of XYZ or TMS tiles, MBTiles files, and patterns of such
             names (`*`, `?`, `[…]`; `**` for folders at any depth). Where they overlap, those named first are on top, in
             a folder or pattern those first by name, but GeoTIFFs always above web tiles. Or one VIGOR city folder
-            alone.
+            alone, or the folder of one index, whose tiles are taken as they are.
         options: how GeoTIFFs are read.
 
     Raises:
@@ -41,6 +42,14 @@ def open_imagery(sources: Sequence[Path | str], options: ImageryOptions | None =
                 "have a scale of their own; build one index for each city"
             )
         return VigorCity(paths[0])
+    indexes = [path for path in paths if is_index(path)]
+    if indexes:
+        if len(paths) > 1:
+            raise InputError(
+                f"{indexes[0]}: an index cannot be mixed with other imagery ({len(paths)} sources given), since its "
+                "tiles stay where they are; build one index for each, and merge them"
+            )
+        return IndexImagery(paths[0])
     rasters: list[Raster] = []
     geotiffs: list[Path] = []
     for path in paths:

@@ -76,11 +76,11 @@ def examine(drive: Drive, turns: Turns) -> DriveReport:
 def _problem(drive: Drive, truth: Truth, turns: Turns) -> str | None:
     exposures = drive.exposures
     counts, total = exposures.counts(), len(exposures.uses)
-    if counts[Use.NO_TRUTH] > (1 - LEAST_SHARE) * total:
+    if counts[Use.NO_TRUTH] > (1 - drive.recording.source.least_truth_share) * total:
         return (
             f"{counts[Use.NO_TRUTH]} of {total} images have no truth at their stamp: images "
             f"{_span(exposures.stamps_ns[exposures.stamps_ns > 0])}, truth {_span(truth.stamps_ns)}; record both with "
-            "one clock, or raise truth_max_gap_s"
+            "one clock, raise truth_max_gap_s, or lower least_truth_share"
         )
     if counts[Use.POOR_TRUTH] > (1 - LEAST_SHARE) * total:
         worst = float(np.nanmedian(exposures.sigmas_m))

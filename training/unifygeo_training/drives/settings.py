@@ -42,6 +42,9 @@ class DriveSource(BaseModel):
     truth_sigma_m: float = _TRUTH.truth_sigma_m
     truth_x_m: float = _TRUTH.truth_x_m
     truth_y_m: float = _TRUTH.truth_y_m
+    least_truth_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of the images that must have a truth. Less where the truth is a smoothed track, which has none where it is
+    not certain."""
     params: tuple[Path, ...] = ()
     """Parameter files of the node: the camera's mount, the stamp's offset, frames."""
     set: Mapping[str, Any] = {}

@@ -1,0 +1,97 @@
+"""A bundle back as a network: the shipped one, and training that starts from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from small_runs import TOWNS_ATTO, small_config
+from torch import nn
+
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
+from unifygeo_training import unfold
+from unifygeo_training.checkpoint import read_tensors
+from unifygeo_training.data.pairs import Pair
+from unifygeo_training.fit import fit
+from unifygeo_training.model import UnifyGeo
+from unifygeo_training.weights import BundleNetwork
+
+SHIPPED = Path(__file__).resolve().parents[2] / "models/towns-atto"
+
+
+@pytest.fixture(scope="module")
+def bundle() -> ModelBundle:
+    return load_bundle(SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def network(bundle: ModelBundle) -> UnifyGeo:
+    return unfold.network_of_bundle(bundle)
+
+
+@torch.no_grad()
+def test_network_of_a_bundle_computes_what_its_graphs_compute(bundle: ModelBundle, network: UnifyGeo) -> None:
+    smooth = torch.rand(2, 12, 20, 3).permute(0, 3, 1, 2)
+    images = [
+        nn.functional.interpolate(smooth, size, mode="bilinear").permute(0, 2, 3, 1).mul(255).byte()
+        for size in ((96, 320), (192, 192))
+    ]
+    ours, theirs = [], []
+    for one, outputs in ((network, ours), (BundleNetwork(bundle), theirs)):
+        ground, aerial = one.encode_ground(images[0]), one.encode_aerial(images[1])
+        outputs += [ground.descriptor, *ground.levels, aerial.descriptor, aerial.match_map]
+        outputs.append(one.decode(ground.levels, aerial.pyramid).logits)
+    for a, b in zip(ours, theirs, strict=True):
+        assert float((a - b).abs().max() / b.abs().max()) < 1e-5
+
+
+def test_graphs_that_are_another_networks_are_refused(bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = onnx.load
+
+    def two_biases_exchanged(path: Path) -> onnx.ModelProto:
+        model = read(path)
+        named = {tensor.name: tensor for tensor in model.graph.initializer}
+        a, b = (named.get(f"network.aerial.trunk.stages_0.blocks.{n}.mlp.fc2.bias") for n in (0, 1))
+        if a is not None and b is not None:
+            a.raw_data, b.raw_data = b.raw_data, a.raw_data
+        return model
+
+    monkeypatch.setattr(unfold.onnx, "load", two_biases_exchanged)
+    with pytest.raises(InputError, match="the network read from its graphs differs from them"):
+        unfold.network_of_bundle(bundle)
+    config = {**bundle.manifest.network, "output_stride": 1}
+    other = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, network=config))
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="do not fit the network"):
+        unfold.network_of_bundle(other)
+
+
+class Noise:
+    """Pairs of noise."""
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[int]:
+        return list(range(count))
+
+    def read(self, member: int, rng: np.random.Generator) -> Pair:
+        panorama, tile = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((96, 320), (192, 192)))
+        return Pair(panorama, tile, (0.4, 0.6))
+
+
+def test_training_from_a_bundle_starts_with_its_weights_and_leaves_folded_norms(
+    network: UnifyGeo, tmp_path: Path
+) -> None:
+    changes = {"start_from": SHIPPED, "batch_size": 2, "steps": 1, "losses": {}}
+    config = small_config(network=TOWNS_ATTO, optimiser={"warmup_steps": 0, "learning_rate": 1e-5}, **changes)
+    found = read_tensors(fit(config, Noise(), tmp_path / "run"))["model"]
+    start = network.state_dict()
+    moved = {name: float((found[name].float() - start[name].float()).abs().max()) for name in start}
+    norms = {name for name in moved if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    assert len(norms) == 15
+    assert all(moved[name] == 0 for name in norms)
+    # A step of AdamW is the learning rate at most, and its decay.
+    assert 0 < max(moved[name] for name in moved.keys() - norms) < 1e-4
