@@ -80,13 +80,34 @@ def test_locate_composes_the_images_of_a_rig(files, rig, capsys):
         capsys, folder, *moments, "--rig", rig / "rig.yaml", "--heading-deg", 0, *OPEN
     )
     truth = world.in_map(open_index(folder / "index").frame, *PLACE)
-    for record, missing in ((whole, []), (three, ["left"])):
+    for record, missing in ((whole, {}), (three, {"left": "no image"})):
         assert record["status"] == "fix"
         assert math.dist((record["east_m"], record["north_m"]), truth) < 3.0
         assert record["input"]["missing_cameras"] == missing
     assert three["input"]["seen"] < whole["input"]["seen"] < 0.7
     assert (status, none["status"]) == (1, "error")
     assert "no image of front, left, back, right; name each file after its camera" in none["detail"]
+
+
+def test_locate_leaves_out_black_and_white_cameras_and_says_why(files, rig, capsys):
+    world, folder = files
+    for moment, spoilt in (("dark", {"left": 3}), ("glare", {"left": 255}), ("night", dict.fromkeys(CAMERAS, 2))):
+        (rig / moment).mkdir()
+        for name in CAMERAS:
+            pixels = camera_pixels(world, *PLACE, math.pi / 2, name)
+            pixels[:] = spoilt.get(name, pixels)
+            cv2.imwrite(str(rig / moment / f"{name}.png"), pixels[..., ::-1])
+    moments = [rig / moment for moment in ("three", "dark", "glare", "night")]
+    status, (three, dark, glare, night), _ = run(
+        capsys, folder, *moments, "--rig", rig / "rig.yaml", "--heading-deg", 0, *OPEN
+    )
+    for record, why in ((dark, "black, mean brightness 3.0 of 255"), (glare, "white, mean brightness")):
+        assert record["input"]["missing_cameras"]["left"].startswith(why)
+        # The panorama is that of the others alone.
+        assert record["input"]["seen"] == three["input"]["seen"]
+        assert (record["east_m"], record["north_m"]) == (three["east_m"], three["north_m"])
+    assert (status, night["status"]) == (1, "error")
+    assert "night: no camera of the rig can be used: front: black, mean brightness 2.0" in night["detail"]
 
 
 def test_locate_refuses_a_rig_of_which_too_little_is_left_or_whose_options_contradict_it(files, rig, capsys):

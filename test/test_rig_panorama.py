@@ -103,6 +103,7 @@ def test_without_odometry_the_camera_is_not_moved_and_that_is_said():
     ("bad", "kind", "words"),
     [
         (np.zeros((120, 160, 3), np.uint8), RejectionReason.BLACK_IMAGE, "black, mean brightness 0.0 of 255"),
+        (np.full((120, 160, 3), 255, np.uint8), RejectionReason.BAD_IMAGE, "white, mean brightness of its darkest"),
         (
             np.zeros((100, 160, 3), np.uint8),
             RejectionReason.BAD_IMAGE,
@@ -159,6 +160,18 @@ def test_two_circles_of_one_image_are_two_cameras():
     found = panoramas(still(), rig, {"dual": ("front", "back")}).panorama(images(dual=(500, pixels)))
     assert found.seen is None
     assert found.pixels[WIDTH // 4, 0, 1] > found.pixels[WIDTH // 4, WIDTH // 2, 1]
+
+
+def test_black_circle_of_one_image_costs_its_own_sector_alone():
+    left, right = (FisheyeCircle(240, 120, x, 59.5, 58.0, math.radians(190)) for x in (59.5, 179.5))
+    rig = Rig((camera("front", 0.0, left), camera("back", 180.0, right)))
+    pixels = np.full((120, 240, 3), 60, np.uint8)
+    pixels[:, 120:] = 0
+    source = panoramas(still(), rig, {"dual": ("front", "back")})
+    found = source.panorama(images(dual=(500, pixels)))
+    assert source.state.kinds == {"back": RejectionReason.BLACK_IMAGE}
+    assert found.seen[WIDTH // 4, WIDTH // 2]
+    assert not found.seen[WIDTH // 4, 0]
 
 
 def test_night_image_lit_in_one_corner_is_not_black():

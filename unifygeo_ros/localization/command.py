@@ -120,14 +120,14 @@ def _locate(args: argparse.Namespace) -> int:
         localizer = Localizer(index, bundle, engines, config, mount)
         for path in args.images:
             try:
-                missing: tuple[str, ...] = ()
+                missing: dict[str, str] = {}
                 if rig is None or composer is None:
                     image, metadata = _read_file(path, localizer)
                 else:
-                    image, metadata, missing = _read_rig(path, rig, composer)
+                    image, metadata, missing = _read_rig(path, rig, composer, config.minimum_brightness)
                 image, heading, stated = _with_options(args, path, image, metadata, localizer)
                 if rig is not None:
-                    stated["missing_cameras"] = list(missing)
+                    stated["missing_cameras"] = missing
                 plot = _plot_path(args.plot, path, len(args.images))
                 record = {**_locate_image(localizer, image, prior, heading, plot), "input": stated}
                 unused_headings += stated["heading_source"] is None and stated["stated_heading_deg"] is not None
@@ -152,20 +152,39 @@ def _read_file(path: Path, localizer: Localizer) -> tuple[CameraImage, PanoramaM
 
 
 def _read_rig(
-    folder: Path, rig: RigDescription, composer: Composer
-) -> tuple[CameraImage, PanoramaMetadata, tuple[str, ...]]:
-    """The panorama of a folder's images, what they state about it (nothing), and the cameras that have none."""
+    folder: Path, rig: RigDescription, composer: Composer, minimum_brightness: float
+) -> tuple[CameraImage, PanoramaMetadata, dict[str, str]]:
+    """The panorama of a folder's images, what they state about it (nothing), and why cameras are not in it.
+
+    Raises InputError where no camera can be used, or an image has another size than its lens'.
+    """
     from unifygeo_ros.core.records import CameraImage
     from unifygeo_ros.images.metadata import PanoramaMetadata
     from unifygeo_ros.rig.composer import CameraView
     from unifygeo_ros.rig.folder import read_folder
+    from unifygeo_ros.rig.image_check import image_problem
 
-    views = {name: CameraView(pixels) for name, pixels in read_folder(folder, rig).items()}
-    missing = tuple(camera.name for camera in rig.cameras if camera.name not in views)
-    try:
-        composed = composer.compose(views)
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from None
+    images = read_folder(folder, rig)
+    missing: dict[str, str] = {}
+    views = {}
+    for camera in composer.rig.cameras:
+        if camera.name not in images:
+            missing[camera.name] = "no image"
+            continue
+        pixels = images[camera.name]
+        try:
+            composer.check(camera.name, pixels)
+        except InputError as error:
+            raise InputError(f"{folder}: {error}") from None
+        problem = image_problem(pixels, camera.lens, minimum_brightness)
+        if problem is not None:
+            missing[camera.name] = problem[1]
+        else:
+            views[camera.name] = CameraView(pixels)
+    if not views:
+        listed = "; ".join(f"{name}: {why}" for name, why in missing.items())
+        raise InputError(f"{folder}: no camera of the rig can be used: {listed}")
+    composed = composer.compose(views)
     return CameraImage(composed.pixels, stamp_ns=0, seen=composed.seen), PanoramaMetadata(), missing
 
 

@@ -1,7 +1,7 @@
 """Images of a rig → the panorama of a session: each camera checked, moved to one instant, composed.
 
-A camera whose image cannot be decoded, is black or frozen, or has another size than its calibration, costs its sector:
-the panorama is composed of the others.
+A camera whose image cannot be decoded, is black, white or frozen, or has another size than its calibration, costs its
+sector: the panorama is composed of the others.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
-import cv2
-import numpy as np
-
 from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.records import CameraImage, Rejection, RejectionReason
 from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.core.time import ns_from_s
 from unifygeo_ros.rig.composer import STANDING, CameraView, Composer
+from unifygeo_ros.rig.image_check import image_problem
 from unifygeo_ros.rig.pairing import ImageSet, StampedImage
 from unifygeo_ros.rig.rig import Rig
 from unifygeo_ros.sessions.config import SessionConfig
@@ -66,6 +64,7 @@ class RigPanoramas:
             decode: A message and the least width of its image to pixels; raises InputError.
         """
         self._composer = Composer(rig, width)
+        self._lenses = {camera.name: camera.lens for camera in rig.cameras}
         self._sources = sources
         self._inputs, self._config = inputs, config
         self._minimum_brightness = minimum_brightness
@@ -92,16 +91,16 @@ class RigPanoramas:
                 faults.update(dict.fromkeys(names, str(error)))
                 kinds.update(dict.fromkeys(names, RejectionReason.BAD_IMAGE))
                 continue
-            refusal = self._refusal(source, image, pixels)
-            if refusal is not None:
-                kind, why = refusal
-                faults.update(dict.fromkeys(names, why))
-                kinds.update(dict.fromkeys(names, kind))
+            refused = self._refusals(source, image, pixels)
+            faults.update({name: why for name, (_, why) in refused.items()})
+            kinds.update({name: kind for name, (kind, _) in refused.items()})
+            usable = [name for name in names if name not in refused]
+            if not usable:
                 continue
             motion = self._motion(image.stamp_ns, images.stamp_ns)
             if motion is None:
-                without_motion += names
-            views.update(dict.fromkeys(names, CameraView(pixels, STANDING if motion is None else motion)))
+                without_motion += usable
+            views.update(dict.fromkeys(usable, CameraView(pixels, STANDING if motion is None else motion)))
         if not views:
             self.state = RigState(faults, kinds, {}, (), 0.0)
             reasons = set(kinds.values())
@@ -121,23 +120,20 @@ class RigPanoramas:
     def _exposure_ns(self, stamp_ns: int) -> int:
         return stamp_ns + ns_from_s(self._config.stamp_offset_s)
 
-    def _refusal(self, source: str, image: StampedImage, pixels: UInt8) -> tuple[RejectionReason, str] | None:
-        """Why an image that could be decoded must not be used."""
-        brightness = _brightness(pixels)
-        if brightness < self._minimum_brightness:
-            return RejectionReason.BLACK_IMAGE, (
-                f"black, mean brightness {brightness:.1f} of 255, minimum_brightness is {self._minimum_brightness:g}"
-            )
+    def _refusals(self, source: str, image: StampedImage, pixels: UInt8) -> dict[str, tuple[RejectionReason, str]]:
+        """Why an image that could be decoded must not be used, for each camera that must not use it."""
+        names = self._sources[source]
+        found = {}
+        for name in names:
+            problem = image_problem(pixels, self._lenses[name], self._minimum_brightness)
+            if problem is not None:
+                found[name] = problem
+        if len(found) == len(names):
+            return found
         if self._last_stamp_ns.get(source) != image.stamp_ns:  # a slower camera's image serves twice
             self._last_stamp_ns[source] = image.stamp_ns
             self._frozen[source] = self._repetitions[source].problem(
                 pixels, self._exposure_ns(image.stamp_ns), self._inputs, self._config
             )
         frozen = self._frozen[source]
-        return None if frozen is None else (RejectionReason.FROZEN_IMAGE, f"frozen, {frozen}")
-
-
-def _brightness(pixels: UInt8) -> float:
-    """Mean grey value of the brightest quarter of the image's parts: a fisheye shows nothing beyond its circle."""
-    parts = cv2.resize(pixels[::4, ::4], (16, 16), interpolation=cv2.INTER_AREA).mean(axis=2)
-    return float(np.sort(parts.ravel())[-64:].mean())
+        return found if frozen is None else dict.fromkeys(names, (RejectionReason.FROZEN_IMAGE, f"frozen, {frozen}"))
