@@ -13,6 +13,8 @@ import torch
 import yaml
 from bundles import random_bundle
 from drive_bags import CAMERA_X_M, NETWORK, VEHICLE, eight, write_bag
+from drives import Circle
+from rig_drives import CAMERAS, RIG_FILE, write_rig_drive
 from small_runs import Dots, small_config
 from worlds import World, colour_world
 
@@ -221,6 +223,40 @@ def _has(opened_drives, part: str) -> bool:
 
 
 # -- situations -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rig", ["rig.yaml", "auto"])
+def test_images_of_a_rig_become_panoramas_at_its_centre(place: Place, tmp_path: Path, rig: str) -> None:
+    bag = write_rig_drive(tmp_path / "bag", place.world, place.frame)
+    (tmp_path / "rig.yaml").write_text(yaml.safe_dump(RIG_FILE, sort_keys=False), encoding="utf-8")
+    settings = {name: value for name, value in VEHICLE.items() if name != "camera.x_m"}
+    drive_of_rig = {"bag": str(bag), "rig": rig, "set": settings, "truth_topic": "/ground_truth/odometry"}
+    file = place.drives_file(tmp_path, drive_of_rig, spacing_m=0.0)
+    ((report, drive),) = findings(file)
+    assert drive is not None, report.problem
+    assert report.problem is None or "at least 16" in report.problem  # 8 s of driving
+    assert len(drive) >= 14
+    first_s = 0.0 if rig == "rig.yaml" else CAMERAS["back"][0]  # auto: the first one by name paces
+    for number in (3, 9):
+        x, y, yaw = Circle().pose(0.5 * number + first_s)
+        assert drive.yaw_rad[number] == pytest.approx(yaw, abs=1e-3)
+        assert drive.positions_m[number] == pytest.approx(World.in_map(place.frame, x, y), abs=5e-3)
+        north = place.world.panorama(x, y, 0.0, height=512)[128:384]  # elevations of ±45°
+        expected = cv2.resize(north, (128, 32), interpolation=cv2.INTER_AREA).astype(int)
+        road = slice(19, 31)  # 8° to 42° below the horizon, where all cameras see
+        away = np.abs(drive.panoramas[number].astype(int) - expected)[road].mean()
+        turned = np.abs(np.roll(drive.panoramas[number], 6, axis=1).astype(int) - expected)[road].mean()
+        assert away < 14 < turned
+
+
+def test_drive_with_a_rig_that_is_not_its_own_is_one_error(place: Place, tmp_path: Path) -> None:
+    bag = write_rig_drive(tmp_path / "bag", place.world, place.frame, seconds=1.0)
+    cameras = {"roof": {**RIG_FILE["cameras"]["front"], "topic": "/roof/image_raw"}}
+    (tmp_path / "rig.yaml").write_text(yaml.safe_dump({"cameras": cameras}), encoding="utf-8")
+    drive_of_rig = {"bag": str(bag), "rig": "rig.yaml"}
+    assert "no images of camera roof on /roof/image_raw" in problem(place.drives_file(tmp_path, drive_of_rig))
+    with pytest.raises(ConfigurationError, match="both image_topic and rig"):
+        read_drives_file(place.drives_file(tmp_path, {**drive_of_rig, "image_topic": "/front/image_raw"}))
 
 
 def test_read_drive_thins_a_standing_vehicle_and_a_fast_camera(place: Place, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from unifygeo_ros.evaluation.metrics.results import FrameResult, ResultFile, rea
 from unifygeo_ros.evaluation.metrics.summary import Summary, judge, summarise
 from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.recordings.output_bag import check_output_path, write_output_bag
-from unifygeo_ros.evaluation.recordings.recorded_mount import recorded_mount
+from unifygeo_ros.evaluation.recordings.recorded_mount import panorama_mount
 from unifygeo_ros.evaluation.recordings.recorded_rig import RecordedRig, recorded_rig
 from unifygeo_ros.evaluation.recordings.smoothed_track import write_csv, write_tum
 from unifygeo_ros.evaluation.recordings.static_transforms import RecordedFrames, StaticTransforms
@@ -36,7 +36,6 @@ from unifygeo_ros.evaluation.report.page import write_report
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
 from unifygeo_ros.evaluation.setup_notes import advice, frame_notes, mount_note, setup_text, truth_note
 from unifygeo_ros.inference.bundle import ModelBundle, check_calibrated, load_bundle
-from unifygeo_ros.localization.camera_mount import rig_mount
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.parameters.engines import open_configured_engines
 from unifygeo_ros.parameters.settings import Settings
@@ -106,18 +105,8 @@ def evaluate(request: ReplayRequest) -> Summary:
         rig=rig,
     )
     frames = RecordedFrames(transforms, settings.node.base_frame, settings.node.input_frames)
-    if rig is not None:
-        if settings.node.camera_frame:
-            raise ConfigurationError(
-                f"both a rig and camera_frame ({settings.node.camera_frame}) are given; a rig's mounts are in the rig "
-                "file or in TF"
-            )
-        settings = dataclasses.replace(settings, camera=rig_mount(settings.camera, rig.rig))
-        request = dataclasses.replace(request, settings=settings)
-    elif settings.node.camera_frame:
-        mount = recorded_mount(transforms, settings.camera, settings.node.base_frame, settings.node.camera_frame)
-        settings = dataclasses.replace(settings, camera=mount)
-        request = dataclasses.replace(request, settings=settings)
+    settings = dataclasses.replace(settings, camera=panorama_mount(settings, transforms, rig))
+    request = dataclasses.replace(request, settings=settings)
     truth = _open_truth(request, bag, topics, index)
     node = settings.node
     with open_configured_engines(bundle, node) as engines:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Callable, Protocol
+from typing import Any, Callable, Iterable, Protocol
 
 from unifygeo_ros.conversions.from_messages import camera_image, stamp_ns
 from unifygeo_ros.core.errors import InputError
@@ -12,9 +12,10 @@ from unifygeo_ros.core.records import CameraImage, Rejection, RejectionReason
 from unifygeo_ros.core.time import s_from_ns
 from unifygeo_ros.evaluation.recordings.bags import Bag, BagMessage
 from unifygeo_ros.evaluation.recordings.recorded_rig import RecordedRig
-from unifygeo_ros.localization.localizer import Localizer
+from unifygeo_ros.inference.bundle import GroundSpec
 from unifygeo_ros.localization.panorama import composed_columns
 from unifygeo_ros.parameters.settings import Settings
+from unifygeo_ros.rig.config import RigConfig
 from unifygeo_ros.rig.pairing import ImageSet, Pairing
 from unifygeo_ros.sessions.inputs import SessionInputs
 from unifygeo_ros.sessions.rig_panorama import RigPanoramas
@@ -64,46 +65,76 @@ class PanoramaTopic:
         """Each image's rejection says what was wrong with it."""
 
 
-class RigTopics:
+class PairedTopics:
     """The topics of a rig, paired by the times of recording as the node pairs by those of arrival."""
 
-    def __init__(
-        self, bag: Bag, rig: RecordedRig, localizer: Localizer, inputs: SessionInputs, settings: Settings
-    ) -> None:
-        """inputs: of the session, whose odometry moves the cameras to one instant."""
+    def __init__(self, bag: Bag, sources: Iterable[str], config: RigConfig) -> None:
+        """sources: topics of the images, the one that should pace first."""
         self._bag = bag
-        self._sources = rig.sources
-        self._pairing = Pairing(tuple(rig.sources), settings.rig)
-        self._panoramas = RigPanoramas(
-            rig.rig,
-            rig.sources,
-            composed_columns(localizer.bundle.manifest.ground),
-            inputs,
-            settings.session,
-            localizer.config.minimum_brightness,
-            _decoded,
-        )
-        self._last_ns = 0
+        self._sources = tuple(sources)
+        self._pairing = Pairing(self._sources, config)
+        self.last_ns = 0
+        """When the last message had been recorded."""
+
+    def take(self, message: BagMessage) -> list[ImageSet]:
+        """The sets that are finished after a message of any topic, oldest first; their images are messages."""
+        self.last_ns = message.log_time_ns
+        now_s = s_from_ns(message.log_time_ns)
+        if message.topic not in self._sources:
+            return self._pairing.poll(now_s)
+        try:
+            content = self._bag.deserialize(message)
+        except InputError as error:
+            self._bag.note(str(error))
+            return self._pairing.poll(now_s)
+        return self._pairing.add(message.topic, stamp_ns(content.header), now_s, content)
+
+    def end(self) -> list[ImageSet]:
+        """The sets that waited for more, after the last message."""
+        return self._pairing.flush(s_from_ns(self.last_ns))
+
+
+def rig_panoramas(rig: RecordedRig, ground: GroundSpec, inputs: SessionInputs, settings: Settings) -> RigPanoramas:
+    """What composes the sets of a rig for a network.
+
+    Args:
+        rig: The cameras.
+        ground: What the network takes in.
+        inputs: Of the session, whose odometry moves the cameras to one instant.
+        settings: Of the node.
+    """
+    return RigPanoramas(
+        rig.rig,
+        rig.sources,
+        composed_columns(ground),
+        inputs,
+        settings.session,
+        settings.localizer.minimum_brightness,
+        _decoded,
+    )
+
+
+class RigTopics:
+    """The topics of a rig."""
+
+    def __init__(
+        self, bag: Bag, rig: RecordedRig, ground: GroundSpec, inputs: SessionInputs, settings: Settings
+    ) -> None:
+        """See `rig_panoramas`."""
+        self._bag = bag
+        self._paired = PairedTopics(bag, rig.sources, settings.rig)
+        self._panoramas = rig_panoramas(rig, ground, inputs, settings)
         self._composed = 0
         self._faults: Counter[str] = Counter()
         self._last_fault: dict[str, str] = {}
 
     def take(self, message: BagMessage) -> list[Exposure]:
         """See `ImageSource`."""
-        now_s = s_from_ns(message.log_time_ns)
-        self._last_ns = message.log_time_ns
-        if message.topic not in self._sources:
-            return self._exposures(self._pairing.poll(now_s))
-        try:
-            content = self._bag.deserialize(message)
-        except InputError as error:
-            self._bag.note(str(error))
-            return self._exposures(self._pairing.poll(now_s))
-        return self._exposures(self._pairing.add(message.topic, stamp_ns(content.header), now_s, content))
+        return self._exposures(self._paired.take(message))
 
     def end(self) -> list[Exposure]:
         """See `ImageSource`."""
-        return self._exposures(self._pairing.flush(s_from_ns(self._last_ns)))
+        return self._exposures(self._paired.end())
 
     def note_faults(self) -> None:
         """Put which cameras were missing, and how often, among the bag's problems."""
@@ -114,7 +145,7 @@ class RigTopics:
             )
 
     def _exposures(self, sets: list[ImageSet]) -> list[Exposure]:
-        return [Exposure(self._last_ns, lambda images=images: self._compose(images)) for images in sets]  # type: ignore[misc]
+        return [Exposure(self._paired.last_ns, lambda images=images: self._compose(images)) for images in sets]  # type: ignore[misc]
 
     def _compose(self, images: ImageSet) -> CameraImage | Rejection:
         panorama = self._panoramas.panorama(images)

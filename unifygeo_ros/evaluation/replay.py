@@ -219,7 +219,7 @@ def image_source(
     """What makes panoramas of the images' messages. inputs: of the session."""
     if topics.rig is None:
         return PanoramaTopic(bag, topics.image.name, localizer.enough_columns)
-    return RigTopics(bag, topics.rig, localizer, inputs, settings)
+    return RigTopics(bag, topics.rig, localizer.bundle.manifest.ground, inputs, settings)
 
 
 def image_again(

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,19 +24,21 @@ from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Rejection
 from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.core.time import ns_from_s
-from unifygeo_ros.evaluation.image_sources import decode_image
+from unifygeo_ros.evaluation.image_sources import PairedTopics, decode_image, rig_panoramas
 from unifygeo_ros.evaluation.recordings.bags import Bag, BagMessage
-from unifygeo_ros.evaluation.recordings.recorded_mount import recorded_mount
+from unifygeo_ros.evaluation.recordings.recorded_mount import panorama_mount
+from unifygeo_ros.evaluation.recordings.recorded_rig import RecordedRig, recorded_rig
 from unifygeo_ros.evaluation.recordings.static_transforms import RecordedFrames, StaticTransforms
 from unifygeo_ros.evaluation.recordings.truth import COURSE_WINDOW_S, Truth
 from unifygeo_ros.evaluation.recordings.truth_sources import read_truth_file
 from unifygeo_ros.evaluation.replay import RecordedMotion, Topics, choose_topics, read_truth
 from unifygeo_ros.inference.bundle import GroundSpec
 from unifygeo_ros.localization.config import CameraMount
-from unifygeo_ros.localization.panorama import check_image, enough_columns, prepare_panorama
+from unifygeo_ros.localization.panorama import check_image, check_seen, enough_columns, prepare_panorama
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.motion.samples import MotionBuffer
 from unifygeo_ros.parameters.settings import Settings
+from unifygeo_ros.rig.pairing import ImageSet
 from unifygeo_ros.sessions.inputs import SessionInputs
 from unifygeo_training.drives.ground import Ground, is_known
 from unifygeo_training.drives.settings import DriveSource
@@ -120,15 +123,20 @@ class Recording:
         """Raises InputError and ConfigurationError for what is missing or contradicts itself."""
         self.source, self.ground = source, ground
         self.bag = Bag(source.bag)
+        self.settings: Settings = source.node_settings()
+        transforms = StaticTransforms(self.bag)
+        node = self.settings.node
+        rig = recorded_rig(self.bag, self.settings.rig, transforms, node.base_frame) if self.settings.rig else None
         self.topics: Topics = choose_topics(
             self.bag,
             image=source.image_topic,
             truth=source.truth_topic,
-            odometry="none",
+            odometry="none" if rig is None else source.odometry_topic,
             imu=source.imu_topic,
             truth_from_file=source.truth_file is not None,
+            rig=rig,
         )
-        if not self.topics.image.count:
+        if not self.most_images:
             raise InputError(f"{source.bag}: {self.topics.image.name} holds no image; record it, or name another topic")
         if source.truth_file is not None:
             recording = read_truth_file(source.truth_file)
@@ -145,33 +153,68 @@ class Recording:
             default_sigma_m=settings.truth_sigma_m,
             lever_arm_m=(settings.truth_x_m, settings.truth_y_m),
         )
-        self.settings: Settings = source.node_settings()
-        transforms = StaticTransforms(self.bag)
-        node = self.settings.node
         self.frames = RecordedFrames(transforms, node.base_frame, node.input_frames)
-        self.mount: CameraMount = self.settings.camera
-        if node.camera_frame:
-            self.mount = recorded_mount(transforms, self.mount, node.base_frame, node.camera_frame)
+        self.mount: CameraMount = panorama_mount(self.settings, transforms, rig)
 
     @property
     def name(self) -> str:
         """For messages: the bag's."""
         return str(self.source.bag)
 
+    @property
+    def most_images(self) -> int:
+        """No more panoramas than this are there: of a rig, any camera may pace."""
+        return sum(topic.count for topic in self.topics.images)
+
     def images(self) -> Iterator[RecordedImage]:
-        """All images in the order they were recorded, not yet decoded."""
+        """All images in the order they were recorded, not yet decoded; of a rig, those that belong together."""
         config = self.settings.session
         inputs = SessionInputs(config.buffer_limits, MotionNoise())
         motion = RecordedMotion(
             self.bag, self.topics, inputs, self.frames, self.settings.node.map_frame, MotionBuffer(config.buffer_limits)
         )
         imu = self.topics.imu if config.use_tilt else None
-        names = [topic.name for topic in (self.topics.image, imu) if topic is not None]
-        for message in self.bag.messages(names):
+        moving = [topic.name for topic in (imu, self.topics.odometry) if topic is not None]
+        messages = self.bag.messages([*(topic.name for topic in self.topics.images), *moving])
+        if self.topics.rig is not None:
+            yield from self._sets(self.topics.rig, messages, motion, set(moving), inputs)
+            return
+        for message in messages:
             if message.topic == self.topics.image.name:
-                yield RecordedImage(self, inputs, message)
+                yield RecordedImage(self, inputs, self._stamp_ns(message), self._decoder(message))
             else:
                 motion.take(message)
+
+    def _sets(
+        self,
+        rig: RecordedRig,
+        messages: Iterable[BagMessage],
+        motion: RecordedMotion,
+        moving: set[str],
+        inputs: SessionInputs,
+    ) -> Iterator[RecordedImage]:
+        """The sets of a rig's images. moving: topics of the motion."""
+        paired = PairedTopics(self.bag, rig.sources, self.settings.rig)
+        panoramas = functools.cache(lambda ground: rig_panoramas(rig, ground, inputs, self.settings))
+
+        def recorded(images: ImageSet) -> RecordedImage:
+            return RecordedImage(self, inputs, images.stamp_ns, lambda ground: panoramas(ground).panorama(images))
+
+        for message in messages:
+            if message.topic in moving:
+                motion.take(message)
+            yield from map(recorded, paired.take(message))
+        yield from map(recorded, paired.end())
+
+    def _stamp_ns(self, message: BagMessage) -> int | None:
+        try:
+            return stamp_ns(self.bag.deserialize(message).header)
+        except InputError as error:
+            self.bag.note(str(error))
+            return None
+
+    def _decoder(self, message: BagMessage) -> Callable[[GroundSpec], CameraImage | Rejection]:
+        return lambda ground: decode_image(self.bag, message, enough_columns(ground))
 
     def camera_at(self, east_m: float, north_m: float, yaw_rad: float) -> tuple[float, float]:
         """East and north of the camera where base_link has a pose."""
@@ -180,34 +223,35 @@ class Recording:
 
 @dataclass(frozen=True)
 class RecordedImage:
-    """An image message between the samples that were recorded before and after it."""
+    """An image, or those of a rig, between the samples that were recorded before and after it."""
 
     recording: Recording
     inputs: SessionInputs
-    message: BagMessage
+    recorded_ns: int | None
+    """The stamp; None where the message is damaged."""
+    decode: Callable[[GroundSpec], CameraImage | Rejection]
+    """Its pixels as large as a network needs them."""
 
     @property
     def stamp_ns(self) -> int | None:
         """Of the exposure; None where the message is damaged."""
-        try:
-            stamp = stamp_ns(self.recording.bag.deserialize(self.message).header)
-        except InputError as error:
-            self.recording.bag.note(str(error))
-            return None
-        return stamp + ns_from_s(self.recording.settings.session.stamp_offset_s)
+        return None if self.recorded_ns is None else self.recorded_ns + self._offset_ns
 
-    def decoded(self, least_width: int) -> CameraImage | Rejection:
-        """The image with its tilt, or why the node would reject it. least_width: as in `decode_image`."""
-        image = decode_image(self.recording.bag, self.message, least_width)
+    @property
+    def _offset_ns(self) -> int:
+        return ns_from_s(self.recording.settings.session.stamp_offset_s)
+
+    def decoded(self, ground: GroundSpec) -> CameraImage | Rejection:
+        """The image with its tilt, or why the node would reject it. ground: what the network takes in."""
+        image = self.decode(ground)
         if isinstance(image, Rejection):
             return image
-        image = dataclasses.replace(
-            image, stamp_ns=image.stamp_ns + ns_from_s(self.recording.settings.session.stamp_offset_s)
-        )
+        image = dataclasses.replace(image, stamp_ns=image.stamp_ns + self._offset_ns)
         sample = self.inputs.read(image.stamp_ns).imu
         if sample is not None:
             image = dataclasses.replace(image, roll_rad=sample.roll_rad, pitch_rad=sample.pitch_rad)
-        return check_image(image, self.recording.mount, self.recording.settings.localizer) or image
+        mount, config = self.recording.mount, self.recording.settings.localizer
+        return check_image(image, mount, config) or check_seen(image, mount, ground, config) or image
 
 
 def read_drive(recording: Recording, ground_spec: GroundSpec, *, spacing_m: float, largest_sigma_m: float) -> Drive:
@@ -216,8 +260,7 @@ def read_drive(recording: Recording, ground_spec: GroundSpec, *, spacing_m: floa
     An image is decoded only if everything else speaks for it: of a camera with 30 Hz, or one that stands for ten
     minutes, few are.
     """
-    n = recording.topics.image.count
-    shape = (n, ground_spec.height, ground_spec.width, 3)
+    shape = (recording.most_images, ground_spec.height, ground_spec.width, 3)
     with tempfile.TemporaryFile() as stream:  # the mapping keeps it
         panoramas = np.memmap(stream, np.uint8, "w+", shape=shape)
     apart = _Spacing(spacing_m)
@@ -244,7 +287,7 @@ def read_drive(recording: Recording, ground_spec: GroundSpec, *, spacing_m: floa
             elif not _is_covered(recording.ground, camera):
                 use = Use.NOT_COVERED
             else:
-                pixels = image.decoded(enough_columns(ground_spec))
+                pixels = image.decoded(ground_spec)
                 if isinstance(pixels, Rejection):
                     use = Use.BAD_IMAGE
                     bad.append(f"{pixels.reason.value}: {pixels.detail}")

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.evaluation.recordings.recorded_rig import AUTO
 from unifygeo_ros.evaluation.settings import TruthSettings
 from unifygeo_ros.parameters.files import read_parameter_file
 from unifygeo_ros.parameters.names import check_names
@@ -31,6 +32,10 @@ class DriveSource(BaseModel):
     """… its imagery, as `unifygeo index build` takes it."""
     image_topic: str | None = None
     """None: found by type. The other topics, too."""
+    rig: Path | None = None
+    """Rig file of several cameras in place of one that takes panoramas; `auto`: every camera that has a CameraInfo."""
+    odometry_topic: str | None = None
+    """Of a rig's drive: it moves the cameras to one instant."""
     truth_topic: str | None = None
     truth_file: Path | None = None
     """TUM or CSV trajectory in place of a topic."""
@@ -59,6 +64,8 @@ class DriveSource(BaseModel):
     def _one_ground_and_at_most_one_truth(self) -> DriveSource:
         if (self.index is None) == (not self.imagery):
             raise ValueError("needs either index or imagery")
+        if self.image_topic is not None and self.rig is not None:
+            raise ValueError("has both image_topic and rig; choose one, the rig names its topics")
         if self.truth_topic is not None and self.truth_file is not None:
             raise ValueError("has both truth_topic and truth_file; choose one")
         return self
@@ -73,6 +80,8 @@ class DriveSource(BaseModel):
         values: dict[str, Any] = {}
         for path in self.params:
             values.update(read_parameter_file(path, None))
+        if self.rig is not None:
+            values["rig.file"] = str(self.rig)
         try:
             check_names(list(self.set), only_ours=True)
         except ConfigurationError as error:
@@ -92,6 +101,7 @@ class DriveSource(BaseModel):
             update={
                 "bag": folder / self.bag,
                 "index": placed(self.index),
+                "rig": self.rig if self.rig is not None and str(self.rig) == AUTO else placed(self.rig),
                 "imagery": tuple(folder / path for path in self.imagery),
                 "truth_file": placed(self.truth_file),
                 "params": tuple(folder / path for path in self.params),

@@ -23,7 +23,7 @@ from unifygeo_ros.core.records import Rejection
 from unifygeo_ros.core.time import ns_from_s
 from unifygeo_ros.evaluation.recordings.truth import Truth
 from unifygeo_ros.inference.bundle import GroundSpec
-from unifygeo_ros.localization.panorama import enough_columns, prepare_panorama
+from unifygeo_ros.localization.panorama import prepare_panorama
 from unifygeo_training.drives.recorded import Recording
 
 HORIZON = GroundSpec(60, 720, math.radians(20.0), math.radians(-10.0), 1)
@@ -85,7 +85,7 @@ def compare_turns(recording: Recording) -> Turns:
     views: dict[int, UInt8] = {}
     for number, image in enumerate(recording.images()):
         if number in wanted:
-            pixels = image.decoded(enough_columns(HORIZON))
+            pixels = image.decoded(HORIZON)
             if not isinstance(pixels, Rejection):
                 views[number] = prepare_panorama(pixels, HORIZON, recording.mount, None).pixels
     pairs = [(a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True) if a in views and b in views]

@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.evaluation.recordings.recorded_rig import RecordedRig
 from unifygeo_ros.evaluation.recordings.static_transforms import MOVING_TOPIC, TOPIC, StaticTransforms
-from unifygeo_ros.localization.camera_mount import mount_from_transform
+from unifygeo_ros.localization.camera_mount import mount_from_transform, rig_mount
 from unifygeo_ros.localization.config import CameraMount
+from unifygeo_ros.parameters.settings import Settings
+
+
+def panorama_mount(settings: Settings, transforms: StaticTransforms, rig: RecordedRig | None) -> CameraMount:
+    """The mount of a drive's panoramas: that of the rig, of `camera_frame`, or of the parameters.
+
+    Args:
+        settings: Of the node.
+        transforms: Those of the recorded drive.
+        rig: Whose images make the panoramas; None: one camera takes them.
+
+    Raises:
+        ConfigurationError: Two of them are given, or the bag does not hold the mount.
+    """
+    node = settings.node
+    if rig is not None:
+        if node.camera_frame:
+            raise ConfigurationError(
+                f"both a rig and camera_frame ({node.camera_frame}) are given; a rig's mounts are in the rig file or "
+                "in TF"
+            )
+        return rig_mount(settings.camera, rig.rig)
+    if node.camera_frame:
+        return recorded_mount(transforms, settings.camera, node.base_frame, node.camera_frame)
+    return settings.camera
 
 
 def recorded_mount(
