@@ -3,11 +3,14 @@
     python benchmarks/rig_seams.py ../shared/data/rigs/pandaset_002
     python benchmarks/rig_seams.py DRIVE --columns 2048     # a drive of `unifygeo-train towns drive --rig`
 
-Features are matched where two cameras see the same. Each match gives two rays from two known places, and by
-triangulation a distance. The table has for each seam, over the features at least `--beyond-m` away:
+Features are matched where two cameras see the same, in the strips that they contribute to a panorama. Each match gives
+two rays from two known places, and by triangulation a distance. The table has for each seam, over the features at least
+`--beyond-m` away:
 
-- "apart": by how much the two cameras disagree about a feature in the composed panorama, median. Parallax is a part
-  of it, because the panorama knows no distances but those of the ground and of `distance_m`.
+- "one distance": by how much the two cameras disagree about a feature if all that is not the road is taken to be at
+  `distance_m`, median. Parallax is a part of it.
+- "composed": the same in the panorama as it is composed, where the parallax in the overlaps is estimated and taken out.
+  For it the features are matched again; each has the distance of the nearest one of before, within one degree.
 - "without parallax": by how much the two rays miss each other, median. No distance explains that: it is what lenses,
   mounts, stamps and matching leave, and what a panorama would show that knew the distance of each feature.
 
@@ -37,7 +40,7 @@ from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.rig.composer import STANDING, CameraView, Composer
 from unifygeo_ros.rig.description import read_rig
 from unifygeo_ros.rig.rig import Rig
-from unifygeo_ros.rig.seams import Seam, match_seams
+from unifygeo_ros.rig.seams import Seam, match_seams, match_strips
 
 RIG = Path(__file__).parents[1] / "config" / "rigs" / "six_pinholes.yaml"
 
@@ -96,19 +99,21 @@ class Judged:
     distance_m: Float64
     """By triangulation; inf where the rays do not meet in front of the cameras."""
     apart_deg: Float64
-    """In the panorama."""
+    """In a panorama for one distance."""
     across_deg: Float64
     """That no distance explains."""
+    composed_m: Float64
+    """Distance of the features that were matched again after the parallax was taken out, float64 (m,)."""
+    composed_deg: Float64
+    """By how much they are apart, float64 (m,)."""
 
     def cells(self, beyond_m: float) -> list[str]:
         """Count, median distance and medians of the features at least so far away."""
-        far = self.distance_m >= beyond_m
-        if not far.any():
-            return ["0", "–", "–", "–"]
-        apart, across = (float(np.median(values[far])) for values in (self.apart_deg, self.across_deg))
+        far, far_composed = self.distance_m >= beyond_m, self.composed_m >= beyond_m
         met = self.distance_m[far & np.isfinite(self.distance_m)]
-        distance = f"{np.median(met):.0f} m" if len(met) else "far"
-        return [f"{far.sum()}", distance, f"{apart:.2f}°", f"{across:.2f}°"]
+        distance = f"{np.median(met):.0f} m" if len(met) else "–"
+        medians = self.apart_deg[far], self.composed_deg[far_composed], self.across_deg[far]
+        return [f"{far.sum()}", distance, *(f"{np.median(values):.2f}°" if len(values) else "–" for values in medians)]
 
 
 def directions(azimuth_deg: Float64, elevation_deg: Float64) -> Float64:
@@ -147,7 +152,19 @@ def judge(seam: Seam, rig: Rig, motions: Mapping[str, Pose2]) -> Judged:
     turned = np.sum(normal * np.cross(rays[0], flat), axis=1)  # sine of the parallax, negative where the rays part
     towards = np.cross(np.broadcast_to(base, flat.shape), flat)
     distance = np.where(turned > 1e-4, np.linalg.norm(towards, axis=1) / np.maximum(turned, 1e-4), np.inf)
-    return Judged(distance, np.hypot(seam.right_deg, seam.up_deg), across)
+    return Judged(distance, np.hypot(seam.right_deg, seam.up_deg), across, np.zeros(0), np.zeros(0))
+
+
+def with_composed(judged: Judged, seam: Seam, composed: Seam | None) -> Judged:
+    """The same with the matches of the composed panorama. seam: those of one distance."""
+    if composed is None or not len(composed) or not len(seam):
+        return judged
+    there = directions(composed.azimuth_deg, composed.elevation_deg)
+    nearness = there @ directions(seam.azimuth_deg, seam.elevation_deg).T
+    nearest = nearness.argmax(axis=1)
+    near = nearness[np.arange(len(nearest)), nearest] > math.cos(math.radians(1.0))
+    apart = np.hypot(composed.right_deg, composed.up_deg)
+    return dataclasses.replace(judged, composed_m=judged.distance_m[nearest[near]], composed_deg=apart[near])
 
 
 def judge_frames(
@@ -159,13 +176,14 @@ def judge_frames(
     for frame in frames:
         views = sequence.views(frame, stamps)
         motions = {name: view.motion for name, view in views.items()}
+        composed = {(seam.first, seam.second): seam for seam in match_strips(composer.aligned(views)[0], width)}
         for seam in match_seams(composer, views):
-            found.setdefault((seam.first, seam.second), []).append(judge(seam, rig, motions))
+            names = seam.first, seam.second
+            judged = with_composed(judge(seam, rig, motions), seam, composed.get(names))
+            found.setdefault(names, []).append(judged)
     return {
         seam: Judged(
-            np.concatenate([part.distance_m for part in parts]),
-            np.concatenate([part.apart_deg for part in parts]),
-            np.concatenate([part.across_deg for part in parts]),
+            *(np.concatenate([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(Judged))
         )
         for seam, parts in found.items()
     }
@@ -192,11 +210,12 @@ def main() -> None:
     if args.distance_m is not None:
         rig = dataclasses.replace(rig, distance_m=args.distance_m)
     by_stamps = {stamps: judge_frames(sequence, rig, frames, stamps, args.columns) for stamps in (True, False)}
-    print("| seam | features | distance | apart | without parallax | one instant: apart | without parallax |")
-    print("|" + "---|" * 7)
+    one_instant = "one instant: one distance | composed | without parallax"
+    print(f"| seam | features | distance | one distance | composed | without parallax | {one_instant} |")
+    print("|" + "---|" * 9)
     for seam, own in by_stamps[True].items():
         cells = [" – ".join(seam), *own.cells(args.beyond_m)]
-        cells += by_stamps[False][seam].cells(args.beyond_m)[2:] if seam in by_stamps[False] else ["–", "–"]
+        cells += by_stamps[False][seam].cells(args.beyond_m)[2:] if seam in by_stamps[False] else ["–", "–", "–"]
         print(f"| {' | '.join(cells)} |")
 
 

@@ -14,7 +14,7 @@ import pytest
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.rig.composer import CameraView, Composer
-from unifygeo_ros.rig.lenses import Fisheye, FisheyeCircle, Pinhole
+from unifygeo_ros.rig.lenses import Equirectangular, Fisheye, FisheyeCircle, Pinhole
 from unifygeo_ros.rig.rig import Rig, RigCamera, rotation_from_mount
 
 WIDTH = 208
@@ -63,6 +63,18 @@ def rays(lens) -> np.ndarray:
         theta = radius / lens.radius * lens.field_rad / 2
         unit = offset / np.maximum(radius, 1e-9)[..., None]
         return np.concatenate([np.sin(theta)[..., None] * unit, np.cos(theta)[..., None]], axis=-1)
+    if isinstance(lens, Equirectangular):
+        # Longitude to the right of the view, latitude above it.
+        longitude = (grid[..., 0] - (lens.width - 1) / 2) / lens.width * lens.field_rad
+        latitude = np.interp(
+            grid[..., 1], [-0.5, lens.height - 0.5], [lens.elevation_top_rad, lens.elevation_bottom_rad]
+        )
+        right, down, ahead = (
+            np.sin(longitude) * np.cos(latitude),
+            -np.sin(latitude),
+            np.cos(longitude) * np.cos(latitude),
+        )
+        return np.stack([right, down, ahead], axis=-1)
     matrix = np.array([[lens.fx, 0, lens.cx], [0, lens.fy, lens.cy], [0, 0, 1]])
     if isinstance(lens, Fisheye):
         flat = (grid - [lens.cx, lens.cy]) / [lens.fx, lens.fy]
@@ -107,6 +119,13 @@ RIGS = {
     "six rational_polynomial pinholes": [camera(f"cam{i}", RATIONAL, yaw=i * math.pi / 3) for i in range(6)],
     "four fisheyes": [camera(f"cam{i}", FISHEYE, yaw=i * math.pi / 2, pitch=0.3) for i in range(4)],
     "dual fisheye": CIRCLES,
+    "equirectangular": [camera("pano", Equirectangular(500, 250), yaw=2.0)],
+    "tilted equirectangular": [camera("pano", Equirectangular(500, 250), roll=0.3, pitch=-0.4, yaw=-1.0)],
+    "half a turn and two pinholes": [
+        camera("half", Equirectangular(300, 180, math.radians(200), math.radians(50), math.radians(-70)), yaw=0.5),
+        camera("left", PINHOLE, yaw=0.5 + math.radians(130)),
+        camera("right", PINHOLE, yaw=0.5 - math.radians(130)),
+    ],
     "cameras rolled by 90°": [camera(f"cam{i}", PINHOLE, roll=math.pi / 2, yaw=i * math.pi / 4) for i in range(8)],
 }
 
@@ -120,6 +139,18 @@ def test_composed_sphere_equals_the_sphere_rendered_directly(cameras):
     assert error.max() < 4.0
     assert error.mean() < 0.8
     assert all(gain == pytest.approx(1.0, abs=0.01) for gain in composed.gains.values())
+
+
+def test_equirectangular_camera_of_a_whole_turn_sees_everything_and_has_no_seam():
+    """Its two ends meet straight behind it. Moved: the positions are computed for every image."""
+    cam = camera("pano", Equirectangular(500, 250), pitch=0.1, yaw=2.0)
+    turn = math.radians(-5.0)
+    views = {"pano": CameraView(image_of(cam, turn), Pose2(0.0, 0.0, -turn))}
+    composed = Composer(Rig((cam,)), WIDTH).compose(views)
+    assert composed.seen.all()
+    behind = round((0.5 - (2.0 - math.pi) / (2 * math.pi)) * WIDTH)
+    error = np.abs(composed.pixels.astype(float) - expected_panorama())[:, behind - 3 : behind + 3]
+    assert error.max() < 4.0
 
 
 def test_compose_seen_mask_is_the_lens_coverage():
@@ -277,6 +308,9 @@ def test_image_of_another_shape_is_refused_with_both_sizes():
         (lambda: Fisheye(800, 800, 250, 250, 400, 400, (math.inf, 0.0, 0.0, 0.0)), "distortion 0 is inf"),
         (lambda: FisheyeCircle(800, 800, 900, 400, 400, 3.3), "centre 900, 400 is outside"),
         (lambda: FisheyeCircle(800, 800, 400, 400, 400, 8.0), "must be 20° to 360°"),
+        (lambda: Equirectangular(800, 300), "pixels are not square"),
+        (lambda: Equirectangular(800, 400, math.tau, -1.0, 1.0), "upper one above the lower"),
+        (lambda: Equirectangular(800, 400, 7.0), "must be 20° to 360°"),
         (lambda: Rig(()), "without cameras"),
         (lambda: Rig((SURROUND[0], SURROUND[0])), "two cameras of one name"),
         (lambda: RigCamera("a", PINHOLE, -np.eye(3), np.zeros(3)), "mirrors"),

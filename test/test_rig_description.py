@@ -13,8 +13,8 @@ import yaml
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.rig.camera_info import lens_of_camera_info
 from unifygeo_ros.rig.composer import CameraView, Composer
-from unifygeo_ros.rig.description import FramePose, read_rig, rig_of_camera_infos
-from unifygeo_ros.rig.lenses import Fisheye, FisheyeCircle, Pinhole
+from unifygeo_ros.rig.description import FramePose, read_rig, rig_file, rig_of_camera_infos
+from unifygeo_ros.rig.lenses import Equirectangular, Fisheye, FisheyeCircle, Pinhole
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "config" / "rigs").glob("*.yaml"))
 MATRIX = [500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0]
@@ -72,8 +72,9 @@ def test_fisheye_projects_as_opencv_does(model):
         Pinhole(640, 480, 280.0, 280.0, 320.0, 240.0, (0.3, 0.02, 1e-3, -5e-4, 1e-3, 0.35, 0.05, 2e-3)),
         Fisheye(640, 480, 203.0, 204.0, 318.0, 242.0, (-0.02, 0.003, -0.001, 0.0001), math.radians(190)),
         FisheyeCircle(640, 480, 318.0, 242.0, 230.0, math.radians(200)),
+        Equirectangular(640, 480, math.radians(160), math.radians(70), math.radians(-50)),
     ],
-    ids=["plumb_bob", "rational_polynomial", "equidistant", "circle"],
+    ids=["plumb_bob", "rational_polynomial", "equidistant", "circle", "equirectangular"],
 )
 def test_unproject_inverts_project_wherever_the_lens_shows_something(lens):
     """`project` is checked against OpenCV above. Half the size moves each pixel edge to half its place."""
@@ -189,6 +190,20 @@ def test_missing_camera_info_or_transform_is_named(tmp_path):
         description.rig()
     with pytest.raises(ConfigurationError, match=r"camera front: no static transform .* 'front_optical'"):
         description.rig({"/front/camera_info": camera_info()}.get)
+
+
+def test_equirectangular_camera_of_a_rig_file_sees_a_whole_sphere_unless_it_says_otherwise(tmp_path):
+    panorama = {**CAMERA, "lens": {"model": "equirectangular", "width": 800, "height": 400}}
+    part = {**CAMERA, "lens": {"model": "equirectangular", "width": 700, "height": 200, "field_deg": 210,
+                               "elevation_top_deg": 20, "elevation_bottom_deg": -40}}  # fmt: skip
+    description = read_rig(write(tmp_path, {"cameras": {"a": panorama, "b": part}}))
+    whole, some = (camera.lens for camera in description.rig().cameras)
+    assert whole == Equirectangular(800, 400)
+    assert some == Equirectangular(700, 200, *map(math.radians, (210, 20, -40)))
+    # The file of a recorded rig says the same.
+    again = write(tmp_path, rig_file(description.rig(), {"a": "/a", "b": "/b"}))
+    for camera, found in zip((whole, some), read_rig(again).rig().cameras, strict=True):
+        assert vars(found.lens) == pytest.approx(vars(camera))
 
 
 def test_calibration_file_of_ros_serves_as_lens(tmp_path):

@@ -6,11 +6,13 @@ the lens' resolution changes little over the image.
 
 The sampling positions are computed for every image of a camera that exposed at another instant than the panorama's,
 because the vehicle turned and moved meanwhile; those of the others are computed once. They are computed exactly on a
-grid of every `GRID`-th pixel and interpolated between (error below 0.02° for a 120° pinhole). Cameras are blended one
+grid of every `GRID`-th pixel and interpolated between (error below 0.02° for a 120° pinhole). For an equirectangular
+image of a whole turn, whose two ends show the same, the directions are interpolated instead. Cameras are blended one
 after the other with 8 bits, each by its weight against that of those before.
 
 A ray meets the ground plane, or `Rig.distance_m`, whichever comes first. So the road and what stands at that distance
-fit together across cameras of different positions, and across the way that the vehicle moved meanwhile.
+fit together across cameras of different positions, and across the way that the vehicle moved meanwhile. What stands at
+other distances is moved together where two cameras overlap (`unifygeo_ros.rig.parallax`).
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from typing import Any, Mapping, NamedTuple
 import cv2
 import numpy as np
 
-from unifygeo_ros.core.arrays import Bool, Float32, Float64, Int64, UInt8
+from unifygeo_ros.core.arrays import Bool, Float32, Float64, UInt8
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.se2 import Pose2, rotation_matrix
+from unifygeo_ros.rig.parallax import Seen, aligned
 from unifygeo_ros.rig.rig import Rig, RigCamera
+from unifygeo_ros.rig.strips import Strip, directions
 
 GRID = 8
 """Pixels of the doubled panorama between two exactly computed sampling positions."""
@@ -98,46 +102,38 @@ class Composer:
         Raises:
             InputError: An image of a camera that the rig does not have, or of another size than its lens'.
         """
-        strips = list(self.strips(views).values())
-        gains = _gains(strips, self.width)
+        strips, gains = self.aligned(views)
         pixels = np.zeros((self.height, self.width, 3), np.uint8)
         weight = np.zeros((self.height, self.width), np.float32)
-        for strip, gain in zip(strips, gains, strict=True):
-            evened = strip.pixels if gain == 1.0 else cv2.LUT(strip.pixels, _brightness_table(gain))
+        for name, strip in strips.items():
+            evened = strip.pixels if gains[name] == 1.0 else cv2.LUT(strip.pixels, _brightness_table(gains[name]))
             for rows, source, target in strip.parts(self.width):
                 before, own = weight[rows, target], strip.weight[:, source]
                 pixels[rows, target] = cv2.blendLinear(pixels[rows, target], evened[:, source], before, own)
                 before += own
-        return Composed(pixels, np.asarray(weight > 0), dict(zip(views, gains, strict=True)))
+        return Composed(pixels, np.asarray(weight > 0), gains)
+
+    def aligned(self, views: Mapping[str, CameraView]) -> tuple[dict[str, Strip], dict[str, float]]:
+        """The strips with the parallax taken out where two cameras overlap, and each camera's exposure correction.
+
+        See `unifygeo_ros.rig.parallax`; otherwise as `compose`.
+        """
+        strips = self.strips(views)
+        gains = dict(zip(strips, _gains(list(strips.values()), self.width), strict=True))
+        seen = [
+            Seen(strip, gains[name], self._tables[name].position_m(views[name].motion))
+            for name, strip in strips.items()
+        ]
+        rig = self.rig
+        found = aligned(seen, rig.centre_m, rig.ground_z_m, rig.distance_m, self.width)
+        return dict(zip(strips, found, strict=True)), gains
 
     def strips(self, views: Mapping[str, CameraView]) -> dict[str, Strip]:
-        """What each camera contributes, before blending; as `compose`."""
+        """What each camera contributes, before its parallax is taken out and all are blended; as `compose`."""
         unknown = set(views) - set(self._tables)
         if unknown:
             raise InputError(f"no camera {', '.join(sorted(unknown))} in the rig, which has {', '.join(self._tables)}")
         return {name: self._tables[name].strip(view) for name, view in views.items()}
-
-
-@dataclass(frozen=True)
-class Strip:
-    """What one camera contributes: rows and columns of the panorama (columns may run past its end, and wrap)."""
-
-    first_row: int
-    first_column: int
-    pixels: UInt8
-    """uint8 (rows, columns, 3)."""
-    weight: Float32
-    """float32 (rows, columns), 0 where the camera saw nothing, rising with the distance from its image's edge to 1."""
-
-    def parts(self, width: int) -> list[tuple[slice, slice, slice]]:
-        """(rows of the panorama, columns of the strip, columns of the panorama), split where the columns wrap."""
-        rows = slice(self.first_row, self.first_row + self.weight.shape[0])
-        start, count = self.first_column % width, self.weight.shape[1]
-        until = min(count, width - start)
-        parts = [(rows, slice(0, until), slice(start, start + until))]
-        if until < count:
-            parts.append((rows, slice(until, count), slice(0, count - until)))
-        return parts
 
 
 class _Table:
@@ -148,8 +144,8 @@ class _Table:
         self._centre_m, self._ground_z_m, self._distance_m = rig.centre_m, rig.ground_z_m, rig.distance_m
         self._width, self._height = width, width // 2
         # A block of panorama pixels that holds all that the camera sees, with room for the vehicle's turn meanwhile.
-        directions = _directions(width // 4, np.arange(width // 8), np.arange(width // 4))
-        pixels, valid = self._project(self._points(directions), STANDING)
+        block = directions(width // 4, np.arange(width // 8), np.arange(width // 4))
+        pixels, valid = camera.lens.project(self._rays(self._points(block), STANDING))
         column, row = pixels[..., 0].astype(np.float32), pixels[..., 1].astype(np.float32)
         seen: Bool = valid & (camera.lens.margin(column, row) > 0)
         if not seen.any():
@@ -162,22 +158,32 @@ class _Table:
         self._columns = min(width, count * 4 + 32)
         at_row = _grid_positions(2 * self._first_row, 2 * (self._last_row - self._first_row))
         at_column = _grid_positions(2 * self._first_column, 2 * self._columns)
-        self._points_m = self._points(_directions(2 * width, at_row, at_column))
+        self._points_m = self._points(directions(2 * width, at_row, at_column))
         self._standing: dict[tuple[float, float], _Maps] = {}
 
-    def _points(self, directions: Float64) -> Float64:
+    def _points(self, rays: Float64) -> Float64:
         """What directions (..., 3) from the rig's centre meet, in base_link: the ground, or a place at `distance_m`."""
         height = self._centre_m[2] - self._ground_z_m
-        reach = np.minimum(height / np.maximum(-directions[..., 2], 1e-9), self._distance_m)
-        return np.asarray(self._centre_m + directions * reach[..., None])
+        reach = np.minimum(height / np.maximum(-rays[..., 2], 1e-9), self._distance_m)
+        return np.asarray(self._centre_m + rays * reach[..., None])
 
-    def _project(self, points_m: Float64, motion: Pose2) -> tuple[Float64, Bool]:
-        """Pixels of points (..., 3) in base_link at the panorama's instant, after this motion since the exposure."""
+    def _rays(self, points_m: Float64, motion: Pose2) -> Float64:
+        """Directions to points (..., 3) in base_link at the panorama's instant, after this motion since the exposure.
+
+        Returns:
+            float64 (..., 3), in the optical frame.
+        """
         turn = np.eye(3)
         turn[:2, :2] = rotation_matrix(motion.yaw_rad)
         shift = np.array([motion.x_m, motion.y_m, 0.0]) - self.camera.position_m
         axes = self.camera.base_from_optical
-        return self.camera.lens.project(points_m @ (turn.T @ axes) + shift @ axes)
+        return np.asarray(points_m @ (turn.T @ axes) + shift @ axes)
+
+    def position_m(self, motion: Pose2) -> Float64:
+        """Where the camera was, in base_link's axes at the panorama's instant, after this motion since the exposure."""
+        x, y, z = self.camera.position_m
+        at = rotation_matrix(motion.yaw_rad).T @ np.array([x - motion.x_m, y - motion.y_m])
+        return np.array([*at, z])
 
     def scale(self, pixels: UInt8) -> tuple[float, float]:
         """Size of an image in that of its lens, across and down. Raises InputError where their shapes differ."""
@@ -199,18 +205,30 @@ class _Table:
         """Where each doubled pixel of the strip looks in an image that is so much smaller than the lens'."""
         if motion == STANDING and shrink in self._standing:
             return self._standing[shrink]
-        pixels, valid = self._project(self._points_m, motion)
-        # Where the lens model is not valid there is NaN, which spreads to all that would be interpolated with it.
         size = 2 * self._columns, 2 * (self._last_row - self._first_row)
-        column, row = (
-            _upsample(np.where(valid, pixels[..., axis], np.nan).astype(np.float32), size) for axis in (0, 1)
-        )
-        weight = self.camera.lens.margin(column, row) * np.float32(1 / FEATHER)
-        cv2.patchNaNs(weight, 0.0)
+        rays = self._rays(self._points_m, motion)
+        if self.camera.lens.is_continuous:
+            pixels, valid = self.camera.lens.project(rays)
+            # Where the lens model is not valid there is NaN, which spreads to all that would be interpolated with it.
+            column, row = (
+                _upsample(np.where(valid, pixels[..., axis], np.nan).astype(np.float32), size) for axis in (0, 1)
+            )
+        else:
+            rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+            fine = np.stack([_upsample(rays[..., axis].astype(np.float32), size) for axis in range(3)], axis=-1)
+            pixels, _ = self.camera.lens.project(fine.astype(np.float64))
+            column, row = (pixels[..., axis].astype(np.float32) for axis in (0, 1))
+        margin = self.camera.lens.margin(column, row)
         # The smallest of each four: a pixel is seen if all of it is.
-        smallest = np.minimum(weight[0::2], weight[1::2])
-        smallest = np.minimum(smallest[:, 0::2], smallest[:, 1::2])
+        smallest = np.minimum(margin[0::2], margin[1::2])
+        smallest = np.minimum(smallest[:, 0::2], smallest[:, 1::2]) * np.float32(1 / FEATHER)
+        cv2.patchNaNs(smallest, 0.0)
         weight = np.where(smallest > 0, np.clip(smallest, LEAST_WEIGHT, 1), np.float32(0))
+        if (
+            not self.camera.lens.is_continuous
+        ):  # sampling goes on from the last column to the first, but not so the rows
+            edge = 0.5 / shrink[1]
+            np.clip(row, edge - 0.5, self.camera.lens.height - 0.5 - edge, out=row)
         for positions, factor in ((column, shrink[0]), (row, shrink[1])):
             positions *= np.float32(factor)
             positions += np.float32(0.5 * factor - 0.5)
@@ -233,7 +251,8 @@ class _Table:
             source = source[: size[1] * reduction, : size[0] * reduction]
             source = cv2.resize(source, size, interpolation=cv2.INTER_AREA)
         maps = self._maps(view.motion, (scale_x / reduction, scale_y / reduction))
-        sampled = cv2.remap(source, maps.first, maps.second, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        border = cv2.BORDER_REPLICATE if self.camera.lens.is_continuous else cv2.BORDER_WRAP
+        sampled = cv2.remap(source, maps.first, maps.second, cv2.INTER_LINEAR, borderMode=border)
         half = self._columns, self._last_row - self._first_row
         return Strip(
             self._first_row, self._first_column, cv2.resize(sampled, half, interpolation=cv2.INTER_AREA), maps.weight
@@ -249,21 +268,6 @@ class _Maps(NamedTuple):
     """Rows, or the fractions of `cv2.convertMaps`."""
     weight: Float32
     """float32 (rows, columns)."""
-
-
-def _directions(width: int, rows: Int64 | Float64, columns: Int64 | Float64) -> Float64:
-    """Unit vectors in base_link's axes of rows × columns of an equirectangular image of `width`: (n, m, 3)."""
-    azimuth = (np.asarray(columns) + 0.5) / width * 2 * np.pi - np.pi  # clockwise from base_link's x axis
-    elevation = np.pi / 2 - (np.asarray(rows) + 0.5) / width * 2 * np.pi
-    cos = np.cos(elevation)[:, None]
-    return np.stack(
-        [
-            cos * np.cos(azimuth),
-            -cos * np.sin(azimuth),
-            np.broadcast_to(np.sin(elevation)[:, None], (len(rows), len(columns))),
-        ],
-        axis=-1,
-    )
 
 
 def _grid_positions(first: int, count: int) -> Float64:

@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.rig.camera_info import InfoLens, lens_of_camera_info
-from unifygeo_ros.rig.lenses import Fisheye, FisheyeCircle, Lens, Pinhole
+from unifygeo_ros.rig.lenses import Equirectangular, Fisheye, FisheyeCircle, Lens, Pinhole
 from unifygeo_ros.rig.rig import BODY_FROM_OPTICAL, DISTANCE_M, Rig, RigCamera, rotation_from_mount
 
 UPRIGHT = math.cos(math.radians(20))
@@ -217,11 +217,11 @@ def rig_file(rig: Rig, topics: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _lens_values(lens: Lens) -> dict[str, Any]:
-    names = {Pinhole: "pinhole", Fisheye: "fisheye", FisheyeCircle: "circle"}
+    names = {Pinhole: "pinhole", Fisheye: "fisheye", FisheyeCircle: "circle", Equirectangular: "equirectangular"}
     values: dict[str, Any] = dict(vars(lens))
-    field_rad = values.pop("field_rad", None)
-    if field_rad is not None:
-        values["field_deg"] = math.degrees(field_rad)
+    for name in ("field", "elevation_top", "elevation_bottom"):
+        if f"{name}_rad" in values:
+            values[f"{name}_deg"] = round(math.degrees(values[f"{name}_rad"]), 9)
     if "distortion" in values:
         values["distortion"] = list(values["distortion"])
     model = names[type(lens)]
@@ -260,8 +260,11 @@ _LENSES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "pinhole": (_FOCAL, ("distortion",)),
     "fisheye": (_FOCAL, ("distortion", "field_deg")),
     "circle": (("width", "height", "centre_column", "centre_row", "radius", "field_deg"), ()),
+    "equirectangular": (("width", "height"), ("field_deg", "elevation_top_deg", "elevation_bottom_deg")),
 }
 """Required and optional keys by lens model."""
+_WHOLE_SPHERE_DEG = {"field_deg": 360.0, "elevation_top_deg": 90.0, "elevation_bottom_deg": -90.0}
+"""Defaults of an equirectangular lens."""
 
 
 def _camera_description(name: str, values: Any, path: Path) -> CameraDescription:
@@ -309,6 +312,9 @@ def _lens(values: Any, where: str) -> Lens:
     if model == "circle":
         column, row, radius, field_deg = numbers
         return FisheyeCircle(width, height, column, row, radius, math.radians(field_deg))
+    if model == "equirectangular":
+        angles = {key: _number(given.get(key, whole), f"{where} {key}") for key, whole in _WHOLE_SPHERE_DEG.items()}
+        return Equirectangular(width, height, *(math.radians(angle) for angle in angles.values()))
     distortion = given.get("distortion", [0.0] * 4)
     if not isinstance(distortion, list):
         raise ConfigurationError(f"{where}: distortion is {distortion!r}, must be a list of numbers")

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,14 @@ class Lens(Protocol):
 
     @property
     def height(self) -> int: ...
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether neighbouring directions lie beside each other in the image, so that positions may be interpolated.
+
+        Where not, the image is a whole turn: its left and right edge show the same.
+        """
+        ...
 
     def project(self, directions: Float64) -> tuple[Float64, Bool]:
         """Pixels of directions.
@@ -82,9 +90,12 @@ class Lens(Protocol):
 
 
 def _rectangle_margin(width: int, height: int, column: Float32, row: Float32) -> Float32:
-    across = np.minimum(column + 0.5, width - 0.5 - column) * (2 / width)
-    down = np.minimum(row + 0.5, height - 0.5 - row) * (2 / height)
-    return np.asarray(np.minimum(across, down), np.float32)
+    # In place where it can be: this is computed for every pixel of every moved image.
+    across, down = np.abs(column - np.float32((width - 1) / 2)), np.abs(row - np.float32((height - 1) / 2))
+    across *= np.float32(2 / width)
+    down *= np.float32(2 / height)
+    np.maximum(across, down, out=across)
+    return np.asarray(np.float32(1) - across, np.float32)
 
 
 def _check_image(name: str, width: int, height: int) -> None:
@@ -110,6 +121,8 @@ def _scaled_place(place: float, scale: float) -> float:
 @dataclass(frozen=True)
 class _FocalLens:
     """What pinholes and fisheyes have in common: K of a `CameraInfo`."""
+
+    is_continuous: ClassVar[bool] = True
 
     width: int
     height: int
@@ -301,6 +314,8 @@ class FisheyeCircle:
     Both circles may lie on one image, beside each other.
     """
 
+    is_continuous: ClassVar[bool] = True
+
     width: int
     height: int
     centre_column: float
@@ -357,6 +372,90 @@ class FisheyeCircle:
     def rad_per_pixel(self) -> float:
         """See `Lens.rad_per_pixel`."""
         return self.field_rad / 2 / self.radius
+
+
+@dataclass(frozen=True)
+class Equirectangular:
+    """An equirectangular image: a panoramic camera among others, or the part of a turn that a camera itself stitches.
+
+    Columns are even steps of azimuth to the right, rows even steps of elevation downwards. The middle column looks
+    along the optical axis.
+    """
+
+    width: int
+    height: int
+    field_rad: float = 2 * math.pi
+    """From the left edge to the right one."""
+    elevation_top_rad: float = math.pi / 2
+    """Of the upper edge; π/2 is the camera's zenith."""
+    elevation_bottom_rad: float = -math.pi / 2
+    """Of the lower edge."""
+
+    def __post_init__(self) -> None:
+        name = "equirectangular camera"
+        _check_image(name, self.width, self.height)
+        _check_field(name, self.field_rad)
+        top, bottom = self.elevation_top_rad, self.elevation_bottom_rad
+        if not -math.pi / 2 - 1e-9 <= bottom < top <= math.pi / 2 + 1e-9:
+            raise ConfigurationError(
+                f"{name}: elevations of {math.degrees(top):.1f}° (upper edge) and {math.degrees(bottom):.1f}° (lower "
+                "edge), must be within ±90°, the upper one above the lower one"
+            )
+        across, down = self.field_rad / self.width, (top - bottom) / self.height
+        if not 0.98 < across / down < 1.02:
+            raise ConfigurationError(
+                f"{name}: image of {self.width}x{self.height} for {math.degrees(self.field_rad):.1f}° across and "
+                f"{math.degrees(top - bottom):.1f}° down, so its pixels are not square; check field and elevations"
+            )
+
+    @property
+    def is_continuous(self) -> bool:
+        """See `Lens.is_continuous`."""
+        return self.field_rad < 2 * math.pi - 1e-9
+
+    def project(self, directions: Float64) -> tuple[Float64, Bool]:
+        """See `Lens.project`. Valid everywhere; a part of a turn up to half of what it leaves out, 15° at most."""
+        x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
+        azimuth, elevation = np.arctan2(x, z), np.arctan2(-y, np.hypot(x, z))
+        column = (azimuth / self.field_rad + 0.5) * self.width - 0.5
+        field = self.elevation_top_rad - self.elevation_bottom_rad
+        row = (self.elevation_top_rad - elevation) / field * self.height - 0.5
+        if self.is_continuous:
+            reach = self.field_rad / 2 + min(math.radians(15), (2 * math.pi - self.field_rad) / 4)
+            valid = np.abs(azimuth) <= reach
+        else:
+            valid = np.ones(azimuth.shape, bool)
+        return np.stack([column, row], axis=-1), np.asarray(valid)
+
+    def unproject(self, pixels: Float64) -> tuple[Float64, Bool]:
+        """See `Lens.unproject`."""
+        azimuth = ((pixels[..., 0] + 0.5) / self.width - 0.5) * self.field_rad
+        field = self.elevation_top_rad - self.elevation_bottom_rad
+        elevation = self.elevation_top_rad - (pixels[..., 1] + 0.5) / self.height * field
+        cos = np.cos(elevation)
+        found = np.stack([cos * np.sin(azimuth), -np.sin(elevation), cos * np.cos(azimuth)], axis=-1)
+        inside = (np.abs(azimuth) <= self.field_rad / 2) & (elevation <= self.elevation_top_rad)
+        return found, np.asarray(inside & (elevation >= self.elevation_bottom_rad))
+
+    def scaled(self, scale: float) -> Equirectangular:
+        """See `Lens.scaled`."""
+        width, height = _scaled_size(self.width, self.height, scale)
+        return dataclasses.replace(self, width=width, height=height)
+
+    def margin(self, column: Float32, row: Float32) -> Float32:
+        """See `Lens.margin`. A whole turn has no edge at its sides, and a pole is no edge."""
+        nearest = np.where(np.isnan(column) | np.isnan(row), np.float32(np.nan), np.float32(1))
+        if self.is_continuous:
+            nearest = np.minimum(nearest, np.minimum(column + 0.5, self.width - 0.5 - column) * (2 / self.width))
+        if self.elevation_top_rad < math.pi / 2 - 1e-9:
+            nearest = np.minimum(nearest, (row + 0.5) * (2 / self.height))
+        if self.elevation_bottom_rad > -math.pi / 2 + 1e-9:
+            nearest = np.minimum(nearest, (self.height - 0.5 - row) * (2 / self.height))
+        return np.asarray(nearest, np.float32)
+
+    def rad_per_pixel(self) -> float:
+        """See `Lens.rad_per_pixel`."""
+        return self.field_rad / self.width
 
 
 def _check_field(name: str, field_rad: float) -> None:

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from unifygeo_ros.core.arrays import Bool, Float64, UInt8
-from unifygeo_ros.rig.composer import CameraView, Composer, Strip
+from unifygeo_ros.rig.composer import CameraView, Composer
+from unifygeo_ros.rig.strips import Strip, common_columns
 
 MAX_OFFSET_DEG = 6.0
 """Features further apart than this are not taken for the same point."""
@@ -55,18 +56,27 @@ class Seam:
 
 
 def match_seams(composer: Composer, views: Mapping[str, CameraView]) -> list[Seam]:
-    """Match features in each overlap of two cameras.
+    """Match features in each overlap of two cameras, for the distance that the rig assumes.
 
     Args:
         composer: Of the rig; its columns limit the accuracy: 2048 are 0.18° each.
         views: The images, as `Composer.compose` takes them.
 
     Returns:
+        As `match_strips`.
+    """
+    return match_strips(composer.strips(views), composer.width)
+
+
+def match_strips(strips: Mapping[str, Strip], width: int) -> list[Seam]:
+    """Match features where two strips of a panorama of `width` columns overlap.
+
+    Returns:
         One seam for each pair of cameras that overlap, also where nothing could be matched.
     """
     found: dict[tuple[str, str], list[Seam]] = {}
-    for (first, a), (second, b) in itertools.combinations(composer.strips(views).items(), 2):
-        for left, right, columns in _common_columns(a, b, composer.width):
+    for (first, a), (second, b) in itertools.combinations(strips.items(), 2):
+        for left, right, columns in common_columns(a, b, width):
             top = max(a.first_row, b.first_row)
             bottom = min(a.first_row + len(a.weight), b.first_row + len(b.weight))
             if min(bottom - top, columns) < 16:
@@ -76,7 +86,7 @@ def match_seams(composer: Composer, views: Mapping[str, CameraView]) -> list[Sea
             both = np.asarray((a.weight[part_a] > 0.02) & (b.weight[part_b] > 0.02))
             if both.sum() >= 400:
                 greys = _grey(a.pixels[part_a]), _grey(b.pixels[part_b])
-                seam = _match(first, second, greys, both, (top, a.first_column + left), composer.width)
+                seam = _match(first, second, greys, both, (top, a.first_column + left), width)
                 found.setdefault((first, second), []).append(seam)
     return [joined(seams) for seams in found.values()]
 
@@ -126,18 +136,6 @@ def _least_absolute(differences: Float64, wanted: Float64) -> Float64:
         system = (differences.T * weights) @ differences + np.diag(pull)
         offsets = np.linalg.solve(system, (differences.T * weights) @ wanted)
     return np.asarray(offsets)
-
-
-def _common_columns(a: Strip, b: Strip, width: int) -> list[tuple[int, int, int]]:
-    """Runs of columns that both strips hold: where each strip has the first one, and how many there are."""
-    runs = []
-    own = a.first_column % width
-    for turn in (-width, 0, width):
-        shifted = b.first_column % width + turn
-        start, stop = max(own, shifted), min(own + a.weight.shape[1], shifted + b.weight.shape[1])
-        if stop > start:
-            runs.append((start - own, start - shifted, stop - start))
-    return runs
 
 
 def _grey(pixels: UInt8) -> UInt8:

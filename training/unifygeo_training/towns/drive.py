@@ -200,7 +200,7 @@ def _rig_images(
             pixels[shown] = renderers[name].image(lit, pose, (number, i))[shown]
         yield topic, stamp + delay_ns, build.image(_jpeg(pixels, settings), stamp, rig.frames[names[0]])
         for name in names:
-            if rig.info_topics[name]:
+            if name in rig.info_topics:
                 info = build.camera_info(rig.camera(name).lens, stamp, rig.frames[name])
                 yield rig.info_topics[name], stamp + delay_ns, info
 
@@ -396,7 +396,9 @@ class _Messages:
         )
 
     def camera_info(self, lens: Lens, stamp_ns: int, frame: str) -> Any:
-        model, k, d = calibration_of(lens)
+        calibration = calibration_of(lens)
+        assert calibration is not None  # such cameras have no topic for it
+        model, k, d = calibration
         p = np.zeros((3, 4))
         p[:, :3] = k
         roi = self._make(

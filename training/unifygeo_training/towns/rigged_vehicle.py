@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.rig.description import RigDescription, rig_file
-from unifygeo_ros.rig.lenses import Fisheye, FisheyeCircle, Lens, Pinhole
+from unifygeo_ros.rig.lenses import Equirectangular, Fisheye, FisheyeCircle, Lens, Pinhole
 from unifygeo_ros.rig.rig import Rig, RigCamera
 from unifygeo_training.towns.scene import GROUND, Kind
 from unifygeo_training.towns.trajectory import Drive
@@ -32,7 +32,7 @@ class RiggedVehicle:
     topics: Mapping[str, tuple[str, ...]]
     """Names of the cameras by the topic of their images, which are CompressedImage."""
     info_topics: Mapping[str, str]
-    """Topic of each camera's CameraInfo."""
+    """Topic of each camera's CameraInfo; cameras without one are left out."""
     frames: Mapping[str, str]
     """Optical frame of each camera."""
     spread_s: float
@@ -83,7 +83,11 @@ class RiggedVehicle:
         return cls(
             Rig(cameras, whole.ground_z_m, whole.distance_m),
             topics,
-            {name: camera.info_topic for name, camera in described.items()},
+            {
+                camera.name: described[camera.name].info_topic
+                for camera in cameras
+                if described[camera.name].info_topic and calibration_of(camera.lens) is not None
+            },
             {name: camera.frame or f"{name}_optical" for name, camera in described.items()},
             spread_s,
             rate_hz,
@@ -172,13 +176,16 @@ class RiggedVehicle:
             )
         lines += [
             "- `rig.yaml`: the rig file of these images, for `--rig`. A CameraInfo cannot say where the circle of a",
-            "  fisheye ends: `--rig auto` takes the black around it for a part of the view.",
+            "  fisheye ends: `--rig auto` takes the black around it for a part of the view. An equirectangular camera",
+            "  has no CameraInfo.",
         ]
         return "\n".join(lines)
 
 
-def calibration_of(lens: Lens) -> tuple[str, Float64, Float64]:
-    """A lens as a CameraInfo states it: distortion_model, K (3, 3), D."""
+def calibration_of(lens: Lens) -> tuple[str, Float64, Float64] | None:
+    """A lens as a CameraInfo states it: distortion_model, K (3, 3), D. None where none of its models fits."""
+    if isinstance(lens, Equirectangular):
+        return None
     if isinstance(lens, FisheyeCircle):
         focal = lens.radius / (lens.field_rad / 2)
         k = np.array([[focal, 0, lens.centre_column], [0, focal, lens.centre_row], [0, 0, 1]])
