@@ -2,6 +2,7 @@
 
     python benchmarks/rig_seams.py ../shared/data/rigs/pandaset_002
     python benchmarks/rig_seams.py DRIVE --columns 2048     # a drive of `unifygeo-train towns drive --rig`
+    python benchmarks/rig_seams.py DRIVE --columns 2048 --sets 120 --turning 12     # its sharpest turns
 
 Features are matched where two cameras see the same, in the strips that they contribute to a panorama. Each match gives
 two rays from two known places, and by triangulation a distance. The table has for each seam, over the features at least
@@ -82,9 +83,17 @@ class Sequence:
 class RecordedDrive:
     """Sets of images of a bag, moved by its odometry."""
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, count: int, turning: int | None) -> None:
+        """turning: of so many sets only those in which the vehicle turns most while the cameras expose."""
         settings = with_values(Settings(), {"rig.file": str(folder / "rig.yaml")})
         self.gathered = gather(folder / "bag", count, settings)
+        turns_deg = [
+            math.degrees(max(abs(view.motion.yaw_rad) for view in one.views.values())) for one in self.gathered.sets
+        ]
+        order = np.argsort(turns_deg)[::-1][: turning or None]
+        self.frames = sorted(int(frame) for frame in order)
+        chosen = [turns_deg[frame] for frame in self.frames]
+        print(f"{len(chosen)} sets; cameras turn by {np.median(chosen):.1f}° between them in the median\n")
 
     def views(self, frame: int, stamps: bool) -> Mapping[str, CameraView]:
         """As `Sequence.views`; frame: number of the set."""
@@ -195,6 +204,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="PandaSet's sequence 002, or a drive with bag and rig.yaml")
     parser.add_argument("--frames", type=int, nargs="+", default=[0, 38], help="of PandaSet: even, 0 to 38")
     parser.add_argument("--sets", type=int, default=12, help="of a drive (default: %(default)s)")
+    parser.add_argument("--turning", type=int, help="of a drive: only so many sets, those in which it turns most")
     parser.add_argument("--columns", type=int, default=4096, help="of the panorama in which features are matched")
     parser.add_argument("--distance-m", type=float, help="in place of the rig file's")
     parser.add_argument("--beyond-m", type=float, default=15.0, help="nearer features are left out")
@@ -202,8 +212,8 @@ def main() -> None:
     cv2.setNumThreads(1)
     sequence: Sequence | RecordedDrive
     if (args.folder / "bag").is_dir():
-        sequence = RecordedDrive(args.folder, args.sets)
-        rig, frames = sequence.gathered.rig, range(len(sequence.gathered.sets))
+        sequence = RecordedDrive(args.folder, args.sets, args.turning)
+        rig, frames = sequence.gathered.rig, sequence.frames
     else:
         rig, frames = read_rig(RIG).rig(), args.frames
         sequence = Sequence(args.folder, rig)

@@ -171,6 +171,27 @@ def test_compose_seen_mask_is_the_lens_coverage():
     assert (composed.seen | ~inner).all()
 
 
+def test_fisheye_whose_model_folds_back_inside_its_field_is_seen_up_to_there():
+    """As in a real car's left camera, whose calibration folds back at 87° of the 90°. Up to there every pixel is seen:
+    the edge is no staircase of the grid on which positions are computed."""
+    lens = Fisheye(960, 640, 303.3, 322.3, 486.5, 323.9, (-0.035511, -0.019848, 0.02608, -0.009718), math.pi)
+    angles = np.radians(np.arange(60.0, 95.0, 0.01))
+    k1, k2, k3, k4 = lens.distortion
+    folds_deg = math.degrees(
+        angles[np.argmax(angles * (1 + k1 * angles**2 + k2 * angles**4 + k3 * angles**6 + k4 * angles**8))]
+    )
+    assert 86 < folds_deg < 88
+    cam = RigCamera("left", lens, rotation_from_mount(0, 0, 0), np.array([0.0, 0.0, 1.6]))
+    width = 384
+    image = np.full((640, 960, 3), 90, np.uint8)
+    composed = Composer(Rig((cam,), distance_m=1e6), width).compose({"left": CameraView(image)})
+    away_deg = np.degrees(np.arccos(np.clip(equirectangular(width)[..., 0], -1, 1)))
+    # Along the horizon, where the picture ends with the field and not with the image's upper or lower edge.
+    rows = slice(width // 4 - 6, width // 4 + 6)
+    assert composed.seen[rows][away_deg[rows] < folds_deg - 2.0].all()
+    assert not composed.seen[rows][away_deg[rows] > folds_deg + 1.0].any()
+
+
 def test_camera_that_exposed_earlier_is_turned_by_the_vehicles_turn():
     turn = math.radians(6.0)
     views = {}

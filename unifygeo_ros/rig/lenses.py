@@ -277,6 +277,12 @@ class Fisheye(_FocalLens):
         t2 = theta * theta
         return np.asarray(theta * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4)))))
 
+    def _continued(self, theta: Float64) -> Float64:
+        """θ_d, which goes on growing evenly beyond the angle where the model folds back."""
+        last = self._largest_angle
+        slope = float(self._distorted(np.array(last))) / last
+        return np.asarray(self._distorted(np.minimum(theta, last)) + slope * np.maximum(theta - last, 0))
+
     @functools.cached_property
     def _largest_angle(self) -> float:
         """Angle from the axis up to which θ_d still grows."""
@@ -285,11 +291,15 @@ class Fisheye(_FocalLens):
         return float(angles[falling[0]]) if falling.size else math.pi
 
     def project(self, directions: Float64) -> tuple[Float64, Bool]:
-        """See `Lens.project`. Valid to a little beyond the field, where the distortion does not fold back."""
+        """See `Lens.project`. Valid to a little beyond the field; beyond it lies outside the picture (`margin`).
+
+        A calibration may fold back just inside the field. Were directions beyond that not valid, what is interpolated
+        with them would be lost, too: a staircase along the picture's edge.
+        """
         theta, unit = _from_axis(directions)
-        scale = self._distorted(theta)[..., None] * unit
+        scale = self._continued(theta)[..., None] * unit
         pixels = scale * np.array([self.fx, self.fy]) + np.array([self.cx, self.cy])
-        return pixels, np.asarray(theta <= min(self._largest_angle, _beyond(self.field_rad)))
+        return pixels, np.asarray(theta <= _beyond(min(self.field_rad, 2 * self._largest_angle)))
 
     def unproject(self, pixels: Float64) -> tuple[Float64, Bool]:
         """See `Lens.unproject`. By a table of the distortion, 0.04° apart; the error is below a thousandth of that."""
