@@ -110,7 +110,11 @@ def test_parameters_of_the_session_are_read_where_they_act(monkeypatch, region, 
 def test_each_parameter_of_the_node_is_read_in_the_node_or_the_replay():
     loaded = {
         node.attr
-        for file in [*(PACKAGE / "ros").glob("*.py"), PACKAGE / "evaluation" / "evaluate.py"]
+        for file in [
+            *(PACKAGE / "ros").glob("*.py"),
+            PACKAGE / "evaluation/evaluate.py",
+            PACKAGE / "parameters/engines.py",
+        ]
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }

@@ -153,10 +153,10 @@ def test_worker_shows_no_earlier_observation_with_a_rejection(run):
 
 def test_pose_follows_rejections_and_the_fixes_that_pass_the_guard(run):
     broken = at(1, east_m=math.nan)
-    lost = Rejection(3, RejectionReason.LOST, "lost")
-    outlet, _ = run([broken, at(2), lost])
-    assert outlet.followed == [at(2), lost]
-    assert outlet.outcomes == [at(2), lost]
+    good, lost = at(2), Rejection(3, RejectionReason.LOST, "lost")
+    outlet, _ = run([broken, good, lost])
+    assert outlet.followed == [good, lost]
+    assert outlet.outcomes == [good, lost]
 
 
 def test_inbox_keeps_the_newest_and_counts():
