@@ -35,7 +35,7 @@ test test-slow test-gpu test-ros test-lowest: export OMP_NUM_THREADS := 1
 
 # Two processes, one on each of two cores: the tests of the training package with a share of the others, so that both take about
 # equally long, and the rest. All that speak DDS are in one of them. The first one's output comes when both have ended.
-BESIDE_TRAINING := $(filter-out %_live.py %_replay.py, $(wildcard test/test_engines_*.py test/test_evaluation_*.py))
+BESIDE_TRAINING := $(filter-out %_live.py, $(wildcard test/test_engines_*.py test/test_evaluation_*.py))
 test: $(VENV)/.test lint
 	@mkdir -p out
 	@$(BIN)/python -m pytest training/tests $(BESIDE_TRAINING) > out/training-tests.log 2>&1 & training=$$!; \

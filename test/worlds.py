@@ -28,7 +28,7 @@ def to_geodetic() -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(CRS, "EPSG:4326", always_xy=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
     """pixels: uint8 (S, S, 3), north up, centred on CENTRE_E_M, CENTRE_N_M."""
 

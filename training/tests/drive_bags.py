@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ CAMERA_X_M = 0.5
 VEHICLE = {"camera.x_m": CAMERA_X_M, "localizer.check_projection": False, "localizer.minimum_sharpness": 0.0}
 """Settings of such a drive; the checks of real photographs are off, as the flat world would not pass them."""
 NETWORK = NetworkConfig(
-    backbone="convnext_atto",
+    backbone="test_convnext2",  # timm's for tests: one block a stage, few channels
     ground_height=32,
     ground_width=128,
     ground_elevation_top_deg=45,
@@ -38,6 +39,12 @@ def eight(time_s: float, seconds: float = 60.0) -> Pose:
     w = 2 * math.pi / seconds
     x, y = 40 * math.sin(w * time_s), 30 * math.sin(2 * w * time_s)
     return x, y, math.atan2(60 * math.cos(2 * w * time_s), 40 * math.cos(w * time_s))
+
+
+@functools.lru_cache(maxsize=256)
+def _panorama(world: World, x: float, y: float, azimuth_rad: float) -> np.ndarray:
+    """Most bags are of the same drive."""
+    return world.panorama(x, y, azimuth_rad)
 
 
 def write_bag(
@@ -76,7 +83,7 @@ def write_bag(
                 x, y, yaw = pose(time_s)
                 if topic == "/image":
                     ahead = x + CAMERA_X_M * math.cos(yaw), y + CAMERA_X_M * math.sin(yaw)
-                    seen = world.panorama(*ahead, math.pi / 2 - yaw)
+                    seen = _panorama(world, *ahead, math.pi / 2 - yaw)
                     message = image(time_s, pixels(seen[:, ::-1] if mirrored else seen))
                 elif topic == "/imu":
                     message = imu(time_s, yaw)

@@ -16,7 +16,7 @@ TOWNS_ATTO = read_settings(Path(__file__).resolve().parents[1] / "configs/towns_
 """The small member that trains and runs on two CPU cores."""
 
 SMALL = NetworkConfig(
-    backbone="convnext_atto",
+    backbone="test_convnext2",  # timm's for tests: one block a stage, few channels
     ground_height=32,
     ground_width=64,
     aerial_size=64,
