@@ -58,11 +58,13 @@ def random_bundle(
     distribution_size: int = 32,
     sector_radius_m: float = 8.0,
     calibration: Calibration | None = None,
+    ground_colours: npt.ArrayLike | None = None,
 ) -> ModelBundle:
     """Write the bundle to `folder` (made when missing) and load it.
 
     The seed decides the random maps, hence every output and `weights_sha256`. aerial_size must be an even
     multiple of every pyramid size. sector_radius_m: how far the sectors reach from a position of the aerial image.
+    ground_colours: (3, 3), applied to the normalised colours of panoramas, as another camera has them.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,7 @@ def random_bundle(
     graphs: dict[str, dict[str, GraphFile]] = {}
     for precision in PRECISIONS:
         models = {
-            "ground_encoder": _ground_encoder(ground, weights, precision),
+            "ground_encoder": _ground_encoder(ground, weights, precision, ground_colours),
             "aerial_encoder": _aerial_encoder(
                 aerial, columns, pyramid, weights, round(sector_radius_m / metres_per_pixel), precision
             ),
@@ -100,7 +102,7 @@ def random_bundle(
         distribution_size=distribution_size,
         mean=MEAN,
         std=STD,
-        weights_sha256=weights.sha256(),
+        weights_sha256=weights.sha256(ground_colours),
         graphs=graphs,
         calibration=calibration or Calibration(),
         licence="Apache-2.0",
@@ -117,9 +119,10 @@ class _Weights:
     phases: npt.NDArray[np.float32]  # (C,)
     projections: tuple[npt.NDArray[np.float32], ...]  # per level (channels per column, 3)
 
-    def sha256(self) -> str:
+    def sha256(self, ground_colours: npt.ArrayLike | None) -> str:
         digest = hashlib.sha256()
-        for array in (self.frequencies, self.phases, *self.projections):
+        added = () if ground_colours is None else (np.asarray(ground_colours, np.float32),)
+        for array in (self.frequencies, self.phases, *self.projections, *added):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -186,9 +189,13 @@ class _Graph:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def _ground_encoder(ground: GroundSpec, weights: _Weights, precision: str) -> onnx.ModelProto:
+def _ground_encoder(
+    ground: GroundSpec, weights: _Weights, precision: str, colours: npt.ArrayLike | None
+) -> onnx.ModelProto:
     graph = _Graph("ground_encoder", precision)
     image = graph.normalised_image(ground.height, ground.width)
+    if colours is not None:
+        image = graph.add("Conv", image, graph.constant(np.asarray(colours, np.float64)[:, :, None, None]))
     below = _rows_below_horizon(ground)
     lower = graph.add(
         "Slice", image, *(graph.constant(np.array([v], np.int64)) for v in (ground.height - below, ground.height, 2))

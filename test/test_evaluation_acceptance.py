@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from odometry_drives import driven, judged, path, summary_against
 
 from unifygeo_ros import cli
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.evaluation.metrics.acceptance import accept
+from unifygeo_ros.evaluation.metrics.acceptance import accept, accept_without_truth
+from unifygeo_ros.evaluation.metrics.drive import Drive
 
 IMAGES = 300
 
@@ -91,6 +94,7 @@ def test_accept_refuses_a_model_with_more_false_fixes() -> None:
 
 
 def test_accept_does_not_balance_false_fixes_between_drives() -> None:
+    assert len({condition.name for condition in accept(*[[replayed(fixes=0.4)] * 2] * 2).conditions}) == 5
     before = [replayed(fixes=0.4, false=3, name="a"), replayed(fixes=0.4, name="b")]
     after = [replayed(fixes=0.8, seed=1, name="a"), replayed(fixes=0.8, false=1, seed=2, name="b")]
     failed = [condition.name for condition in accept(before, after).conditions if not condition.met]
@@ -122,3 +126,73 @@ def test_accept_command_answers_by_its_exit_status(tmp_path: Path, monkeypatch: 
     assert cli.main(["accept", "--before", str(files["before"]), "--after", str(files["after"])]) == 0
     assert capsys.readouterr().out.endswith("accepted\n")
     assert cli.main(["accept", "--before", str(files["after"]), "--after", str(files["before"])]) == 1
+
+
+# -- without ground truth ----------------------------------------------------------------------------------------------
+
+
+def decided(student: Drive) -> dict[str, bool]:
+    """The conditions that a student fulfils beside a parent with fixes for 40% of the images and a certain track for
+    80%. Nobody knows the truth: the track has errors of its own."""
+    parent = driven(IMAGES, fixes=0.4)
+    rng = np.random.default_rng(9)
+    track_m = path(IMAGES)[:, :2] + rng.normal(0, 0.3, (IMAGES, 2))
+    known = rng.random(IMAGES) < 0.8
+    before, after = (summary_against(drive, track_m, known) for drive in (parent, student))
+    verdict = accept_without_truth([before], [after], [(judged(parent), judged(student))])
+    return {condition.name: condition.met for condition in verdict.conditions}
+
+
+FALSE, CONTRADICTED = (
+    "no more false fixes on drive",
+    "no more fixes of single images on drive that the odometry contradicts",
+)
+AGREES, MORE = "covariances agree with the odometry", "more images with a fix"
+ALL_MET = {"enough images": True, FALSE: True, CONTRADICTED: True, AGREES: True, MORE: True}
+
+
+def test_student_with_more_right_fixes_is_accepted_without_truth() -> None:
+    assert decided(driven(IMAGES, fixes=0.7, seed=1)) == ALL_MET
+
+
+def test_student_of_a_drive_that_was_carried_is_refused() -> None:
+    """The vehicle was carried 30 m, the tracker went on: the student puts half of the places there. Where it does, its
+    fixes agree with each other and with the odometry. Only the parent's track shows it."""
+    student = driven(IMAGES, fixes=0.9, seed=1)
+    student.fix_m[IMAGES // 2 :] += [0.0, 30.0]
+    found = decided(student)
+    assert found[FALSE] is False
+    student.fix_m[: IMAGES // 2] += [0.0, 30.0]
+    assert decided(student) == {**ALL_MET, FALSE: False}
+
+
+def test_student_of_a_wrong_town_is_refused() -> None:
+    """Its labels had nothing to do with the images: it is as sure as before, of any place."""
+    student = driven(IMAGES, fixes=0.9, seed=1)
+    student.fix_m[:] = np.random.default_rng(3).uniform(-150, 150, (IMAGES, 2))
+    found = decided(student)
+    assert found[FALSE] is False
+    assert found[CONTRADICTED] is False
+
+
+def test_student_of_twenty_percent_false_fixes_is_refused_where_the_parent_has_no_track() -> None:
+    student = driven(IMAGES, fixes=0.9, seed=1)
+    unknown = np.random.default_rng(9)
+    unknown.normal(0, 0.3, (IMAGES, 2))  # as in `decided`
+    unknown = unknown.random(IMAGES) >= 0.8
+    wrong = unknown & student.fixed
+    student.fix_m[wrong] += [0.0, 40.0]
+    assert 0.1 < wrong.mean() < 0.25
+    assert decided(student) == {**ALL_MET, CONTRADICTED: False}
+
+
+def test_student_that_is_too_sure_is_refused_without_truth() -> None:
+    student = driven(IMAGES, fixes=0.7, seed=1)
+    assert decided(dataclasses.replace(student, covariance_m2=student.covariance_m2 / 4)) == {**ALL_MET, AGREES: False}
+
+
+def test_student_without_odometry_or_with_fewer_fixes_is_refused() -> None:
+    student = driven(IMAGES, fixes=0.7, seed=1)
+    blind = dataclasses.replace(student, odometry=np.full((IMAGES, 3), np.nan))
+    assert decided(blind) == {**ALL_MET, AGREES: False}
+    assert decided(driven(IMAGES, fixes=0.3, seed=1)) == {**ALL_MET, MORE: False}

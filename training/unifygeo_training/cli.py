@@ -20,6 +20,7 @@ COMMAND_MODULES = (
     "unifygeo_training.judging.command",
     "unifygeo_training.calibrate_command",
     "unifygeo_training.export_command",
+    "unifygeo_training.adapt.command",
 )
 """Modules with `add_command(subparsers)`; they import what is heavy only when they run."""
 

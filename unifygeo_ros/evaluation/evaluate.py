@@ -259,11 +259,11 @@ def _identity(
     }
     datum = index.manifest.datum
     return {
-        "bag": {"name": request.bag.name, "fingerprint": _fingerprint(bag.files)},
+        "bag": {"name": request.bag.name, "fingerprint": fingerprint(bag.files)},
         "topics": {purpose: topic.name if topic else None for purpose, topic in names.items()},
         "truth": {
             "source": topics.truth.name if topics.truth else Path(truth.source).name if truth else None,
-            "fingerprint": _fingerprint([request.truth_file]) if request.truth_file else None,
+            "fingerprint": fingerprint([request.truth_file]) if request.truth_file else None,
             **dataclasses.asdict(request.truth),
         },
         "model": {
@@ -298,7 +298,7 @@ def _rig_identity(rig: RecordedRig) -> dict[str, Any]:
     }
 
 
-def _fingerprint(files: list[Path]) -> str:
+def fingerprint(files: list[Path]) -> str:
     """SHA-256 of each file's size, first and last MiB: distinguishes large bags without reading them whole."""
     digest = hashlib.sha256()
     for file in files:

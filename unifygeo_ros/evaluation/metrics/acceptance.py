@@ -12,6 +12,7 @@ from unifygeo_ros.core.arrays import Bool, Float64
 from unifygeo_ros.core.covariance import chi2_quantile
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.evaluation.metrics import definitions as metrics
+from unifygeo_ros.evaluation.metrics.against_odometry import Agreement
 from unifygeo_ros.evaluation.metrics.comparison import SEED, compare
 
 LEAST_IMAGES = 100
@@ -71,9 +72,51 @@ def accept(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any
     Raises:
         InputError: there are none, or a pair is not of the same drive, or judged by another alert limit.
     """
+    drives = _paired(before, after)
+    return Acceptance((_enough(drives), *_false(drives), _consistent(drives), _available(drives)))
+
+
+def accept_without_truth(
+    before: Sequence[Mapping[str, Any]],
+    after: Sequence[Mapping[str, Any]],
+    agreements: Sequence[tuple[Agreement, Agreement]],
+) -> Acceptance:
+    """Judge replays of the same drives where nobody knows where the vehicle was.
+
+    In place of the ground truth stands, for what is certainly wrong, the smoothed track of the old model, where that is
+    certain; for the covariances, the odometry. The track's errors are partly those of the replays, so that an ANEES
+    against it says nothing.
+
+    Args:
+        before: what `read_summary` gave of the old model, with its own smoothed track as truth.
+        after: the same of the new model, with the same track.
+        agreements: for each drive, of the fixes of single images with the odometry, of the old and of the new model.
+
+    Raises:
+        InputError: as `accept`.
+    """
+    drives = _paired(before, after)
+    names = [name for name, _, _ in drives]
+    contradicted = [
+        Condition(
+            f"no more fixes of single images on {name} that the odometry contradicts",
+            int(new.contradicted.sum()) <= int(old.contradicted.sum()),
+            f"{int(new.contradicted.sum())} of {int(new.judged.sum())}, before {int(old.contradicted.sum())} of "
+            f"{int(old.judged.sum())}",
+        )
+        for name, (old, new) in zip(names, agreements, strict=True)
+    ]
+    squared = np.concatenate([new.squared for _, new in agreements])
+    consistent = _anees(squared, "covariances agree with the odometry")
+    return Acceptance((_enough(drives), *_false(drives), *contradicted, consistent, _available(drives)))
+
+
+def _paired(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> _Drives:
+    """Name, old and new run of each drive."""
     if not before or len(before) != len(after):
         raise InputError(f"{len(before)} replays before and {len(after)} after; give the same drives, one at least")
-    drives = []
+    drives: list[tuple[str, _Run, _Run]] = []
+    names: list[str] = []
     for old, new in zip(before, after, strict=True):
         limits = [summary["criteria"]["alert_limit_m"] for summary in (old, new)]
         if limits[0] != limits[1]:
@@ -82,8 +125,11 @@ def accept(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any
         if same.only_a or same.only_b:
             name = old["identity"]["bag"]["name"]
             raise InputError(f"{name}: {same.only_a + same.only_b} images are in one replay only; replay all of both")
-        drives.append((old["identity"]["bag"]["name"], _run(old, limits[0]), _run(new, limits[1])))
-    return Acceptance((_enough(drives), *_false(drives), _consistent(drives), _available(drives)))
+        name = old["identity"]["bag"]["name"]
+        names.append(name)
+        name += f" ({names.count(name)})" if names.count(name) > 1 else ""  # bags are often called bag
+        drives.append((name, _run(old, limits[0]), _run(new, limits[1])))
+    return drives
 
 
 _Drives = Sequence[tuple[str, _Run, _Run]]
@@ -122,8 +168,12 @@ def _false(drives: _Drives) -> list[Condition]:
 
 def _consistent(drives: _Drives) -> Condition:
     # Drive by drive in order of time: the correlation of neighbours decides how many fixes they are worth.
-    found = metrics.consistency(np.concatenate([new.nees[~np.isnan(new.nees)] for _, _, new in drives]))
-    name = "covariances are right"
+    nees = np.concatenate([new.nees[~np.isnan(new.nees)] for _, _, new in drives])
+    return _anees(nees, "covariances are right")
+
+
+def _anees(squared: Float64, name: str) -> Condition:
+    found = metrics.consistency(squared)
     if found is None:
         return Condition(name, False, "no fix can be judged")
     bounds = f"{found.effective_lower:.2f} … {found.effective_upper:.2f}"

@@ -1,0 +1,322 @@
+"""`unifygeo-train adapt` from end to end in a world of colours: killed at every step, refused, accepted, lineage."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from bundles import random_bundle
+from drive_bags import NETWORK, VEHICLE, write_bag
+from drives import Circle, write_drive
+from small_runs import TOWNS_ATTO
+from worlds import World, colour_world
+
+from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.evaluation.metrics import acceptance
+from unifygeo_ros.evaluation.metrics.acceptance import Acceptance, Condition
+from unifygeo_ros.inference.bundle import Calibration, ModelBundle, load_bundle, replace_manifest
+from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.parameters.settings import Settings, with_values
+from unifygeo_training.adapt import adapt as module
+from unifygeo_training.adapt import labels, learn
+from unifygeo_training.adapt.adapt import AdaptRequest, adapt
+from unifygeo_training.adapt.settings import LearnSettings
+from unifygeo_training.adapt.stages import Stages
+from unifygeo_training.checkpoint import read_tensors
+from unifygeo_training.cli import main
+from unifygeo_training.drives.ground import ImageryGround
+from unifygeo_training.drives.opened import open_part
+from unifygeo_training.drives.settings import read_drives_file
+from unifygeo_training.unfold import network_of_bundle
+
+SETTINGS = {
+    "threads": 1,
+    "backend": "onnx_cpu",
+    "session.heading_source": "imu",
+    "session.camera_check_images": 0,
+    "localizer.check_projection": False,
+    "localizer.minimum_sharpness": 0.0,
+}
+LEARNT, APART = Circle(30.0), Circle(24.0)
+
+
+class Killed(BaseException):
+    """What ends a step in the tests, as a kill would."""
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+
+def test_steps_are_done_once_and_go_on_where_they_were_killed(tmp_path: Path) -> None:
+    def work(folder: Path) -> None:
+        done.append("a")
+        (folder / "first").write_text("1")
+        if len(done) == 1:
+            raise Killed
+        (folder / "second").write_text("2")
+
+    done: list[str] = []
+    with pytest.raises(Killed):
+        Stages(tmp_path, 1).make("a", {"seed": 1}, work)
+    assert (tmp_path / "a" / "first").exists()
+    folder = Stages(tmp_path, 1).make("a", {"seed": 1}, work)
+    assert sorted(file.name for file in folder.iterdir()) == ["first", "second"]
+    Stages(tmp_path, 1).make("a", {"seed": 1}, work)
+    assert len(done) == 2
+
+
+def test_step_with_other_inputs_or_changed_files_is_done_again_from_nothing(tmp_path: Path) -> None:
+    def work(folder: Path) -> None:
+        done.append(sorted(file.name for file in folder.iterdir()))
+        (folder / "made").write_text("1")
+
+    done: list[list[str]] = []
+    for seed in (1, 2):
+        Stages(tmp_path, 1).make("a", {"seed": seed}, work)
+    (tmp_path / "a" / "made").write_text("damaged")
+    Stages(tmp_path, 1).make("a", {"seed": 2}, work)
+    (tmp_path / "a.json").write_text("{damaged")
+    Stages(tmp_path, 1).make("a", {"seed": 2}, work)
+    assert done == [[], [], [], []]
+
+
+# -- from end to end ---------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    folder: Path
+    world: World
+    parent: ModelBundle
+
+    def request(self, folder: Path, **changes: Any) -> AdaptRequest:
+        bags = {"drives": (self.folder / "learnt",), "apart": (self.folder / "apart",)}
+        return AdaptRequest(
+            **{"bundle": self.parent.path, "index": self.folder / "index", **bags, "output": folder / "adapted",
+               "work": folder / "work", "settings": with_values(Settings(), SETTINGS), **changes}
+        )  # fmt: skip
+
+
+def network_of(bundle: ModelBundle) -> ModelBundle:
+    """With the network config whose images it takes."""
+    return replace_manifest(
+        bundle, dataclasses.replace(bundle.manifest, network=NETWORK.model_dump(mode="json"), licence="MIT")
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A town of colours, its bundle and index, a drive to learn from and one that is kept apart."""
+    folder = tmp_path_factory.mktemp("adapt")
+    world = colour_world(5, side_m=144.0)
+    parent = network_of(
+        random_bundle(folder / "parent", columns=4, calibration=Calibration(distribution_temperature=0.5))
+    )
+    with open_engines(parent, backend="onnx_cpu", threads=1) as engines:
+        build_index([world.write_geotiff(folder / "world.tif")], parent, engines, folder / "index")
+    frame = open_index(folder / "index").frame
+    write_drive(folder / "learnt", world, frame, seconds=36.0, path_driven=LEARNT)
+    write_drive(folder / "apart", world, frame, seconds=15.0, path_driven=APART)
+    return Place(folder, world, parent)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits for drives of seconds."""
+    monkeypatch.setattr(module, "LEAST_CERTAIN", 20)
+    monkeypatch.setattr(acceptance, "LEAST_IMAGES", 20)
+    monkeypatch.setattr(labels, "CELL_M", 20.0)
+
+
+class Learner:
+    """Learns nothing, looks at what it is given, and makes a bundle with other weights."""
+
+    def __init__(self) -> None:
+        self.off_circle_m = np.zeros(0)
+
+    def __call__(self, parent: ModelBundle, file: Path, folder: Path, settings: LearnSettings) -> ModelBundle:
+        (part,) = open_part(file, NETWORK, "all")
+        middle = World.in_map(part.drive.ground.frame, 0.0, 0.0)
+        self.off_circle_m = np.hypot(*(part.drive.positions_m - middle).T) - LEARNT.radius_m
+        return network_of(random_bundle(folder / "bundle", columns=4, ground_colours=np.eye(3)))
+
+
+@pytest.fixture(scope="module")
+def finished(place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Path, Learner, list[str]]:
+    """An adaptation that was killed after each step, and then went on."""
+
+    def limited(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def once(*arguments: Any, **options: Any) -> Any:
+            if not allowed:
+                raise Killed
+            allowed.pop()
+            works.append(name)
+            return work(*arguments, **options)
+
+        return once
+
+    folder, learner = tmp_path_factory.mktemp("run"), Learner()
+    works: list[str] = []
+    allowed: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LEAST_CERTAIN", 20)
+        patch.setattr(acceptance, "LEAST_IMAGES", 20)
+        patch.setattr(labels, "CELL_M", 20.0)
+        for name in ("_replay", "calibrated", "build_index"):
+            patch.setattr(module, name, limited(name, getattr(module, name)))
+        for _ in range(20):
+            allowed[:] = [1]
+            try:
+                adapt(place.request(folder), learner=limited("learner", learner))
+            except Killed:
+                continue
+            break
+    return place, folder, learner, works
+
+
+def test_every_step_is_done_once_whenever_it_is_killed(finished: Any) -> None:
+    _, folder, _, works = finished
+    assert works == [
+        "_replay", "_replay",  # tracks
+        "learner", "calibrated", "build_index",
+        "_replay", "_replay", "_replay", "_replay",  # parent and student, driven and image by image
+    ]  # fmt: skip
+    assert (folder / "work" / "report.txt").exists()
+
+
+def test_labels_are_the_certain_poses_of_the_parents_track(finished: Any) -> None:
+    _, folder, learner, _ = finished
+    assert len(learner.off_circle_m) >= 30
+    assert np.abs(learner.off_circle_m).max() < 3.0
+    named = yaml.safe_load((folder / "work" / "learnt" / "drives.yaml").read_text())
+    (drive,) = named["drives"]
+    assert drive["truth_file"].endswith("track-learn-1/out.smoothed.csv")
+    (source,) = read_drives_file(folder / "work" / "learnt" / "drives.yaml").drives
+    assert source.node_settings() == with_values(Settings(), SETTINGS)
+
+
+def decided(verdict: bool) -> Callable[..., Acceptance]:
+    return lambda *_: Acceptance((Condition("by the test", verdict, "nothing"),))
+
+
+def test_accepted_bundle_has_its_lineage_and_a_calibration(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, folder, _, _ = finished
+    shutil.copytree(folder / "work", tmp_path / "work")
+    monkeypatch.setattr(module, "accept_without_truth", decided(True))
+    monkeypatch.setattr(module, "_replay", None)  # nothing is replayed again
+    outcome = adapt(place.request(tmp_path), learner=None)
+    assert outcome.accepted
+    bundle = load_bundle(tmp_path / "adapted")
+    parent, manifest = place.parent.manifest, bundle.manifest
+    adapted, calibration = manifest.lineage
+    assert adapted["made_by"] == calibration["made_by"] == "unifygeo-train adapt"
+    assert adapted["parent_sha256"] == parent.sha256
+    certain = len((folder / "work/track-learn-1/out.smoothed.csv").read_text().splitlines()) - 1
+    images = f"{certain} of 73 images"
+    learnt_name, apart_name = (f"{place.folder.name}/{name}" for name in ("learnt", "apart"))
+    day = "2023-11-14"
+    assert adapted["data"] == f"smoothed tracks of {learnt_name} of {day} ({images}); judged on {apart_name} of {day}"
+    assert "part val: " in calibration["data"]
+    learnt = load_bundle(folder / "work/learnt/bundle").manifest
+    before = dataclasses.replace(learnt, name="adapted", lineage=(adapted,))  # what was calibrated
+    assert calibration["parent_sha256"] == before.sha256
+    assert manifest.calibrated
+    assert manifest.calibration != parent.calibration
+    assert (manifest.name, manifest.licence) == ("adapted", "MIT")
+    assert manifest.weights_sha256 != parent.weights_sha256
+    index = open_index(tmp_path / "work/index/index", bundle=bundle)
+    assert len(index) == len(open_index(place.folder / "index"))
+    assert str(tmp_path / "adapted") in outcome.report
+    with pytest.raises(ConfigurationError, match="exists; remove it or choose another"):
+        adapt(place.request(tmp_path), learner=None)
+
+
+def test_refused_bundle_leaves_the_old_one_and_says_why(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, folder, _, _ = finished
+    before = {file.name: file.read_bytes() for file in place.parent.path.iterdir()}
+    shutil.copytree(folder / "work", tmp_path / "adapted.work")
+    monkeypatch.setattr(module, "accept_without_truth", decided(False))
+    monkeypatch.setattr(module, "_replay", None)
+    arguments = ["adapt", str(place.parent.path), str(place.folder / "learnt"), "--index", str(place.folder / "index")]
+    arguments += ["--keep-apart", str(place.folder / "apart"), "--output", str(tmp_path / "adapted")]
+    arguments += [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    arguments = [argument.replace('"', "") for argument in arguments]
+    assert main(arguments) == 1
+    printed = capsys.readouterr().out
+    assert "NO   by the test" in printed
+    assert "refused: keep the old model" in printed
+    assert "/apart, against the parent's smoothed track:" in printed
+    assert "images with a fix" in printed  # as `unifygeo compare`
+    assert (tmp_path / "adapted.work" / "report.txt").read_text() == printed
+    assert not (tmp_path / "adapted").exists()
+    assert {file.name: file.read_bytes() for file in place.parent.path.iterdir()} == before
+
+
+def test_drive_of_another_town_gives_no_labels_and_nothing_is_learnt(place: Place, tmp_path: Path) -> None:
+    frame = open_index(place.folder / "index").frame
+    write_drive(tmp_path / "elsewhere", colour_world(6, side_m=144.0), frame, seconds=15.0, path_driven=LEARNT)
+    outcome = adapt(place.request(tmp_path, drives=(tmp_path / "elsewhere",)), learner=None)
+    assert not outcome.accepted
+    assert "of 31 images of the drives to learn from have a certain place, at least 20 must" in outcome.report
+    assert "refused: keep the old model" in outcome.report
+    assert not (tmp_path / "adapted").exists()
+
+
+def test_drive_that_is_learnt_from_cannot_be_kept_apart(place: Place, tmp_path: Path) -> None:
+    copy = shutil.copytree(place.folder / "learnt", tmp_path / "copy")
+    with pytest.raises(ConfigurationError, match="a drive is named twice"):
+        adapt(place.request(tmp_path, apart=(copy,)))
+    with pytest.raises(ConfigurationError, match="no drive is kept apart"):
+        adapt(place.request(tmp_path, apart=()))
+
+
+# -- the student -------------------------------------------------------------------------------------------------------
+
+
+def test_student_lies_between_the_parent_and_the_fine_tuned_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {}
+
+    def export(network: Any, output: Path, text: Any, **options: Any) -> str:
+        made.update(network=network, output=output, text=text, **options)
+        return "exported"
+
+    world = colour_world(3, side_m=192.0)
+    imagery = world.write_geotiff(tmp_path / "world.tif")
+    bag = write_bag(
+        tmp_path / "bag", world, ImageryGround([imagery], TOWNS_ATTO.aerial).frame, image_times_s=np.arange(0, 60, 2.0)
+    )
+    file = tmp_path / "drives.yaml"
+    drive = {"bag": str(bag), "imagery": str(imagery), "set": VEHICLE}
+    file.write_text(yaml.safe_dump({"drives": [drive], "val_share": 0.0, "test_share": 0.0}))
+    monkeypatch.setattr(learn, "export_bundle", export)
+    parent = load_bundle(Path(__file__).resolve().parents[2] / "models/towns-atto")
+    settings = LearnSettings(steps=1, batch_size=8, share=0.25)
+    assert learn.learn(parent, file, tmp_path, settings) == "exported"
+    first = network_of_bundle(parent).state_dict()
+    content = read_tensors(tmp_path / "run" / "last.pt")
+    tuned = content["model"]
+    assert content["config"]["augmentation"]["photography"]["missing"] == 0.7
+    assert 2 <= content["config"]["batch_size"] < 8  # a drive of 80 m has no room for eight tiles
+    for name, value in made["network"].state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, 0.75 * first[name] + 0.25 * tuned[name], atol=1e-7)
+    assert any(not torch.equal(tuned[name], first[name]) for name in first)
+    assert set(made["precisions"]) == {"fp32", "fp16"}
+    assert made["compact"] is True
+    assert made["output"] == tmp_path / "bundle"

@@ -1,0 +1,1 @@
+"""Adapting a bundle to a vehicle's camera and region from drives without ground truth."""
