@@ -115,6 +115,7 @@ class Pairing:
             record.intervals_ns.append(-back_ns)
         record.newest_ns = stamp_ns
         record.held.append(StampedImage(stamp_ns, image))
+        self._open_without_pacing(now_s)
         if self._delivering(now_s)[:1] == [source] and self._opens(source, stamp_ns):
             self._open(stamp_ns, now_s, pace_ns=stamp_ns, opener=source)
         finished = self.poll(now_s)
@@ -123,7 +124,6 @@ class Pairing:
 
     def poll(self, now_s: float) -> list[ImageSet]:
         """The sets that are finished by now, oldest first; to be called every few hundredths of a second."""
-        self._open_without_pacing(now_s)
         finished = []
         while self._opened and (now_s >= self._opened[0].deadline_s or self._settled(self._opened[0].stamp_ns, now_s)):
             finished.append(self._set_at(self._opened.popleft().stamp_ns, now_s))
@@ -202,20 +202,18 @@ class Pairing:
         self._opened.append(_Opened(stamp_ns, now_s + self._config.wait_s))
 
     def _open_without_pacing(self, now_s: float) -> None:
-        """Open a set at another source's image if the pacing source's is overdue by half of its interval."""
-        pacing, *others = self._delivering(now_s) or [""]
-        record = self._sources.get(pacing)
-        if record is None or record.heard_s is None or record.period_ns is None or self._last_ns is None:
+        """Open a set at another source's image, where stamps show that the pacing source's next image was lost."""
+        delivering = self._delivering(now_s)
+        period_ns = self._sources[delivering[0]].period_ns if delivering else None
+        if period_ns is None or self._last_ns is None:
             return
-        due_ns = self._pace_ns + record.period_ns
-        overdue_ns = NS_PER_S * (now_s - record.heard_s) - (due_ns - record.newest_ns)
-        if overdue_ns < record.period_ns / 2:
+        due_ns, over_ns = self._pace_ns + period_ns, self._pace_ns + 1.5 * period_ns
+        if max(self._sources[name].newest_ns for name in delivering) < over_ns:
             return
-        reach_ns = min(self._window_ns, record.period_ns / 2)
-        for name in others:
+        for name in delivering:
             stamps_ns = [held.stamp_ns for held in self._sources[name].held if held.stamp_ns > self._last_ns]
             nearest_ns = min(stamps_ns, key=lambda stamp_ns: abs(stamp_ns - due_ns), default=None)
-            if nearest_ns is not None and abs(nearest_ns - due_ns) <= reach_ns:
+            if nearest_ns is not None and abs(nearest_ns - due_ns) <= min(self._window_ns, period_ns / 2):
                 self._open(nearest_ns, now_s, pace_ns=due_ns, opener=None)
                 return
 
