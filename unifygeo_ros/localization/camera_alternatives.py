@@ -2,7 +2,7 @@
 
 A panorama that is mirrored, turned or upside down still looks like a panorama, and the network finds a place for it
 now and then. What gives it away is that the same image, put right, fits the map clearly better. So the images of a
-drive are encoded as other mounts would have it, a few mounts an image, and the best re-ranking scores are compared. A
+drive are encoded as other mounts would have it, and the best re-ranking scores are compared. A
 drive gives no fix until it has shown that no other mount fits better, and says in words which one does.
 
 A turned image cannot be told from one taken under another heading. So the comparison needs a heading.
@@ -23,9 +23,10 @@ from unifygeo_ros.localization.config import CameraMount
 
 CONFIGURED = "as configured"
 
-MARGIN = 0.05
+MARGIN = 0.02
 """Added to how much better an image fits as configured. Networks that hardly notice an alternative, such as a small
-pitch, must not lose fixes by it."""
+pitch, must not lose fixes by it. It counts for a wrong mount as well: with 0.05, and every image compared with all
+alternatives, a camera turned by 180° was confirmed in 12 of 48 pieces of tuning drives, with 0.02 in none."""
 
 LARGEST = 0.25
 """One comparison counts by at most this. On rendered drives the right mount fits better by 0.2 to 0.5 in the mean,
@@ -42,9 +43,6 @@ MOST = 0.8
 
 LEAST_COMPARISONS = 2
 """No alternative is named before each was compared so often: a turned camera may fit better upside down, too."""
-
-COMPARED_AT_ONCE = 3
-"""Alternatives that one image is compared with, until the mount is confirmed; then one."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,8 @@ class CameraWatch:
     """What the images of one drive say about the mount: for each alternative, the evidence against it.
 
     An image adds to it how much better it fits the map as configured than with the alternative, plus `MARGIN`. Each
-    image is compared with a few alternatives only, since each of them costs an encoding.
+    comparison costs an encoding: until the mount is confirmed an image is compared with all alternatives, since there
+    is no fix before, and then some images with one.
     """
 
     def __init__(self, every: int) -> None:
@@ -121,12 +120,9 @@ class CameraWatch:
         self._images += 1
         if self.confirmed and self._images % self._every:
             return ()
-        by_evidence = sorted(ALTERNATIVES, key=lambda a: (self._evidence[a.words], self._compared_at[a.words]))
-        if self.confirmed:
-            return (by_evidence[0],)
-        # The likeliest one, and those that were compared least often.
-        others = sorted(by_evidence[1:], key=lambda a: self._comparisons[a.words])
-        return (by_evidence[0], *others[: COMPARED_AT_ONCE - 1])
+        if not self.confirmed:
+            return ALTERNATIVES
+        return (min(ALTERNATIVES, key=lambda a: (self._evidence[a.words], self._compared_at[a.words])),)
 
     def compared(self, scores: Mapping[str, float]) -> None:
         """Take in the scores of an image, by `Alternative.words` and for `CONFIGURED`."""

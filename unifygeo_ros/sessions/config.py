@@ -93,7 +93,7 @@ class SessionConfig:
     camera_check_images: int = setting(
         5,
         "one image in so many is compared with itself mirrored, turned, upside down or pitched, one of them in turn, "
-        "to see whether the camera is still mounted as configured; the first images are all compared with three of "
+        "to see whether the camera is still mounted as configured; the first images are compared with all of "
         "them, and there is no fix before the mount is confirmed; 0: no comparison",
         minimum=0,
         maximum=10_000,

@@ -48,7 +48,7 @@ from unifygeo_ros.sessions.familiarity_watch import FamiliarityWatch
 from unifygeo_ros.sessions.image_rules import ImageRules
 from unifygeo_ros.sessions.inputs import Reading, SessionInputs
 from unifygeo_ros.sessions.outcome import Outcome
-from unifygeo_ros.tracking.track import TrackStatus
+from unifygeo_ros.tracking.track import TrackState, TrackStatus
 
 _LOG = logging.getLogger(__name__)
 
@@ -126,6 +126,7 @@ class LocalizationSession(abc.ABC):
         self._velocity: Velocity | None = None  # at the stamp of the image being localized
         self._stamp_error = self._new_stamp_error()
         self._camera_watch = CameraWatch(config.camera_check_images)
+        self._camera_by_track = False  # it was compared under the heading of a track
         self._familiarity = FamiliarityWatch()
         self._logged: set[str] = set()  # kinds of warnings of this drive
         self._lock = threading.Lock()  # of those below
@@ -204,7 +205,7 @@ class LocalizationSession(abc.ABC):
             self._rules = ImageRules()
             self._inputs.follow_from(None)
             self._stamp_error = self._new_stamp_error()
-            self._camera_watch = CameraWatch(config.camera_check_images)
+            self._camera_watch, self._camera_by_track = CameraWatch(config.camera_check_images), False
             self._familiarity = FamiliarityWatch()
             self._logged = set()
             self._forget()
@@ -235,15 +236,25 @@ class LocalizationSession(abc.ABC):
         late = "stamps late" if estimate.late_s > 0 else "stamps early"
         mount = "camera" if watch.verdict is None else f"camera {watch.verdict.words}"
         found = {late: estimate.warning(config.stamp_offset_s), mount: watch.warning}
+        if self._camera_by_track and watch.verdict is not None and watch.verdict.turn_rad:
+            found[mount] = None  # it is the track whose heading is wrong
         return {k: warning for k, warning in found.items() if warning is not None} | self._familiarity.warnings
 
     def _with_camera_checked(self, outcome: Outcome) -> Outcome:
         """The outcome, without its fix where the drive has not confirmed the camera's mount, or contradicts it."""
-        result, watch = outcome.result, self._camera_watch
+        result = outcome.result
         heading = None if outcome.query is None else outcome.query.heading
+        tracking = outcome.track is not None and outcome.track.state is TrackState.TRACKING
+        if not tracking and self._camera_by_track:  # the next track may have another heading
+            self._camera_watch, self._camera_by_track = CameraWatch(self._config.camera_check_images), False
+        watch = self._camera_watch
         fixed = isinstance(result, Fix) or result.reason is RejectionReason.CAMERA_MISMATCH
         if heading is None or not (fixed or result.reason in _LOOKED_AT):  # type: ignore[union-attr]
             return outcome
+        if heading.source is HeadingSource.TRACK:
+            if not tracking:  # a place in doubt may have a wrong heading, under which a right camera looks turned
+                return outcome
+            self._camera_by_track = True
         alternatives = watch.due()
         if alternatives:
             start_s = time.perf_counter()
