@@ -463,6 +463,32 @@ def test_assumed_heading_updates_uniform_component_by_its_share() -> None:
     assert after.uniform_weight == pytest.approx(1 - 0.8 * share)
 
 
+@pytest.mark.parametrize("exponent", [0.3, 1.0])
+def test_image_that_looks_wrong_speaks_against_the_assumed_heading_wherever_it_fits(exponent: float) -> None:
+    """By sums over a grid of yaws: with the probability that a pose faces about there, L is a tenth of what it is."""
+    spread = 0.1
+    means = np.array([[50.0, 50.0, 0.3], [50.0, 50.0, 2.0], [120.0, 120.0, 0.3]])
+    covariances = np.tile(np.diag([1e-4, 1e-4, spread**2]), (3, 1, 1))
+    belief = hypotheses(np.array([0.3, 0.3, 0.3]), means, covariances, np.zeros(3), np.zeros(3, int), 0.1)
+    e = replace(evidence([(0.8, 120.0, 120.0, 1.0)], open_share=0.2), assumed_yaw_rad=0.3, heading_fit=0.1)
+    after, likelihoods = observe(belief, e, exponent=exponent)
+    yaw = np.linspace(-math.pi, math.pi, 100_001)
+    applies = np.exp(-0.5 * ((yaw - 0.3) / math.radians(12.0)) ** 2)
+    peak = AREA / (2 * math.pi * (1.0 + 1e-4))
+    expected = []
+    for mean, fits in zip(means[:, 2], (0.2, 0.2, 0.2 + 0.8 * peak), strict=True):
+        density = np.exp(-0.5 * ((yaw - mean) / spread) ** 2)
+        expected.append(float(np.average(applies * 0.1 * fits + 1 - applies, weights=density)))
+    assert likelihoods == pytest.approx(expected, rel=1e-3)
+    # All that the uniform component hands over or keeps is its weight times its own likelihood.
+    share = float(np.mean(applies))
+    uniform_after, _ = observe(uniform(), e, exponent=exponent)
+    total = (1 - share + 0.1 * share) ** exponent
+    assert uniform_after.uniform_weight == pytest.approx((1 - share + 0.1 * 0.2 * share) ** exponent / total, rel=1e-4)
+    # The hypothesis that faces away keeps its odds against nothing found.
+    assert after.total == pytest.approx(1.0)
+
+
 def test_component_wider_than_a_hypothesis_changes_only_its_weight() -> None:
     means, covariances = np.array([[50.0, 50.0, 0.0]]), np.diag([1.0, 1.0, 1e-4])[None]
     belief = hypotheses(np.array([0.5]), means, covariances, np.zeros(1), np.zeros(1, int), 0.5)

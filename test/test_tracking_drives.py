@@ -10,16 +10,30 @@ import math
 
 import numpy as np
 import pytest
-from simulated_town import SECOND, Drive, ObservationModel, Run, make_drive, run_drive
+from simulated_town import SECOND, Drive, ObservationModel, Run, SimulatedLocalizer, make_drive, run_drive
 
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.geodesy import wrap_angle
-from unifygeo_ros.core.records import CameraImage, Fix, Observation, Query, Rejection, RejectionReason
+from unifygeo_ros.core.records import (
+    CameraImage,
+    Fix,
+    Heading,
+    HeadingSource,
+    Observation,
+    Query,
+    Rejection,
+    RejectionReason,
+)
+from unifygeo_ros.core.se2 import Pose2
+from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.motion.increments import Motion
 from unifygeo_ros.motion.samples import ODOM_FRAME, ImuSample, InitialPose, OdometrySample
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.factory import make_session
 from unifygeo_ros.sessions.sequence import SequenceSession
+from unifygeo_ros.tracking.belief import hypothesis
 from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.tracking.region import region_of
 from unifygeo_ros.tracking.track import TrackState
 from unifygeo_ros.tracking.tracker import Plan, Tracker
 
@@ -67,6 +81,39 @@ def test_drive_is_found_and_kept_without_a_false_fix(heading: str) -> None:
         gated = [request for request in localizer.requests if request.prior is not None]
         assert len(gated) > 0.4 * len(localizer.requests)  # a tracking vehicle searches little
         assert session.status().track.hypotheses <= TrackerConfig().hypotheses
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_leading_place_is_looked_at_under_its_own_heading_until_an_image_does_not_support_it(right: bool) -> None:
+    drive = make_drive(0, 10)
+    stamps = drive.stamps()
+    localizer = SimulatedLocalizer(dict(zip(stamps, drive.pose, strict=True)), ObservationModel(outliers=0.0), 0)
+    tracker = Tracker(region_of(localizer.index), localizer.bundle.manifest.calibration, TrackerConfig())
+    east, north, yaw = drive.pose[100].tolist()
+    place = Pose2(east if right else east + 200.0, north, yaw)
+    motion = Motion(4.0, 0.0, 0.0, 4.0, 0.01 * np.eye(3), duration_s=0.5)
+    back = place.compose(motion.pose.inverse())
+
+    def planned(doubt: float) -> Plan:
+        tracker._belief = hypothesis(back, np.diag([1.0, 1.0, 0.01]), 0.02, doubt)
+        return tracker.plan(motion, None, LocalizerConfig())
+
+    assert planned(0.15).query == Query(None, None, 5, 20)  # no place leads: the heading is searched
+    plan = planned(0.05)
+    assert plan.query.prior is None
+    assert plan.query.heading is not None
+    assert plan.query.heading.source is HeadingSource.TRACK
+    assert plan.query.heading.yaw_rad == pytest.approx(yaw)
+    given = Heading(1.0, 0.01, HeadingSource.IMU)
+    assert tracker.plan(motion, given, LocalizerConfig()).query.heading == given
+    observation = localizer.observe(CameraImage(np.full((2, 4, 3), 9, np.uint8), stamps[100]), plan.query)
+    assert isinstance(observation, Observation)
+    tracker.update(plan, observation)
+    assert (planned(0.05).query.heading is not None) == right
+    searched = localizer.observe(CameraImage(np.full((2, 4, 3), 9, np.uint8), stamps[100]), Query(None, None, 5, 20))
+    assert isinstance(searched, Observation)
+    tracker.update(planned(0.05), searched)
+    assert planned(0.05).query.heading is not None  # the next one under its heading again
 
 
 @pytest.mark.parametrize("heading", ["imu", "none"])
@@ -175,7 +222,6 @@ def test_camera_gap_longer_than_the_buffer_loses_no_motion() -> None:
     """40 s without any image, buffers of 10 s: the way driven meanwhile is still in the belief."""
     drive = make_drive(1, 80)
     stamps = drive.stamps()
-    from simulated_town import SimulatedLocalizer
 
     localizer = SimulatedLocalizer(dict(zip(stamps, drive.pose, strict=True)), PLAIN, 1)
     config = SessionConfig(mode="sequence", heading_source="imu", buffer_age_s=10.0, camera_check_images=0)

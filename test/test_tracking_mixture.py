@@ -446,6 +446,24 @@ def test_evidence_names_an_assumed_heading_and_bounds_its_variance() -> None:
     assert wide.yaw_variance_rad2 == pytest.approx([TURN_VARIANCE])
 
 
+@pytest.mark.parametrize(
+    ("source", "outside_ratio", "fit"),
+    [
+        (HeadingSource.TRACK, 0.05, 1.0),  # looks as it should: nothing against the heading, and nothing for it
+        (HeadingSource.TRACK, 0.0, 1.0),  # of a bundle that does not know
+        (HeadingSource.TRACK, 8.0, 0.125),
+        (HeadingSource.TRACK, 1e9, 0.01),  # one image says only so much
+        (HeadingSource.IMU, 8.0, 1.0),
+        (HeadingSource.SEARCH, 8.0, 1.0),
+    ],
+)
+def test_evidence_weighs_a_heading_of_the_track_by_how_the_image_looks(
+    source: HeadingSource, outside_ratio: float, fit: float
+) -> None:
+    seen = observation(Heading(0.0, 0.01, source), one_pixel(1, 2, 9), scores=(0.9,))
+    assert evidence_of(seen, CALIBRATION, CONFIG, REGION, outside_ratio=outside_ratio).heading_fit == pytest.approx(fit)
+
+
 def test_tile_weights_where_nothing_is_known() -> None:
     weights, outside = tile_weights([], 0.2)
     assert (weights.tolist(), outside) == ([], 1.0)

@@ -9,7 +9,7 @@ import pytest
 from simulated_town import ObservationModel, make_drive, run_drive
 
 from unifygeo_ros.core.geodesy import Datum, LocalFrame
-from unifygeo_ros.core.records import Fix, RejectionReason
+from unifygeo_ros.core.records import Fix, HeadingSource, RejectionReason
 from unifygeo_ros.inference.bundle import Confidence
 from unifygeo_ros.tracking.on_map import RATIO_LIMIT, after_image, after_way
 from unifygeo_ros.tracking.region import Region
@@ -74,6 +74,24 @@ def test_same_images_give_fixes_where_they_look_on_the_map() -> None:
 def test_track_is_found_although_searched_headings_look_off_map() -> None:
     run, _, _ = run_drive(make_drive(0, 60), CLEAN, 0, heading="none", on_map=looks(1 / 10, searched=2.0))
     assert run.availability(first_s=40.0) > 0.8
+
+
+def test_track_whose_own_heading_never_looks_right_gives_no_fix() -> None:
+    """Found with searched headings that look on the map, it is surely on the map when the first image under its own
+    heading comes: that image must look right by itself."""
+    for seed in (0, 1):
+        run, _, _ = run_drive(make_drive(seed, 60), CLEAN, seed, heading="none", on_map=looks(9.0, searched=0.1))
+        assert "tracking" in run.states
+        assert not any(isinstance(result, Fix) for result in run.results)
+
+
+def test_images_under_a_leading_places_heading_leave_open_whether_it_is_the_map() -> None:
+    """Before there is a track they say nothing of the map, whatever they look like: the heading may be wrong."""
+    run, session, localizer = run_drive(make_drive(0, 5), CLEAN, 0, heading="none", on_map=looks(300.0, searched=0.5))
+    sources = [None if r.heading is None else r.heading.source for r in localizer.requests]
+    assert HeadingSource.TRACK in sources
+    assert "tracking" not in run.states
+    assert session.status().track.on_map > 0.6  # by the searched ones alone; with the others it is far below
 
 
 def test_vehicle_that_leaves_the_map_gets_no_more_fixes() -> None:

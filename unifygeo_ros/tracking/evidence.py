@@ -38,6 +38,7 @@ from unifygeo_ros.localization.decision import position_covariance_m2
 from unifygeo_ros.localization.fixes import with_stamp_error
 from unifygeo_ros.motion.increments import UNIFORM_YAW_VARIANCE
 from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.tracking.on_map import RATIO_LIMIT
 from unifygeo_ros.tracking.region import Region
 
 MIN_YAW_VARIANCE = 1e-6
@@ -88,6 +89,9 @@ class Evidence:
     """The same inside the gate; without a gate it is open_share."""
     assumed_yaw_rad: float | None = None
     """Yaw assumed by the tracker, if any. The evidence then applies only to poses with a similar yaw."""
+    heading_fit: float = 1.0
+    """How much likelier an image that looks like this is under the right heading than under a wrong one, at most 1:
+    a factor on the likelihood of the poses with the assumed yaw."""
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -218,6 +222,7 @@ def evidence_of(
     *,
     log_rivals: float = -math.inf,
     new_share: float = 1.0,
+    outside_ratio: float = 1.0,
     stamp_covariance: Float64 | None = None,
 ) -> Evidence:
     """Equation E1 for one observation.
@@ -231,6 +236,8 @@ def evidence_of(
         region: that the index covers.
         log_rivals: logarithm of R where the search was limited to a gate, −∞ where it was not.
         new_share: how much of D's error is new.
+        outside_ratio: how much likelier such an image is off the map than on it, as in `Calibration.outside_ratio`. An
+            image under a wrong heading is as unlike its place as one off the map.
         stamp_covariance: as in `Query`.
     """
     matches = observation.matches
@@ -290,4 +297,5 @@ def evidence_of(
         open_share=outlier + inside * outside,
         near_share=outlier,
         assumed_yaw_rad=observation.heading.yaw_rad if assumed else None,
+        heading_fit=1 / min(max(outside_ratio, 1.0), RATIO_LIMIT) if assumed else 1.0,
     )

@@ -183,8 +183,8 @@ def observe(
     and so does `uniform_weight`, whose integral is 1: an image is as likely as any if the vehicle may be anywhere. A
     share b^β of the old weight stays as it is (the image is an outlier, or from outside the searched part); the rest
     is divided among the components in proportion to l_ij. Every component may also become a new hypothesis, taken out
-    of `uniform_weight`. β = 1 is Bayes' rule itself. Where the heading was assumed, L is that with the probability
-    that the pose faces about there, else 1.
+    of `uniform_weight`. β = 1 is Bayes' rule itself. Where the heading was assumed, L is that times
+    `Evidence.heading_fit` with the probability that the pose faces about there, else 1.
 
     Args:
         belief: N hypotheses.
@@ -245,8 +245,10 @@ class _Likelihoods:
     """l_ij, float64 (N, M)."""
     open: Float64
     """The part that no component contributes, float64 (N,)."""
-    applies_to_uniform: float
-    """The probability that the assumed heading is that of a pose drawn from the uniform component; 1 without one."""
+    uniform_open: float
+    """The same for a pose drawn from the uniform component."""
+    uniform_components: float
+    """What all components together contribute there."""
 
     @property
     def components(self) -> Float64:
@@ -318,8 +320,14 @@ def _likelihoods(
     pairs = evidence.weights * _density_scale(evidence, area_m2) / np.sqrt(determinant) * np.exp(-0.5 * lengths2)
     open_share = np.where(near, evidence.near_share, evidence.open_share)
     applies, applies_to_uniform = _heading_consistency(belief, evidence.assumed_yaw_rad)
-    pairs *= applies[:, None]
-    return _Likelihoods(pairs, 1 - applies * (1 - open_share), applies_to_uniform)
+    fit = evidence.heading_fit
+    pairs *= fit * applies[:, None]
+    return _Likelihoods(
+        pairs,
+        1 - applies * (1 - fit * open_share),
+        1 - applies_to_uniform * (1 - fit * evidence.open_share),
+        applies_to_uniform * fit * (1 - evidence.open_share),
+    )
 
 
 def _heading_consistency(belief: Belief, assumed_yaw_rad: float | None) -> tuple[Float64, float]:
@@ -345,9 +353,11 @@ def _split_weights(
     broad = extent[:, None] < BROAD * (innovations.measured[:, 0, 0] + innovations.measured[:, 1, 1])
     unchanged += (pairs * broad).sum(axis=1)
     pairs[broad] = 0.0
-    open_share = (1 - likelihoods.applies_to_uniform * (1 - evidence.open_share)) ** exponent
-    new = belief.uniform_weight * (1 - open_share) * evidence.weights / max(float(evidence.weights.sum()), TINY)
-    return _SplitWeights(unchanged, pairs, new, belief.uniform_weight * open_share)
+    open_share = likelihoods.uniform_open**exponent
+    all_share = (likelihoods.uniform_open + likelihoods.uniform_components) ** exponent
+    new = belief.uniform_weight * (all_share - open_share)
+    shares = evidence.weights / max(float(evidence.weights.sum()), TINY)
+    return _SplitWeights(unchanged, pairs, new * shares, belief.uniform_weight * open_share)
 
 
 def _prune(split: _SplitWeights, prune: float, limit: int) -> _Kept:

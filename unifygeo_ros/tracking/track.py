@@ -66,10 +66,16 @@ class Track:
     def tracking(self) -> bool:
         return self.state is TrackState.TRACKING
 
-    def after_image(self, likelihood_ratio: float, novelty: float) -> Track:
-        """The cluster that was dominant before the image explains it so well; `novelty` of the image is new."""
+    def after_image(self, likelihood_ratio: float, novelty: float, *, may_confirm: bool = True) -> Track:
+        """The cluster that was dominant before the image explains it so well.
+
+        Args:
+            likelihood_ratio: as in `Track`.
+            novelty: how much of the image is new.
+            may_confirm: False for an image that may support the cluster, but not confirm it.
+        """
         unsupported = self.unsupported
-        if likelihood_ratio >= CONFIRMING:
+        if likelihood_ratio >= CONFIRMING and may_confirm:
             unsupported = 0
         elif likelihood_ratio < SUPPORT and novelty > LEAST_NEW:
             unsupported += 1

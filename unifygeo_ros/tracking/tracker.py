@@ -41,7 +41,9 @@ from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.decision import camera_position, decide, measured_by_image, published_hypotheses
 from unifygeo_ros.tracking.evidence import Evidence, evidence_of, log_evidence_of_all
 from unifygeo_ros.tracking.filter import (
+    CONFIRMING,
     HEADING_OUTLIER,
+    SUPPORT,
     SearchedPart,
     doubted,
     observe,
@@ -57,8 +59,13 @@ PRUNE = 1e-7
 """Hypotheses with less weight are pruned; their weight moves to the uniform component."""
 
 DOUBT_IMAGES = 3
-"""After so many images in a row that do not support the track, its heading is not used in the search either: it may be
-wrong, and an image encoded under a wrong heading finds nothing."""
+"""After so many images in a row that do not support the track, its heading is used for every other image at most: it
+may be wrong, and an image encoded under a wrong heading finds nothing."""
+
+LEADING_WEIGHT = 0.9
+"""While no track is followed, an image is looked at under the heading of a place with so much of the belief, instead of
+searching the heading: the right place shows itself much more clearly that way, and a wrong one does not. With 0.5 it
+was tried on so many wrong places that the search lost more images than it won."""
 
 TRACK_DISTRIBUTIONS = 1
 """Tiles whose distribution is decoded near the track: only the best, since each takes another run of the decoder."""
@@ -141,6 +148,7 @@ class Tracker:
         self._travelled_m = self._unchecked_m = math.inf  # as in `Plan`
         self._log_rivals = -math.inf  # log R of evidence.py
         self._measured: Place | None = None
+        self._must_search = False  # the last image did not support the place whose heading it was encoded under
         self._starts = True  # the next image continues nothing
 
     @property
@@ -235,6 +243,7 @@ class Tracker:
         error_m = config.correlation_m if searched else min(config.accuracy_correlation_m, config.correlation_m)
         new_share = max(share_new(plan.travelled_m, error_m), LEAST_NEW)
         image_share = max(share_new(plan.travelled_m, max(error_m, config.image_correlation_m)), LEAST_NEW)
+        outside_ratio = self._outside_ratio(observation, plan.gates)
         evidence = evidence_of(
             observation,
             self._calibration,
@@ -242,6 +251,7 @@ class Tracker:
             self._region,
             log_rivals=-math.inf if plan.query.prior is None else self._log_rivals,
             new_share=new_share,
+            outside_ratio=outside_ratio,
             stamp_covariance=plan.query.stamp_covariance,
         )
         searched_part = self._searched_part(plan)
@@ -259,17 +269,25 @@ class Tracker:
         )
         belief = reduce(belief, merge_distance2=MERGE_DISTANCE2, limit=config.hypotheses)
         before, cluster = plan.cluster, dominant_cluster(belief, plan.gates.answer_radius_m)
-        track = self._track
+        track, own_heading = self._track, observation.heading.source is HeadingSource.TRACK
+        # An image under the heading of a place in doubt that looks off the map speaks against the heading, not the map.
+        tests_heading = own_heading and self._in_doubt
+        # Under a wrong heading a place may fit by chance, but the image does not look as if it were there; and where
+        # each image may choose its heading, many streets look alike.
+        may_confirm = not searched and not (own_heading and outside_ratio > 1)
         if before is not None:
             weights = plan.belief.weights[before.members]
-            track = track.after_image(float(weights @ ratios[before.members]) / before.weight, novelty)
+            ratio = float(weights @ ratios[before.members]) / before.weight
+            track = track.after_image(ratio, novelty, may_confirm=may_confirm)
+        self._must_search = own_heading and track.likelihood_ratio < SUPPORT
         moved = before is not None and cluster is not None and _moved(before, cluster, plan.gates.answer_radius_m)
         if moved:
             track = replace(track, unsupported=0)  # it was the other place that was not supported
         acquiring = not track.tracking
-        on_map = on_map_filter.after_image(plan.on_map, self._outside_ratio(observation, plan.gates), novelty)
+        on_map = plan.on_map if tests_heading else on_map_filter.after_image(plan.on_map, outside_ratio, novelty)
         track = track.after_belief(cluster, belief.uniform_weight, config, moved=moved)
-        if searched and acquiring and track.tracking:
+        confirmed = may_confirm and track.likelihood_ratio >= CONFIRMING
+        if acquiring and track.tracking and (searched or own_heading) and not confirmed:
             # Acquired with searched headings; require one confirmation with the track's own heading.
             track = replace(track, unsupported=max(track.unsupported, 1))
         self._belief, self._cluster, self._track, self._on_map = belief, cluster, track, on_map
@@ -317,20 +335,32 @@ class Tracker:
         hypotheses = published_hypotheses(plan.belief, plan.gates.answer_radius_m, self._lever_m)
         return replace(rejection, hypotheses=hypotheses)
 
+    @property
+    def _in_doubt(self) -> bool:
+        """Whether there is no track, or one that the last images did not support."""
+        return not self._track.tracking or self._track.unsupported >= DOUBT_IMAGES
+
     def _query(self, cluster: Cluster | None, heading: Heading | None, unchecked_m: float) -> Query:
-        config, unsupported = self.config, self._track.unsupported
-        if not self._track.tracking or cluster is None or unsupported >= DOUBT_IMAGES:
-            return Query(None, heading, config.search_distributions, config.search_candidates)
-        yaw_variance = float(cluster.covariance[2, 2])
-        if heading is None and yaw_variance < TRACK_HEADING_SIGMA_RAD**2:
-            heading = Heading(float(cluster.mean[2]), yaw_variance, HeadingSource.TRACK)
-        if unsupported:
+        config = self.config
+        if heading is None and cluster is not None and self._uses_heading_of(cluster):
+            heading = Heading(float(cluster.mean[2]), float(cluster.covariance[2, 2]), HeadingSource.TRACK)
+        if cluster is None or self._in_doubt or self._track.unsupported:
             return Query(None, heading, config.search_distributions, config.search_candidates)
         if unchecked_m >= config.check_distance_m:
             # One more than near the track: in the whole region the right tile is not as often the best.
             return Query(None, heading, TRACK_DISTRIBUTIONS + 1, config.search_candidates)
         gate = Prior(float(cluster.mean[0]), float(cluster.mean[1]), cluster.covariance[:2, :2])
         return Query(gate, heading, TRACK_DISTRIBUTIONS, config.track_candidates)
+
+    def _uses_heading_of(self, cluster: Cluster) -> bool:
+        """Whether the next image is looked at under the heading of a place, where none is given.
+
+        While in doubt, images under the heading of a leading place take turns with searches of the heading, until they
+        support it.
+        """
+        if cluster.covariance[2, 2] >= TRACK_HEADING_SIGMA_RAD**2:
+            return False
+        return not self._in_doubt or (cluster.weight >= LEADING_WEIGHT and not self._must_search)
 
     def _searched_part(self, plan: Plan) -> SearchedPart | None:
         """Where a limited search would have found a hypothesis: within the gate and half a tile."""
