@@ -227,26 +227,28 @@ def test_session_without_a_heading_compares_nothing() -> None:
 
 
 def test_check_under_a_tracks_heading_begins_afresh_with_the_next_track_and_does_not_blame_the_camera() -> None:
-    """A track with a wrong heading makes a right camera look turned. Images before there is a track say nothing."""
+    """A track, or a leading place, with a wrong heading makes a right camera look turned."""
     _, session, localizer, images = located(lambda n: "turned by 180°", images=9, source="none")
-    query = Query(heading=Heading(0.0, 0.01, HeadingSource.TRACK))
 
-    def checked(image: CameraImage, state: TrackState) -> Fix | Rejection:
+    def checked(image: CameraImage, state: TrackState, source: HeadingSource | None) -> Fix | Rejection:
+        query = Query(heading=None if source is None else Heading(0.0, 0.01, source))
         status = TrackStatus(state, "", 1, 0.0, 1.0, 1, 1, None)
         observation = localizer.observe(image, query)
         made = Outcome(localizer.decide(observation, query), image, query, observation, status)
         return session._with_camera_checked(made).result
 
-    assert isinstance(checked(images[0], TrackState.AMBIGUOUS), Fix)  # the tracker gives none then
-    assert localizer.encodings == 0
-    for image in images[1:5]:
-        result = checked(image, TrackState.TRACKING)
+    own = HeadingSource.TRACK
+    for image in images[:4]:
+        result = checked(image, TrackState.TRACKING, own)
         assert isinstance(result, Rejection)
         assert result.reason is RejectionReason.CAMERA_MISMATCH
     assert session._camera_watch.verdict is not None
     assert session._warnings_now(SessionConfig()) == {}
-    checked(images[5], TrackState.LOST)
+    checked(images[4], TrackState.LOST, own)
     assert session._camera_watch.verdict is None
+    # Images under the heading of a place that leads count for the track that it becomes, unless it is given up.
     localizer.better = lambda n: CONFIGURED
-    found = [checked(image, TrackState.TRACKING) for image in images[6:9]]
-    assert [isinstance(result, Fix) for result in found] == [False, True, True]
+    checked(images[5], TrackState.AMBIGUOUS, own)
+    checked(images[6], TrackState.AMBIGUOUS, None)
+    assert isinstance(checked(images[7], TrackState.AMBIGUOUS, own), Rejection)
+    assert isinstance(checked(images[8], TrackState.TRACKING, own), Fix)

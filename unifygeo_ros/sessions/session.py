@@ -244,15 +244,16 @@ class LocalizationSession(abc.ABC):
         """The outcome, without its fix where the drive has not confirmed the camera's mount, or contradicts it."""
         result = outcome.result
         heading = None if outcome.query is None else outcome.query.heading
-        tracking = outcome.track is not None and outcome.track.state is TrackState.TRACKING
-        if not tracking and self._camera_by_track:  # the next track may have another heading
+        state = None if outcome.track is None else outcome.track.state
+        given_up = state is TrackState.LOST or (heading is None and state is not TrackState.TRACKING)
+        if given_up and self._camera_by_track:  # the next place may have another heading
             self._camera_watch, self._camera_by_track = CameraWatch(self._config.camera_check_images), False
         watch = self._camera_watch
         fixed = isinstance(result, Fix) or result.reason is RejectionReason.CAMERA_MISMATCH
         if heading is None or not (fixed or result.reason in _LOOKED_AT):  # type: ignore[union-attr]
             return outcome
         if heading.source is HeadingSource.TRACK:
-            if not tracking:  # a place in doubt may have a wrong heading, under which a right camera looks turned
+            if given_up:
                 return outcome
             self._camera_by_track = True
         alternatives = watch.due()
