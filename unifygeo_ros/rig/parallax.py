@@ -38,6 +38,9 @@ PRIOR = 5000.0
 A weak edge of 5 grey values a pixel at a baseline of 0.5 m changes by 300 grey values · m at 768 columns."""
 NEAREST_M = 5.0
 """Nothing is looked for nearer than this."""
+SLOPE_RAD = math.radians(1.0)
+"""The road may fall away from the plane of the ground by this angle. Otherwise nothing is further away than that plane:
+what is seen below the horizon stands on the ground or is the ground."""
 LEAST_BASELINE_M = 0.05
 """Cameras nearer to each other have no parallax."""
 LEAST_PIXELS = 50
@@ -158,9 +161,9 @@ class _Canvas:
         both = np.minimum(masks[0], masks[1])
         shape = self.rows // self.reduction, self.columns // self.reduction
         both = self._reduced(both, shape)
-        elevation = self._elevations(self.reduction)
         height_m = centre_m[2] - ground_z_m
-        assumed = np.maximum(np.maximum(-np.sin(elevation), 1e-9) / height_m, 1 / distance_m)[:, None]
+        ground = np.maximum(-np.sin(self._elevations(self.reduction)), 1e-9)[:, None] / height_m
+        assumed = np.maximum(ground, 1 / distance_m)
         shifts = [self._shift(seen, centre_m, side, self.reduction) for side in (0, 1)]
         return _Level(
             self._reduced(greys[0], shape),
@@ -168,8 +171,8 @@ class _Canvas:
             (both > 0.99).astype(np.float32),
             shifts[0],
             shifts[1],
-            (assumed - 1 / NEAREST_M).astype(np.float32),
-            assumed.astype(np.float32),
+            np.minimum(assumed - 1 / NEAREST_M, 0).astype(np.float32),
+            np.where(ground > 1 / distance_m, SLOPE_RAD / height_m, assumed).astype(np.float32),
         )
 
     def displaced(self, seen: Sequence[Seen], centre_m: Float64, inverse: Float32, level: _Level) -> list[Strip]:
@@ -278,9 +281,9 @@ class _Level:
     second_shift: tuple[Float32, Float32]
     """The same of the second one."""
     least: Float32
-    """float32 (h, 1), of 1/D − 1/d: things at NEAREST_M."""
+    """float32 (h, 1), of 1/D − 1/d: things at NEAREST_M; 0 where the ground is nearer."""
     most: Float32
-    """float32 (h, 1): things at infinity."""
+    """float32 (h, 1): things at infinity; where the ground is seen, see SLOPE_RAD."""
 
     @property
     def half(self) -> _Level:
