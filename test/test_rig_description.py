@@ -144,6 +144,42 @@ def test_camera_info_that_cannot_be_gets_one_error_with_the_value(changes, words
         lens_of_camera_info(camera_info(**changes), "front")
 
 
+@pytest.mark.filterwarnings("error")
+def test_fuzzed_camera_info_gives_a_lens_that_projects_or_one_error():
+    """Some fields at a time get values that drivers have been seen to send, and worse ones."""
+    rng = np.random.default_rng(7)
+    numbers = [0.0, -1.0, 1e-9, 1e9, 1e300, math.inf, -math.inf, math.nan, 3.0]
+    sizes = [0, 1, 2, 7, 640, 4096, 2**31, 2**32 - 1]
+    lenses = 0
+    for _ in range(400):
+        info = camera_info()
+        for _ in range(rng.integers(1, 4)):
+            name = rng.choice(["k", "p", "r", "d", "width", "height", "binning_x", "distortion_model", "roi", "length"])
+            if name in ("k", "p", "r", "d"):
+                values = list(getattr(info, name)) or [0.0]
+                values[rng.integers(len(values))] = float(rng.choice(numbers))
+                setattr(info, name, values)
+            elif name == "length":
+                info.d = [float(rng.choice(numbers)) for _ in range(rng.integers(0, 15))]
+            elif name == "roi":
+                info.roi = SimpleNamespace(**{key: int(rng.choice(sizes)) for key in vars(info.roi)})
+            elif name == "distortion_model":
+                info.distortion_model = str(rng.choice(["", "plumb_bob", "equidistant", "rational_polynomial", "fov"]))
+            else:
+                setattr(info, name, int(rng.choice(sizes)))
+        try:
+            lens = lens_of_camera_info(info, "front", rectified=bool(rng.integers(2))).lens
+        except ConfigurationError as error:
+            assert str(error).startswith("camera front: ")
+            assert "\n" not in str(error)
+            continue
+        lenses += 1
+        pixels, valid = lens.project(RAYS)
+        assert np.isfinite(pixels[valid]).all()
+        assert lens.width >= 1
+    assert 40 < lenses < 360
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_each_example_describes_a_rig_that_sees_all_around(path):
     rig = read_rig(path).rig()

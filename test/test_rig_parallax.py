@@ -116,7 +116,7 @@ def test_cameras_at_one_place_and_plain_walls_are_left_as_they_are():
 
 
 def test_ground_nearer_than_anything_that_is_looked_for_stays_where_it_is():
-    """Road marks on the plane of the ground, 1.5 m below two cameras that look down. They agree without a correction."""
+    """Road marks on the plane of the ground, 1.5 m below two cameras that look down, agree without a correction."""
 
     def road(camera: RigCamera) -> np.ndarray:
         u, v = np.meshgrid(np.arange(LENS.width), np.arange(LENS.height))
