@@ -167,11 +167,14 @@ def test_fuzzed_camera_info_gives_a_lens_that_projects_or_one_error():
                 info.distortion_model = str(rng.choice(["", "plumb_bob", "equidistant", "rational_polynomial", "fov"]))
             else:
                 setattr(info, name, int(rng.choice(sizes)))
+        lens, refusal = None, "camera front: "
         try:
             lens = lens_of_camera_info(info, "front", rectified=bool(rng.integers(2))).lens
         except ConfigurationError as error:
-            assert str(error).startswith("camera front: ")
-            assert "\n" not in str(error)
+            refusal = str(error)
+        assert refusal.startswith("camera front: ")
+        assert "\n" not in refusal
+        if lens is None:
             continue
         lenses += 1
         pixels, valid = lens.project(RAYS)
@@ -303,6 +306,12 @@ def changed(path, value):
 def test_rig_file_that_cannot_be_gets_one_error_with_key_and_value(tmp_path, content, words):
     with pytest.raises(ConfigurationError, match=words):
         read_rig(write(tmp_path, content)).rig()
+
+
+def test_two_cameras_of_one_name_are_refused_and_not_lost(tmp_path):
+    (tmp_path / "rig.yaml").write_text("cameras:\n  left: {topic: /a}\n  right: {topic: /b}\n  left: {topic: /c}\n")
+    with pytest.raises(ConfigurationError, match=r"rig\.yaml: left is given twice .*line 2.* a name of its own"):
+        read_rig(tmp_path / "rig.yaml")
 
 
 def test_file_that_is_no_yaml_or_absent_is_refused(tmp_path):

@@ -179,10 +179,26 @@ class RigDescription:
         )
 
 
+class _OnceOnly(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML's own rule would keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise ConfigurationError(
+                f"{twice} is given twice in the mapping from line {node.start_mark.line + 1} on; give each camera a "
+                "name of its own, and each value once"
+            )
+        return super().construct_mapping(node, deep)
+
+
 def read_rig(path: Path) -> RigDescription:
     """Read a rig file. Raises ConfigurationError with the camera and the key that cannot be used."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _OnceOnly)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give a rig file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
