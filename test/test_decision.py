@@ -233,6 +233,11 @@ def test_log_odds_add_each_clue_by_its_weight():
     confidence = Confidence(bias=0.5, belief_weight=2.0, score_weight=3.0, spread_weight=-0.25, agreeing_weight=0.125)
     clues = Clues(belief=1 / (1 + math.exp(-1.0)), score=1.5, spread=4.0, agreeing=2.0)
     assert confidence.log_odds(clues) == pytest.approx(0.5 + 2.0 + 4.5 - 1.0 + 0.25)
+    half = dataclasses.replace(clues, unseen=0.5)
+    assert confidence.log_odds(half) == confidence.log_odds(clues)  # bundles of before have no weight for it
+    for weight in (6.0, -6.0):
+        weighted = dataclasses.replace(confidence, unseen_weight=weight)
+        assert weighted.log_odds(half) == pytest.approx(6.25 + weight / 2)
     with pytest.raises(BundleError, match="spread_weight and unfamiliar_weight at most 0"):
         Confidence(spread_weight=0.1)
     calibration = Calibration(confidence=confidence, on_map_confidence=Confidence(bias=1.0, belief_weight=0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from unifygeo_training.confidence import (
     judge,
     photographed_outcomes,
     unfamiliar_weights,
+    unseen_weights,
 )
 from unifygeo_training.streets import TownStreets
 from unifygeo_training.towns.pairs import load_town, render_pairs
@@ -42,6 +44,7 @@ def outcomes_of(
     outside: Any = None,
     panoramas: Any = None,
     tiles: Any = None,
+    unseen: Any = None,
 ) -> Outcomes:
     zeros = np.zeros(len(right))
     return Outcomes(
@@ -51,6 +54,7 @@ def outcomes_of(
         zeros if agreeing is None else agreeing,
         zeros[:, None] if panoramas is None else panoramas,
         zeros[:, None] if tiles is None else tiles,
+        zeros if unseen is None else unseen,
         np.asarray(right, np.bool_),
         np.zeros(len(right), np.bool_) if outside is None else np.asarray(outside, np.bool_),
     )
@@ -134,6 +138,23 @@ def test_weight_of_unfamiliarity_is_that_of_the_odds_which_made_the_outcomes() -
     # Answers that become better with the distance do not make it count the other way.
     better = outcomes_of(beliefs, np.ones(count), unfamiliarity > 1, panoramas=panoramas[:, None], tiles=tiles[:, None])
     assert unfamiliar_weights(better, known, base, base)[0] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_weight_of_what_is_not_seen_is_that_of_the_odds_which_made_the_outcomes() -> None:
+    """ln(odds) = 1 + ln(belief / (1 − belief)) + w · unseen."""
+    rng = np.random.default_rng(4)
+    count = 20_000
+    beliefs, unseen = rng.uniform(0.1, 0.9, count), rng.uniform(0.0, 0.8, count)
+    known = known_by_one_number()
+    base = Confidence(bias=1.0)
+    for weight in (4.0, -2.0):
+        right = rng.random(count) < 1 / (1 + np.exp(-(1.0 + log_odds(beliefs) + weight * unseen)))
+        on_map = outcomes_of(beliefs, np.ones(count), right, unseen=unseen)
+        assert unseen_weights(on_map, known, base, base)[0] == pytest.approx(weight, rel=0.1)
+        # The same odds against off the map: what is not right is off it, and half of all images are.
+        even = Confidence(bias=1.0 - math.log(right.mean() / (1 - right.mean())))
+        outside = outcomes_of(beliefs, np.ones(count), right, unseen=unseen, outside=~right)
+        assert unseen_weights(outside, known, even, even)[1] == pytest.approx(weight, rel=0.1)
 
 
 def test_limits_hold_99_of_100_right_answers_and_are_not_below_the_least() -> None:

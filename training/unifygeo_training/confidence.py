@@ -9,6 +9,9 @@ images with a heading and once for images whose heading was searched.
 The mean features of all these panoramas and tiles are what the model knows (`unifygeo_ros.inference.familiarity`). What
 a distance from them means is fitted on the same places, photographed by other cameras and providers: with changed
 colours, tones, weather and noise. The distance has a weight of its own, and all other constants stay as they are.
+
+So has what an image does not show, as where a rig has gaps: the same places with sectors and elevations missing. D is
+wider then although the answer is as right.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
@@ -49,7 +53,7 @@ from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_training.calibrate import CalibrationReport
-from unifygeo_training.data.photography import PhotographyConfig
+from unifygeo_training.data.photography import PhotographyConfig, draw_seen
 from unifygeo_training.export import BundleText, export_bundle
 from unifygeo_training.files import locked, new_folder
 from unifygeo_training.model import UnifyGeo
@@ -91,6 +95,8 @@ class Outcomes:
     """Mean features of the panoramas, (n, C)."""
     tiles: Float64
     """Mean features of the best tiles, (n, C)."""
+    unseen: Float64
+    """Share of what the network takes in that the images do not show."""
     right: Bool
     """Within answer_radius_m of the truth."""
     outside: Bool
@@ -105,8 +111,8 @@ class Outcomes:
         return [Distances(float(ground), float(aerial)) for ground, aerial in zip(grounds, aerials, strict=True)]
 
     def clues(self, known: Familiarity | None = None) -> list[Clues]:
-        columns = (self.beliefs, self.scores, self.spreads, self.agreeing)
-        found = [Clues(*map(float, row)) for row in zip(*columns, strict=True)]
+        columns = (self.beliefs, self.scores, self.spreads, self.agreeing, self.unseen)
+        found = [Clues(*map(float, row[:4]), unseen=float(row[4])) for row in zip(*columns, strict=True)]
         if known is None:
             return found
         distances = self.distances(known)
@@ -181,7 +187,7 @@ def fit_bundle(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibra
     gathered = [gather(bundle, of_one, streets[(n + 1) % len(streets)]) for n, of_one in enumerate(streets)]
     calibration, answers = bundle.manifest.calibration, {}
     usual = joined([one.given for one in gathered])
-    photographed = photographed_outcomes(bundle, streets)
+    photographed, partly_seen = photographed_outcomes(bundle, streets), partly_seen_outcomes(bundle, streets)
     known = familiarity_of(gathered, joined([usual, photographed]))
     calibration = replace(calibration, familiarity=known)
     for name, parts in (("", [one.given for one in gathered]), ("searched_", [one.searched for one in gathered])):
@@ -189,13 +195,15 @@ def fit_bundle(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibra
         confidence, on_map = fit_confidence(outcomes), fit_on_map(outcomes)
         if not name:
             weights = unfamiliar_weights(photographed, known, confidence, on_map)
+            gaps = unseen_weights(partly_seen, known, confidence, on_map)
         fitted: dict[str, Any] = {
-            f"{name}confidence": replace(confidence, unfamiliar_weight=weights[0]),
-            f"{name}on_map_confidence": replace(on_map, unfamiliar_weight=weights[1]),
+            f"{name}confidence": replace(confidence, unfamiliar_weight=weights[0], unseen_weight=gaps[0]),
+            f"{name}on_map_confidence": replace(on_map, unfamiliar_weight=weights[1], unseen_weight=gaps[1]),
         }
         calibration = replace(calibration, **fitted)
         answers[f"{name}confidence"] = asdict(judge(outcomes, calibration, searched=bool(name)))
     answers["photographed"] = asdict(judge(photographed, calibration))
+    answers["partly_seen"] = asdict(judge(partly_seen, calibration))
     return calibration, answers
 
 
@@ -233,43 +241,134 @@ def unfamiliar_weights(
     Returns:
         `Confidence.unfamiliar_weight` of confidence and of on_map, at most 0.
     """
-    clues, right, outside = photographed.clues(known), photographed.right, photographed.outside
+    clues = photographed.clues(known)
     unfamiliarity = np.array([one.unfamiliarity for one in clues])
+    return _added_weights(photographed, clues, unfamiliarity, (confidence, on_map), (-50.0, 0.0))
+
+
+def unseen_weights(
+    partly_seen: Outcomes, known: Familiarity, confidence: Confidence, on_map: Confidence
+) -> tuple[float, float]:
+    """The weights of what is not seen under which the answers to partly seen streets are likeliest.
+
+    Args:
+        partly_seen: the answers, on the map and off it.
+        known: what the model knows.
+        confidence: all its other constants stay.
+        on_map: the same.
+
+    Returns:
+        `Confidence.unseen_weight` of confidence and of on_map.
+    """
+    return _added_weights(
+        partly_seen, partly_seen.clues(known), partly_seen.unseen, (confidence, on_map), (-50.0, 50.0)
+    )
+
+
+def _added_weights(
+    outcomes: Outcomes,
+    clues: Sequence[Clues],
+    added: Float64,
+    bases: tuple[Confidence, Confidence],
+    bounds: tuple[float, float],
+) -> tuple[float, float]:
+    """The weights of one more clue in two regressions, which have none for it yet and otherwise stay as they are.
+
+    Args:
+        outcomes: answers, on the map and off it.
+        clues: theirs.
+        added: float64 (n,), the clue.
+        bases: `Calibration.confidence` and `Calibration.on_map_confidence`.
+        bounds: of the weights.
+    """
+    right, outside = outcomes.right, outcomes.outside
 
     def fitted(base: Confidence, weights: Float64) -> float:
         odds, signs = np.array([base.log_odds(one) for one in clues]), np.where(right, 1.0, -1.0)
 
         def loss(weight: float) -> float:
-            likelihood = weights * special.log_expit(signs * (odds + weight * unfamiliarity))
+            likelihood = weights * special.log_expit(signs * (odds + weight * added))
             return float(-likelihood.sum() + _SHRINKAGE * weight**2 / len(clues))
 
-        return float(optimize.minimize_scalar(loss, bounds=(-50.0, 0.0), method="bounded").x)
+        return float(optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
     on = ~outside
     of_place = np.where(on, 1.0 / max(on.sum(), 1), 0.0)
     # As `Calibration.on_map_confidence` has it: half of the images are on the map, and not all of those are right.
     of_map = np.where(right, 1.0 / max(on.sum(), 1), np.where(outside, 1.0 / max(outside.sum(), 1), 0.0))
-    return fitted(confidence, of_place), fitted(on_map, of_map)
+    return fitted(bases[0], of_place), fitted(bases[1], of_map)
 
 
 def photographed_outcomes(bundle: ModelBundle, streets: Sequence[Streets]) -> Outcomes:
-    """Answers to all streets photographed in each of `STYLES`, with a heading.
+    """Answers to all streets photographed in each of `STYLES`, with a heading (`_at_home_and_away`)."""
+    return joined(
+        [
+            _at_home_and_away(
+                bundle, [PhotographedStreets(of_one, config, 100 * style + n) for n, of_one in enumerate(streets)]
+            )
+            for style, config in enumerate(STYLES)
+        ]
+    )
 
-    They are localized in their own index and in that of the streets after them.
+
+def fit_unseen(
+    bundle: ModelBundle, streets: Sequence[Streets], panoramas: int | None = None
+) -> tuple[Calibration, dict[str, Any]]:
+    """The bundle's calibration with the weights of what is not seen fitted again, and what became of the answers.
+
+    Args:
+        bundle: a calibrated one; all its other constants stay.
+        streets: two or more.
+        panoramas: of each, evenly spread; None: all.
+
+    Raises:
+        InputError: The bundle does not know what is usual.
     """
+    calibration = bundle.manifest.calibration
+    if calibration.familiarity is None:
+        raise InputError(f"{bundle.path}: its calibration knows no usual pictures; fit all of it again")
+    partly_seen = partly_seen_outcomes(bundle, streets, panoramas)
+    bases = (replace(one, unseen_weight=0.0) for one in (calibration.confidence, calibration.on_map_confidence))
+    of_place, of_map = unseen_weights(partly_seen, calibration.familiarity, *bases)
+    calibration = replace(
+        calibration,
+        confidence=replace(calibration.confidence, unseen_weight=of_place),
+        searched_confidence=replace(calibration.searched_confidence, unseen_weight=of_place),
+        on_map_confidence=replace(calibration.on_map_confidence, unseen_weight=of_map),
+        searched_on_map_confidence=replace(calibration.searched_on_map_confidence, unseen_weight=of_map),
+    )
+    return calibration, {
+        "unseen_weight": {"confidence": of_place, "on_map_confidence": of_map},
+        "partly_seen_before": asdict(judge(partly_seen, bundle.manifest.calibration)),
+        "partly_seen": asdict(judge(partly_seen, calibration)),
+    }
+
+
+def partly_seen_outcomes(bundle: ModelBundle, streets: Sequence[Streets], panoramas: int | None = None) -> Outcomes:
+    """Answers to streets of which only a part is seen, as a rig with gaps would (`draw_seen`), with a heading.
+
+    panoramas: of each of the streets, evenly spread; None: all.
+    """
+    return _at_home_and_away(bundle, streets, gaps=True, panoramas=panoramas)
+
+
+def _at_home_and_away(
+    bundle: ModelBundle, streets: Sequence[Streets], *, gaps: bool = False, panoramas: int | None = None
+) -> Outcomes:
+    """Answers to streets in their own index and in that of the streets after them. gaps: see `_localized`."""
     parts = []
-    for style, config in enumerate(STYLES):
-        changed = [PhotographedStreets(of_one, config, 100 * style + n) for n, of_one in enumerate(streets)]
-        for number, shown in enumerate(changed):
-            with _runtime(bundle) as runtime:
-                index = runtime.index(shown.imagery)
-                visitors = {number, (number - 1) % len(changed)}  # one whose streets these are, one from elsewhere
-                for own in (changed[visitor] for visitor in sorted(visitors)):
-                    truth = own.truth(index.frame)
-                    outside = np.full(len(truth), own is not shown)
-                    localizer = runtime.localizer(index, own)
-                    rows = np.arange(len(truth))
-                    parts.append(_localized(localizer, own, truth, outside, rows, leave_out_refused=True))
+    for number, shown in enumerate(streets):
+        with _runtime(bundle) as runtime:
+            index = runtime.index(shown.imagery)
+            visitors = {number, (number - 1) % len(streets)}  # one whose streets these are, one from elsewhere
+            for own in (streets[visitor] for visitor in sorted(visitors)):
+                truth = own.truth(index.frame)
+                outside = np.full(len(truth), own is not shown)
+                localizer = runtime.localizer(index, own)
+                rows = np.arange(len(truth))
+                if panoramas is not None and panoramas < len(rows):
+                    rows = np.linspace(0, len(rows) - 1, panoramas).astype(np.intp)
+                parts.append(_localized(localizer, own, truth, outside, rows, leave_out_refused=True, gaps=gaps))
     return joined(parts)
 
 
@@ -372,6 +471,7 @@ def _localized(
     *,
     searched: bool = False,
     leave_out_refused: bool = False,
+    gaps: bool = False,
 ) -> Outcomes:
     """The answers to the panoramas `rows`.
 
@@ -384,6 +484,7 @@ def _localized(
         searched: Turn each panorama by a random angle and give no heading; otherwise give one that is wrong by
             `HEADING_SIGMA_RAD`.
         leave_out_refused: Leave out panoramas that the localizer refuses to look at, such as too dark ones.
+        gaps: Only a part of each panorama is seen, the same in every index.
 
     Raises:
         InputError: The localizer refuses a panorama, and it is not to be left out.
@@ -392,12 +493,17 @@ def _localized(
     rolls = rng.integers(streets.columns, size=len(truth)) if searched else np.zeros(len(truth), np.int64)
     errors_rad = rng.normal(0.0, HEADING_SIGMA_RAD, len(truth))
     columns, channels = localizer.bundle.manifest.ground.columns, localizer.bundle.manifest.mean_channels
-    looked_at, clues, right, panoramas, tiles = [], [], [], [], []
+    looked_at, clues, right, unseen, panoramas, tiles = [], [], [], [], [], []
     for row in rows.tolist():
         heading = None
         if not searched:
             heading = Heading(float(yaw_from_azimuth(errors_rad[row])), HEADING_SIGMA_RAD**2, HeadingSource.CONSTANT)
-        image = CameraImage(streets.camera_image(row, int(rolls[row])), row + 1)
+        pixels = streets.camera_image(row, int(rolls[row]))
+        seen = None
+        if gaps:
+            drawn = draw_seen(np.random.default_rng([streets.seed, row]), 90, 360).astype(np.uint8)
+            seen = cv2.resize(drawn, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+        image = CameraImage(pixels, row + 1, seen=seen)
         observation = localizer.observe(image, Query(heading=heading))
         if isinstance(observation, Rejection):
             if leave_out_refused:
@@ -406,6 +512,7 @@ def _localized(
         looked_at.append(row)
         found = localizer.answer(observation)
         clues.append((found.clues.belief, found.clues.score, found.clues.spread, found.clues.agreeing))
+        unseen.append(observation.unseen)
         panoramas.append(panorama_features(observation.features.levels[0][None], columns)[0])
         tiles.append(tile_features(localizer.index.match_maps[observation.matches.tile_ids[:1]], columns)[0])
         error_m = np.hypot(*(truth[row] - (found.east_m, found.north_m)))
@@ -419,6 +526,7 @@ def _localized(
         agreeing,
         ground,
         aerial,
+        np.array(unseen, np.float64),
         np.array(right, np.bool_),
         outside[np.array(looked_at, np.intp)],
     )

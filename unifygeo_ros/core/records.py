@@ -230,6 +230,8 @@ class Observation:
     """Of the image under that heading: what the candidates were retrieved and the first of them decoded with."""
     distances: Distances | None = None
     """Of the panorama and the first of the matches; None: the bundle does not know what is usual."""
+    unseen: float = 0.0
+    """Share of what the network takes in that the image does not show, 0 … 1."""
     timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
     """Milliseconds by stage."""
 

@@ -117,6 +117,8 @@ class Clues:
     """How many other candidates match best where the answer is: overlapping tiles that show the same place."""
     unfamiliarity: float = 0.0
     """How far panorama and best tile are beyond what is usual (`Distances.unfamiliarity`)."""
+    unseen: float = 0.0
+    """Share of what the network takes in that the image does not show, 0 … 1: D is wider then for that reason alone."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ class Confidence:
     """Odds that an answer is right, against one way in which it may be wrong (a logistic regression).
 
     ln(odds) = bias + belief_weight · ln(belief / (1 − belief)) + score_weight · score + spread_weight · spread
-    + agreeing_weight · agreeing + unfamiliar_weight · unfamiliarity. With the default weights the probability is the
-    belief itself.
+    + agreeing_weight · agreeing + unfamiliar_weight · unfamiliarity + unseen_weight · unseen. With the default weights
+    the probability is the belief itself.
     """
 
     bias: float = 0.0
@@ -134,11 +136,13 @@ class Confidence:
     spread_weight: float = 0.0
     agreeing_weight: float = 0.0
     unfamiliar_weight: float = 0.0
+    unseen_weight: float = 0.0
+    """Of either sign; 0 in bundles of before, which take what is missing for a sign that the place is wrong."""
 
     def __post_init__(self) -> None:
         falling = (-self.spread_weight, -self.unfamiliar_weight)
         weights = (self.belief_weight, self.score_weight, self.agreeing_weight, *falling)
-        if not all(map(math.isfinite, (self.bias, *weights))) or min(weights) < 0:
+        if not all(map(math.isfinite, (self.bias, self.unseen_weight, *weights))) or min(weights) < 0:
             raise BundleError(
                 f"{self}: must be finite, spread_weight and unfamiliar_weight at most 0 and the other weights at least "
                 "0; calibrate again"
@@ -153,6 +157,7 @@ class Confidence:
             + self.spread_weight * clues.spread
             + self.agreeing_weight * clues.agreeing
             + self.unfamiliar_weight * clues.unfamiliarity
+            + self.unseen_weight * clues.unseen
         )
         return min(max(value, -50.0), 50.0)
 

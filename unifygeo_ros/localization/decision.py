@@ -134,7 +134,8 @@ def clues_of(
         agreement[rank] = mass_within(distribution, float(position[0]), float(position[1]), config.answer_radius_m)
     belief = float(np.clip(beliefs @ agreement, 0.0, 1.0))
     unfamiliarity = 0.0 if observation.distances is None else observation.distances.unfamiliarity
-    clues = Clues(belief, float(observation.matches.scores[0]), spread_of(winner), agreeing, unfamiliarity)
+    score, spread = float(observation.matches.scores[0]), spread_of(winner)
+    clues = Clues(belief, score, spread, agreeing, unfamiliarity, observation.unseen)
     return clues, agreement, position
 
 

@@ -48,7 +48,14 @@ from unifygeo_ros.localization.heading import (
     heading_search,
     rolled_columns,
 )
-from unifygeo_ros.localization.panorama import check_image, check_mask, check_seen, enough_columns, prepare_panorama
+from unifygeo_ros.localization.panorama import (
+    check_image,
+    check_mask,
+    check_seen,
+    enough_columns,
+    prepare_panorama,
+    seen_share,
+)
 from unifygeo_ros.localization.pyramids import PyramidCache
 from unifygeo_ros.localization.reranking import match, rerank
 from unifygeo_ros.localization.retrieval import camera_gate, prior_problem
@@ -170,6 +177,9 @@ class Localizer:
             heading,
             features,
             self._distances(features, int(matches.tile_ids[0])),
+            0.0
+            if image.seen is None and not self.mount.mask_path
+            else 1 - seen_share(image, self.mount, self._model.ground),
             clock.timings_ms(),
         )
 
