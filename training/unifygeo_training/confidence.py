@@ -112,7 +112,10 @@ class Outcomes:
 
     def clues(self, known: Familiarity | None = None) -> list[Clues]:
         columns = (self.beliefs, self.scores, self.spreads, self.agreeing, self.unseen)
-        found = [Clues(*map(float, row[:4]), unseen=float(row[4])) for row in zip(*columns, strict=True)]
+        found = [
+            Clues(belief, score, spread, agreeing, unseen=unseen)
+            for belief, score, spread, agreeing, unseen in zip(*(column.tolist() for column in columns), strict=True)
+        ]
         if known is None:
             return found
         distances = self.distances(known)
