@@ -5,6 +5,7 @@ import gc
 import sqlite3
 import struct
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -143,9 +144,12 @@ def test_files_of_a_bag_are_closed_with_it(tmp_path):
     bag = Bag(path)
     next(iter(bag.messages(["/images"])))
     assert open_files(tmp_path) == [storage_file(path)]
-    del bag
-    gc.collect()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", ResourceWarning)
+        del bag
+        gc.collect()
     assert open_files(tmp_path) == []
+    assert not [warning for warning in warned if str(tmp_path) in str(warning.message)]  # closed, not left to the end
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MAKERS if "rosbag1" not in kind])
