@@ -141,7 +141,7 @@ def test_watch_confirms_the_mount_for_a_network_that_hardly_notices_the_alternat
     assert watch.confirmed
     # Worse than the margin: never.
     doubtful = CameraWatch(5)
-    played(doubtful, {"upside down": -0.06}, 300, otherwise=0.3)
+    played(doubtful, {"upside down": -0.03}, 300, otherwise=0.3)
     assert not doubtful.confirmed
 
 
