@@ -29,7 +29,7 @@ from unifygeo_ros.aerial.gate import Gate
 from unifygeo_ros.aerial.index import TileIndex, checked_descriptor, open_index
 from unifygeo_ros.aerial.manifest import MANIFEST, IndexManifest
 from unifygeo_ros.aerial.map_index import MapIndex, TileRows
-from unifygeo_ros.aerial.search import nearest_among
+from unifygeo_ros.aerial.search import ExactSearch, nearest_among
 from unifygeo_ros.aerial.settings import SEARCH_DEVICES
 from unifygeo_ros.core.arrays import Array, Float32, Float64, Int64, UInt8
 from unifygeo_ros.core.errors import ConfigurationError, IndexFormatError, InputError
@@ -289,7 +289,8 @@ def _searched(index: TileIndex, query: Float32, k: int) -> Iterator[Candidates]:
         return
     for start in range(0, len(index), _BLOCK):
         rows = np.asarray(index.descriptors[start : start + _BLOCK], np.float32)
-        yield nearest_among(rows, np.arange(start, start + len(rows)), query, k)
+        found = ExactSearch(rows).nearest(query, min(k, len(rows)))
+        yield Candidates(start + found.tile_ids, found.similarities)
 
 
 class _RegionRows:
