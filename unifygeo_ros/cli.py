@@ -25,6 +25,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "unifygeo_ros.inference.command",
     "unifygeo_ros.localization.command",
     "unifygeo_ros.evaluation.command",
+    "unifygeo_ros.evaluation.forecast.command",
     "unifygeo_ros.evaluation.mounting.command",
     "unifygeo_ros.demo.command",
     "unifygeo_ros.watch.command",

@@ -6,14 +6,14 @@ import base64
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Iterator
+from typing import Callable, Iterator
 
 import cv2
 import numpy as np
 
 from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.aerial.mosaic import Extent, mosaic
-from unifygeo_ros.core.arrays import Float64
+from unifygeo_ros.core.arrays import Float64, UInt8
 from unifygeo_ros.core.covariance import chi2_quantile, error_ellipse
 from unifygeo_ros.evaluation.metrics import definitions as metrics
 from unifygeo_ros.evaluation.metrics.drive import Drive
@@ -24,6 +24,8 @@ IMAGE_PIXELS = 1800
 """Length of the longer side of the map image."""
 MARGIN_M = 25.0
 MAX_ELLIPSES = 1500
+WIDEST_IMAGERY_M = 6000.0
+"""Of a route: a wider map would read thousands of the index's tiles."""
 _ERROR_COLOURS = ((1.0, "#2dc937"), (3.0, "#99c140"), (5.0, "#e7b416"), (10.0, "#db7b2b"), (math.inf, "#cc3232"))
 
 
@@ -50,21 +52,36 @@ def draw_map(drive: Drive, judged: Judged, index: MapIndex) -> DriveMap | None:
     if not len(points):
         return None
     extent = _extent(points, index)
-    bar = 10 ** math.floor(math.log10(extent.width * extent.metres_per_pixel / 4))
-    bar *= max(step for step in (1, 2, 5) if step * bar <= extent.width * extent.metres_per_pixel / 4)
-    jpeg = cv2.imencode(".jpg", mosaic(extent, index)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
-    return DriveMap(
+    return map_of(
         extent,
-        base64.b64encode(jpeg.tobytes()).decode(),
+        mosaic(extent, index),
         (
             ("truth", _path(drive, extent)),
             ("ellipses", "".join(_ellipses(drive, judged, extent))),
             ("rejections", "".join(_rejections(drive, extent))),
             ("fixes", "".join(_fixes(drive, judged, extent))),
         ),
-        float(bar),
-        bar / extent.metres_per_pixel,
     )
+
+
+def draw_route(points_m: Float64, index: MapIndex, layers: Callable[[Extent], tuple[tuple[str, str], ...]]) -> DriveMap:
+    """A map of what lies along points (n, 2), east and north; on grey where it is wider than `WIDEST_IMAGERY_M`.
+
+    layers: the drawings, from the view.
+    """
+    extent = _extent(points_m, index)
+    wide = max(extent.width, extent.height) * extent.metres_per_pixel > WIDEST_IMAGERY_M
+    imagery = np.full((extent.height, extent.width, 3), 120, np.uint8) if wide else mosaic(extent, index)
+    return map_of(extent, imagery, layers(extent))
+
+
+def map_of(extent: Extent, imagery: UInt8, layers: tuple[tuple[str, str], ...]) -> DriveMap:
+    """The map of a view: its imagery, uint8 (H, W, 3) RGB, with drawings on it and a scale bar."""
+    bar = 10 ** math.floor(math.log10(extent.width * extent.metres_per_pixel / 4))
+    bar *= max(step for step in (1, 2, 5) if step * bar <= extent.width * extent.metres_per_pixel / 4)
+    jpeg = cv2.imencode(".jpg", imagery[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+    encoded = base64.b64encode(jpeg.tobytes()).decode()
+    return DriveMap(extent, encoded, layers, float(bar), bar / extent.metres_per_pixel)
 
 
 UNJUDGED_COLOUR = "#8a8f98"

@@ -134,6 +134,30 @@ def error_over_time(drive: Drive, judged: Judged, criteria: Criteria) -> str:
     return _svg(11.6, 6.6, draw)
 
 
+def forecast_along_route(along_m: Float64, single: Float64, sequences: Mapping[str, Float64], risks: Any) -> str:
+    """What is expected along a route.
+
+    Args:
+        along_m: float64 (n,), of the route's points.
+        single: float64 (n,), expected share of single images with a fix.
+        sequences: the same in mode sequence, by a name for the legend.
+        risks: (start, end) of each stretch at risk, metres.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, (start_m, end_m) in enumerate(risks):
+            axes.axvspan(start_m, end_m, color=RED, alpha=0.12, lw=0, label="" if number else "at risk")
+        axes.plot(along_m, 100 * single, color=BLUE, label="single images, heading given")
+        for (name, values), colour in zip(sequences.items(), (GREEN, ORANGE), strict=False):
+            axes.plot(along_m, 100 * values, color=colour, label=name)
+        axes.set(xlabel="along the route, m", ylabel="expected images with a fix, %", ylim=(-2, 102))
+        axes.set_xlim(float(along_m[0]), float(along_m[-1]))
+        axes.legend(ncol=4, loc="lower right", bbox_to_anchor=(1, 1.0), borderaxespad=0.2)
+
+    return _svg(11.6, 3.4, draw)
+
+
 def _alert_limit(axes: Axes, alert_limit_m: float, limit: float) -> None:
     """Set the upper end of an axis of errors. The alert limit is drawn where it is near, and named where it is not."""
     if alert_limit_m <= 1.6 * limit:

@@ -45,17 +45,7 @@ def write_report(
     looks: tuple[FrameDetails, ...],
 ) -> None:
     """Write the page; the same summary gives the same page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("unifygeo_ros.evaluation.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=percent, metres=metres, number=number, seconds=seconds, share=share_text, reason=reason_text
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = template("report.html.j2").render(
         s=summary,
         verdict=verdict(summary),
         cards=cards(summary),
@@ -85,6 +75,21 @@ def write_report(
         ),
     )
     write_text(path, page)
+
+
+def template(name: str) -> jinja2.Template:
+    """A page's template, with the filters that it may use."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("unifygeo_ros.evaluation.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=percent, metres=metres, number=number, seconds=seconds, share=share_text, reason=reason_text
+    )
+    return environment.get_template(name)
 
 
 def verdict(summary: Summary) -> str:
