@@ -115,27 +115,32 @@ def test_cameras_at_one_place_and_plain_walls_are_left_as_they_are():
         assert np.array_equal(strip.pixels, composer.strips(plain)[name].pixels)
 
 
-def test_ground_nearer_than_anything_that_is_looked_for_stays_where_it_is():
-    """Road marks on the plane of the ground, 1.5 m below two cameras that look down, agree without a correction."""
+def test_near_ground_stays_where_it_is_though_a_mount_is_wrong():
+    """Road marks below two cameras that look down; the right one is 0.3 m lower than the rig says, so they disagree.
 
-    def road(camera: RigCamera) -> np.ndarray:
+    The ground is no further away than its plane but for SLOPE_RAD: 1° / 1.5 m × 0.5 m is 0.33°, or 0.7 pixels.
+    """
+
+    def road(camera: RigCamera, height_m: float) -> np.ndarray:
         u, v = np.meshgrid(np.arange(LENS.width), np.arange(LENS.height))
         rays = np.stack([(u - LENS.cx) / LENS.fx, (v - LENS.cy) / LENS.fy, np.ones(u.shape)], axis=-1)
         rays = rays @ camera.base_from_optical.T
         down = np.maximum(-rays[..., 2], 1e-3)
-        x, y = (camera.position_m[axis] + rays[..., axis] / down * camera.position_m[2] for axis in (0, 1))
+        x, y = (camera.position_m[axis] + rays[..., axis] / down * height_m for axis in (0, 1))
         return np.round(128 + 100 * np.sin(4 * x) * np.sin(4 * y)).astype(np.uint8)[..., None].repeat(3, -1)
 
     pair = tuple(
         RigCamera(name, LENS, rotation_from_mount(0, 0.9, side * 0.3), np.array([0.0, side * 0.5, 1.5]))
         for name, side in (("left", 1), ("right", -1))
     )
-    views = {camera.name: CameraView(road(camera)) for camera in pair}
+    views = {camera.name: CameraView(road(camera, height)) for camera, height in zip(pair, (1.5, 1.2), strict=True)}
     composer = Composer(Rig(pair), WIDTH)
     before = composer.strips(views)
     for name, strip in composer.aligned(views)[0].items():
-        changed = np.abs(strip.pixels.astype(int) - before[name].pixels)[before[name].weight > 0.1]
-        assert np.percentile(changed, 99) <= 8  # the marks change by 100 within a few pixels
+        was = before[name].pixels[..., 0].astype(np.uint8)
+        lowest, highest = cv2.erode(was, np.ones((5, 5), np.uint8)), cv2.dilate(was, np.ones((5, 5), np.uint8))
+        kept = (strip.pixels[..., 0] >= lowest) & (strip.pixels[..., 0] <= highest)
+        assert kept[before[name].weight > 0.1].mean() > 0.999
 
 
 def test_images_that_have_nothing_in_common_are_not_torn():
