@@ -288,7 +288,7 @@ def test_drive_that_is_learnt_from_cannot_be_kept_apart(place: Place, tmp_path: 
 
 
 def test_student_lies_between_the_parent_and_the_fine_tuned_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = {}
 
@@ -313,6 +313,7 @@ def test_student_lies_between_the_parent_and_the_fine_tuned_weights(
     tuned = content["model"]
     assert content["config"]["augmentation"]["photography"]["missing"] == 0.7
     assert 2 <= content["config"]["batch_size"] < 8  # a drive of 80 m has no room for eight tiles
+    assert f"room for batches of {content['config']['batch_size']} pairs" in caplog.text
     for name, value in made["network"].state_dict().items():
         if value.is_floating_point():
             assert torch.allclose(value, 0.75 * first[name] + 0.25 * tuned[name], atol=1e-7)

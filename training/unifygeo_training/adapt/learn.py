@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,11 @@ from unifygeo_training.fit import fit
 from unifygeo_training.fit_config import FitConfig
 from unifygeo_training.unfold import network_of_bundle
 from unifygeo_training.weights import open_weights
+
+logger = logging.getLogger(__name__)
+
+FEW_PAIRS = 8
+"""Fewer in a batch are worth a warning: L_G compares the pairs of a batch with each other."""
 
 
 def learn(parent: ModelBundle, drives_file: Path, folder: Path, settings: LearnSettings) -> ModelBundle:
@@ -57,7 +63,14 @@ def learn(parent: ModelBundle, drives_file: Path, folder: Path, settings: LearnS
         }
     )
     pairs = config.data.open(config.network)
-    config = config.model_copy(update={"batch_size": room(pairs, settings.batch_size)})
+    count = room(pairs, settings.batch_size)
+    if count < min(FEW_PAIRS, settings.batch_size):
+        logger.warning(
+            "the drives have room for batches of %d pairs, which tell little about what tells places apart; drives "
+            "through more streets have room for more",
+            count,
+        )
+    config = config.model_copy(update={"batch_size": count})
     tuned, _ = load_network(fit(config, pairs, folder / "run"))
     student = network_of_bundle(parent)
     with torch.no_grad():
