@@ -233,13 +233,13 @@ def test_log_odds_add_each_clue_by_its_weight():
     confidence = Confidence(bias=0.5, belief_weight=2.0, score_weight=3.0, spread_weight=-0.25, agreeing_weight=0.125)
     clues = Clues(belief=1 / (1 + math.exp(-1.0)), score=1.5, spread=4.0, agreeing=2.0)
     assert confidence.log_odds(clues) == pytest.approx(0.5 + 2.0 + 4.5 - 1.0 + 0.25)
-    half = dataclasses.replace(clues, unseen=0.5)
-    assert confidence.log_odds(half) == confidence.log_odds(clues)  # bundles of before have no weight for it
-    for weight in (6.0, -6.0):
-        weighted = dataclasses.replace(confidence, unseen_weight=weight)
-        assert weighted.log_odds(half) == pytest.approx(6.25 + weight / 2)
     with pytest.raises(BundleError, match="spread_weight and unfamiliar_weight at most 0"):
         Confidence(spread_weight=0.1)
+    partly = dataclasses.replace(confidence, azimuth_weight=4.0, elevation_weight=-2.0)
+    seen = dataclasses.replace(clues, blind_azimuth=0.25, blind_elevation=0.75)
+    assert partly.log_odds(seen) - confidence.log_odds(seen) == pytest.approx(1.0 - 1.5)
+    with pytest.raises(BundleError, match="must be finite"):
+        Confidence(azimuth_weight=math.inf)
     calibration = Calibration(confidence=confidence, on_map_confidence=Confidence(bias=1.0, belief_weight=0.0))
     ratio = calibration.outside_ratio(clues, searched=False)
     assert ratio == pytest.approx(math.exp(-1.0) / (1 + math.exp(-6.25)))

@@ -141,23 +141,23 @@ def test_mount_does_not_move_the_fix(setting):
     assert (mounted.east_m, mounted.north_m) == (plain.east_m, plain.north_m)
 
 
-def test_observation_says_what_share_of_the_networks_input_is_not_seen(setting, localizer):
-    """Of the panorama's azimuths a quarter is not seen. It counts as a clue, by the weight of the calibration."""
+def test_observation_says_how_much_is_seen_and_the_clues_count_it(setting, localizer):
+    """Of the panorama's azimuths a quarter is not seen. It counts by the weight of the calibration."""
     world, bundle, _, _ = setting
     pixels, query = world.panorama(*PLACES[0]), Query(heading=heading_of(0.0))
     seen = np.ones(pixels.shape[:2], bool)
     seen[:, : pixels.shape[1] // 4] = False
     whole = localizer.observe(CameraImage(pixels, 1), query)
     part = localizer.observe(CameraImage(pixels, 1, seen=seen), query)
-    assert whole.unseen == 0.0
-    assert part.unseen == pytest.approx(0.25, abs=0.01)
-    assert localizer.answer(part).clues.unseen == part.unseen
-    confidence = dataclasses.replace(bundle.manifest.calibration.on_map_confidence, bias=0.0, unseen_weight=4.0)
-    calibration = dataclasses.replace(bundle.manifest.calibration, on_map_confidence=confidence)
+    assert (whole.seen.azimuth, whole.seen.elevation) == pytest.approx((1.0, 1.0))
+    assert (part.seen.azimuth, part.seen.elevation) == pytest.approx((0.75, 1.0), abs=0.01)
     clues = localizer.answer(part).clues
-    without = dataclasses.replace(clues, unseen=0.0)
+    assert (clues.blind_azimuth, clues.blind_elevation) == pytest.approx((0.25, 0.0), abs=0.01)
+    confidence = dataclasses.replace(bundle.manifest.calibration.on_map_confidence, bias=0.0, azimuth_weight=4.0)
+    calibration = dataclasses.replace(bundle.manifest.calibration, on_map_confidence=confidence)
+    without = dataclasses.replace(clues, blind_azimuth=0.0)
     ratio = calibration.outside_ratio(without, searched=False) / calibration.outside_ratio(clues, searched=False)
-    assert ratio == pytest.approx(math.exp(4.0 * part.unseen))
+    assert ratio == pytest.approx(math.exp(4.0 * clues.blind_azimuth))
 
 
 def test_heading_is_found_where_none_is_given(setting, localizer):

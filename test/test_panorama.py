@@ -16,7 +16,7 @@ from unifygeo_ros.core.geodesy import yaw_from_azimuth
 from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, RejectionReason
 from unifygeo_ros.inference.bundle import GroundSpec
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
-from unifygeo_ros.localization.panorama import FILL_RGB, check_image, check_seen, prepare_panorama, seen_share
+from unifygeo_ros.localization.panorama import FILL_RGB, check_image, check_seen, how_much_is_seen, prepare_panorama
 
 DEG = math.pi / 180
 FULL = GroundSpec(180, 360, 90 * DEG, -90 * DEG, 12)  # one pixel a degree
@@ -301,12 +301,23 @@ def sector(width_deg, top_deg=90, bottom_deg=-90):
 )
 def test_share_that_is_seen_is_that_of_what_the_network_takes_in(seen, ground, share):
     image = CameraImage(np.full((180, 360, 3), 90, np.uint8), 3, seen=seen)
-    assert seen_share(image, LEVEL, ground) == pytest.approx(share, abs=0.002)
-    rejection = check_seen(image, LEVEL, ground, LocalizerConfig())
+    assert how_much_is_seen(image, LEVEL, ground).share == pytest.approx(share, abs=0.002)
+    rejection = check_seen(image, how_much_is_seen(image, LEVEL, ground), LocalizerConfig())
     assert (rejection is not None) == (share < 0.1)
     if rejection is not None:
         assert (rejection.reason, rejection.stamp_ns) == (RejectionReason.TOO_LITTLE_SEEN, 3)
         assert f"{share:.1%} of what the network takes in is seen, minimum_seen is 10.0%" in rejection.detail
+
+
+def test_what_is_seen_is_told_by_azimuth_and_by_elevation():
+    """Of -45° … 45°: all round but low; a quarter at full height; a quarter at half height."""
+    parts = ((sector(360, 20, -25), (1.0, 0.5)), (sector(90), (0.25, 1.0)), (sector(90, 45, 0), (0.25, 0.5)))
+    for mask, expected in parts:
+        image = CameraImage(np.full((180, 360, 3), 90, np.uint8), 3, seen=mask)
+        seen = how_much_is_seen(image, LEVEL, MIDDLE)
+        assert (seen.azimuth, seen.elevation) == pytest.approx(expected, abs=0.005)
+    thin = CameraImage(np.full((180, 360, 3), 90, np.uint8), 3, seen=sector(360, 4, 0))
+    assert how_much_is_seen(thin, LEVEL, MIDDLE).share == 0.0  # less than a tenth of each azimuth
 
 
 def test_share_that_is_seen_counts_mask_elevations_and_a_camera_that_hangs_upside_down(tmp_path):
@@ -314,13 +325,17 @@ def test_share_that_is_seen_counts_mask_elevations_and_a_camera_that_hangs_upsid
     mask[:, :180] = 0
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     image = CameraImage(np.full((180, 360, 3), 90, np.uint8), 3, seen=sector(180))
-    assert seen_share(image, CameraMount(mask_path=str(tmp_path / "mask.png")), FULL) == pytest.approx(0.25, abs=0.01)
+    assert how_much_is_seen(image, CameraMount(mask_path=str(tmp_path / "mask.png")), FULL).share == pytest.approx(
+        0.25, abs=0.01
+    )
     band = CameraImage(np.full((45, 360, 3), 90, np.uint8), 3)
     below = CameraMount(elevation_top_rad=0.0, elevation_bottom_rad=-45 * DEG)
-    assert seen_share(band, below, MIDDLE) == pytest.approx(0.5, abs=0.01)
+    assert how_much_is_seen(band, below, MIDDLE).share == pytest.approx(0.5, abs=0.01)
     up = GroundSpec(90, 360, 90 * DEG, 0.0, 12)
-    assert seen_share(band, below, up) == 0.0
-    assert seen_share(band, dataclasses.replace(below, upside_down=True), up) == pytest.approx(0.5, abs=0.01)
+    assert how_much_is_seen(band, below, up).share == 0.0
+    assert how_much_is_seen(band, dataclasses.replace(below, upside_down=True), up).share == pytest.approx(
+        0.5, abs=0.01
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,14 @@ from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.inference.bundle import Calibration, Clues, Confidence, load_bundle, log_odds
 from unifygeo_ros.inference.familiarity import Familiarity, UsualFeatures
+from unifygeo_ros.localization.config import CameraMount
 from unifygeo_training.confidence import (
+    FIELDS_DEG,
     STYLES,
     Gathered,
     Outcomes,
     familiarity_of,
+    field_mask,
     fit_confidence,
     fit_on_map,
     gather,
@@ -26,7 +28,7 @@ from unifygeo_training.confidence import (
     judge,
     photographed_outcomes,
     unfamiliar_weights,
-    unseen_weights,
+    with_missing_weights,
 )
 from unifygeo_training.streets import TownStreets
 from unifygeo_training.towns.pairs import load_town, render_pairs
@@ -44,7 +46,7 @@ def outcomes_of(
     outside: Any = None,
     panoramas: Any = None,
     tiles: Any = None,
-    unseen: Any = None,
+    blind: Any = None,
 ) -> Outcomes:
     zeros = np.zeros(len(right))
     return Outcomes(
@@ -54,7 +56,7 @@ def outcomes_of(
         zeros if agreeing is None else agreeing,
         zeros[:, None] if panoramas is None else panoramas,
         zeros[:, None] if tiles is None else tiles,
-        zeros if unseen is None else unseen,
+        np.zeros((len(right), 2)) if blind is None else blind,
         np.asarray(right, np.bool_),
         np.zeros(len(right), np.bool_) if outside is None else np.asarray(outside, np.bool_),
     )
@@ -140,21 +142,45 @@ def test_weight_of_unfamiliarity_is_that_of_the_odds_which_made_the_outcomes() -
     assert unfamiliar_weights(better, known, base, base)[0] == pytest.approx(0.0, abs=1e-3)
 
 
-def test_weight_of_what_is_not_seen_is_that_of_the_odds_which_made_the_outcomes() -> None:
-    """ln(odds) = 1 + ln(belief / (1 − belief)) + w · unseen."""
-    rng = np.random.default_rng(4)
-    count = 20_000
-    beliefs, unseen = rng.uniform(0.1, 0.9, count), rng.uniform(0.0, 0.8, count)
-    known = known_by_one_number()
-    base = Confidence(bias=1.0)
-    for weight in (4.0, -2.0):
-        right = rng.random(count) < 1 / (1 + np.exp(-(1.0 + log_odds(beliefs) + weight * unseen)))
-        on_map = outcomes_of(beliefs, np.ones(count), right, unseen=unseen)
-        assert unseen_weights(on_map, known, base, base)[0] == pytest.approx(weight, rel=0.1)
-        # The same odds against off the map: what is not right is off it, and half of all images are.
-        even = Confidence(bias=1.0 - math.log(right.mean() / (1 - right.mean())))
-        outside = outcomes_of(beliefs, np.ones(count), right, unseen=unseen, outside=~right)
-        assert unseen_weights(outside, known, even, even)[1] == pytest.approx(weight, rel=0.1)
+def test_weights_of_missing_parts_are_those_of_the_odds_which_made_the_outcomes() -> None:
+    """On the map ln(odds) = 1 + ln(belief / (1 − belief)) + 3 · azimuth − 2 · elevation."""
+    rng = np.random.default_rng(7)
+    count = 40_000
+    beliefs, blind = rng.uniform(0.05, 0.9, count), rng.uniform(0.0, 0.75, (count, 2))
+    right = rng.random(count) < 1 / (1 + np.exp(-(1.0 + log_odds(beliefs) + blind @ (3.0, -2.0))))
+    outcomes = outcomes_of(beliefs, np.ones(count), right, blind=blind)
+    assert outcomes.clues()[5].blind_elevation == blind[5, 1]
+    base = Confidence(bias=1.0, score_weight=0.0)
+    found, _ = with_missing_weights(outcomes, known_by_one_number(), base, base)
+    assert (found.azimuth_weight, found.elevation_weight) == pytest.approx((3.0, -2.0), abs=0.15)
+    assert (found.bias, found.belief_weight) == (1.0, 1.0)
+
+
+def test_weights_of_missing_parts_against_off_the_map_are_those_of_the_images_on_it() -> None:
+    """ln(on : off) = ln(1 + 1 / r) + ln(belief / (1 − belief)) + 3 · azimuth − 3 · elevation, whether right or not.
+
+    With wrong : right = 1 / r = e − 1 everywhere, the first term is 1.
+    """
+    rng = np.random.default_rng(8)
+    count = 40_000
+    beliefs, blind = rng.uniform(0.02, 0.98, count), rng.uniform(0.0, 0.75, (count, 2))
+    outside = rng.random(count) > 1 / (1 + np.exp(-(log_odds(beliefs) + blind @ (3.0, -3.0))))
+    right = ~outside & (rng.random(count) < 1 / np.e)
+    outcomes = outcomes_of(beliefs, np.ones(count), right, outside=outside, blind=blind)
+    place = Confidence(bias=-float(np.log(np.e - 1)), belief_weight=0.0)
+    _, found = with_missing_weights(outcomes, known_by_one_number(), place, Confidence(bias=-1.0))
+    assert (found.azimuth_weight, found.elevation_weight) == pytest.approx((3.0, -3.0), abs=0.15)
+
+
+@pytest.mark.parametrize("field_deg", FIELDS_DEG)
+def test_field_mask_shows_the_directions_of_its_field(field_deg: tuple[float, float, float]) -> None:
+    mount = CameraMount(elevation_top_rad=np.pi / 4, elevation_bottom_rad=-np.pi / 2)
+    shown = field_mask(mount, (135, 360), field_deg)  # one pixel for each degree
+    width, low, high = field_deg
+    rows = min(high, 45.0) - max(low, -90.0)
+    assert shown.sum() == width * rows
+    assert shown[45, 180] == (high > -0.5 > low)  # the horizon, straight ahead
+    assert shown[:, 0].any() == (width == 360.0)  # behind
 
 
 def test_limits_hold_99_of_100_right_answers_and_are_not_below_the_least() -> None:

@@ -51,10 +51,7 @@ def add_command(subparsers: Any) -> None:
         "towns", type=Path, nargs="+", help="two or more cached towns, neither trained on nor tested on"
     )
     confidence.add_argument(
-        "--unseen-only", action="store_true", help="fit only what it means that a part is not seen; keep all else"
-    )
-    confidence.add_argument(
-        "--panoramas", type=int, help="with --unseen-only: of each town, evenly spread (default: all)"
+        "--missing-only", action="store_true", help="fit only what it means that parts are not seen; keep all else"
     )
     confidence.set_defaults(run=_confidence)
 
@@ -154,7 +151,7 @@ def _confidence(options: argparse.Namespace) -> int:
 
     from unifygeo_ros.core.errors import ConfigurationError
     from unifygeo_ros.inference.bundle import check_calibrated, load_bundle, replace_manifest, with_calibration
-    from unifygeo_training.confidence import fit_bundle, fit_unseen
+    from unifygeo_training.confidence import fit_bundle, fit_missing
     from unifygeo_training.streets import TownStreets
     from unifygeo_training.towns.pairs import load_town
     from unifygeo_training.towns.town import FIRST_HELD_OUT_SEED
@@ -165,15 +162,10 @@ def _confidence(options: argparse.Namespace) -> int:
     for town in towns:
         if town.record.seed >= FIRST_HELD_OUT_SEED:
             raise ConfigurationError(f"town {town.record.seed} is for testing; take seeds under {FIRST_HELD_OUT_SEED}")
-    if options.panoramas is not None and (options.panoramas < 1 or not options.unseen_only):
-        raise ConfigurationError(f"--panoramas {options.panoramas}: must be 1 or more, and needs --unseen-only")
     streets = [TownStreets(town) for town in towns]
     data = ", ".join(f"town {town.record.seed}" for town in towns)
-    if options.unseen_only:
-        calibration, answers = fit_unseen(bundle, streets, options.panoramas)
-        data += ", partly seen" + (f", {options.panoramas} panoramas of each" if options.panoramas else "")
-    else:
-        calibration, answers = fit_bundle(bundle, streets)
+    calibration, answers = fit_missing(bundle, streets) if options.missing_only else fit_bundle(bundle, streets)
+    data += ", partly seen" if options.missing_only else ""
     replace_manifest(bundle, with_calibration(bundle.manifest, calibration, "unifygeo-train confidence", data))
     print(json.dumps(answers, indent=2))
     return 0

@@ -8,10 +8,9 @@ images with a heading and once for images whose heading was searched.
 
 The mean features of all these panoramas and tiles are what the model knows (`unifygeo_ros.inference.familiarity`). What
 a distance from them means is fitted on the same places, photographed by other cameras and providers: with changed
-colours, tones, weather and noise. The distance has a weight of its own, and all other constants stay as they are.
-
-So has what an image does not show, as where a rig has gaps: the same places with sectors and elevations missing. D is
-wider then although the answer is as right.
+colours, tones, weather and noise. The distance has a weight of its own, and all other constants stay as they are. What
+it means that a part of the panorama is not seen is fitted in the same way, on the same places seen by cameras of less
+than the whole field.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
@@ -50,10 +48,10 @@ from unifygeo_ros.inference.bundle import (
 from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.familiarity import Familiarity, panorama_features, tile_features, usual_features
 from unifygeo_ros.inference.select import open_engines
-from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_training.calibrate import CalibrationReport
-from unifygeo_training.data.photography import PhotographyConfig, draw_seen
+from unifygeo_training.data.photography import PhotographyConfig
 from unifygeo_training.export import BundleText, export_bundle
 from unifygeo_training.files import locked, new_folder
 from unifygeo_training.model import UnifyGeo
@@ -74,6 +72,11 @@ STYLES = (
     ),
 )  # fmt: skip
 """Cameras and providers with which the meaning of unfamiliarity is fitted: mild and strong changes."""
+FIELDS_DEG = (
+    (360.0, -25.0, 20.0), (270.0, -90.0, 90.0), (180.0, -90.0, 90.0), (270.0, -25.0, 20.0), (90.0, -90.0, 90.0)
+)  # fmt: skip
+"""Fields of view with which the meaning of missing parts is fitted, in turn: width in azimuth about the image's middle,
+lowest and highest elevation. The first is that of a car's surround cameras."""
 LIMIT_QUANTILE = 0.99
 """Share of the right answers that lie within the limits of `Familiarity`."""
 LEAST_LIMIT = 1.2
@@ -95,8 +98,8 @@ class Outcomes:
     """Mean features of the panoramas, (n, C)."""
     tiles: Float64
     """Mean features of the best tiles, (n, C)."""
-    unseen: Float64
-    """Share of what the network takes in that the images do not show."""
+    blind: Float64
+    """Shares of azimuth and elevation that were not seen, (n, 2)."""
     right: Bool
     """Within answer_radius_m of the truth."""
     outside: Bool
@@ -111,10 +114,10 @@ class Outcomes:
         return [Distances(float(ground), float(aerial)) for ground, aerial in zip(grounds, aerials, strict=True)]
 
     def clues(self, known: Familiarity | None = None) -> list[Clues]:
-        columns = (self.beliefs, self.scores, self.spreads, self.agreeing, self.unseen)
+        columns = (self.beliefs, self.scores, self.spreads, self.agreeing)
         found = [
-            Clues(belief, score, spread, agreeing, unseen=unseen)
-            for belief, score, spread, agreeing, unseen in zip(*(column.tolist() for column in columns), strict=True)
+            replace(Clues(*map(float, row)), blind_azimuth=float(azimuth), blind_elevation=float(elevation))
+            for *row, (azimuth, elevation) in zip(*columns, self.blind, strict=True)
         ]
         if known is None:
             return found
@@ -190,7 +193,8 @@ def fit_bundle(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibra
     gathered = [gather(bundle, of_one, streets[(n + 1) % len(streets)]) for n, of_one in enumerate(streets)]
     calibration, answers = bundle.manifest.calibration, {}
     usual = joined([one.given for one in gathered])
-    photographed, partly_seen = photographed_outcomes(bundle, streets), partly_seen_outcomes(bundle, streets)
+    photographed = photographed_outcomes(bundle, streets)
+    partly_seen = {searched: partly_seen_outcomes(bundle, streets, searched=searched) for searched in (False, True)}
     known = familiarity_of(gathered, joined([usual, photographed]))
     calibration = replace(calibration, familiarity=known)
     for name, parts in (("", [one.given for one in gathered]), ("searched_", [one.searched for one in gathered])):
@@ -198,15 +202,14 @@ def fit_bundle(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibra
         confidence, on_map = fit_confidence(outcomes), fit_on_map(outcomes)
         if not name:
             weights = unfamiliar_weights(photographed, known, confidence, on_map)
-            gaps = unseen_weights(partly_seen, known, confidence, on_map)
-        fitted: dict[str, Any] = {
-            f"{name}confidence": replace(confidence, unfamiliar_weight=weights[0], unseen_weight=gaps[0]),
-            f"{name}on_map_confidence": replace(on_map, unfamiliar_weight=weights[1], unseen_weight=gaps[1]),
-        }
+        confidence = replace(confidence, unfamiliar_weight=weights[0])
+        on_map = replace(on_map, unfamiliar_weight=weights[1])
+        confidence, on_map = with_missing_weights(partly_seen[bool(name)], known, confidence, on_map)
+        fitted: dict[str, Any] = {f"{name}confidence": confidence, f"{name}on_map_confidence": on_map}
         calibration = replace(calibration, **fitted)
         answers[f"{name}confidence"] = asdict(judge(outcomes, calibration, searched=bool(name)))
     answers["photographed"] = asdict(judge(photographed, calibration))
-    answers["partly_seen"] = asdict(judge(partly_seen, calibration))
+    answers["partly_seen"] = asdict(judge(partly_seen[False], calibration))
     return calibration, answers
 
 
@@ -244,135 +247,157 @@ def unfamiliar_weights(
     Returns:
         `Confidence.unfamiliar_weight` of confidence and of on_map, at most 0.
     """
-    clues = photographed.clues(known)
-    unfamiliarity = np.array([one.unfamiliarity for one in clues])
-    return _added_weights(photographed, clues, unfamiliarity, (confidence, on_map), (-50.0, 0.0))
+    clues, right, outside = photographed.clues(known), photographed.right, photographed.outside
+    unfamiliarity = np.array([[one.unfamiliarity] for one in clues])
+    on = ~outside
+    of_place = np.where(on, 1.0 / max(on.sum(), 1), 0.0)
+    # As `Calibration.on_map_confidence` has it: half of the images are on the map, and not all of those are right.
+    of_map = np.where(right, 1.0 / max(on.sum(), 1), np.where(outside, 1.0 / max(outside.sum(), 1), 0.0))
+
+    def fitted(base: Confidence, weights: Float64) -> float:
+        return float(_fit_more(_log_odds(base, clues), unfamiliarity, right, weights, (-50.0, 0.0))[0])
+
+    return fitted(confidence, of_place), fitted(on_map, of_map)
 
 
-def unseen_weights(
+def with_missing_weights(
     partly_seen: Outcomes, known: Familiarity, confidence: Confidence, on_map: Confidence
-) -> tuple[float, float]:
-    """The weights of what is not seen under which the answers to partly seen streets are likeliest.
+) -> tuple[Confidence, Confidence]:
+    """Both with the weights of missing parts under which the answers to partly seen streets are likeliest.
+
+    Those of confidence are fitted to which answers on the map are right. Of images with large missing parts few are,
+    so those of on_map are fitted to which images are on the map (`Calibration.outside_ratio`), as if half of them were.
 
     Args:
         partly_seen: the answers, on the map and off it.
         known: what the model knows.
         confidence: all its other constants stay.
         on_map: the same.
-
-    Returns:
-        `Confidence.unseen_weight` of confidence and of on_map.
     """
-    return _added_weights(
-        partly_seen, partly_seen.clues(known), partly_seen.unseen, (confidence, on_map), (-50.0, 50.0)
-    )
+    clues, blind, right, outside = partly_seen.clues(known), partly_seen.blind, partly_seen.right, partly_seen.outside
+    if not right.any() or not outside.any():
+        return confidence, on_map  # nothing to fit to: one town, or a network that finds nothing in a part
+    of_place = np.where(outside, 0.0, 1.0 / (~outside).sum())
+    odds = _log_odds(confidence, clues)
+    azimuth, elevation = _fit_more(odds, blind, right, of_place, (-50.0, 50.0)).tolist()
+    confidence = replace(confidence, azimuth_weight=azimuth, elevation_weight=elevation)
+    # on the map : off it = (1 + wrong place : right) · (right : off the map)
+    odds = _log_odds(on_map, clues) + np.logaddexp(0.0, -_log_odds(confidence, clues))
+    of_map = np.where(outside, 1.0 / outside.sum(), 1.0 / (~outside).sum())
+    azimuth, elevation = _fit_more(odds, blind, ~outside, of_map, (-50.0, 50.0)).tolist()
+    return confidence, replace(on_map, azimuth_weight=azimuth, elevation_weight=elevation)
 
 
-def _added_weights(
-    outcomes: Outcomes,
-    clues: Sequence[Clues],
-    added: Float64,
-    bases: tuple[Confidence, Confidence],
-    bounds: tuple[float, float],
-) -> tuple[float, float]:
-    """The weights of one more clue in two regressions, which have none for it yet and otherwise stay as they are.
+def _log_odds(confidence: Confidence, clues: Sequence[Clues]) -> Float64:
+    return np.array([confidence.log_odds(one) for one in clues])
+
+
+def _fit_more(odds: Float64, features: Float64, true: Bool, weights: Float64, bounds: tuple[float, float]) -> Float64:
+    """The constants c (m,) under which what is true is likeliest: its logarithmic odds are odds + features @ c.
 
     Args:
-        outcomes: answers, on the map and off it.
-        clues: theirs.
-        added: float64 (n,), the clue.
-        bases: `Calibration.confidence` and `Calibration.on_map_confidence`.
-        bounds: of the weights.
+        odds: (n,).
+        features: (n, m).
+        true: (n,).
+        weights: of each of the n, (n,).
+        bounds: of each constant.
     """
-    right, outside = outcomes.right, outcomes.outside
+    signs, count = np.where(true, 1.0, -1.0), features.shape[1]
 
-    def fitted(base: Confidence, weights: Float64) -> float:
-        odds, signs = np.array([base.log_odds(one) for one in clues]), np.where(right, 1.0, -1.0)
+    def loss(constants: Float64) -> float:
+        likelihood = weights * special.log_expit(signs * (odds + features @ constants))
+        return float(-likelihood.sum() + _SHRINKAGE * (constants**2).sum() / len(odds))
 
-        def loss(weight: float) -> float:
-            likelihood = weights * special.log_expit(signs * (odds + weight * added))
-            return float(-likelihood.sum() + _SHRINKAGE * weight**2 / len(clues))
-
-        return float(optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x)
-
-    on = ~outside
-    of_place = np.where(on, 1.0 / max(on.sum(), 1), 0.0)
-    # As `Calibration.on_map_confidence` has it: half of the images are on the map, and not all of those are right.
-    of_map = np.where(right, 1.0 / max(on.sum(), 1), np.where(outside, 1.0 / max(outside.sum(), 1), 0.0))
-    return fitted(bases[0], of_place), fitted(bases[1], of_map)
+    found = optimize.minimize(loss, np.zeros(count), method="L-BFGS-B", bounds=[bounds] * count)
+    return np.asarray(found.x, np.float64)
 
 
 def photographed_outcomes(bundle: ModelBundle, streets: Sequence[Streets]) -> Outcomes:
-    """Answers to all streets photographed in each of `STYLES`, with a heading (`_at_home_and_away`)."""
-    return joined(
-        [
-            _at_home_and_away(
-                bundle, [PhotographedStreets(of_one, config, 100 * style + n) for n, of_one in enumerate(streets)]
-            )
-            for style, config in enumerate(STYLES)
-        ]
-    )
+    """Answers to all streets photographed in each of `STYLES`, with a heading.
+
+    They are localized in their own index and in that of the streets after them.
+    """
+    parts = []
+    for style, config in enumerate(STYLES):
+        changed = [PhotographedStreets(of_one, config, 100 * style + n) for n, of_one in enumerate(streets)]
+        for number, shown in enumerate(changed):
+            with _runtime(bundle) as runtime:
+                index = runtime.index(shown.imagery)
+                visitors = {number, (number - 1) % len(changed)}  # one whose streets these are, one from elsewhere
+                for own in (changed[visitor] for visitor in sorted(visitors)):
+                    truth = own.truth(index.frame)
+                    outside = np.full(len(truth), own is not shown)
+                    localizer = runtime.localizer(index, own)
+                    rows = np.arange(len(truth))
+                    parts.append(_localized(localizer, own, truth, outside, rows, leave_out_refused=True))
+    return joined(parts)
 
 
-def fit_unseen(
-    bundle: ModelBundle, streets: Sequence[Streets], panoramas: int | None = None
-) -> tuple[Calibration, dict[str, Any]]:
-    """The bundle's calibration with the weights of what is not seen fitted again, and what became of the answers.
+def fit_missing(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibration, dict[str, Any]]:
+    """The bundle's calibration with the weights of missing parts fitted again, and what became of the answers.
 
     Args:
         bundle: a calibrated one; all its other constants stay.
         streets: two or more.
-        panoramas: of each, evenly spread; None: all.
 
     Raises:
         InputError: The bundle does not know what is usual.
     """
-    calibration = bundle.manifest.calibration
-    if calibration.familiarity is None:
+    calibration, answers = bundle.manifest.calibration, {}
+    known = calibration.familiarity
+    if known is None:
         raise InputError(f"{bundle.path}: its calibration knows no usual pictures; fit all of it again")
-    partly_seen = partly_seen_outcomes(bundle, streets, panoramas)
-    bases = (replace(one, unseen_weight=0.0) for one in (calibration.confidence, calibration.on_map_confidence))
-    of_place, of_map = unseen_weights(partly_seen, calibration.familiarity, *bases)
-    calibration = replace(
-        calibration,
-        confidence=replace(calibration.confidence, unseen_weight=of_place),
-        searched_confidence=replace(calibration.searched_confidence, unseen_weight=of_place),
-        on_map_confidence=replace(calibration.on_map_confidence, unseen_weight=of_map),
-        searched_on_map_confidence=replace(calibration.searched_on_map_confidence, unseen_weight=of_map),
-    )
-    return calibration, {
-        "unseen_weight": {"confidence": of_place, "on_map_confidence": of_map},
-        "partly_seen_before": asdict(judge(partly_seen, bundle.manifest.calibration)),
-        "partly_seen": asdict(judge(partly_seen, calibration)),
-    }
+    for name in ("", "searched_"):
+        partly_seen = partly_seen_outcomes(bundle, streets, searched=bool(name))
+        bases = (getattr(calibration, f"{name}confidence"), getattr(calibration, f"{name}on_map_confidence"))
+        confidence, on_map = with_missing_weights(
+            partly_seen, known, *(replace(base, azimuth_weight=0.0, elevation_weight=0.0) for base in bases)
+        )
+        fitted: dict[str, Any] = {f"{name}confidence": confidence, f"{name}on_map_confidence": on_map}
+        calibration = replace(calibration, **fitted)
+        answers[f"{name}partly_seen"] = asdict(judge(partly_seen, calibration, searched=bool(name)))
+    return calibration, answers
 
 
-def partly_seen_outcomes(bundle: ModelBundle, streets: Sequence[Streets], panoramas: int | None = None) -> Outcomes:
-    """Answers to streets of which only a part is seen, as a rig with gaps would (`draw_seen`), with a heading.
+def partly_seen_outcomes(bundle: ModelBundle, streets: Sequence[Streets], *, searched: bool = False) -> Outcomes:
+    """Answers to all streets, each panorama seen in one of `FIELDS_DEG`, with a heading or with it searched.
 
-    panoramas: of each of the streets, evenly spread; None: all.
+    They are localized in their own index and in that of the streets after them.
     """
-    return _at_home_and_away(bundle, streets, gaps=True, panoramas=panoramas)
-
-
-def _at_home_and_away(
-    bundle: ModelBundle, streets: Sequence[Streets], *, gaps: bool = False, panoramas: int | None = None
-) -> Outcomes:
-    """Answers to streets in their own index and in that of the streets after them. gaps: see `_localized`."""
     parts = []
-    for number, shown in enumerate(streets):
-        with _runtime(bundle) as runtime:
+    with _runtime(bundle) as runtime:
+        for number, shown in enumerate(streets):
             index = runtime.index(shown.imagery)
-            visitors = {number, (number - 1) % len(streets)}  # one whose streets these are, one from elsewhere
+            visitors = {number, (number - 1) % len(streets)}
             for own in (streets[visitor] for visitor in sorted(visitors)):
                 truth = own.truth(index.frame)
                 outside = np.full(len(truth), own is not shown)
-                localizer = runtime.localizer(index, own)
-                rows = np.arange(len(truth))
-                if panoramas is not None and panoramas < len(rows):
-                    rows = np.linspace(0, len(rows) - 1, panoramas).astype(np.intp)
-                parts.append(_localized(localizer, own, truth, outside, rows, leave_out_refused=True, gaps=gaps))
+                localizer, rows = runtime.localizer(index, own), np.arange(len(truth))
+                answers = _localized(
+                    localizer, own, truth, outside, rows, searched=searched, leave_out_refused=True, fields=FIELDS_DEG
+                )
+                parts.append(answers)
     return joined(parts)
+
+
+def field_mask(mount: CameraMount, shape: tuple[int, int], field_deg: tuple[float, float, float]) -> Bool:
+    """The pixels of an image that a field of view shows.
+
+    Args:
+        mount: of the camera.
+        shape: (height, width).
+        field_deg: as in `FIELDS_DEG`.
+
+    Returns:
+        bool (height, width).
+    """
+    width, lowest, highest = field_deg
+    height, columns = shape
+    fraction = (np.arange(height) + 0.5) / height
+    elevation = np.degrees(mount.elevation_top_rad + fraction * (mount.elevation_bottom_rad - mount.elevation_top_rad))
+    azimuth = (np.arange(columns) + 0.5) / columns * 360 - 180
+    shown: Bool = ((elevation > lowest) & (elevation < highest))[:, None] & (np.abs(azimuth) < width / 2)
+    return shown
 
 
 def judge(outcomes: Outcomes, calibration: Calibration, *, searched: bool = False) -> Answers:
@@ -474,7 +499,7 @@ def _localized(
     *,
     searched: bool = False,
     leave_out_refused: bool = False,
-    gaps: bool = False,
+    fields: Sequence[tuple[float, float, float]] = (),
 ) -> Outcomes:
     """The answers to the panoramas `rows`.
 
@@ -487,7 +512,7 @@ def _localized(
         searched: Turn each panorama by a random angle and give no heading; otherwise give one that is wrong by
             `HEADING_SIGMA_RAD`.
         leave_out_refused: Leave out panoramas that the localizer refuses to look at, such as too dark ones.
-        gaps: Only a part of each panorama is seen, the same in every index.
+        fields: As `FIELDS_DEG`: what is seen of each panorama, in turn; empty: all of it.
 
     Raises:
         InputError: The localizer refuses a panorama, and it is not to be left out.
@@ -496,16 +521,14 @@ def _localized(
     rolls = rng.integers(streets.columns, size=len(truth)) if searched else np.zeros(len(truth), np.int64)
     errors_rad = rng.normal(0.0, HEADING_SIGMA_RAD, len(truth))
     columns, channels = localizer.bundle.manifest.ground.columns, localizer.bundle.manifest.mean_channels
-    looked_at, clues, right, unseen, panoramas, tiles = [], [], [], [], [], []
+    looked_at, clues, blind, right, panoramas, tiles = [], [], [], [], [], []
     for row in rows.tolist():
         heading = None
         if not searched:
             heading = Heading(float(yaw_from_azimuth(errors_rad[row])), HEADING_SIGMA_RAD**2, HeadingSource.CONSTANT)
-        pixels = streets.camera_image(row, int(rolls[row]))
-        seen = None
-        if gaps:
-            drawn = draw_seen(np.random.default_rng([streets.seed, row]), 90, 360).astype(np.uint8)
-            seen = cv2.resize(drawn, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+        pixels, seen = streets.camera_image(row, int(rolls[row])), None
+        if fields:
+            seen = field_mask(streets.mount, (pixels.shape[0], pixels.shape[1]), fields[row % len(fields)])
         image = CameraImage(pixels, row + 1, seen=seen)
         observation = localizer.observe(image, Query(heading=heading))
         if isinstance(observation, Rejection):
@@ -515,7 +538,7 @@ def _localized(
         looked_at.append(row)
         found = localizer.answer(observation)
         clues.append((found.clues.belief, found.clues.score, found.clues.spread, found.clues.agreeing))
-        unseen.append(observation.unseen)
+        blind.append((found.clues.blind_azimuth, found.clues.blind_elevation))
         panoramas.append(panorama_features(observation.features.levels[0][None], columns)[0])
         tiles.append(tile_features(localizer.index.match_maps[observation.matches.tile_ids[:1]], columns)[0])
         error_m = np.hypot(*(truth[row] - (found.east_m, found.north_m)))
@@ -529,7 +552,7 @@ def _localized(
         agreeing,
         ground,
         aerial,
-        np.array(unseen, np.float64),
+        np.array(blind, np.float64).reshape(-1, 2),
         np.array(right, np.bool_),
         outside[np.array(looked_at, np.intp)],
     )

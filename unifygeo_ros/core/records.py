@@ -214,6 +214,24 @@ class Distances:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """How much a panorama shows of what the network takes in; a tilt is left out."""
+
+    azimuth: float = 1.0
+    """Share of the azimuths in which a tenth or more of the elevations is seen, 0 … 1."""
+    elevation: float = 1.0
+    """Mean share of the elevations that is seen in those azimuths, 0 … 1."""
+
+    @property
+    def share(self) -> float:
+        """Of the whole."""
+        return self.azimuth * self.elevation
+
+
+ALL_SEEN = Seen()
+
+
+@dataclass(frozen=True)
 class Observation:
     """Everything that the network says about one image, before any decision.
 
@@ -230,8 +248,8 @@ class Observation:
     """Of the image under that heading: what the candidates were retrieved and the first of them decoded with."""
     distances: Distances | None = None
     """Of the panorama and the first of the matches; None: the bundle does not know what is usual."""
-    unseen: float = 0.0
-    """Share of what the network takes in that the image does not show, 0 … 1."""
+    seen: Seen = field(default_factory=lambda: ALL_SEEN)
+    """How much of the panorama showed the world."""
     timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
     """Milliseconds by stage."""
 

@@ -117,8 +117,10 @@ class Clues:
     """How many other candidates match best where the answer is: overlapping tiles that show the same place."""
     unfamiliarity: float = 0.0
     """How far panorama and best tile are beyond what is usual (`Distances.unfamiliarity`)."""
-    unseen: float = 0.0
-    """Share of what the network takes in that the image does not show, 0 … 1: D is wider then for that reason alone."""
+    blind_azimuth: float = 0.0
+    """Share of all azimuths in which nothing was seen, 0 … 1 (`Seen`)."""
+    blind_elevation: float = 0.0
+    """Share of the elevations that the network takes in and that was not seen in the other azimuths, 0 … 1."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,11 @@ class Confidence:
     """Odds that an answer is right, against one way in which it may be wrong (a logistic regression).
 
     ln(odds) = bias + belief_weight · ln(belief / (1 − belief)) + score_weight · score + spread_weight · spread
-    + agreeing_weight · agreeing + unfamiliar_weight · unfamiliarity + unseen_weight · unseen. With the default weights
-    the probability is the belief itself.
+    + agreeing_weight · agreeing + unfamiliar_weight · unfamiliarity + azimuth_weight · blind_azimuth
+    + elevation_weight · blind_elevation. With the default weights the probability is the belief itself.
+
+    The last two weights may have any sign. An image of which less is seen has a lower score and a wider D at the right
+    place, too, so that score and spread say less against it.
     """
 
     bias: float = 0.0
@@ -136,13 +141,14 @@ class Confidence:
     spread_weight: float = 0.0
     agreeing_weight: float = 0.0
     unfamiliar_weight: float = 0.0
-    unseen_weight: float = 0.0
-    """Of either sign; 0 in bundles of before, which take what is missing for a sign that the place is wrong."""
+    azimuth_weight: float = 0.0
+    elevation_weight: float = 0.0
 
     def __post_init__(self) -> None:
         falling = (-self.spread_weight, -self.unfamiliar_weight)
         weights = (self.belief_weight, self.score_weight, self.agreeing_weight, *falling)
-        if not all(map(math.isfinite, (self.bias, self.unseen_weight, *weights))) or min(weights) < 0:
+        of_any_sign = (self.bias, self.azimuth_weight, self.elevation_weight)
+        if not all(map(math.isfinite, (*of_any_sign, *weights))) or min(weights) < 0:
             raise BundleError(
                 f"{self}: must be finite, spread_weight and unfamiliar_weight at most 0 and the other weights at least "
                 "0; calibrate again"
@@ -157,7 +163,8 @@ class Confidence:
             + self.spread_weight * clues.spread
             + self.agreeing_weight * clues.agreeing
             + self.unfamiliar_weight * clues.unfamiliarity
-            + self.unseen_weight * clues.unseen
+            + self.azimuth_weight * clues.blind_azimuth
+            + self.elevation_weight * clues.blind_elevation
         )
         return min(max(value, -50.0), 50.0)
 
@@ -244,8 +251,10 @@ def calibration_to_json(calibration: Calibration) -> dict[str, Any]:
     if entries["familiarity"] is None:
         del entries["familiarity"]
     for name, confidence in entries.items():
-        if name.endswith("confidence") and confidence["unfamiliar_weight"] == 0:
-            del confidence["unfamiliar_weight"]
+        if name.endswith("confidence"):
+            for weight in ("unfamiliar_weight", "azimuth_weight", "elevation_weight"):
+                if confidence[weight] == 0:
+                    del confidence[weight]
     return entries
 
 

@@ -134,8 +134,15 @@ def clues_of(
         agreement[rank] = mass_within(distribution, float(position[0]), float(position[1]), config.answer_radius_m)
     belief = float(np.clip(beliefs @ agreement, 0.0, 1.0))
     unfamiliarity = 0.0 if observation.distances is None else observation.distances.unfamiliarity
-    score, spread = float(observation.matches.scores[0]), spread_of(winner)
-    clues = Clues(belief, score, spread, agreeing, unfamiliarity, observation.unseen)
+    clues = Clues(
+        belief,
+        float(observation.matches.scores[0]),
+        spread_of(winner),
+        agreeing,
+        unfamiliarity,
+        blind_azimuth=1 - observation.seen.azimuth,
+        blind_elevation=1 - observation.seen.elevation,
+    )
     return clues, agreement, position
 
 

@@ -18,6 +18,7 @@ from unifygeo_ros.core.arrays import Float32, Float64, Int64
 from unifygeo_ros.core.errors import BundleError, EngineError, IndexFormatError
 from unifygeo_ros.core.geodesy import wrap_angle, yaw_from_azimuth
 from unifygeo_ros.core.records import (
+    ALL_SEEN,
     CameraImage,
     Candidates,
     Distances,
@@ -53,8 +54,8 @@ from unifygeo_ros.localization.panorama import (
     check_mask,
     check_seen,
     enough_columns,
+    how_much_is_seen,
     prepare_panorama,
-    seen_share,
 )
 from unifygeo_ros.localization.pyramids import PyramidCache
 from unifygeo_ros.localization.reranking import match, rerank
@@ -141,11 +142,9 @@ class Localizer:
         prior, heading = query.prior, query.heading
         clock = _StageClock()
         with clock.stage("checks"):
-            refusal = (
-                check_image(image, self.mount, self.config)
-                or check_seen(image, self.mount, self._model.ground, self.config)
-                or self._check_inputs(image, prior, heading)
-            )
+            refusal = check_image(image, self.mount, self.config)
+            seen = ALL_SEEN if refusal is not None else how_much_is_seen(image, self.mount, self._model.ground)
+            refusal = refusal or check_seen(image, seen, self.config) or self._check_inputs(image, prior, heading)
         if refusal is not None:
             return dataclasses.replace(refusal, timings_ms=clock.timings_ms())
         count = self.config.candidates if query.candidates is None else query.candidates
@@ -177,9 +176,7 @@ class Localizer:
             heading,
             features,
             self._distances(features, int(matches.tile_ids[0])),
-            0.0
-            if image.seen is None and not self.mount.mask_path
-            else 1 - seen_share(image, self.mount, self._model.ground),
+            seen,
             clock.timings_ms(),
         )
 

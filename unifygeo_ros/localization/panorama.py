@@ -29,7 +29,7 @@ import numpy as np
 from unifygeo_ros.core.arrays import Bool, Float32, Float64, UInt8
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import azimuth_from_yaw
-from unifygeo_ros.core.records import CameraImage, Heading, Panorama, Rejection, RejectionReason
+from unifygeo_ros.core.records import CameraImage, Heading, Panorama, Rejection, RejectionReason, Seen
 from unifygeo_ros.images.files import read_image
 from unifygeo_ros.inference.bundle import GroundSpec
 from unifygeo_ros.localization.camera_checks import projection_problem
@@ -49,6 +49,9 @@ _WHOLE_ROWS = 0.02
 """The shortcut for level images needs elevations within this many rows of a whole row; 2% of a row is invisible."""
 _WHOLE_COLUMNS = 1 / 64
 """A shift within this many columns of a whole number is made as a whole number of columns."""
+LEAST_OF_AZIMUTH = 0.1
+"""Share of the network's elevations from which on an azimuth counts as seen."""
+
 _SHARPNESS_WIDTH = 512
 _MASK_WIDTH = 1024
 
@@ -126,21 +129,20 @@ def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig)
     return None
 
 
-def check_seen(image: CameraImage, mount: CameraMount, ground: GroundSpec, config: LocalizerConfig) -> Rejection | None:
-    """Reject an image that shows too little of what the network takes in. image: one that `check_image` lets pass."""
-    share = seen_share(image, mount, ground)
-    if share >= config.minimum_seen:
+def check_seen(image: CameraImage, seen: Seen, config: LocalizerConfig) -> Rejection | None:
+    """Reject an image that shows too little of what the network takes in. seen: `how_much_is_seen` of it."""
+    if seen.share >= config.minimum_seen:
         return None
     return Rejection(
         image.stamp_ns,
         RejectionReason.TOO_LITTLE_SEEN,
-        f"{share:.1%} of what the network takes in is seen, minimum_seen is {config.minimum_seen:.1%}; check which "
-        "cameras are missing, and mask_path",
+        f"{seen.share:.1%} of what the network takes in is seen, minimum_seen is {config.minimum_seen:.1%}; check "
+        "which cameras are missing, and mask_path",
     )
 
 
-def seen_share(image: CameraImage, mount: CameraMount, ground: GroundSpec) -> float:
-    """Share of the rows and columns that the network takes in where the image shows the world; a tilt is left out."""
+def how_much_is_seen(image: CameraImage, mount: CameraMount, ground: GroundSpec) -> Seen:
+    """In which of the azimuths and elevations that the network takes in the image shows the world."""
     rows, columns = 180, 360
     shown = np.ones((rows, columns), np.float32)
     for layer in (image.seen, body_mask(mount) >= 128 if mount.mask_path else None):
@@ -152,8 +154,10 @@ def seen_share(image: CameraImage, mount: CameraMount, ground: GroundSpec) -> fl
     if mount.upside_down:
         elevation = -elevation
     inside = (elevation < ground.elevation_top_rad) & (elevation > ground.elevation_bottom_rad)
-    taken_in = (ground.elevation_top_rad - ground.elevation_bottom_rad) / (top - bottom) * rows * columns
-    return min(1.0, float(shown[inside].sum()) / taken_in)
+    taken_in = (ground.elevation_top_rad - ground.elevation_bottom_rad) / (top - bottom) * rows
+    by_azimuth = np.minimum(shown[inside].sum(axis=0) / taken_in, 1.0)
+    some = by_azimuth >= LEAST_OF_AZIMUTH
+    return Seen(float(some.mean()), float(by_azimuth[some].mean()) if some.any() else 0.0)
 
 
 def sharpness(pixels: UInt8, seen: Bool | None = None) -> float:

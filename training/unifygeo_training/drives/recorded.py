@@ -34,7 +34,13 @@ from unifygeo_ros.evaluation.recordings.truth_sources import read_truth_file
 from unifygeo_ros.evaluation.replay import RecordedMotion, Topics, choose_topics, read_truth
 from unifygeo_ros.inference.bundle import GroundSpec
 from unifygeo_ros.localization.config import CameraMount
-from unifygeo_ros.localization.panorama import check_image, check_seen, enough_columns, prepare_panorama
+from unifygeo_ros.localization.panorama import (
+    check_image,
+    check_seen,
+    enough_columns,
+    how_much_is_seen,
+    prepare_panorama,
+)
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.motion.samples import MotionBuffer
 from unifygeo_ros.parameters.settings import Settings
@@ -251,7 +257,11 @@ class RecordedImage:
         if sample is not None:
             image = dataclasses.replace(image, roll_rad=sample.roll_rad, pitch_rad=sample.pitch_rad)
         mount, config = self.recording.mount, self.recording.settings.localizer
-        return check_image(image, mount, config) or check_seen(image, mount, ground, config) or image
+        return (
+            check_image(image, mount, config)
+            or check_seen(image, how_much_is_seen(image, mount, ground), config)
+            or image
+        )
 
 
 def read_drive(recording: Recording, ground_spec: GroundSpec, *, spacing_m: float, largest_sigma_m: float) -> Drive:
