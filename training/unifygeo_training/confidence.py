@@ -275,12 +275,14 @@ def with_missing_weights(
         on_map: the same.
     """
     clues, blind, right, outside = partly_seen.clues(known), partly_seen.blind, partly_seen.right, partly_seen.outside
-    if not right.any() or not outside.any():
-        return confidence, on_map  # nothing to fit to: one town, or a network that finds nothing in a part
+    if not right.any():
+        return confidence, on_map  # a network that finds nothing in a part
     of_place = np.where(outside, 0.0, 1.0 / (~outside).sum())
     odds = _log_odds(confidence, clues)
     azimuth, elevation = _fit_more(odds, blind, right, of_place, (-50.0, 50.0)).tolist()
     confidence = replace(confidence, azimuth_weight=azimuth, elevation_weight=elevation)
+    if not outside.any():
+        return confidence, on_map  # one town alone
     # on the map : off it = (1 + wrong place : right) · (right : off the map)
     odds = _log_odds(on_map, clues) + np.logaddexp(0.0, -_log_odds(confidence, clues))
     of_map = np.where(outside, 1.0 / outside.sum(), 1.0 / (~outside).sum())
