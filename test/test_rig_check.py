@@ -54,7 +54,7 @@ def folder(path, wrong=(), left_out=(), **changes):
         mount = {"x_m": 0, "y_m": 0, "z_m": 1.6, "roll_deg": 0, "pitch_deg": 0, "yaw_deg": 60 * i}
         cameras[name] = {"topic": f"/{name}/image", "lens": lens, "mount": mount}
     # The ground far below, so that the sphere is all there is.
-    (path / "rig.yaml").write_text(yaml.safe_dump({"ground_z_m": -1000.0, "cameras": cameras}))
+    (path / "rig.yaml").write_text(yaml.safe_dump({"ground_z_m": -1000.0, "view_height_m": 1001.6, "cameras": cameras}))
     return path
 
 

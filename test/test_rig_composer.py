@@ -215,8 +215,12 @@ def test_compose_after_a_moved_image_gives_the_same_as_before_it():
     assert np.abs(moved.astype(int) - before).max() > 10
 
 
-def test_compose_ground_plane_is_continuous_across_cameras_and_motion():
-    """Road marks on the plane z = 0 seen from cameras at different positions, one of them exposed 1.5 m earlier."""
+@pytest.mark.parametrize("view_height_m", [None, 1.2, 2.6])
+def test_compose_ground_plane_is_continuous_across_cameras_and_motion(view_height_m):
+    """Road marks on the plane z = 0 seen from cameras at different positions, one of them exposed 1.5 m earlier.
+
+    Composed for a point amid them, at their mean height, below both or above both.
+    """
 
     def ground_view(cam, moved_m):
         directions = rays(cam.lens) @ cam.base_from_optical.T
@@ -231,18 +235,19 @@ def test_compose_ground_plane_is_continuous_across_cameras_and_motion():
         camera("front", PINHOLE, pitch=0.5, position=(2.0, 0.2, 1.5)),
         camera("rear", PINHOLE, pitch=0.5, yaw=math.pi, position=(-1.0, 0.0, 1.9)),
     )
-    rig = Rig(cameras)
+    rig, centre_m = Rig(cameras, view_height_m=view_height_m), np.array([0.5, 0.1, view_height_m or 1.7])
     views = {
         "front": CameraView(ground_view(cameras[0], 1.5), Pose2(1.5, 0.0, 0.0)),
         "rear": CameraView(ground_view(cameras[1], 0.0)),
     }
     composed = Composer(rig, WIDTH).compose(views)
     directions = equirectangular(WIDTH)
-    near = (-directions[..., 2] > 0.2) & composed.seen
-    points = rig.centre_m + directions * (rig.centre_m[2] / np.where(near, -directions[..., 2], 1.0))[..., None]
+    # Where the road's distance is below distance_m from the cameras, too, and the marks are wider than a pixel.
+    near = (-directions[..., 2] > (0.2 if view_height_m is None else 0.4)) & composed.seen
+    points = centre_m + directions * (centre_m[2] / np.where(near, -directions[..., 2], 1.0))[..., None]
     expected = 128 + 100 * np.sin(points[..., 0] * 1.5) * np.sin(points[..., 1] * 1.5)
     error = np.abs(composed.pixels[..., 0].astype(float) - expected)[near]
-    assert near.sum() > 2000
+    assert near.sum() > (2000 if view_height_m is None else 500)
     assert np.percentile(error, 99) < 12
     assert error.mean() < 2.0
     standing = Composer(rig, WIDTH).compose({name: CameraView(view.pixels) for name, view in views.items()})

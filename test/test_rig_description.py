@@ -291,6 +291,7 @@ def changed(path, value):
         (changed(["ground"], 1), "unknown key ground"),
         (changed(["ground_z_m"], "low"), "ground_z_m is 'low', must be a finite number"),
         (changed(["distance_m"], 0.0), "distance_m 0, must be 1"),
+        (changed(["view_height_m"], 0.0), "view_height_m 0, must be 0.1 to 2000 m"),
         (changed(["cameras", "front", "lens", "model"], "pinhol"), "model is 'pinhol', must be one of pinhole"),
         (changed(["cameras", "front", "lens", "fx"], math.nan), "fx is nan, must be a finite number"),
         (changed(["cameras", "front", "lens", "fx"], 0.0), "camera front: .*focal length fx is 0"),

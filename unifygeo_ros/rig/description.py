@@ -21,7 +21,7 @@ from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.rig.camera_info import InfoLens, lens_of_camera_info
 from unifygeo_ros.rig.lenses import Equirectangular, Fisheye, FisheyeCircle, Lens, Pinhole
-from unifygeo_ros.rig.rig import BODY_FROM_OPTICAL, DISTANCE_M, Rig, RigCamera, rotation_from_mount
+from unifygeo_ros.rig.rig import BODY_FROM_OPTICAL, DISTANCE_M, VIEW_HEIGHT_M, Rig, RigCamera, rotation_from_mount
 
 UPRIGHT = math.cos(math.radians(20))
 """A frame whose z axis is this nearly vertical is no optical frame."""
@@ -84,6 +84,7 @@ class RigDescription:
     cameras: tuple[CameraDescription, ...]
     ground_z_m: float = 0.0
     distance_m: float = DISTANCE_M
+    view_height_m: float = VIEW_HEIGHT_M
     source: str = "rig"
     """The file, for messages."""
 
@@ -133,6 +134,7 @@ class RigDescription:
             tuple(self._camera(camera, camera_info, frame_pose) for camera in self.cameras),
             self.ground_z_m,
             self.distance_m,
+            self.view_height_m,
         )
 
     def _camera(
@@ -203,7 +205,7 @@ def read_rig(path: Path) -> RigDescription:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); give a rig file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
-    top = _mapping(content, str(path), ("cameras",), ("ground_z_m", "distance_m"))
+    top = _mapping(content, str(path), ("cameras",), ("ground_z_m", "distance_m", "view_height_m"))
     cameras = top["cameras"]
     if not isinstance(cameras, dict) or not cameras:
         raise ConfigurationError(f"{path}: cameras must map each camera's name to its description")
@@ -211,6 +213,7 @@ def read_rig(path: Path) -> RigDescription:
         tuple(_camera_description(str(name), values, path) for name, values in cameras.items()),
         _number(top.get("ground_z_m", 0.0), f"{path}: ground_z_m"),
         _number(top.get("distance_m", DISTANCE_M), f"{path}: distance_m"),
+        _number(top.get("view_height_m", VIEW_HEIGHT_M), f"{path}: view_height_m"),
         str(path),
     )
 
@@ -229,7 +232,9 @@ def rig_file(rig: Rig, topics: Mapping[str, str]) -> dict[str, Any]:
         place = (*camera.position_m, roll, pitch, yaw)
         mount = {key: round(float(value), 6) for key, value in zip(_MOUNT, place, strict=True)}
         cameras[camera.name] = {"topic": topics[camera.name], "lens": _lens_values(camera.lens), "mount": mount}
-    return {"ground_z_m": rig.ground_z_m, "distance_m": rig.distance_m, "cameras": cameras}
+    top = {"ground_z_m": rig.ground_z_m, "distance_m": rig.distance_m}
+    height = {} if rig.view_height_m is None else {"view_height_m": rig.view_height_m}
+    return {**top, **height, "cameras": cameras}
 
 
 def _lens_values(lens: Lens) -> dict[str, Any]:
