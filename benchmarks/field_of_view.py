@@ -22,7 +22,7 @@ from typing import Any, Mapping
 import cv2
 import numpy as np
 
-from unifygeo_ros.evaluation.metrics.definitions import anees_bounds
+from unifygeo_ros.evaluation.metrics.definitions import consistency
 from unifygeo_ros.evaluation.metrics.summary import read_summary
 
 RIGS = Path(__file__).parents[1] / "config" / "rigs"
@@ -123,7 +123,7 @@ def judged(row: Row, found: list[Mapping[str, Any]]) -> str:
     errors = [error for s in found for error in s["per_image"]["error_m"] if error is not None]
     nees = [value for s in found for value in s["per_image"]["nees"] if value is not None]
     shares = [s["integrity"]["false_fix"] for s in found if s["integrity"]["false_fix"] is not None]
-    low, high = anees_bounds(max(1, len(nees)))
+    whole = consistency(nees)
     return line(
         row.name,
         f"{images}",
@@ -132,7 +132,7 @@ def judged(row: Row, found: list[Mapping[str, Any]]) -> str:
         f"{np.median(errors):.2f} m" if errors else "–",
         f"{np.quantile(errors, 0.95):.2f} m" if errors else "–",
         f"{sum(round(share['value'] * share['count']) for share in shares)}",
-        f"{np.mean(nees):.2f} ({low:.2f} to {high:.2f})" if nees else "–",
+        f"{whole.anees:.2f} ({whole.lower:.2f} to {whole.upper:.2f})" if whole else "–",
     )
 
 

@@ -19,7 +19,7 @@ import yaml
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
 from unifygeo_ros.core.time import ns_from_s
-from unifygeo_ros.evaluation.metrics.definitions import anees_bounds
+from unifygeo_ros.evaluation.metrics.definitions import consistency
 from unifygeo_ros.evaluation.metrics.summary import read_summary
 
 
@@ -72,11 +72,11 @@ def row(name: str, which: str, errors_m: list[float | None], nees: list[float | 
     if not judged:
         return f"| {name} | {which} | {len(errors_m)} | 0 | – | – | 0 | – |"
     errors = np.array([error for error, _ in judged])
-    values = np.array([value for _, value in judged])
-    low, high = anees_bounds(len(judged))
+    found = consistency(np.array([value for _, value in judged]))
+    assert found is not None
     return (
         f"| {name} | {which} | {len(errors_m)} | {len(judged)} | {np.median(errors):.2f} m | {errors.max():.2f} m | "
-        f"{int((errors > alert_limit_m).sum())} | {values.mean():.2f} ({low:.2f} to {high:.2f}) |"
+        f"{int((errors > alert_limit_m).sum())} | {found.anees:.2f} ({found.lower:.2f} to {found.upper:.2f}) |"
     )
 
 
