@@ -36,7 +36,7 @@ import cv2
 import numpy as np
 import rasterio
 from honesty import CAMERA, Memory, remembered
-from recorded_drive import read_drive
+from recorded_drive import images_in_turn, read_drive
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
@@ -50,7 +50,6 @@ from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.motion.samples import ImuSample, OdometrySample
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.factory import make_session
 
@@ -122,21 +121,15 @@ def replay(args: argparse.Namespace) -> None:
             shared = remembered(engines, Memory(args.work / "outputs" / f"{folder.name}.sqlite"), bundle)
             recording = read_drive(folder, index)
             session = make_session(Localizer(index, bundle, shared, config, CAMERA), SESSIONS[args.kind])
-            seen, shown = [], 0
-            for item in recording.arrivals:
-                if isinstance(item, OdometrySample):
-                    session.add_odometry(item)
-                elif isinstance(item, ImuSample):
-                    session.add_imu(item)
-                else:
-                    shown += 1
-                    if shown % args.images:
-                        continue
-                    image = camera_image(item)
-                    fix = isinstance(session.locate(image).result, Fix)
-                    pose = recording.truth.at(image.stamp_ns)
-                    if pose is not None:
-                        seen.append([round(pose.east_m, 3), round(pose.north_m, 3), fix])
+            seen = []
+            for shown, message in enumerate(images_in_turn(recording.arrivals, session), start=1):
+                if shown % args.images:
+                    continue
+                image = camera_image(message)
+                fix = isinstance(session.locate(image).result, Fix)
+                pose = recording.truth.at(image.stamp_ns)
+                if pose is not None:
+                    seen.append([round(pose.east_m, 3), round(pose.north_m, 3), fix])
             target.write_text(json.dumps({"index": path.name, "images": seen}))
             share = np.mean([fix for *_, fix in seen])
             print(f"{args.kind} {folder.name}: {len(seen)} images, {share:.0%} with a fix, "

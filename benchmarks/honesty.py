@@ -37,7 +37,7 @@ import cv2
 import numpy as np
 import rasterio
 from rasterio.windows import Window
-from recorded_drive import RecordedDrive, read_drive
+from recorded_drive import RecordedDrive, images_in_turn, read_drive
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.gate import Gate
@@ -57,7 +57,6 @@ from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.motion.samples import ImuSample, OdometrySample
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.factory import make_session
 from unifygeo_ros.sessions.session import LocalizationSession
@@ -331,20 +330,13 @@ def play(
     session = make_session(localizer, situation.session)
     late_ns = ns_from_s(situation.late_s)
     records: list[dict[str, Any]] = []
-    shown = 0
-    for item in recording.arrivals:
-        if isinstance(item, OdometrySample):
-            if situation.odometry:
-                session.add_odometry(item)
-        elif isinstance(item, ImuSample):
-            session.add_imu(item)
-        else:
-            shown += 1
-            if shown % images:
-                continue
-            image = camera_image(item)
-            image = CameraImage(FEEDS[situation.feed](image.pixels), image.stamp_ns + late_ns)
-            records.append(judged(session, image, recording.truth, localizer.index, foreign))
+    turns = images_in_turn(recording.arrivals, session, odometry=situation.odometry)
+    for shown, message in enumerate(turns, start=1):
+        if shown % images:
+            continue
+        image = camera_image(message)
+        image = CameraImage(FEEDS[situation.feed](image.pixels), image.stamp_ns + late_ns)
+        records.append(judged(session, image, recording.truth, localizer.index, foreign))
     if records:
         records[-1]["warnings"] = list(session.status().warnings)
     return records

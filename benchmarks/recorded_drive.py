@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.recordings.truth import Truth
 from unifygeo_ros.evaluation.replay import choose_topics, read_truth
 from unifygeo_ros.evaluation.settings import TruthSettings
+from unifygeo_ros.motion.samples import ImuSample, OdometrySample
+from unifygeo_ros.sessions.session import LocalizationSession
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,24 @@ class RecordedDrive:
     arrivals: list[Any]
     """`OdometrySample`, `ImuSample`, and images as the bag's messages: decoded, they would fill the memory."""
     truth: Truth
+
+
+def images_in_turn(arrivals: Iterable[Any], session: LocalizationSession, *, odometry: bool = True) -> Iterator[Any]:
+    """Each image when it is its turn: a session has been given the motion that arrived before it.
+
+    Args:
+        arrivals: As in `RecordedDrive`; what is no sample of motion is an image, and is yielded as it is.
+        session: Takes the motion.
+        odometry: Without it the session gets the IMU alone.
+    """
+    for item in arrivals:
+        if isinstance(item, OdometrySample):
+            if odometry:
+                session.add_odometry(item)
+        elif isinstance(item, ImuSample):
+            session.add_imu(item)
+        else:
+            yield item
 
 
 def read_drive(folder: Path, index: TileIndex) -> RecordedDrive:

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
-from recorded_drive import read_drive
+from recorded_drive import images_in_turn, read_drive
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import TileIndex, open_index
@@ -348,19 +348,14 @@ def redrawn(recording: Recording, seed: int) -> Recording:
 def play(recording: Recording, localizer: Localizer, row: Row, decoded: dict[int, CameraImage]) -> list[FrameResult]:
     session = make_session(row.localizer(localizer), row.session, row.tracker)
     results: list[FrameResult] = []
-    for item in recording.arrivals:
-        if isinstance(item, OdometrySample):
-            session.add_odometry(item)
-        elif isinstance(item, ImuSample):
-            session.add_imu(item)
-        else:
-            message, stamp = item if isinstance(item, tuple) else (item, stamp_of(item))
-            recorded = stamp_of(message)
-            if recorded not in decoded:
-                decoded[recorded] = camera_image(message)
-            image = dataclasses.replace(decoded[recorded], stamp_ns=stamp)
-            outcome = session.locate(image).result
-            results.append(FrameResult(len(results), stamp, outcome, recording.truth[stamp], None, None, None, None))
+    for item in images_in_turn(recording.arrivals, session):
+        message, stamp = item if isinstance(item, tuple) else (item, stamp_of(item))
+        recorded = stamp_of(message)
+        if recorded not in decoded:
+            decoded[recorded] = camera_image(message)
+        image = dataclasses.replace(decoded[recorded], stamp_ns=stamp)
+        outcome = session.locate(image).result
+        results.append(FrameResult(len(results), stamp, outcome, recording.truth[stamp], None, None, None, None))
     return results
 
 

@@ -248,7 +248,7 @@ class Observation:
     """Of the image under that heading: what the candidates were retrieved and the first of them decoded with."""
     distances: Distances | None = None
     """Of the panorama and the first of the matches; None: the bundle does not know what is usual."""
-    seen: Seen = field(default_factory=lambda: ALL_SEEN)
+    seen: Seen = ALL_SEEN
     """How much of the panorama showed the world."""
     timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
     """Milliseconds by stage."""

@@ -27,7 +27,7 @@ import numpy as np
 from unifygeo_ros.core.arrays import Bool, Float32, Float64, UInt8
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.se2 import Pose2, rotation_matrix
-from unifygeo_ros.rig.parallax import Seen, aligned
+from unifygeo_ros.rig.parallax import SeenStrip, aligned
 from unifygeo_ros.rig.rig import Rig, RigCamera
 from unifygeo_ros.rig.strips import Strip, directions
 
@@ -121,7 +121,7 @@ class Composer:
         strips = self.strips(views)
         gains = dict(zip(strips, _gains(list(strips.values()), self.width), strict=True))
         seen = [
-            Seen(strip, gains[name], self._tables[name].position_m(views[name].motion))
+            SeenStrip(strip, gains[name], self._tables[name].position_m(views[name].motion))
             for name, strip in strips.items()
         ]
         rig = self.rig

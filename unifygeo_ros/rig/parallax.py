@@ -50,7 +50,7 @@ FADE_RAD = math.radians(4.0)
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenStrip:
     """What one camera contributes to a panorama, and where it was when it saw it."""
 
     strip: Strip
@@ -60,7 +60,9 @@ class Seen:
     """float64 (3,): in base_link's axes at the panorama's instant."""
 
 
-def aligned(seen: Sequence[Seen], centre_m: Float64, ground_z_m: float, distance_m: float, width: int) -> list[Strip]:
+def aligned(
+    seen: Sequence[SeenStrip], centre_m: Float64, ground_z_m: float, distance_m: float, width: int
+) -> list[Strip]:
     """The strips, displaced in their overlaps so that both cameras show things in one place.
 
     Args:
@@ -117,7 +119,7 @@ class _Canvas:
     """Pixels of the panorama along one of the working resolution."""
 
     @classmethod
-    def of(cls, seen: Sequence[Seen], width: int) -> _Canvas | None:
+    def of(cls, seen: Sequence[SeenStrip], width: int) -> _Canvas | None:
         """Lay out the overlaps; None: there is none with parallax."""
         reduction = max(1, round(width / WORKING_COLUMNS))
         step, margin = 2 * reduction, _fade_columns(width)
@@ -146,7 +148,7 @@ class _Canvas:
         """Whether the working resolution is finer than that of the first steps."""
         return self.width / self.reduction > 1.5 * COARSE_COLUMNS
 
-    def level(self, seen: Sequence[Seen], centre_m: Float64, ground_z_m: float, distance_m: float) -> _Level:
+    def level(self, seen: Sequence[SeenStrip], centre_m: Float64, ground_z_m: float, distance_m: float) -> _Level:
         """The overlaps at the working resolution."""
         greys = np.empty((2, self.rows, self.columns), np.float32)
         masks = np.zeros((2, self.rows, self.columns), np.float32)
@@ -175,7 +177,7 @@ class _Canvas:
             np.where(ground > 1 / distance_m, SLOPE_RAD / height_m, assumed).astype(np.float32),
         )
 
-    def displaced(self, seen: Sequence[Seen], centre_m: Float64, inverse: Float32, level: _Level) -> list[Strip]:
+    def displaced(self, seen: Sequence[SeenStrip], centre_m: Float64, inverse: Float32, level: _Level) -> list[Strip]:
         """The strips as they are if things are there; around the overlaps the correction fades out.
 
         inverse: 1/D − 1/d, at the working resolution; 0 beyond the overlaps.
@@ -245,7 +247,9 @@ class _Canvas:
         rows = self.first_row + (np.arange(self.rows // reduction) + 0.5) * reduction
         return np.asarray(np.clip(np.pi / 2 - rows / self.width * 2 * np.pi, -1.5, 1.5))  # ±86°
 
-    def _shift(self, seen: Sequence[Seen], centre_m: Float64, side: int, reduction: int) -> tuple[Float32, Float32]:
+    def _shift(
+        self, seen: Sequence[SeenStrip], centre_m: Float64, side: int, reduction: int
+    ) -> tuple[Float32, Float32]:
         """Columns and rows by which cameras displace things, for each 1/m that 1/D − 1/d is: float32 (h, w) each."""
         count = self.columns // reduction
         azimuth, offset_m = np.empty(count), np.empty((3, count))

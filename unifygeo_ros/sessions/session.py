@@ -125,8 +125,7 @@ class LocalizationSession(abc.ABC):
         self._noise = noise
         self._velocity: Velocity | None = None  # at the stamp of the image being localized
         self._stamp_error = self._new_stamp_error()
-        self._camera_watch = CameraWatch(config.camera_check_images)
-        self._camera_by_track = False  # it was compared under the heading of a track
+        self._begin_camera_check()
         self._familiarity = FamiliarityWatch()
         self._logged: set[str] = set()  # kinds of warnings of this drive
         self._lock = threading.Lock()  # of those below
@@ -205,7 +204,7 @@ class LocalizationSession(abc.ABC):
             self._rules = ImageRules()
             self._inputs.follow_from(None)
             self._stamp_error = self._new_stamp_error()
-            self._camera_watch, self._camera_by_track = CameraWatch(config.camera_check_images), False
+            self._begin_camera_check()
             self._familiarity = FamiliarityWatch()
             self._logged = set()
             self._forget()
@@ -240,6 +239,10 @@ class LocalizationSession(abc.ABC):
             found[mount] = None  # it is the track whose heading is wrong
         return {k: warning for k, warning in found.items() if warning is not None} | self._familiarity.warnings
 
+    def _begin_camera_check(self) -> None:
+        self._camera_watch = CameraWatch(self._config.camera_check_images)
+        self._camera_by_track = False  # it was compared under the heading of a track
+
     def _with_camera_checked(self, outcome: Outcome) -> Outcome:
         """The outcome, without its fix where the drive has not confirmed the camera's mount, or contradicts it."""
         result = outcome.result
@@ -247,7 +250,7 @@ class LocalizationSession(abc.ABC):
         state = None if outcome.track is None else outcome.track.state
         given_up = state is TrackState.LOST or (heading is None and state is not TrackState.TRACKING)
         if given_up and self._camera_by_track:  # the next place may have another heading
-            self._camera_watch, self._camera_by_track = CameraWatch(self._config.camera_check_images), False
+            self._begin_camera_check()
         watch = self._camera_watch
         fixed = isinstance(result, Fix) or result.reason is RejectionReason.CAMERA_MISMATCH
         if heading is None or not (fixed or result.reason in _LOOKED_AT):  # type: ignore[union-attr]

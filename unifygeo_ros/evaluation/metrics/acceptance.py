@@ -122,10 +122,9 @@ def _paired(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, An
         if limits[0] != limits[1]:
             raise InputError(f"alert limits of {limits[0]:g} and {limits[1]:g} m; judge both with the same one")
         same = compare(old, new, draws=1)  # raises for different bags
-        if same.only_a or same.only_b:
-            name = old["identity"]["bag"]["name"]
-            raise InputError(f"{name}: {same.only_a + same.only_b} images are in one replay only; replay all of both")
         name = old["identity"]["bag"]["name"]
+        if same.only_a or same.only_b:
+            raise InputError(f"{name}: {same.only_a + same.only_b} images are in one replay only; replay all of both")
         names.append(name)
         name += f" ({names.count(name)})" if names.count(name) > 1 else ""  # bags are often called bag
         drives.append((name, _run(old, limits[0]), _run(new, limits[1])))
