@@ -172,7 +172,7 @@ class Vehicle:
         while (left := deadline - time.monotonic()) > 0:
             self.executor.spin_once(timeout_sec=left)
 
-    def wait_for(self, condition: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
+    def wait_for(self, condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
         """Spin until a condition holds and return its value."""
         deadline = time.monotonic() + timeout_s
         while not (value := condition()):
@@ -180,16 +180,29 @@ class Vehicle:
             self.executor.spin_once(timeout_sec=0.05)
         return value
 
+    def meet(self) -> None:
+        """Spin until the node has found every reader made so far.
+
+        That this side has found the node tells nothing of it: what the node sends meanwhile, a service's answer too, is
+        lost. Readers are announced in order, so the first message on the newest one is the sign.
+        """
+        heard: list[Any] = []
+        newest = self.node.create_subscription(DiagnosticArray, "/diagnostics", heard.append, 1)
+        self.wait_for(lambda: heard, "diagnostics")
+        self.node.destroy_subscription(newest)
+
     def clear(self) -> None:
         for messages in self.received.values():
             messages.clear()
 
     # -- services ---------------------------------------------------------------------------------------------------
 
-    def call(self, kind: type, name: str, request: Any, timeout_s: float = 30.0) -> Any:
+    def call(self, kind: type, name: str, request: Any, timeout_s: float = 60.0) -> Any:
         name = name.replace("~", self.node_name)
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, name)
+            self.wait_for(self._clients[name].service_is_ready, f"service {name}", timeout_s)
+            self.meet()
         client = self._clients[name]
         self.wait_for(client.service_is_ready, f"service {name}", timeout_s)
         future = client.call_async(request)
@@ -256,13 +269,17 @@ class Vehicle:
 
     # -- answers ----------------------------------------------------------------------------------------------------
 
-    def fix_for(self, stamp_ns: int, timeout_s: float = 30.0) -> PoseWithCovarianceStamped:
+    def fix_for(self, stamp_ns: int, timeout_s: float = 60.0) -> PoseWithCovarianceStamped:
         """The fix of the image with that stamp."""
 
         def found() -> Any:
             return next((m for m in self.received["~/fix"] if stamp_of(m) == stamp_ns), None)
 
-        return self.wait_for(found, f"fix for {stamp_ns}", timeout_s)
+        try:
+            return self.wait_for(found, f"fix for {stamp_ns}", timeout_s)
+        except AssertionError as error:
+            told = {part: self.status(part) for part in ("localization", "inputs", "camera")}
+            raise AssertionError(f"{error}; last: {told}") from None
 
     def status(self, part: str) -> DiagnosticStatus | None:
         """The newest diagnostic of a part: node, camera, localization, inputs."""
@@ -314,6 +331,7 @@ def running(
     try:
         publisher = vehicle.publisher(image_topic)
         vehicle.wait_for(publisher.get_subscription_count, "image subscription", 60.0)
+        vehicle.meet()
         yield vehicle
     finally:
         vehicle.close()
