@@ -208,3 +208,16 @@ def test_drive_too_long_for_its_town_is_refused() -> None:
     empty = replace(town, streets=tuple(s for s in town.streets if s.rank == 3))
     with pytest.raises(ConfigurationError, match="no drive of 900 m fits"):
         plan_drive(empty, 1, 900.0)
+
+
+def test_drives_of_other_numbers_keep_to_their_area(town: Town) -> None:
+    whole, first, again, other = (
+        plan_drive(town, 1, 60.0, number=n, area_m=area).at(np.arange(0, 9, 0.5))
+        for n, area in ((0, None), (1, (0, 0, 280, 400)), (1, (0, 0, 280, 400)), (2, (0, 0, 280, 400)))
+    )
+    assert first.x_m.max() < 280
+    assert np.array_equal(whole.x_m, plan_drive(town, 1, 60.0).at(np.arange(0, 9, 0.5)).x_m)
+    assert np.array_equal(first.x_m, again.x_m)
+    assert np.hypot(first.x_m - other.x_m, first.y_m - other.y_m).max() > 5
+    with pytest.raises(ConfigurationError, match="this area of town 1000"):
+        plan_drive(town, 1, 60.0, area_m=(0, 0, 60, 60))

@@ -50,6 +50,25 @@ def add_command(subparsers: Any) -> None:
     drive.add_argument("--length-m", type=float, default=600.0, help="at least (default: %(default)s)")
     drive.add_argument("--size-m", type=float, default=600.0, help="side of the town (default: %(default)s)")
     drive.add_argument(
+        "--number", type=int, default=0, help="of the drive: others have another route and light (default: %(default)s)"
+    )
+    drive.add_argument(
+        "--area-m",
+        type=float,
+        nargs=4,
+        metavar=("WEST", "SOUTH", "EAST", "NORTH"),
+        help="borders of the drive, metres from the town's south-west corner (default: the whole town)",
+    )
+    drive.add_argument(
+        "--land",
+        choices=("training", "other"),
+        default="training",
+        help="other: roofs, vegetation, light, camera and imagery as training never draws them (default: %(default)s)",
+    )
+    drive.add_argument(
+        "--strength", type=float, default=1.0, help="of the other land, above 0 to 1 (default: %(default)s)"
+    )
+    drive.add_argument(
         "--image-rate-hz", type=float, default=2.0, help="images a second of each camera (default: %(default)s)"
     )
     drive.add_argument("--jpeg-quality", type=int, default=92, help="of the images (default: %(default)s)")
@@ -152,9 +171,13 @@ def _use_one_thread() -> None:
 def _drive(args: argparse.Namespace) -> int:
     from unifygeo_ros.rig.description import read_rig
     from unifygeo_training.towns.drive import DriveSettings, record_drive
+    from unifygeo_training.towns.other_land import OtherLand
 
     settings = DriveSettings(
         length_m=args.length_m,
+        number=args.number,
+        area_m=None if args.area_m is None else tuple(args.area_m),
+        land=OtherLand(args.strength) if args.land == "other" else None,
         image_rate_hz=args.image_rate_hz,
         jpeg_quality=args.jpeg_quality,
         orthophoto_jpeg_quality=args.orthophoto_jpeg_quality,

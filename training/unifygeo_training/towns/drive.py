@@ -28,6 +28,7 @@ from unifygeo_ros.rig.lenses import Lens
 from unifygeo_training.towns.cameras import CameraPose, CameraRenderer
 from unifygeo_training.towns.light import draw_appearance
 from unifygeo_training.towns.orthophoto import render_orthophoto, write_geotiff
+from unifygeo_training.towns.other_land import OtherLand
 from unifygeo_training.towns.panorama import FULL_SPHERE, LitStage, View, light_stage, render_panorama, set_stage
 from unifygeo_training.towns.rigged_vehicle import RiggedVehicle, calibration_of
 from unifygeo_training.towns.scene import CRS, Town, geodetic_from_town
@@ -47,6 +48,12 @@ class DriveSettings:
     """
 
     length_m: float = 600.0
+    number: int = 0
+    """Of the drive. Another number gives another route, other errors and another light over the same imagery."""
+    area_m: tuple[float, float, float, float] | None = None
+    """West, south, east and north border of the drive, metres from the town's south-west corner; None: the town."""
+    land: OtherLand | None = None
+    """None: the land of training."""
     image_rate_hz: float = 2.0
     image_delay_s: float = 0.1
     """Time from the exposure, which is the stamp, to the recording, as a camera's driver needs it."""
@@ -121,21 +128,32 @@ def record_drive(
     settings = settings or DriveSettings()
     rig = None
     if settings.rig is not None:
+        if settings.land is not None:
+            raise ConfigurationError("the camera of the other land takes panoramas; record it without a rig")
         rig = RiggedVehicle.of(settings.rig, settings.image_scale, settings.exposure_spread_s, settings.image_rate_hz)
     if output.exists() and any(output.iterdir()):
         raise ConfigurationError(f"{output} is not empty; give a new folder")
     output.mkdir(parents=True, exist_ok=True)
     town = build_town(seed, size_m)
-    drive = plan_drive(town, seed, settings.length_m)
+    drive = plan_drive(town, seed, settings.length_m, number=settings.number, area_m=settings.area_m)
+    land = settings.land
+    appearance = draw_appearance if land is None else land.appearance
+    if land is not None:
+        town = land.changed(town)
     rng = np.random.default_rng([seed, 3])
-    orthophoto = render_orthophoto(town, draw_appearance(rng))
-    write_geotiff(output / "town.tif", orthophoto, town.origin, town.metres_per_pixel, settings.orthophoto_jpeg_quality)
+    orthophoto = render_orthophoto(town, appearance(rng))
+    origin, metres_per_pixel = town.origin, town.metres_per_pixel
+    if land is not None:
+        orthophoto, origin, metres_per_pixel = land.imagery(orthophoto, town)
+    write_geotiff(output / "town.tif", orthophoto, origin, metres_per_pixel, settings.orthophoto_jpeg_quality)
+    if settings.number:
+        rng = np.random.default_rng([seed, 3, settings.number])
     odometry = wheel_odometry(rng, drive, settings.odometry_rate_hz, settings.odometry_noise)
     inertial = imu(rng, drive, settings.imu_rate_hz, settings.imu_noise)
     objects = clear_the_way(town, drive)
     if rig is not None:
         objects = rig.clear_the_way(objects, drive)
-    lit = light_stage(set_stage(replace(town, objects=objects)), draw_appearance(rng))
+    lit = light_stage(set_stage(replace(town, objects=objects)), appearance(rng))
     build = _Messages(get_typestore(Stores.ROS2_JAZZY).types)
     if rig is None:
         images = _panoramas(build, lit, drive, settings, progress)
@@ -175,6 +193,8 @@ def _panoramas(
             noise_seed=k,
             samples=settings.samples,
         )
+        if settings.land is not None:
+            pixels = settings.land.photograph(pixels, settings.view, k)
         stamp = _stamp_ns(times[k])
         message = build.image(_jpeg(pixels, settings), stamp, "camera")
         yield "/camera/image/compressed", stamp + delay_ns, message
@@ -444,7 +464,7 @@ def _readme(town: Town, drive: Drive, settings: DriveSettings, rig: RiggedVehicl
     odometry, inertial = settings.odometry_noise, settings.imu_noise
     return f"""# Town {town.seed}, a drive of {drive.length_m:.0f} m in {drive.duration_s:.0f} s
 
-`town.tif`: orthophoto, {CRS}, {town.metres_per_pixel} m per pixel. `bag`: rosbag2 (mcap). Made by
+{_imagery_words(town, settings)}. `bag`: rosbag2 (mcap). Made by
 `unifygeo-train towns drive`; nothing in it is a photograph.
 
 - Frame `map`: east-north-up about latitude {datum.latitude_deg:.7f}, longitude {datum.longitude_deg:.7f} (WGS84), the
@@ -457,6 +477,15 @@ def _readme(town: Town, drive: Drive, settings: DriveSettings, rig: RiggedVehicl
 - `/ground_truth/odometry` (frame `map`) and `/ground_truth/navsat`, {settings.odometry_rate_hz:g} Hz: exact.
 - Stamps start at {EPOCH_NS // NS_PER_S} s; the same command writes the same messages.
 """
+
+
+def _imagery_words(town: Town, settings: DriveSettings) -> str:
+    if settings.land is None:
+        return f"`town.tif`: orthophoto, {CRS}, {town.metres_per_pixel} m per pixel"
+    return (
+        f"`town.tif`: orthophoto of another land (strength {settings.land.strength:g}), {CRS}, coarser, shifted and "
+        "older than the drive"
+    )
 
 
 def _panorama_words(settings: DriveSettings) -> str:

@@ -98,15 +98,35 @@ def _speeds(s: Float64, curvature: Float64) -> Float64:
     return v
 
 
-def plan_drive(town: Town, seed: int, length_m: float, margin_m: float = 45.0) -> Drive:
+def plan_drive(
+    town: Town,
+    seed: int,
+    length_m: float,
+    margin_m: float = 45.0,
+    *,
+    number: int = 0,
+    area_m: tuple[float, float, float, float] | None = None,
+) -> Drive:
     """A drive of at least `length_m` in the town, never nearer than `margin_m` to its edge.
 
     Streets and turns that bend too sharply or pass too near to something solid are not used.
+
+    Args:
+        town: The town.
+        seed: Of the route.
+        length_m: At least.
+        margin_m: To the town's edge.
+        number: Another route for each number.
+        area_m: West, south, east and north border in town coordinates, which no street of the route crosses; None:
+            none.
+
+    Raises:
+        ConfigurationError: there is no such drive.
     """
-    network = _Network(town, margin_m)
+    network = _Network(town, margin_m, area_m)
     enough_m = length_m * 1.02 + 5  # smoothing cuts corners
     for attempt in range(10):
-        points = network.route(np.random.default_rng([seed, attempt, 11]), enough_m)
+        points = network.route(np.random.default_rng([seed, attempt, 11, number]), enough_m)
         if points is None:
             continue
         stations = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
@@ -115,8 +135,8 @@ def plan_drive(town: Town, seed: int, length_m: float, margin_m: float = 45.0) -
         if drive.length_m >= length_m and network.passable(points, 1.0):
             return drive
     raise ConfigurationError(
-        f"no drive of {length_m:.0f} m fits into town {town.seed} of {town.size_m:.0f} m; "
-        "make the drive shorter or the town larger"
+        f"no drive of {length_m:.0f} m fits into {'town' if area_m is None else 'this area of town'} {town.seed} of "
+        f"{town.size_m:.0f} m; make the drive shorter or the {'town' if area_m is None else 'area'} larger"
     )
 
 
@@ -126,10 +146,11 @@ class _Network:
     A leg is a street's number and whether it is driven from its start to its end.
     """
 
-    def __init__(self, town: Town, margin_m: float) -> None:
-        streets = [
-            s for s in town.streets if s.line.min() > margin_m and s.line.max() < town.size_m - margin_m and s.rank < 3
-        ]
+    def __init__(self, town: Town, margin_m: float, area_m: tuple[float, float, float, float] | None) -> None:
+        west, south, east, north = area_m or (0.0, 0.0, town.size_m, town.size_m)
+        low = np.maximum([west, south], margin_m)
+        high = np.minimum([east, north], town.size_m - margin_m)
+        streets = [s for s in town.streets if (s.line > low).all() and (s.line < high).all() and s.rank < 3]
         self._solid = town.objects[~np.isin(town.objects["kind"], (int(Kind.CAR), int(Kind.CABIN)))]
         self._lanes = {(k, way): _lane(s, way) for k, s in enumerate(streets) for way in (True, False)}
         self._ends = {(k, way): s.end if way else s.start for k, s in enumerate(streets) for way in (True, False)}
@@ -175,6 +196,8 @@ class _Network:
         At each crossing the streets are tried in random order, those driven before last; a dead end is backed out of.
         """
         starts = list(self._lanes)
+        if not starts:
+            return None
         legs: list[tuple[int, bool]] = []
         untried: list[list[tuple[int, bool]]] = [[starts[int(k)] for k in rng.permutation(len(starts))]]
         for _ in range(20 * int(length_m)):
