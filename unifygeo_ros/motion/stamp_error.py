@@ -187,6 +187,16 @@ class StampErrorFilter:
             return UNKNOWN
         return StampError(float(self._mean[LATE]), math.sqrt(float(self._covariance[LATE, LATE])), self._images)
 
+    @property
+    def yaw(self) -> tuple[float, float] | None:
+        """Of base_link at the last stamp, and its standard deviation; None where the pose is lost."""
+        return (float(self._mean[2]), math.sqrt(float(self._covariance[2, 2]))) if self._started else None
+
+    def restamp(self, moved_s: float) -> None:
+        """The images' stamps are moved by so much from now on: they are later, or less late. The pose is lost."""
+        self._mean[LATE] += moved_s
+        self.lose_pose()
+
     def lose_pose(self) -> None:
         """The vehicle is somewhere else now; what was learnt about the stamps stays."""
         self._started = False

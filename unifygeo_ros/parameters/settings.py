@@ -95,6 +95,13 @@ class NodeConfig:
         maximum=3600.0,
         live=True,
     )
+    apply_estimates: bool = setting(
+        False,
+        "correct session.stamp_offset_s and session.imu_yaw_offset_rad while driving, once the drive shows beyond "
+        "doubt that they are wrong; each change is logged, and the diagnostics show it",
+        live=True,
+        acts="with odometry",
+    )
     publish_tf: bool = setting(
         False,
         "publish map → odom from the track and the odometry, at the odometry's rate; only where nothing else does, "

@@ -22,8 +22,10 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from unifygeo_ros.conversions.message_values import outcome_diagnostic
 from unifygeo_ros.core.covariance import semi_major_sigma
 from unifygeo_ros.core.records import Fix, Rejection, RejectionReason
+from unifygeo_ros.motion.imu_offset import UNKNOWN_OFFSET
 from unifygeo_ros.motion.stamp_error import UNKNOWN
 from unifygeo_ros.ros.sources import RATE_WINDOW_S, SourceReport
+from unifygeo_ros.sessions.corrections import NO_CORRECTIONS
 from unifygeo_ros.sessions.outcome import Outcome
 from unifygeo_ros.tracking.track import TrackStatus
 
@@ -78,7 +80,7 @@ class Health:
         self._last_image_s: float | None = None
         self._track: TrackStatus | None = None
         self._warnings: tuple[str, ...] = ()
-        self._stamp_error = UNKNOWN
+        self._stamp_error, self._imu_offset, self._corrections = UNKNOWN, UNKNOWN_OFFSET, NO_CORRECTIONS
         self._listening_since_s: float | None = None
         self._incompatible: dict[str, str] = {}
         self._state = "unconfigured"
@@ -112,7 +114,8 @@ class Health:
 
     def _forget(self) -> None:
         self._last_outcome, self._track, self._last_query = None, None, {}
-        self._warnings, self._stamp_error = (), UNKNOWN
+        self._warnings = ()
+        self._stamp_error, self._imu_offset, self._corrections = UNKNOWN, UNKNOWN_OFFSET, NO_CORRECTIONS
         self._drive += 1
 
     def image_arrived(self, *, ignored: bool) -> None:
@@ -154,7 +157,8 @@ class Health:
             self._count(outcome.result)
             if drive == self._drive:
                 self._last_outcome, self._track = outcome.result, outcome.track
-                self._warnings, self._stamp_error = outcome.warnings, outcome.stamp_error
+                self._warnings, self._corrections = outcome.warnings, outcome.corrections
+                self._stamp_error, self._imu_offset = outcome.stamp_error, outcome.imu_offset
                 self._last_query = {
                     "heading_source": heading.source.value if heading else "none",
                     "prior": f"σ {semi_major_sigma(prior.covariance_m2):.1f} m" if prior else "none",
@@ -269,6 +273,8 @@ class Health:
         if self._warnings:
             level = max(level, DiagnosticStatus.WARN)
             text = "; ".join((text, *self._warnings))
+        if self._corrections.stamp_offset_s:
+            text += f"; their stamps are corrected by {self._corrections.stamp_offset_s:.3f} s (apply_estimates)"
         if self._incompatible:
             topic, policy = next(iter(self._incompatible.items()))
             level = max(level, DiagnosticStatus.WARN)
@@ -281,6 +287,7 @@ class Health:
             "dropped_for_newer": self._counts.dropped,
             "lost_in_transport": self._counts.lost,
             "stamps_late_s": self._stamp_error.text,
+            "stamps_corrected_s": f"{self._corrections.stamp_offset_s:.3f}",
             **rig,
             **{f"incompatible_qos.{topic}": policy for topic, policy in self._incompatible.items()},
         }
@@ -357,6 +364,9 @@ class Health:
             values[f"{key}.rate_hz"] = f"{report.rate_hz:.1f}"
             values[f"{key}.age_s"] = "unknown" if report.age_s is None else f"{report.age_s:.2f}"
             values[f"{key}.verdict"] = report.problem or "ok"
+        if self._imu_offset.images:
+            values["imu.yaw_offset_deg"] = self._imu_offset.text
+            values["imu.yaw_offset_corrected_deg"] = f"{math.degrees(self._corrections.imu_yaw_offset_rad):.2f}"
         values |= {f"frame.{frame}": text for frame, text in frames.items()}
         values |= {f"refused.{reason}": count for reason, count in sorted(self._counts.refused_inputs.items())}
         level = DiagnosticStatus.WARN if problems else DiagnosticStatus.OK

@@ -137,6 +137,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             self._settings = read_settings(self)
             self._diagnostics_timer.timer_period_ns = ns_from_s(self._settings.node.diagnostics_period_s)
             self._loaded = self._load()
+            self._loaded.session.apply_estimates = self._settings.node.apply_estimates
             self._create_pose_interfaces(self._loaded.index)
         except UnifyGeoError as error:
             self.get_logger().error(f"Configuration failed: {error}")
@@ -471,6 +472,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         if self._loaded is not None:
             self._loaded.localizer.reconfigure(settings.localizer)
             self._loaded.session.reconfigure(settings.session)
+            self._loaded.session.apply_estimates = settings.node.apply_estimates
         if self._outputs is not None:
             self._outputs.reconfigure(settings.node)
         if self._pose is not None:

@@ -21,11 +21,20 @@ class ImageRules:
     def __init__(self) -> None:
         self._last_ns: int | None = None
         self._last_located_ns: int | None = None
+        self._not_before_ns = 0
         self._repetitions = Repetitions()
 
     def jumped_back(self, stamp_ns: int, config: SessionConfig) -> bool:
         """Whether a stamp lies so far before the last image's that the clock must have been set back."""
         return stamp_ns > 0 and self._last_ns is not None and s_from_ns(self._last_ns - stamp_ns) > config.time_jump_s
+
+    def restamp(self, moved_ns: int) -> None:
+        """The stamps are moved by so much from now on. Images before the last one's former stamp are left out."""
+        if self._last_ns is not None:
+            self._not_before_ns = max(self._not_before_ns, self._last_ns)
+            self._last_ns += moved_ns
+        if self._last_located_ns is not None:
+            self._last_located_ns += moved_ns
 
     def refusal(self, image: CameraImage, inputs: SessionInputs, config: SessionConfig) -> Rejection | None:
         """Why an image is not to be looked at, or None."""
@@ -43,6 +52,9 @@ class ImageRules:
             order = f"{back} before the last image's" if back_ns else "the same as the last image's"
             return rejection(RejectionReason.BAD_STAMP, f"stamp {order}; it is dropped")
         self._last_ns = stamp
+        if stamp <= self._not_before_ns:
+            detail = "the stamps were moved back; images are left out until they are newer than the last fix"
+            return rejection(RejectionReason.RATE_LIMIT, detail)
         if self._last_located_ns is not None:
             interval_s = s_from_ns(stamp - self._last_located_ns)
             if interval_s < config.minimum_interval_s:

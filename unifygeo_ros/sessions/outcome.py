@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Mapping
 
 from unifygeo_ros.core.records import CameraImage, Fix, Observation, Query, Rejection
+from unifygeo_ros.motion.imu_offset import UNKNOWN_OFFSET, ImuOffset
 from unifygeo_ros.motion.stamp_error import UNKNOWN, StampError
+from unifygeo_ros.sessions.corrections import NO_CORRECTIONS, Corrections
 from unifygeo_ros.tracking.track import TrackStatus
 
 
@@ -27,6 +29,10 @@ class Outcome:
     """Processor time of the calling thread inside the localizer."""
     stamp_error: StampError = UNKNOWN
     """How late the images are stamped, after this image."""
+    imu_offset: ImuOffset = UNKNOWN_OFFSET
+    """What must be added to the IMU's yaw, after this image; unknown where the IMU does not give the heading."""
+    corrections: Corrections = NO_CORRECTIONS
+    """In use for this image."""
     warnings: tuple[str, ...] = ()
     """What the drive so far shows to be set up wrongly, in words."""
 

@@ -40,10 +40,12 @@ from unifygeo_ros.core.settings import check_only_live_changed
 from unifygeo_ros.core.time import ns_from_s
 from unifygeo_ros.localization.camera_alternatives import Alternative, CameraWatch
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.motion.imu_offset import ImuOffsetEstimator
 from unifygeo_ros.motion.increments import Motion, MotionNoise
 from unifygeo_ros.motion.samples import ImuSample, InitialPose, OdometrySample
 from unifygeo_ros.motion.stamp_error import Place, StampErrorFilter, Velocity
 from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.corrections import NO_CORRECTIONS
 from unifygeo_ros.sessions.familiarity_watch import FamiliarityWatch
 from unifygeo_ros.sessions.image_rules import ImageRules
 from unifygeo_ros.sessions.inputs import Reading, SessionInputs
@@ -51,6 +53,9 @@ from unifygeo_ros.sessions.outcome import Outcome
 from unifygeo_ros.tracking.track import TrackState, TrackStatus
 
 _LOG = logging.getLogger(__name__)
+
+FREE_YAW_SIGMA_RAD = 0.15
+"""Standard deviation of the yaw that the drive's own begins with where it comes from the IMU that is judged by it."""
 
 _LOOKED_AT = frozenset(
     {
@@ -119,12 +124,15 @@ class LocalizationSession(abc.ABC):
         """
         self._localizer = localizer
         self._config = config
+        self.apply_estimates = False
+        """Whether to correct what the drive shows beyond doubt (`corrections`). May be set from any thread."""
+        self._corrections = NO_CORRECTIONS
         self._inputs = SessionInputs(config.buffer_limits, noise)
         self._rules = ImageRules()
         self._generation = 0
         self._noise = noise
         self._velocity: Velocity | None = None  # at the stamp of the image being localized
-        self._stamp_error = self._new_stamp_error()
+        self._begin_estimates()
         self._begin_camera_check()
         self._familiarity = FamiliarityWatch()
         self._logged: set[str] = set()  # kinds of warnings of this drive
@@ -192,8 +200,9 @@ class LocalizationSession(abc.ABC):
         return self._next(image, result)
 
     def _next(self, image: CameraImage, known: Fix | Rejection | None) -> Outcome:
-        config = self._config
-        image = dataclasses.replace(image, stamp_ns=image.stamp_ns + ns_from_s(config.stamp_offset_s))
+        camera_ns = image.stamp_ns
+        config = self._corrections.applied_to(self._config)
+        image = dataclasses.replace(image, stamp_ns=camera_ns + ns_from_s(config.stamp_offset_s))
         generation = self._inputs.generation
         if generation == self._generation and self._rules.jumped_back(image.stamp_ns, config):
             with self._lock:
@@ -203,7 +212,9 @@ class LocalizationSession(abc.ABC):
             self._generation = generation
             self._rules = ImageRules()
             self._inputs.follow_from(None)
-            self._stamp_error = self._new_stamp_error()
+            self._corrections, config = NO_CORRECTIONS, self._config
+            image = dataclasses.replace(image, stamp_ns=camera_ns + ns_from_s(config.stamp_offset_s))
+            self._begin_estimates()
             self._begin_camera_check()
             self._familiarity = FamiliarityWatch()
             self._logged = set()
@@ -213,8 +224,10 @@ class LocalizationSession(abc.ABC):
             outcome = Outcome(refusal, image)
         else:
             outcome = self._committed(self._with_camera_checked(self._localize(image, config, known)))
-        estimate = self._stamp_error.estimate
-        by_kind = self._warnings_now(config)
+        late, imu, corrections = self._stamp_error.estimate, self._imu_offset.estimate, self._corrections
+        if outcome.query is not None:
+            self._correct(outcome.image.stamp_ns)
+        by_kind = self._warnings_now(self._corrections.applied_to(self._config))
         for kind, warning in by_kind.items():
             if kind not in self._logged:
                 _LOG.warning(warning)
@@ -224,7 +237,42 @@ class LocalizationSession(abc.ABC):
             self._warnings = warnings
             result = outcome.result
             self._outcomes["fix" if isinstance(result, Fix) else result.reason.value] += 1
-            return dataclasses.replace(outcome, track=self._track, stamp_error=estimate, warnings=warnings)
+            return dataclasses.replace(
+                outcome,
+                track=self._track,
+                stamp_error=late,
+                imu_offset=imu,
+                corrections=corrections,
+                warnings=warnings,
+            )
+
+    def _correct(self, stamp_ns: int) -> None:
+        """Set the corrections for the images to come. stamp_ns: of the last image, which the motion was followed to."""
+        late, imu, wanted = self._stamp_error.estimate, self._imu_offset.estimate, self.apply_estimates
+        config, before = self._config, self._corrections
+        after = before.after(late, imu, config) if wanted else NO_CORRECTIONS
+        if after == before:
+            return
+        self._corrections = after
+        was, now = before.applied_to(config), after.applied_to(config)
+        why = {
+            "stamp_offset_s": f"the images were {late.late_s:.2f} ± {late.sigma_s:.2f} s late",
+            "imu_yaw_offset_rad": f"the IMU's offset is {imu.offset_rad:.3f} ± {imu.sigma_rad:.3f} rad",
+        }
+        for name, reason in why.items():
+            old, new = getattr(was, name), getattr(now, name)
+            if new != old:
+                reason = reason if wanted else "apply_estimates is false"
+                _LOG.warning(
+                    f"session.{name} is {new:.3f} from now on, was {old:.3f}: {reason}. The parameter still says "
+                    f"{getattr(config, name):.3f}, which the next drive begins with"
+                )
+        moved_s = now.stamp_offset_s - was.stamp_offset_s
+        if moved_s:
+            # What the last image showed was true at another time. The pose is kept, and gets that time.
+            self._rules.restamp(ns_from_s(moved_s))
+            self._inputs.follow_from(stamp_ns + ns_from_s(moved_s))
+            self._stamp_error.restamp(moved_s)
 
     def _warnings_now(self, config: SessionConfig) -> dict[str, str]:
         """What the drive so far shows to be set up wrongly: sentences by kind.
@@ -232,9 +280,11 @@ class LocalizationSession(abc.ABC):
         The sentences hold numbers that change from image to image; each kind is logged once in a drive.
         """
         estimate, watch = self._stamp_error.estimate, self._camera_watch
+        imu = self._imu_offset.estimate
         late = "stamps late" if estimate.late_s > 0 else "stamps early"
         mount = "camera" if watch.verdict is None else f"camera {watch.verdict.words}"
         found = {late: estimate.warning(config.stamp_offset_s), mount: watch.warning}
+        found["imu offset"] = imu.warning(config.imu_yaw_offset_rad)
         if self._camera_by_track and watch.verdict is not None and watch.verdict.turn_rad:
             found[mount] = None  # it is the track whose heading is wrong
         return {k: warning for k, warning in found.items() if warning is not None} | self._familiarity.warnings
@@ -287,17 +337,32 @@ class LocalizationSession(abc.ABC):
         self._remember(outcome.result)
         place = self._place_seen(outcome.result)
         if place is not None and self._velocity is not None:
-            self._stamp_error.see(place, self._velocity)
+            self._estimate(place, self._velocity, None if outcome.query is None else outcome.query.heading)
         return outcome
 
-    def _new_stamp_error(self) -> StampErrorFilter:
+    def _begin_estimates(self) -> None:
         mount = self._localizer.mount
-        return StampErrorFilter(self._noise, (mount.x_m, mount.y_m))
+        self._stamp_error = StampErrorFilter(self._noise, (mount.x_m, mount.y_m))
+        self._imu_offset = ImuOffsetEstimator()
+        self._way_m = 0.0  # driven so far, by the odometry
+
+    def _estimate(self, place: Place, velocity: Velocity, heading: Heading | None) -> None:
+        """Take in where an image shows the vehicle. heading: that it was looked at with."""
+        from_imu = heading is not None and heading.source is HeadingSource.IMU
+        if from_imu:
+            variance_rad2 = max(place.yaw_variance_rad2, FREE_YAW_SIGMA_RAD**2)
+            place = dataclasses.replace(place, yaw_variance_rad2=variance_rad2)
+        self._stamp_error.see(place, velocity)
+        yaw = self._stamp_error.yaw
+        if from_imu and heading is not None and yaw is not None:
+            offset_rad = self._corrections.applied_to(self._config).imu_yaw_offset_rad
+            self._imu_offset.see(*yaw, wrap_angle(heading.yaw_rad - offset_rad), self._way_m)
 
     def _follow_motion(self, stamp_ns: int, config: SessionConfig) -> tuple[Motion, Float64]:
         """The motion since the last image, and `Query.stamp_covariance`."""
         motion = self._inputs.take_motion(stamp_ns)
         self._stamp_error.move(motion)
+        self._way_m += motion.distance_m
         self._velocity = velocity = self._inputs.velocity(stamp_ns)
         moment_s2 = self._stamp_error.estimate.second_moment_s2(config.stamp_sigma_s)
         if velocity is None:
