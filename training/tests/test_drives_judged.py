@@ -122,6 +122,10 @@ def test_uncalibrated_bundle_is_calibrated_in_place_with_its_lineage(
     before = bundle.manifest.sha256
     arguments = ["calibrate", str(bundle.path), str(drives_file), "--dataset", "drives", "--part", "all", "--in-place"]
     assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert '"distribution_temperature"' in printed
+    assert '"ground_limit"' in printed
+    assert max(map(len, printed.splitlines())) < 200  # no matrices
     manifest = load_bundle(bundle.path).manifest
     assert manifest.calibrated
     assert manifest.calibration.distribution_temperature not in (1.0, 0.0)

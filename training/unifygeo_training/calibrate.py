@@ -89,6 +89,14 @@ class CalibrationReport:
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
+    def for_people(self) -> str:
+        """The same without the means and matrices of what is familiar, 30,000 characters that nobody reads."""
+        content = asdict(self)
+        if content["calibration"]["familiarity"] is not None:
+            for name in ("ground", "aerial"):
+                del content["calibration"]["familiarity"][name]
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
 
 def read_calibration(file: Path) -> Calibration:
     """The calibration of a report that `unifygeo-train calibrate` wrote. Raises InputError."""

@@ -136,7 +136,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     report = with_confidence(network, calibrate(network, sets), streets, weights.bundle)
     if options.output:
         options.output.write_text(report.to_json(), encoding="utf-8")
-    print(report.to_json(), end="")
+    print(report.for_people(), end="")
     if options.bundle:
         assert weights.bundle is not None
         print(write_calibrated(weights.bundle, report, options.bundle).path)
