@@ -9,13 +9,14 @@ import pytest
 import rasterio
 
 from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.geodesy import Datum, LocalFrame
 from unifygeo_ros.rig.description import read_rig
 from unifygeo_training.towns import other_land
 from unifygeo_training.towns.drive import DriveSettings, record_drive
 from unifygeo_training.towns.light import draw_appearance
 from unifygeo_training.towns.other_land import LEAVES, ROOFS, OtherLand
 from unifygeo_training.towns.panorama import FULL_SPHERE, View
-from unifygeo_training.towns.scene import AERIAL, GROUND, Kind, Town
+from unifygeo_training.towns.scene import AERIAL, GROUND, Kind, Town, geodetic_from_town
 from unifygeo_training.towns.town import build_town
 
 BOTH = AERIAL | GROUND
@@ -152,7 +153,14 @@ def test_recorded_drives_share_the_imagery_of_the_other_land(
         assert file.res == (1.0, 1.0)
         off = np.array([file.bounds.left, file.bounds.bottom]) - town.origin
         assert np.hypot(*off) == pytest.approx(0.8, abs=1e-6)
-    assert "another land (strength 1)" in (folders[0] / "README.md").read_text()
+        middle = np.array([[(file.bounds.left + file.bounds.right) / 2, (file.bounds.top + file.bounds.bottom) / 2]])
+    words = (folders[0] / "README.md").read_text()
+    assert "another land (strength 1)" in words
+    # The truth's datum is the town's middle: against the imagery's, whose map frame an index takes, 0.8 m would vanish.
+    latitude, longitude = map(float, words.split("--truth-frame ")[1].split("`")[0].split(","))
+    frame = LocalFrame(Datum(latitude, longitude))
+    place = frame.map_from_geodetic(*geodetic_from_town((0.0, 0.0), middle).T)[0]
+    assert np.hypot(*place) == pytest.approx(0.8, abs=0.02)
 
 
 def test_other_land_refuses_no_strength_and_rigs(tmp_path: Path) -> None:

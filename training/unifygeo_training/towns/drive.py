@@ -462,13 +462,14 @@ class _Messages:
 def _readme(town: Town, drive: Drive, settings: DriveSettings, rig: RiggedVehicle | None) -> str:
     datum = town_datum(town)
     odometry, inertial = settings.odometry_noise, settings.imu_noise
+    middle = "orthophoto" if settings.land is None else "town"
     return f"""# Town {town.seed}, a drive of {drive.length_m:.0f} m in {drive.duration_s:.0f} s
 
 {_imagery_words(town, settings)}. `bag`: rosbag2 (mcap). Made by
 `unifygeo-train towns drive`; nothing in it is a photograph.
 
 - Frame `map`: east-north-up about latitude {datum.latitude_deg:.7f}, longitude {datum.longitude_deg:.7f} (WGS84), the
-  middle of the orthophoto. Poses are of `base_link`: the vehicle's middle, on the ground.
+  middle of the {middle}. Poses are of `base_link`: the vehicle's middle, on the ground.
 {_panorama_words(settings) if rig is None else rig.words(settings.image_delay_s)}
 - `/odom`, {settings.odometry_rate_hz:g} Hz: wheels, with {odometry.scale:.0%} scale error (one standard deviation)
   and a yaw that drifts; starts at zero.
@@ -482,9 +483,11 @@ def _readme(town: Town, drive: Drive, settings: DriveSettings, rig: RiggedVehicl
 def _imagery_words(town: Town, settings: DriveSettings) -> str:
     if settings.land is None:
         return f"`town.tif`: orthophoto, {CRS}, {town.metres_per_pixel} m per pixel"
+    datum = town_datum(town)
     return (
-        f"`town.tif`: orthophoto of another land (strength {settings.land.strength:g}), {CRS}, coarser, shifted and "
-        "older than the drive"
+        f"`town.tif`: orthophoto of another land (strength {settings.land.strength:g}), {CRS}, coarser, shifted and\n"
+        "older than the drive. Its middle is not the origin of frame `map` below: judge with the truth's own datum,\n"
+        f"`--truth-frame {datum.latitude_deg:.7f},{datum.longitude_deg:.7f}`"
     )
 
 
