@@ -60,11 +60,14 @@ def check_colours(markers, index):
 
 def test_squares_over_dds_show_the_imagery_at_its_place_once_and_to_later_viewers(region, tmp_path):
     with running(region, tmp_path, {"diagnostics_period_s": 0.05}) as vehicle:
-        received = []
-        vehicle.node.create_subscription(MarkerArray, f"{NODE}/orthophoto", received.append, LATCHED)
+        received, later = [], []
+
+        def into(squares):
+            return lambda message: squares.extend([message] if message.markers[0].action == Marker.ADD else [])
+
+        vehicle.node.create_subscription(MarkerArray, f"{NODE}/orthophoto", into(received), LATCHED)
         vehicle.wait_for(lambda: len(received) >= 4, "four squares about the datum")
-        later = []
-        vehicle.node.create_subscription(MarkerArray, f"{NODE}/orthophoto", later.append, LATCHED)
+        vehicle.node.create_subscription(MarkerArray, f"{NODE}/orthophoto", into(later), LATCHED)
         vehicle.wait_for(lambda: len(later) >= 4, "squares for a later viewer")
         vehicle.spin(0.3)
     markers = [marker for message in received for marker in message.markers]
@@ -115,7 +118,8 @@ def output(monkeypatch):
     shown = np.full((8, 8, 3), 100, np.uint8)
     monkeypatch.setattr(orthophoto, "mosaic", lambda extent, index, empty: shown)
     output = Orthophoto(node, index, "map")
-    yield SimpleNamespace(output=output, publisher=publisher, warnings=warnings)
+    first = publisher.published.pop(0) if publisher.published else None
+    yield SimpleNamespace(output=output, publisher=publisher, warnings=warnings, first=first)
     output.close()
 
 
@@ -129,6 +133,13 @@ def tend(output, times):
 def corner(message):
     (marker,) = message.markers
     return round(marker.pose.position.x / SQUARE_M), round(marker.pose.position.y / SQUARE_M)
+
+
+def test_squares_of_an_earlier_index_are_deleted_first(output):
+    """The node was configured with another index, which may have another datum, while RViz went on."""
+    (first,) = output.first.markers
+    assert first.action == Marker.DELETEALL
+    assert output.publisher.published == []
 
 
 def test_nothing_is_made_while_nobody_looks_and_only_squares_near_the_vehicle_then(output):

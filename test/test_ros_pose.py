@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 import types
 
 import pytest
@@ -32,6 +33,7 @@ from unifygeo_ros.core.geodesy import Datum, LocalFrame
 from unifygeo_ros.core.records import Rejection, RejectionReason
 from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.parameters.settings import Settings, with_values
+from unifygeo_ros.ros import pose_output
 from unifygeo_ros.ros.geographic_services import GeographicServices
 from unifygeo_ros.ros.pose_output import PoseOutput
 from unifygeo_ros.sessions.outcome import Outcome
@@ -152,6 +154,23 @@ def test_refused_image_and_a_changed_odometry_frame(bench):
     assert bench.output.report("n").message == "tracking"
     bench.output.on_odometry(odometry(1.0), "visual_odom")
     assert bench.output.report("n").message == "no fix yet"
+
+
+def test_odometry_that_ends_is_a_warning_since_nothing_is_published(bench, monkeypatch):
+    """nav2 sees map → odom grow old; the diagnostic must not go on saying "tracking"."""
+    bench = bench()
+    for tick in range(20):
+        bench.output.on_odometry(odometry(tick / 20), "odom")
+    bench.fix(0.5)
+    bench.output.on_odometry(odometry(1.0), "odom")
+    assert bench.output.report("n").message == "tracking"
+    now_s = time.monotonic()
+    monkeypatch.setattr(pose_output, "time", types.SimpleNamespace(monotonic=lambda: now_s + 4.0))
+    told = bench.output.report("n")
+    assert told.level == b"\x01"
+    assert told.message.startswith("no odometry for 4.0 s: ~/pose and map → odom stand still")
+    bench.output.on_odometry(odometry(1.05), "odom")
+    assert bench.output.report("n").message == "tracking"
 
 
 def test_map_to_base_from_tf_is_at_newest_odometry(bench):

@@ -198,6 +198,16 @@ def test_server_gives_page_information_and_tiles_and_refuses_the_rest(serve, res
     connection.close()
 
 
+def test_map_of_another_datum_than_the_nodes_is_named(index_folder):
+    datum = open_index(index_folder).manifest.datum
+    shown = Orthophoto(open_index(index_folder))
+    assert shown.misplaced(f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, 0 m") == ""
+    assert shown.misplaced("") == ""  # the node says nothing yet
+    told = shown.misplaced(f"{datum.latitude_deg + 0.001:.7f}, {datum.longitude_deg:.7f}, 0 m")
+    assert "the map is not that of the node's index" in told
+    assert f"{datum.latitude_deg:.7f}" in told
+
+
 def test_server_on_the_loopback_answers_its_own_name_only(serve, results):
     server = serve(ReplaySource(results, None, None, None))
     port = server.server_address[1]
@@ -360,6 +370,7 @@ def test_page_shows_a_running_node_and_its_restart(serve, browser, index_folder,
 
     os.environ["ROS_DOMAIN_ID"] = str(domain_id())
     copy = shutil.copytree(index_folder, tmp_path / "index")
+    datum = open_index(index_folder).manifest.datum
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("unifygeo_localizer", context=context)
@@ -420,10 +431,26 @@ def test_page_shows_a_running_node_and_its_restart(serve, browser, index_folder,
         part.values = [KeyValue(key="rate_hz", value="0.00")]
         topics["diagnostics"].publish(DiagnosticArray(status=[part]))
         pages[0].wait_for("document.querySelector('#health').textContent.includes('no image for 3.0 s')")
+        # The node is configured with another index: the map follows, and no tile of the old one is taken for it.
+        old_key = pages[0].evaluate("info.map.key")
+        assert pages[0].evaluate("[...map.tiles.values()].every(one => !one || one.src.endsWith('?' + info.map.key))")
+        shutil.copytree(copy, tmp_path / "other")
+        for index in ("index", "other"):
+            node.set_parameters([rclpy.parameter.Parameter("index", value=str(tmp_path / index))])
+            part = DiagnosticStatus(name="unifygeo_localizer: node", message="active")
+            part.values = [
+                KeyValue(key="index", value=f"77 tiles ({index})"),
+                KeyValue(key="datum", value=f"{datum.latitude_deg:.7f}, {datum.longitude_deg:.7f}, 0 m"),
+            ]
+            topics["diagnostics"].publish(DiagnosticArray(status=[part]))
+            pages[1].wait_for(f"JSON.stringify(past.status ?? '').includes('({index})')")
+        for page in pages:
+            page.wait_for("info.map.name === 'other'")
+            assert page.evaluate("info.map.key") != old_key
         # Looking back does not jump to the present when something comes.
         pages[0].key("Home")
         pages[0].wait_for("selected === 0 && !live")
-        shutil.rmtree(copy)  # the index is gone: what is mapped stays, and the page goes on
+        shutil.rmtree(tmp_path / "other")  # the index is gone: what is mapped stays, and the page goes on
         show(20, "past.frames.length === 3")
         assert pages[0].evaluate("selected") == 0
         assert pages[1].evaluate("selected") == 2

@@ -57,6 +57,8 @@ class Orthophoto:
         self._index = index
         self._map_frame = map_frame
         self._publisher = node.create_publisher(MarkerArray, "~/orthophoto", qos)
+        # RViz keeps the squares of an earlier configuration, whose index may have had another datum.
+        self._publisher.publish(MarkerArray(markers=[Marker(action=Marker.DELETEALL)]))
         self._maker = ThreadPoolExecutor(1, "orthophoto")
         self._made: set[Cell] = set()
         self._work: Future[MarkerArray | None] | None = None

@@ -27,6 +27,9 @@ from unifygeo_ros.sessions.outcome import Outcome
 from unifygeo_ros.tracking.map_to_odom import MapToOdom, MapToOdomConfig
 from unifygeo_ros.tracking.region import Region
 
+SILENT_S = 1.0
+"""Without odometry for so long, nothing is published, and the diagnostics say so."""
+
 RIVAL_SHOWN_S = 5.0
 """How long a map → odom from another node is shown as a warning."""
 
@@ -39,6 +42,8 @@ class PoseOutput:
         self._node = node
         self._map_frame = settings.node.map_frame
         self._odom_frame: str | None = None
+        self._odometry_s = time.monotonic()
+        """When odometry came last."""
         self._map_to_odom = MapToOdom(settings.map_to_odom, settings.session.buffer_limits, settings.odometry, region)
         self._transform = MapToOdomTransform(node, self._map_frame) if settings.node.publish_tf else None
         self._publisher = node.create_lifecycle_publisher(PoseWithCovarianceStamped, "~/pose", 10)
@@ -65,6 +70,7 @@ class PoseOutput:
 
     def on_odometry(self, sample: OdometrySample, odom_frame: str) -> None:
         """Publish the pose at a sample. odom_frame: in which the sample is."""
+        self._odometry_s = time.monotonic()
         if odom_frame != self._odom_frame:
             if self._odom_frame is not None:
                 self._node.get_logger().warning(
@@ -87,6 +93,10 @@ class PoseOutput:
         level = DiagnosticStatus.WARN if status.state == "lost" else DiagnosticStatus.OK
         when_lost = self._map_to_odom.config.when_lost
         text = f"lost ({when_lost}): {status.reason}" if status.state == "lost" else status.state
+        silence_s = time.monotonic() - self._odometry_s
+        if status.state != "no fix yet" and silence_s > SILENT_S:
+            level = DiagnosticStatus.WARN
+            text = f"no odometry for {silence_s:.1f} s: ~/pose and map → odom stand still; {text}"
         values = {
             "publish_tf": str(self._transform is not None).lower(),
             "fix_age_s": "unknown" if status.fix_age_s is None else f"{status.fix_age_s:.2f}",

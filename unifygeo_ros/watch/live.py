@@ -55,6 +55,9 @@ class LiveSource:
         self.orthophoto = Orthophoto(index) if index is not None else None
         self._name = "/" + node_name.strip("/")
         self._image_topic = image_topic
+        self._index_given = index is not None
+        self._node_index = self._node_datum = ""
+        """As the node's diagnostics have them."""
         self._map_note = "" if index is not None else f"waiting for {self._name}, to ask for its index"
         self._camera: Any = None
         self._next_picture_s = self._next_pose_s = 0.0
@@ -88,7 +91,8 @@ class LiveSource:
 
     def description(self) -> dict[str, Any]:
         """See `server.Source`."""
-        notes = [self._map_note] if self._map_note else []
+        misplaced = "" if self.orthophoto is None else self.orthophoto.misplaced(self._node_datum)
+        notes = [note for note in (self._map_note, misplaced) if note]
         if self._camera is None:
             notes.append("no camera pictures yet: the node listens to no image topic")
         return {"mode": "live", "name": self._name, "notes": notes, "pictures": True}
@@ -138,6 +142,9 @@ class LiveSource:
             for status in message.status
             if status.name.startswith(own)
         ]
+        for part in parts:
+            if part["name"] == "node":
+                self._see_index(part["values"].get("index", ""), part["values"].get("datum", ""))
         if parts:
             self.journal.add({"kind": "status", "parts": parts})
 
@@ -154,10 +161,19 @@ class LiveSource:
 
     # -- what has to be found ---------------------------------------------------------------------------------------
 
+    def _see_index(self, index: str, datum: str) -> None:
+        """The node may have been configured with another index, or started again with one."""
+        if not index or (index, datum) == (self._node_index, self._node_datum):
+            return
+        known, self._node_index, self._node_datum = bool(self._node_index), index, datum
+        if known and not self._index_given:
+            self._asked = None
+        self.journal.add({"kind": "map"})
+
     def _look(self) -> None:
         if self._camera is None:
             self._find_camera()
-        if self.orthophoto is None and self._asked is None and self._parameters.service_is_ready():
+        if not self._index_given and self._asked is None and self._parameters.service_is_ready():
             self._asked = self._parameters.call_async(GetParameters.Request(names=["index"]))
             self._asked.add_done_callback(self._open_index)
 

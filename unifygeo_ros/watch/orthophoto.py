@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import secrets
 import threading
 from typing import Any
 
@@ -25,12 +26,17 @@ DEEPEST_WIDTH_M = 6000.0
 CACHED_TILES = 512
 """Of 20 kB each."""
 
+SAME_DATUM_DEG = 1e-6
+"""0.1 m: the diagnostics have seven decimals."""
+
 
 class Orthophoto:
     """Map tiles of one index, as JPEG. Safe for use from several threads."""
 
     def __init__(self, index: MapIndex) -> None:
         self._index = index
+        self.key = secrets.token_hex(4)
+        """Differs from map to map: the page adds it to the tiles' addresses, which the browser keeps for an hour."""
         self._lock = threading.Lock()
         self._tile = functools.lru_cache(CACHED_TILES)(self._encoded)
         half = index.manifest.side_m / 2
@@ -44,6 +50,7 @@ class Orthophoto:
         """For the page."""
         manifest = self._index.manifest
         return {
+            "key": self.key,
             "bounds": self.bounds_m,
             "tile_pixels": TILE_PIXELS,
             "metres_per_pixel": self._index.metres_per_pixel,
@@ -53,6 +60,22 @@ class Orthophoto:
             "name": self._index.path.name,
             "attributions": list(manifest.attributions),
         }
+
+    def misplaced(self, node_datum: str) -> str:
+        """A sentence where the map does not lie under the node's fixes; empty where it does, or nothing is known.
+
+        node_datum: of the node's index, as its diagnostics have it: "latitude, longitude, height".
+        """
+        if not node_datum:
+            return ""
+        latitude, longitude = (float(part) for part in node_datum.split(",")[:2])
+        datum = self._index.manifest.datum
+        if max(abs(latitude - datum.latitude_deg), abs(longitude - datum.longitude_deg)) <= SAME_DATUM_DEG:
+            return ""
+        return (
+            f"the map is not that of the node's index: its datum is {datum.latitude_deg:.7f}, "
+            f"{datum.longitude_deg:.7f}, the node's {latitude:.7f}, {longitude:.7f}"
+        )
 
     def tile(self, level: int, x: int, y: int) -> bytes | None:
         """JPEG of a map tile; None where the index holds no imagery, or no such level is made.

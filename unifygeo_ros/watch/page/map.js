@@ -128,7 +128,7 @@ class MapView {
     image = new Image();
     image.onload = () => { this.dirty = true; };
     image.onerror = () => { this.tiles.set(name, null); setTimeout(() => this.tiles.delete(name), 10000); };
-    image.src = `tiles/${name}.jpg`;
+    image.src = `tiles/${name}.jpg?${this.info.key}`;
     this.tiles.set(name, image);
     if (this.tiles.size > 600) this.tiles.delete(this.tiles.keys().next().value);
     return image;

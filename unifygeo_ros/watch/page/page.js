@@ -246,7 +246,7 @@ function describeCamera(frame) {
   $("camera-part").hidden = !info?.pictures;
   $("camera").hidden = !best;
   $("camera-note").textContent = best ? "" : "no picture of this moment";
-  const source = best && `images/${best.image}.jpg`;
+  const source = best && `images/${best.image}.jpg?${info.epoch}`;
   if (best && $("camera").getAttribute("src") !== source) $("camera").src = source;
 }
 
@@ -354,7 +354,7 @@ async function loadInfo() {
   const answer = await fetch("info.json");
   const fresh = await answer.json();
   if (info && fresh.epoch !== info.epoch) { location.reload(); return; }  // another server, another past
-  const first = !info || Boolean(info.map) !== Boolean(fresh.map);
+  const first = !info || info.map?.key !== fresh.map?.key;
   info = fresh;
   document.title = `${info.name} · UnifyGeo watch`;
   $("name").textContent = info.name;
