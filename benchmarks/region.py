@@ -82,6 +82,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the region is made and removed; a temporary one")
     args = parser.parse_args()
     print(describe_machine("faiss-cpu", "numpy"))
+    if args.folder is not None:
+        args.folder.mkdir(parents=True, exist_ok=True)
     base = Path(tempfile.mkdtemp(dir=args.folder))
     try:
         side_m = make_region(base, args.indexes, args.tiles)

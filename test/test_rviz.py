@@ -20,6 +20,31 @@ DISPLAYS = {
     "rviz_default_plugins/PoseWithCovariance": "PoseWithCovarianceStamped",
     "rviz_default_plugins/Image": "CompressedImage",  # by image_transport, from the topic's last part
 }
+# Names of properties in the sources of RViz 14.1 (Jazzy), rviz_common and rviz_default_plugins. RViz leaves out others
+# without a word.
+PROPERTIES = """Alpha|Angle|Autocompute Intensity Bounds|Background Color|Cell Size|Channel Name|Class|Color
+Color Scheme|Color Style|Color Transformer|Covariance|Covariance x|Covariance y|Covariance yaw|Current|Decay Time
+Depth|Draw Behind|Durability Policy|Enabled|Fixed Frame|Frame|Frame Rate|Head Length|Head Radius|History Policy
+Invert Rainbow|Line Style|Line Width|Marker Scale|Max Color|Max Intensity|Max Value|Median window|Min Color
+Min Intensity|Min Value|Name|Normalize Range|Offset|Orientation|Plane|Plane Cell Count|Position
+Position Transformer|Reference Frame|Reliability Policy|Saved|Scale|Selectable|Shaft Length|Shaft Radius|Shape
+Show Arrows|Show Axes|Show Names|Size (m)|Style|Target Frame|Topic|Update Interval|Update Topic|Use Timestamp
+Use rainbow|Value|X|Y"""
+# And the words that its properties of choice offer.
+CHOICES = {
+    "Plane": {"XY", "XZ", "YZ"},
+    "Line Style": {"Lines", "Billboards"},
+    "Durability Policy": {"Volatile", "Transient Local", "System Default"},
+    "History Policy": {"Keep Last", "Keep All", "System Default"},
+    "Reliability Policy": {"Reliable", "Best Effort", "System Default"},
+    "Color Scheme": {"map", "costmap", "raw"},
+    "Style": {"Points", "Squares", "Flat Squares", "Spheres", "Boxes", "Tiles"},
+    "Position Transformer": {"XYZ"},
+    "Color Transformer": {"Intensity", "AxisColor", "FlatColor", "RGB8", "RGBF32"},
+    "Shape": {"Arrow", "Axes"},
+    "Color Style": {"Unique", "RGB"},
+    "Frame": {"Local", "Fixed"},
+}
 TOOLS = {f"rviz_default_plugins/{name}" for name in ("MoveCamera", "Select", "Measure", "SetInitialPose", "SetGoal")}
 PANELS = {f"rviz_common/{name}" for name in ("Displays", "Views", "Time", "Selection", "Tool Properties")}
 FOXGLOVE_PANELS = {"3D", "Image", "Plot", "RawMessages", "DiagnosticSummary"}
@@ -54,6 +79,30 @@ def test_rviz_file_has_classes_and_topics_that_exist(rviz, published):
     assert {panel["Class"] for panel in panels} <= PANELS
     assert rviz["Views"]["Current"]["Class"] == "rviz_default_plugins/TopDownOrtho"
     assert rviz["Global Options"]["Fixed Frame"] == "map"
+
+
+def settings(part):
+    """Every property of a part of the file, with its value: (name, value); a property with children has its own."""
+    for name, value in part.items():
+        if isinstance(value, dict):
+            yield name, value.get("Value")
+            yield from settings(value)
+        elif isinstance(value, list):
+            for one in value:
+                yield from settings(one)
+        else:
+            yield name, value
+
+
+def test_rviz_file_has_properties_and_choices_that_rviz_knows(rviz):
+    known = set(re.split(r"[|\n]", PROPERTIES))
+    parts = {name: rviz[name] for name in ("Global Options", "Displays", "Tools", "Views")}
+    found = [pair for name in parts for pair in settings({name: parts[name]}) if pair[0] not in parts]
+    assert {name for name, _ in found} <= known
+    assert known <= {name for name, _ in found}  # what is no longer used is no longer listed
+    for name, value in found:
+        if name in CHOICES:
+            assert value in CHOICES[name], name
 
 
 def test_rviz_ellipses_are_those_of_95_percent_and_weights_are_the_colour(rviz):
