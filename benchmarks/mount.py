@@ -5,6 +5,7 @@
     done
     python benchmarks/mount.py run --model models/towns-atto --work mount drives/19*
     python benchmarks/mount.py table --work mount
+    python benchmarks/mount.py live --model models/towns-atto --work mount drives/19*
 
 A drive is a folder with `town.tif` and `bag`, as `unifygeo-train towns drive` makes it: its set-up is known and right.
 Each row configures it wrongly. Wrong parameters are the same as a camera that is mounted otherwise, since only the two
@@ -14,6 +15,9 @@ by the code of the command. `run` writes one file for each row and drive and doe
 An error of the table is estimate minus truth. The truth of the IMU's offset is the mean of the true yaw minus the
 recorded one, since the IMU of these drives has a bias of its own; that of the scale is the length of the true way over
 the odometry's. z is the error in standard deviations; its root mean square is 1 if they are honest.
+
+`live` drives with the same errors and `apply_estimates`, and prints what the session corrected, when, and how far the
+fixes are from the truth at their own stamps, before and after.
 """
 
 from __future__ import annotations
@@ -36,19 +40,21 @@ from recorded_drive import RecordedDrive, read_drive
 
 from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.geodesy import wrap_angle
-from unifygeo_ros.core.records import CameraImage
+from unifygeo_ros.core.records import CameraImage, Fix
 from unifygeo_ros.core.time import ns_from_s
 from unifygeo_ros.evaluation.mounting.collect import SessionWithMemory, reduced, sequence_settings
-from unifygeo_ros.evaluation.mounting.estimate import CollectedDrive, estimate_drive
+from unifygeo_ros.evaluation.mounting.estimate import CollectedDrive, estimate_drive, whole_drive
 from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.motion.samples import ImuSample, OdometrySample
+from unifygeo_ros.motion.samples import ImuSample, MotionBuffer, OdometrySample
 from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.corrections import NO_CORRECTIONS
 from unifygeo_ros.sessions.factory import make_session
 from unifygeo_ros.sessions.sequence import SequenceSession
+from unifygeo_ros.sessions.session import LocalizationSession
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,65 @@ def run(args: argparse.Namespace) -> None:
             print(f"{row.name}, {folder.name}: {found.aligned} of {found.used} images aligned, {seconds}", flush=True)
 
 
+def live(args: argparse.Namespace) -> None:
+    bundle = load_bundle(args.model)
+    config = LocalizerConfig(pyramid_cache_tiles=4096)
+    rows = [row for row in ROWS if re.search(args.rows, row.name)]
+    print("| wrong | drive | stamps corrected by, s | at image | left, s | IMU corrected by, ° | at image | left, ° | "
+          "fixes | median error before, m | after, m |\n|---|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
+        for row, folder in itertools.product(rows, args.drives):
+            shared = remembered(engines, Memory(args.work / "outputs" / f"{folder.name}.sqlite"), bundle)
+            index = index_of(folder, "own", args.work, bundle, engines)
+            recording = read_drive(folder, index)
+            settings = row.settings
+            localizer = Localizer(index, bundle, shared, config, settings.camera)
+            print(live_line(recording, make_session(localizer, settings.session), row, folder.name), flush=True)
+
+
+def live_line(recording: RecordedDrive, session: LocalizationSession, row: Row, name: str) -> str:
+    """One drive with `apply_estimates`, as a line of the table."""
+    session.apply_estimates = True
+    motion: MotionBuffer[ImuSample] = MotionBuffer(whole_drive(SessionConfig().buffer_limits))
+    corrections, errors, offsets = [], [], []
+    for item in recording.arrivals:
+        if isinstance(item, OdometrySample):
+            session.add_odometry(item)
+        elif isinstance(item, ImuSample):
+            session.add_imu(item)
+            motion.add(item)
+        else:
+            image = camera_image(item)
+            late = dataclasses.replace(image, stamp_ns=image.stamp_ns + ns_from_s(row.late_s))
+            outcome = session.locate(late)
+            corrections.append(outcome.corrections)
+            pose, inertial = recording.truth.at(image.stamp_ns), motion.at(image.stamp_ns)
+            if pose is not None and pose.yaw_rad is not None and inertial is not None:
+                offsets.append(wrap_angle(pose.yaw_rad - inertial.yaw_rad))
+            fix, at_stamp = outcome.result, recording.truth.at(outcome.result.stamp_ns)
+            if isinstance(fix, Fix) and at_stamp is not None:
+                error_m = math.hypot(fix.east_m - at_stamp.east_m, fix.north_m - at_stamp.north_m)
+                errors.append((outcome.corrections != NO_CORRECTIONS, error_m))
+    stamps = [one.stamp_offset_s for one in corrections]
+    imu = [math.degrees(one.imu_yaw_offset_rad) for one in corrections]
+    # What must be added to the recorded yaw, less what is: the configured value, which is wrong by the row's, and the
+    # correction.
+    imu_left = math.degrees(float(np.mean(offsets))) + row.imu_deg - imu[-1]
+    medians = [[error_m for after, error_m in errors if after is wanted] for wanted in (False, True)]
+    cells = [
+        row.name, name,
+        f"{stamps[-1]:.3f}", _first(stamps), f"{row.late_s + stamps[-1]:.3f}",
+        f"{imu[-1]:.2f}", _first(imu), f"{imu_left:.2f}",
+        f"{len(errors)} of {len(corrections)}", *(f"{np.median(part):.2f}" if part else "–" for part in medians),
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def _first(values: Sequence[float]) -> str:
+    """Number of the first image with a correction."""
+    return next((str(number) for number, value in enumerate(values, start=1) if value), "–")
+
+
 HEADER = (
     "| wrong | drives | " + " | ".join(f"{name}, {unit}" for name, (_, unit, _) in QUANTITIES.items()) + " |\n"
     "|---|---|" + "---|" * len(QUANTITIES)
@@ -225,6 +290,12 @@ def main() -> None:
     tabler = actions.add_parser("table")
     tabler.add_argument("--work", type=Path, required=True)
     tabler.set_defaults(run=table)
+    driver = actions.add_parser("live")
+    driver.add_argument("drives", type=Path, nargs="+")
+    driver.add_argument("--model", type=Path, required=True)
+    driver.add_argument("--work", type=Path, required=True)
+    driver.add_argument("--rows", default="nothing|late|IMU|all", help="regular expression (%(default)s)")
+    driver.set_defaults(run=live)
     args = parser.parse_args()
     args.run(args)
 

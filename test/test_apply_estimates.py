@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import test_stamp_error
 from test_stamp_error import SECOND, SIGMA_M, START_S, Drive
 
 from unifygeo_ros.core.geodesy import wrap_angle
@@ -61,7 +62,8 @@ class Driven:
         self.session.apply_estimates = apply
         for sample in self.drive.odometry:
             self.session.add_odometry(sample)
-        for time_s, yaw in zip(self.drive.time_s[::5], self.drive.truth[2, ::5], strict=True):
+        with_imu = settings.get("heading_source") == "imu"
+        for time_s, yaw in zip(self.drive.time_s[::5], self.drive.truth[2, ::5], strict=True) if with_imu else ():
             # Iron in the vehicle: an error that depends on the heading.
             yaw = wrap_angle(yaw + imu_error_rad + wander_rad * math.sin(yaw))
             self.session.add_imu(ImuSample(round((START_S + time_s) * SECOND), 0.0, 0.0, yaw))
@@ -131,6 +133,25 @@ def test_apply_estimates_is_off_by_default(caplog: pytest.LogCaptureFixture) -> 
 def test_apply_estimates_leaves_stamps_alone(late_s: float, speed: str, why: str) -> None:
     turns = "straight" if speed == "steady" else "corners"
     assert Driven(late_s=late_s, speed=speed, turns=turns).on().corrections == NO_CORRECTIONS, why
+
+
+@pytest.mark.parametrize("forward_m", [1.0, -1.0])
+def test_camera_position_that_is_wrong_by_a_metre_moves_no_stamps(forward_m: float) -> None:
+    driven = Driven(speed="stop and go")
+    driven.drive.ahead_m = forward_m
+    assert driven.on().corrections == NO_CORRECTIONS
+
+
+def test_correction_follows_a_driver_that_starts_again_with_right_stamps(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(test_stamp_error, "DURATION_S", 120.0)
+    driven = Driven(late_s=0.3).on(70)
+    assert driven.corrections.stamp_offset_s == pytest.approx(-0.3, abs=0.05)
+    driven.late_s = 0.0
+    driven.on(110)
+    assert driven.corrections.stamp_offset_s == pytest.approx(0.0, abs=0.05)
+    assert len(changes(caplog)) <= 4
 
 
 def test_corrected_stamps_of_a_fast_camera_stay_in_order() -> None:

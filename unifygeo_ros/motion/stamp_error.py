@@ -63,6 +63,11 @@ MAP_WALK_M = 0.02
 """Drift of the places that images show against the odometry's, m per √m: the imagery's georeference."""
 
 
+CORRECTED_WALK_S = 0.003
+"""Drift of the delay once the stamps were corrected, s per √m: a driver that starts again may have another delay, and
+the correction must follow. 0.03 s in 100 m."""
+
+
 @dataclass(frozen=True)
 class Velocity:
     """Of base_link, in its own axes."""
@@ -176,6 +181,7 @@ class StampErrorFilter:
         self._camera_m = camera_m
         self._started = False
         self._images = self._gated = 0
+        self._late_walk = 0.0
         self._travelled_m = math.inf  # since the last image that was seen
         self._mean = np.zeros(SIZE)
         sigmas = [0.0, 0.0, 0.0, noise.scale, prior.late_s, prior.camera_m, prior.camera_m]
@@ -195,6 +201,7 @@ class StampErrorFilter:
     def restamp(self, moved_s: float) -> None:
         """The images' stamps are moved by so much from now on: they are later, or less late. The pose is lost."""
         self._mean[LATE] += moved_s
+        self._late_walk = CORRECTED_WALK_S
         self.lose_pose()
 
     def lose_pose(self) -> None:
@@ -222,6 +229,7 @@ class StampErrorFilter:
         covariance = by_state @ self._covariance @ by_state.T
         covariance[:3, :3] += by_step @ motion.covariance @ by_step.T
         covariance[:2, :2] += MAP_WALK_M**2 * motion.distance_m * np.eye(2)
+        covariance[LATE, LATE] += self._late_walk**2 * motion.distance_m
         covariance[SCALE, SCALE] += (1 - persistence**2) * self._noise.scale**2
         self._covariance = symmetric(covariance)
 
