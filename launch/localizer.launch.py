@@ -51,7 +51,16 @@ TOPICS = {
 
 
 # Topics in rviz/unifygeo.rviz, below the node's name.
-SHOWN = ("fix", "pose", "hypotheses/cloud", "heatmap", "heatmap_updates", "orthophoto", "debug_image/compressed")
+SHOWN = (
+    "fix",
+    "pose",
+    "track",
+    "hypotheses/cloud",
+    "heatmap",
+    "heatmap_updates",
+    "orthophoto",
+    "debug_image/compressed",
+)
 
 
 def start_rviz(context: LaunchContext) -> list[Node]:

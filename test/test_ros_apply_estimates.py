@@ -9,6 +9,7 @@ pytest.importorskip("rclpy")
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import Log
 from ros_drive import make_region, odometry_message, running, stamp_of, values
+from visualization_msgs.msg import MarkerArray
 
 LATE_S = 0.4
 SECOND = 1_000_000_000
@@ -30,7 +31,8 @@ def test_late_stamps_are_corrected_while_driving_and_the_node_says_so(tmp_path):
         "tracker.correlation_m": 1.0,
     }
     with running(region, tmp_path, parameters) as vehicle:
-        outcomes, log = [], []
+        outcomes, log, tracks = [], [], []
+        vehicle.node.create_subscription(MarkerArray, "/unifygeo_localizer/track", tracks.append, 1)
         vehicle.node.create_subscription(DiagnosticArray, "/unifygeo_localizer/outcome", outcomes.append, 50)
         vehicle.node.create_subscription(Log, "/rosout", lambda message: log.append(message.msg), 100)
         vehicle.publisher("/odometry")
@@ -75,6 +77,12 @@ def test_late_stamps_are_corrected_while_driving_and_the_node_says_so(tmp_path):
         stamps = [stamp_of(message) for message in vehicle.received["~/fix"]]
         assert stamps == sorted(set(stamps))
         assert values(vehicle.status("localization"))["fixes_not_published"] == "0"
+        # RViz shows the drive as a line, and the outcome in words.
+        vehicle.wait_for(lambda: tracks, "track")
+        line, words = tracks[-1].markers
+        assert len(line.points) > 10
+        assert max(abs(point.x) for point in line.points) < 30.0
+        assert words.text.startswith("fix")
         # Off again: what the parameters say.
         assert vehicle.set_parameter("apply_estimates", False).successful
         drive()

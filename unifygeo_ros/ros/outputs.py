@@ -13,6 +13,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, NavSatFix, PointCloud2
 from std_msgs.msg import Bool, Float64MultiArray
+from visualization_msgs.msg import MarkerArray
 
 from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.core.records import CameraImage, Fix, Rejection
@@ -30,6 +31,7 @@ from unifygeo_ros.ros.to_messages import (
     pose_message,
     weights_message,
 )
+from unifygeo_ros.ros.track_markers import TrackMarkers
 from unifygeo_ros.sessions.outcome import Outcome
 
 
@@ -80,6 +82,8 @@ class Outputs:
         self._cloud = self._create(PointCloud2, "~/hypotheses/cloud", 10)
         self._weights = self._create(Float64MultiArray, "~/hypotheses/weights", 10)
         self._outcome = self._create(DiagnosticArray, "~/outcome", 10)
+        self._track = self._create(MarkerArray, "~/track", 1)
+        self._track_markers = TrackMarkers(config.map_frame)
         self._heatmap = self._create(OccupancyGrid, "~/heatmap", 1)
         self._debug_image = self._create(CompressedImage, "~/debug_image/compressed", 1)
         self._orthophoto = Orthophoto(node, index, config.map_frame)
@@ -109,6 +113,8 @@ class Outputs:
 
     def set_localized(self, localized: bool) -> None:
         """Publish whether there was a fix since activation or the last reset, where that changed."""
+        if not localized:
+            self._track_markers.clear()
         with self._lock:
             if localized != self._is_localized:
                 self._is_localized = localized
@@ -129,6 +135,9 @@ class Outputs:
     def publish_outcome(self, outcome: Fix | Rejection) -> None:
         """See `Outlet`."""
         self._outcome.publish(outcome_message(outcome, self._node.get_fully_qualified_name().lstrip("/")))
+        self._track_markers.see(outcome)
+        if self._track.get_subscription_count():
+            self._track.publish(self._track_markers.message())
 
     def publish_visualization(self, image: CameraImage, outcome: Outcome) -> None:
         """See `Outlet`."""
