@@ -40,6 +40,7 @@ def driven(images: int, *, fixes: float = 1.0, seed: int = 0) -> Drive:
         "yaw_rad": poses[:, 2] + rng.normal(0, YAW_SIGMA_RAD, images),
         "yaw_variance_rad2": np.full(images, YAW_SIGMA_RAD**2),
         "odometry": np.column_stack([odometry, poses[:, 2]]),
+        "ambiguity": np.where(fixed, rng.uniform(0, 0.1, images), np.nan),
     }
     return Drive(**values)
 

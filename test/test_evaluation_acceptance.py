@@ -186,6 +186,20 @@ def test_student_of_twenty_percent_false_fixes_is_refused_where_the_parent_has_n
     assert decided(student) == {**ALL_MET, CONTRADICTED: False}
 
 
+@pytest.mark.parametrize(("ambiguity", "met"), [(0.4, True), (0.0, False)])
+def test_wrong_fixes_count_among_as_many_of_the_surest_as_the_parent_has(ambiguity: float, met: bool) -> None:
+    """The student answers twice as often. Wrong are twelve fixes where the parent has no track: the least sure ones, or
+    the surest."""
+    student = driven(IMAGES, fixes=0.9, seed=1)
+    rng = np.random.default_rng(9)
+    rng.normal(0, 0.3, (IMAGES, 2))  # as in `decided`
+    wrong = np.flatnonzero((rng.random(IMAGES) >= 0.8) & student.fixed)[:12]
+    student.fix_m[wrong] += [0.0, 40.0]
+    student.ambiguity[wrong] = ambiguity
+    assert judged(student).contradicted[wrong].sum() >= 10
+    assert decided(student)[CONTRADICTED] is met
+
+
 def test_student_that_is_too_sure_is_refused_without_truth() -> None:
     student = driven(IMAGES, fixes=0.7, seed=1)
     assert decided(dataclasses.replace(student, covariance_m2=student.covariance_m2 / 4)) == {**ALL_MET, AGREES: False}

@@ -205,6 +205,16 @@ def test_labels_are_the_certain_poses_of_the_parents_track(finished: Any) -> Non
     assert source.node_settings() == with_values(Settings(), SETTINGS)
 
 
+def test_images_are_judged_one_by_one_by_all_that_the_model_holds_for_right(finished: Any) -> None:
+    """Few pass the gate of single fixes where surroundings are new: none of a student did, so nothing was judged."""
+    _, folder, _, _ = finished
+    gates = {}
+    for name in ("parent-1-single", "student-1-single", "parent-1-sequence"):
+        with (folder / "work" / name / "out.frames.jsonl").open() as file:
+            gates[name] = json.loads(file.readline())["identity"]["localizer"]["gate_ambiguity"]
+    assert gates == {"parent-1-single": 0.5, "student-1-single": 0.5, "parent-1-sequence": 0.1}
+
+
 def decided(verdict: bool) -> Callable[..., Acceptance]:
     return lambda *_: Acceptance((Condition("by the test", verdict, "nothing"),))
 

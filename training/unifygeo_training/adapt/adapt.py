@@ -48,6 +48,12 @@ logger = logging.getLogger(__name__)
 MADE_BY = "unifygeo-train adapt"
 LEAST_CERTAIN = 100
 """Images with a certain place, over all drives to learn from, under which nothing is learnt."""
+JUDGED_AMBIGUITY = 0.5
+"""`localizer.gate_ambiguity` of the replays image by image.
+
+Every answer is judged that the model holds for right rather than wrong. In new surroundings few answers pass the
+default of 0.1, too few to judge the covariances by, and the tracker takes in all of them.
+"""
 PARENT, STUDENT = "parent", "student"
 Learn = Callable[[ModelBundle, Path, Path, LearnSettings], ModelBundle]
 
@@ -197,7 +203,11 @@ def _digests(stages: Stages, kind: str, bags: tuple[Path, ...]) -> list[str]:
 
 def _replay(request: AdaptRequest, bag: Path, bundle: ModelBundle, index: Path, output: Path, mode: str,
             **changes: Any) -> None:  # fmt: skip
-    values = {"session.mode": mode, **({"session.prior_source": "none"} if mode == "sequence" else {})}
+    values: dict[str, Any] = {"session.mode": mode}
+    if mode == "sequence":
+        values["session.prior_source"] = "none"
+    else:
+        values["localizer.gate_ambiguity"] = JUDGED_AMBIGUITY
     evaluate(
         ReplayRequest(
             bag=bag,
@@ -291,7 +301,7 @@ def _judged(
         _replay(request, bag, bundle, index, folder / "out.mcap", "single")
 
     driven = stages.make(f"{name}-sequence", inputs, sequence)
-    alone = stages.make(f"{name}-single", inputs, single)
+    alone = stages.make(f"{name}-single", {**inputs, "gate_ambiguity": JUDGED_AMBIGUITY}, single)
     settings = request.settings
     agreement = against_odometry(
         gather(read_frames(alone / "out.frames.jsonl"), settings.camera),

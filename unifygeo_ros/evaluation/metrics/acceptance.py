@@ -97,18 +97,21 @@ def accept_without_truth(
     """
     drives = _paired(before, after)
     names = [name for name, _, _ in drives]
-    contradicted = [
-        Condition(
-            f"no more fixes of single images on {name} that the odometry contradicts",
-            int(new.contradicted.sum()) <= int(old.contradicted.sum()),
-            f"{int(new.contradicted.sum())} of {int(new.judged.sum())}, before {int(old.contradicted.sum())} of "
-            f"{int(old.judged.sum())}",
-        )
-        for name, (old, new) in zip(names, agreements, strict=True)
-    ]
+    contradicted = [_contradicted(name, old, new) for name, (old, new) in zip(names, agreements, strict=True)]
     squared = np.concatenate([new.squared for _, new in agreements])
     consistent = _anees(squared, "covariances agree with the odometry")
     return Acceptance((_enough(drives), *_false(drives), *contradicted, consistent, _available(drives)))
+
+
+def _contradicted(name: str, old: Agreement, new: Agreement) -> Condition:
+    # As many of both: a model that answers more often is not worse for it.
+    count = min(int(old.judged.sum()), int(new.judged.sum()))
+    was, found = old.contradicted_among_surest(count), new.contradicted_among_surest(count)
+    return Condition(
+        f"no more fixes of single images on {name} that the odometry contradicts",
+        found <= was,
+        f"{found} of the {count} surest, before {was}",
+    )
 
 
 def _paired(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> _Drives:

@@ -41,8 +41,15 @@ class Agreement:
     """bool (n,): fixes with enough others around them."""
     contradicted: Bool
     """bool (n,): more than half of the others contradict the fix, by more than the alert limit and 99.9% of S."""
+    ambiguity: Float64
+    """float64 (n,): the fixes' own probability of a wrong place; NaN where there is no fix."""
     squared: Float64
     """νᵀ S⁻¹ ν of pairs of independent fixes that nothing contradicts, in order of time, each fix in one pair."""
+
+    def contradicted_among_surest(self, count: int) -> int:
+        """How many of the `count` judged fixes of least ambiguity are contradicted."""
+        order = np.argsort(np.where(self.judged, self.ambiguity, np.inf), kind="stable")
+        return int(self.contradicted[order[:count]].sum())
 
 
 def against_odometry(drive: Drive, noise: MotionNoise, *, correlation_m: float, alert_limit_m: float) -> Agreement:
@@ -83,7 +90,7 @@ def against_odometry(drive: Drive, noise: MotionNoise, *, correlation_m: float, 
         if free_fix[i] and len(good):
             found.append(float(squared[good[0]]))
             free_fix[[i, others[good[0]]]] = False
-    return Agreement(judged, contradicted, np.array(found, np.float64))
+    return Agreement(judged, contradicted, drive.ambiguity, np.array(found, np.float64))
 
 
 def _innovations(
