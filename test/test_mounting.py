@@ -6,21 +6,26 @@ import dataclasses
 import itertools
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from flat_town import FlatDrive, Ground, SetUp
+from test_session_rules import StandInLocalizer, image, odometry
 
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.geodesy import wrap_angle
+from unifygeo_ros.evaluation.mounting.collect import SessionWithMemory
 from unifygeo_ros.evaluation.mounting.drive_fit import CameraSight, fit_drive
 from unifygeo_ros.evaluation.mounting.estimate import DriveEstimate, Value, estimate_drive
 from unifygeo_ros.evaluation.mounting.report import findings, parameter_text, table
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.motion.increments import MotionNoise
+from unifygeo_ros.motion.stamp_error import Place
 from unifygeo_ros.parameters.files import read_settings_file
 from unifygeo_ros.parameters.settings import NodeConfig, Settings
 from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.single import SingleImageSession
 
 WRONG = SetUp(0.27, 0.8, -0.4, 0.05, 0.03, -0.025, -0.035, 1.03)
 
@@ -92,6 +97,25 @@ def test_a_vehicle_that_stands_is_refused_with_the_remedy(ground: Ground) -> Non
 def test_few_images_with_a_place_are_refused_with_their_number(ground: Ground) -> None:
     with pytest.raises(InputError, match="12 of 12 images"):
         estimated(FlatDrive(ground, SetUp(), 1, images=12))
+
+
+def test_a_bag_in_which_time_goes_back_counts_from_there_on_and_says_so() -> None:
+    """A clock that was set, or a bag that looped while it was recorded: two drives do not mix."""
+    place = Place(1.0, 2.0, np.eye(2), 0.0, 0.01)
+    session = SingleImageSession(StandInLocalizer(), SessionConfig(mode="single", camera_check_images=0), MotionNoise())
+    session.tracker = SimpleNamespace(measured=place)  # type: ignore[attr-defined]
+    memory = SessionWithMemory(session, Settings())  # type: ignore[arg-type]
+    for start_s in (100.0, 50.0):
+        for number in range(20):
+            memory.add_odometry(odometry(start_s + number, 3.0 * number))
+            assert memory.locate(image(start_s + number))
+    drive = memory.collected()
+    assert [seen.number for seen in drive.seen] == list(range(20, 40))
+    newest = drive.odometry.newest
+    assert len(drive.odometry) == 20
+    assert newest is not None
+    assert newest.stamp_ns == drive.seen[-1].stamp_ns
+    assert any("time goes back at image 21 of the bag: the 20 images before" in text for text in drive.warnings)
 
 
 def test_a_straight_drive_tells_angles_and_not_the_place_of_the_camera(ground: Ground) -> None:

@@ -46,6 +46,8 @@ class SessionWithMemory:
         self.imu: MotionBuffer[ImuSample] = MotionBuffer(limits)
         self._seen: list[SeenImage] = []
         self._images = 0
+        self._generation = session.inputs.generation
+        self._warnings: list[str] = []
 
     def add_odometry(self, sample: OdometrySample) -> str | None:
         """As the session's."""
@@ -67,6 +69,7 @@ class SessionWithMemory:
         if isinstance(image, Rejection):
             return False
         outcome = self._session.locate(image)
+        self._begin_again(number)
         place = None if outcome.observation is None else self._session.tracker.measured
         if place is None:
             return False
@@ -74,9 +77,21 @@ class SessionWithMemory:
         self._seen.append(SeenImage(number, levelled.stamp_ns, place, levelled.roll_rad, levelled.pitch_rad))
         return True
 
+    def _begin_again(self, number: int) -> None:
+        """Leave out what was seen before, where the image made the session begin a new drive."""
+        generation = self._session.inputs.generation
+        if generation == self._generation:
+            return
+        self._generation = generation
+        self._warnings.append(
+            f"time goes back at image {number + 1} of the bag: the {number} images before are left out; cut the bag "
+            "there"
+        )
+        self._seen.clear()
+
     def collected(self) -> CollectedDrive:
         """What was seen so far."""
-        warnings = self._session.status().warnings
+        warnings = (*self._session.status().warnings, *self._warnings)
         return CollectedDrive(self._images, tuple(self._seen), self.odometry, self.imu, warnings)
 
 
