@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from simulated_town import ObservationModel, make_drive, run_drive
 from unifygeo_ros.core.geodesy import Datum, LocalFrame
 from unifygeo_ros.core.records import Fix, HeadingSource, RejectionReason
 from unifygeo_ros.inference.bundle import Confidence
+from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.on_map import RATIO_LIMIT, after_image, after_way
 from unifygeo_ros.tracking.region import Region
+from unifygeo_ros.tracking.track import Track, TrackState
 
 CLEAN = ObservationModel(outliers=0.0)
 
@@ -69,6 +72,33 @@ def test_same_images_give_fixes_where_they_look_on_the_map() -> None:
     assert run.availability(first_s=10.0) > 0.95
     ambiguities = [result.ambiguity for result in run.results if isinstance(result, Fix)]
     assert max(ambiguities) <= 0.3
+
+
+def test_track_begins_with_fixes_at_a_lower_limit_than_it_ends_with_them_at() -> None:
+    config = TrackerConfig(enter_off_map_ambiguity=0.1, off_map_ambiguity=0.3)
+    tracking = Track(TrackState.TRACKING)
+    inside = tracking.after_on_map(0.91, config)
+    assert [tracking.after_on_map(on_map, config).inside for on_map in (0.89, 0.91)] == [False, True]
+    assert [inside.after_on_map(on_map, config).inside for on_map in (0.69, 0.71)] == [False, True]
+    left = inside.after_on_map(0.69, config)
+    assert not left.after_on_map(0.89, config).inside
+    assert not Track(TrackState.LOST).after_on_map(1.0, config).inside
+    lost = inside.after_belief(None, 1.0, config)
+    assert (lost.state, lost.inside) == (TrackState.LOST, False)
+
+
+@pytest.mark.parametrize(("surely_until_s", "gets_fixes"), [(0.0, False), (20.0, True)])
+def test_place_found_while_it_may_be_off_the_map_gets_no_fix_and_one_found_before_keeps_them(
+    surely_until_s: float, gets_fixes: bool
+) -> None:
+    def belief(session: Any, time_s: float) -> None:
+        session.tracker._outside_ratio = lambda *_: 1.0
+        session.tracker._on_map = 0.97 if time_s < surely_until_s else 0.8
+
+    run, _, _ = run_drive(make_drive(0, 40), CLEAN, 0, on_map=looks(1.0), prepare=belief)
+    assert "tracking" in run.states
+    late = [result for time_s, result in zip(run.time_s, run.results, strict=True) if time_s > 25.0]
+    assert {isinstance(result, Fix) for result in late} == {gets_fixes}
 
 
 def test_track_is_found_although_searched_headings_look_off_map() -> None:

@@ -46,9 +46,18 @@ class TrackerConfig:
     keep_ambiguity: float = setting(
         0.1, "belief in other places at which fixes stop", minimum=1e-6, maximum=0.5, advanced=True
     )
+    enter_off_map_ambiguity: float = setting(
+        0.1,
+        "belief that the vehicle is off the map under which a track begins to give fixes, and does so again after "
+        "off_map_ambiguity",
+        minimum=1e-6,
+        maximum=1.0,
+        advanced=True,
+    )
     off_map_ambiguity: float = setting(
         0.3,
-        "belief that the vehicle is off the map above which a track gives no fix",
+        "belief that the vehicle is off the map above which a track stops giving fixes; at least "
+        "enter_off_map_ambiguity counts",
         minimum=1e-6,
         maximum=1.0,
         advanced=True,

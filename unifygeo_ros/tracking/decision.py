@@ -86,11 +86,11 @@ def decide(
 
     if not track.tracking or cluster is None:
         return rejection(REASONS.get(track.state, RejectionReason.SEARCHING), track.reason)
-    if 1 - on_map > config.off_map_ambiguity:
+    if not track.inside:
         return rejection(
             RejectionReason.OFF_MAP,
-            f"the images look {1 - on_map:.0%} likely to be off the map, off_map_ambiguity is "
-            f"{config.off_map_ambiguity:.0%}",
+            f"the images look {1 - on_map:.0%} likely to be off the map; fixes begin at enter_off_map_ambiguity, "
+            f"{config.enter_off_map_ambiguity:.0%}, and end at off_map_ambiguity, {config.off_map_ambiguity:.0%}",
         )
     if not region.covers(cluster.mean[None, :2])[0]:
         place = f"east {cluster.mean[0]:.0f} m, north {cluster.mean[1]:.0f} m"

@@ -61,6 +61,8 @@ class Track:
     """How much likelier the last image was from the tracked cluster than from anywhere."""
     unsupported: int = 0
     """Images that did not support the cluster since the last one that confirmed it."""
+    inside: bool = False
+    """Whether the tracked vehicle is taken to be on the map (`after_on_map`)."""
 
     @property
     def tracking(self) -> bool:
@@ -100,7 +102,7 @@ class Track:
             reason = f"{against:.0%} of the belief left the track"
             if moved:
                 reason = "most of the belief left the track for another place"
-            return replace(self, state=TrackState.LOST, reason=reason)
+            return replace(self, state=TrackState.LOST, reason=reason, inside=False)
         if against <= config.confirm_ambiguity and support >= config.confirm_images:
             return replace(
                 self,
@@ -117,3 +119,18 @@ class Track:
         else:
             reason = f"{support:.1f} independent images confirm the place, confirm_images is {config.confirm_images:g}"
         return replace(self, state=state, reason=reason)
+
+    def after_on_map(self, on_map: float, config: TrackerConfig) -> Track:
+        """Whether the track counts as on the map, with hysteresis.
+
+        A place that was found off the map, or on the way back from there, is a wrong one. So it takes more to begin
+        than to go on.
+
+        Args:
+            on_map: P(the vehicle is where the index holds imagery), after the image.
+            config: enter_off_map_ambiguity and off_map_ambiguity are used.
+        """
+        limit = config.enter_off_map_ambiguity
+        if self.inside:
+            limit = max(limit, config.off_map_ambiguity)
+        return replace(self, inside=self.tracking and 1 - on_map <= limit)

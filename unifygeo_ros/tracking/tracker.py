@@ -285,7 +285,7 @@ class Tracker:
             track = replace(track, unsupported=0)  # it was the other place that was not supported
         acquiring = not track.tracking
         on_map = plan.on_map if tests_heading else on_map_filter.after_image(plan.on_map, outside_ratio, novelty)
-        track = track.after_belief(cluster, belief.uniform_weight, config, moved=moved)
+        track = track.after_belief(cluster, belief.uniform_weight, config, moved=moved).after_on_map(on_map, config)
         confirmed = may_confirm and track.likelihood_ratio >= CONFIRMING
         if acquiring and track.tracking and (searched or own_heading) and not confirmed:
             # Acquired with searched headings; require one confirmation with the track's own heading.
