@@ -33,15 +33,17 @@ training: $(VENV)/.training
 # Libraries with thread pools of their own slow each other down; a test needs one thread.
 test test-slow test-gpu test-ros test-lowest: export OMP_NUM_THREADS := 1
 
-# Two processes, one on each of two cores: the tests of the training package with a share of the others, so that both take about
-# equally long, and the rest. All that speak DDS are in one of them. The first one's output comes when both have ended.
-BESIDE_TRAINING := $(filter-out %_live.py, $(wildcard test/test_engines_*.py test/test_evaluation_*.py))
-test: $(VENV)/.test lint
-	@mkdir -p out
-	@$(BIN)/python -m pytest training/tests $(BESIDE_TRAINING) > out/training-tests.log 2>&1 & training=$$!; \
-	$(BIN)/python -m pytest test $(BESIDE_TRAINING:%=--ignore=%); runtime=$$?; \
-	wait $$training; training=$$?; cat out/training-tests.log; \
-	[ $$runtime = 0 ] && [ $$training = 0 ]
+# Three processes at once. The tests that speak DDS are in one of them and wait for one another's nodes for half of their time. What the other
+# two print comes when they have ended.
+DDS := test/test_evaluation_live.py $(wildcard test/test_ros_*.py)
+test: $(VENV)/.test
+	@mkdir -p out && rm -f out/lint.log out/training-tests.log out/dds-tests.log
+	@$(MAKE) --no-print-directory lint > out/lint.log 2>&1 && \
+		$(BIN)/python -m pytest training/tests > out/training-tests.log 2>&1 & training=$$!; \
+	$(BIN)/python -m pytest $(DDS) > out/dds-tests.log 2>&1 & dds=$$!; \
+	$(BIN)/python -m pytest test $(DDS:%=--ignore=%); runtime=$$?; \
+	wait $$dds; dds=$$?; wait $$training; training=$$?; cat out/dds-tests.log out/lint.log; cat out/training-tests.log; \
+	[ $$runtime = 0 ] && [ $$dds = 0 ] && [ $$training = 0 ]
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

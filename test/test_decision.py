@@ -238,11 +238,24 @@ def test_log_odds_add_each_clue_by_its_weight():
     partly = dataclasses.replace(confidence, azimuth_weight=4.0, elevation_weight=-2.0)
     seen = dataclasses.replace(clues, blind_azimuth=0.25, blind_elevation=0.75)
     assert partly.log_odds(seen) - confidence.log_odds(seen) == pytest.approx(1.0 - 1.5)
+    faded = dataclasses.replace(partly, azimuth_fade=math.log(16.0), elevation_fade=0.0, unseen_bias=-3.0)
+    assert faded.log_odds(seen) == pytest.approx(0.5 * partly.log_odds(seen) + 0.5 * -3.0)
+    assert faded.log_odds(clues) == confidence.log_odds(clues)
+    assert dataclasses.replace(partly, elevation_fade=math.log(2.0) / 0.75).log_odds(seen) == pytest.approx(
+        0.5 * partly.log_odds(seen)
+    )
+    with pytest.raises(BundleError, match="must be finite"):
+        Confidence(azimuth_fade=-0.1)
     with pytest.raises(BundleError, match="must be finite"):
         Confidence(azimuth_weight=math.inf)
     calibration = Calibration(confidence=confidence, on_map_confidence=Confidence(bias=1.0, belief_weight=0.0))
     ratio = calibration.outside_ratio(clues, searched=False)
     assert ratio == pytest.approx(math.exp(-1.0) / (1 + math.exp(-6.25)))
+    assert calibration.outside_ratio(clues, searched=False, near=True) == ratio  # a bundle of before
+    near = dataclasses.replace(calibration, near_on_map_confidence=Confidence(bias=2.0, belief_weight=0.0))
+    assert near.outside_ratio(clues, searched=False, near=True) == pytest.approx(math.exp(-2.0))
+    assert near.outside_ratio(clues, searched=False) == ratio
+    assert near.outside_ratio(clues, searched=True, near=True) == near.outside_ratio(clues, searched=True)
 
 
 def test_second_mode_adds_ambiguity_and_a_hypothesis():

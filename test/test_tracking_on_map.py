@@ -61,8 +61,11 @@ def test_region_covers_its_tiles_and_nothing_else() -> None:
 
 
 def test_images_that_agree_but_look_off_the_map_give_no_fix() -> None:
-    """The worst case: every image agrees perfectly with one place that moves along as the odometry does."""
-    run, _, _ = run_drive(make_drive(0, 40), CLEAN, 0, on_map=looks(3.0))
+    """The worst case: every image agrees perfectly with one place that moves along as the odometry does.
+
+    Then each new image counts 0.4 times for it, so looks outweigh it if they are more than 2.5 times against the map.
+    """
+    run, _, _ = run_drive(make_drive(0, 40), CLEAN, 0, on_map=looks(9.0))
     assert not any(isinstance(result, Fix) for result in run.results)
     assert run.results[-1].reason is RejectionReason.OFF_MAP
 
@@ -92,13 +95,41 @@ def test_place_found_while_it_may_be_off_the_map_gets_no_fix_and_one_found_befor
     surely_until_s: float, gets_fixes: bool
 ) -> None:
     def belief(session: Any, time_s: float) -> None:
-        session.tracker._outside_ratio = lambda *_: 1.0
+        session.tracker._outside_ratio = lambda *_, near: 1.0
         session.tracker._on_map = 0.97 if time_s < surely_until_s else 0.8
 
     run, _, _ = run_drive(make_drive(0, 40), CLEAN, 0, on_map=looks(1.0), prepare=belief)
     assert "tracking" in run.states
     late = [result for time_s, result in zip(run.time_s, run.results, strict=True) if time_s > 25.0]
     assert {isinstance(result, Fix) for result in late} == {gets_fixes}
+
+
+@pytest.mark.parametrize(("likelihood_ratio", "outside_ratio"), [(100.0, 0.4), (99.0, 1.0), (10.0, 1.0), (9.0, 2.0)])
+def test_image_that_confirms_a_track_speaks_for_the_map_and_one_that_does_not_support_it_against(
+    likelihood_ratio: float, outside_ratio: float
+) -> None:
+    assert Track(TrackState.TRACKING, likelihood_ratio=likelihood_ratio).outside_ratio == outside_ratio
+
+
+def test_images_looked_for_near_the_track_are_judged_by_the_odds_for_that() -> None:
+    noted: list[bool] = []
+
+    def note(session: Any, _time_s: float) -> None:
+        session.tracker._outside_ratio = lambda *_, near: noted.append(near) or 1 / 3
+
+    _, _, localizer = run_drive(make_drive(0, 20), CLEAN, 0, on_map=looks(1.0), prepare=note)
+    near = [request.prior is not None for request in localizer.requests]
+    assert noted == near
+    assert set(near) == {True, False}
+
+
+def test_partly_seen_images_that_tell_nothing_are_on_the_map_when_a_track_goes_on_to_agree() -> None:
+    def blank(session: Any, _time_s: float) -> None:
+        session.tracker._outside_ratio = lambda *_, near: 1.0
+
+    run, session, _ = run_drive(make_drive(0, 40), CLEAN, 0, on_map=looks(1.0), prepare=blank)
+    assert session.status().track.on_map > 0.95
+    assert run.availability(first_s=25.0) > 0.95
 
 
 def test_track_is_found_although_searched_headings_look_off_map() -> None:

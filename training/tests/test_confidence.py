@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import optimize, special
 
 from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.errors import InputError
@@ -22,10 +24,12 @@ from unifygeo_training.confidence import (
     familiarity_of,
     field_mask,
     fit_confidence,
+    fit_near,
     fit_on_map,
     gather,
     joined,
     judge,
+    near_outcomes,
     photographed_outcomes,
     unfamiliar_weights,
     with_missing_weights,
@@ -142,34 +146,70 @@ def test_weight_of_unfamiliarity_is_that_of_the_odds_which_made_the_outcomes() -
     assert unfamiliar_weights(better, known, base, base)[0] == pytest.approx(0.0, abs=1e-3)
 
 
-def test_weights_of_missing_parts_are_those_of_the_odds_which_made_the_outcomes() -> None:
-    """On the map ln(odds) = 1 + ln(belief / (1 − belief)) + 3 · azimuth − 2 · elevation."""
+def odds_of_partly_seen(shown: np.ndarray, blind: np.ndarray) -> np.ndarray:
+    """ln(odds) with weights 3 and −2, fades 1.5 and 0.5 and an unseen_bias of −1. shown: of images that show all."""
+    trust = np.exp(-(blind @ (1.5, 0.5)))
+    return np.asarray(trust * (shown + blind @ (3.0, -2.0)) + (1 - trust) * -1.0)
+
+
+def test_constants_of_missing_parts_are_those_of_the_odds_which_made_the_outcomes() -> None:
+    """On the map, where all is seen, ln(odds) = 1 + 2 · ln(belief / (1 − belief))."""
     rng = np.random.default_rng(7)
-    count = 40_000
-    beliefs, blind = rng.uniform(0.05, 0.9, count), rng.uniform(0.0, 0.75, (count, 2))
-    right = rng.random(count) < 1 / (1 + np.exp(-(1.0 + log_odds(beliefs) + blind @ (3.0, -2.0))))
+    count = 12_000
+    beliefs, blind = rng.uniform(0.02, 0.98, count), rng.uniform(0.0, 0.75, (count, 2))
+    odds = odds_of_partly_seen(1.0 + 2 * log_odds(beliefs), blind)
+    right = rng.random(count) < 1 / (1 + np.exp(-odds))
     outcomes = outcomes_of(beliefs, np.ones(count), right, blind=blind)
-    assert outcomes.clues()[5].blind_elevation == blind[5, 1]
-    base = Confidence(bias=1.0, score_weight=0.0)
-    found, _ = with_missing_weights(outcomes, known_by_one_number(), base, base)
-    assert (found.azimuth_weight, found.elevation_weight) == pytest.approx((3.0, -2.0), abs=0.15)
-    assert (found.bias, found.belief_weight) == (1.0, 1.0)
+    clues = outcomes.clues()
+    assert clues[5].blind_elevation == blind[5, 1]
+    base = Confidence(bias=1.0, belief_weight=2.0, score_weight=0.0)
+    found, _ = with_missing_weights(outcomes, known_by_one_number(), replace(base, azimuth_weight=9.0), base)
+    assert np.abs(np.array([found.log_odds(one) for one in clues[:300]]) - odds[:300]).mean() < 0.15
+    assert (found.azimuth_fade, found.elevation_fade) == pytest.approx((1.5, 0.5), abs=0.2)
+    assert (found.bias, found.belief_weight) == (1.0, 2.0)
 
 
-def test_weights_of_missing_parts_against_off_the_map_are_those_of_the_images_on_it() -> None:
-    """ln(on : off) = ln(1 + 1 / r) + ln(belief / (1 − belief)) + 3 · azimuth − 3 · elevation, whether right or not.
+def test_constants_of_missing_parts_against_off_the_map_are_those_of_the_images_on_it() -> None:
+    """ln(on : off) = ln(1 + wrong : right) + that of the partly seen, whether right or not.
 
-    With wrong : right = 1 / r = e − 1 everywhere, the first term is 1.
+    The first term is the same everywhere, and such that half of the images are on the map.
     """
     rng = np.random.default_rng(8)
-    count = 40_000
+    count = 12_000
     beliefs, blind = rng.uniform(0.02, 0.98, count), rng.uniform(0.0, 0.75, (count, 2))
-    outside = rng.random(count) > 1 / (1 + np.exp(-(log_odds(beliefs) + blind @ (3.0, -3.0))))
-    right = ~outside & (rng.random(count) < 1 / np.e)
+    odds = odds_of_partly_seen(2 * log_odds(beliefs), blind)
+    first = optimize.brentq(lambda term: special.expit(term + odds).mean() - 0.5, 0.0, 10.0)
+    outside = rng.random(count) > special.expit(first + odds)
+    right = ~outside & (rng.random(count) < np.exp(-first))
     outcomes = outcomes_of(beliefs, np.ones(count), right, outside=outside, blind=blind)
-    place = Confidence(bias=-float(np.log(np.e - 1)), belief_weight=0.0)
-    _, found = with_missing_weights(outcomes, known_by_one_number(), place, Confidence(bias=-1.0))
-    assert (found.azimuth_weight, found.elevation_weight) == pytest.approx((3.0, -3.0), abs=0.15)
+    wrong_to_right = float(np.log(np.expm1(first)))
+    place = Confidence(bias=-wrong_to_right, belief_weight=0.0, unseen_bias=-wrong_to_right)
+    _, found = with_missing_weights(outcomes, known_by_one_number(), place, Confidence(belief_weight=2.0))
+    assert np.abs(np.array([found.log_odds(one) for one in outcomes.clues()[:300]]) - odds[:300]).mean() < 0.15
+    assert (found.azimuth_fade, found.elevation_fade) == pytest.approx((1.5, 0.5), abs=0.2)
+
+
+def test_constants_near_a_place_are_those_of_the_odds_which_made_the_outcomes() -> None:
+    """Of whole panoramas ln(on : off) = −5 + 4 · score − spread / 2, and of parts as above."""
+    rng = np.random.default_rng(9)
+    count = 12_000
+
+    def answers(blind: np.ndarray, seen: bool) -> tuple[Outcomes, np.ndarray]:
+        scores, spreads = rng.normal(1.5, 0.6, count), rng.normal(2.0, 1.0, count)
+        odds = -5.0 + 4.0 * scores - spreads / 2
+        odds = odds if seen else odds_of_partly_seen(odds, blind)
+        odds -= optimize.brentq(lambda shift: special.expit(odds - shift).mean() - 0.5, -9.0, 9.0)
+        outside = rng.random(count) > special.expit(odds)
+        beliefs = np.full(count, 0.5)  # says nothing
+        return outcomes_of(beliefs, scores, ~outside, spreads=spreads, outside=outside, blind=blind), odds
+
+    whole, of_whole = answers(np.zeros((count, 2)), True)
+    partly, of_partly = answers(rng.uniform(0.0, 0.75, (count, 2)), False)
+    found = fit_near(whole, partly, known_by_one_number())
+    assert (found.score_weight, found.spread_weight) == pytest.approx((4.0, -0.5), abs=0.15)
+    for outcomes, odds in ((whole, of_whole), (partly, of_partly)):
+        differences = np.array([found.log_odds(one) for one in outcomes.clues()[:300]]) - odds[:300]
+        assert np.abs(differences).mean() < 0.25
 
 
 @pytest.mark.parametrize("field_deg", FIELDS_DEG)
@@ -236,6 +276,9 @@ def test_shipped_model_localizes_in_a_small_town(tmp_path: Path) -> None:
         return float(np.median([d.ground + d.aerial for d in outcomes.distances(known)]))
 
     assert median(given.select(on_map)) < median(other)
+    # Looked for near its place more are right than in the whole index.
+    near = near_outcomes(bundle, [town])
+    assert near.right.mean() > given.right[on_map].mean()
 
     class Capped(TownStreets):
         """The lens cap is on, but for a few images."""

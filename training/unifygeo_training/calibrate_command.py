@@ -51,7 +51,9 @@ def add_command(subparsers: Any) -> None:
         "towns", type=Path, nargs="+", help="two or more cached towns, neither trained on nor tested on"
     )
     confidence.add_argument(
-        "--missing-only", action="store_true", help="fit only what it means that parts are not seen; keep all else"
+        "--missing-only",
+        action="store_true",
+        help="fit only what it means that parts are not seen, and that only tiles near a place are looked at",
     )
     confidence.set_defaults(run=_confidence)
 

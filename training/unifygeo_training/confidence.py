@@ -36,6 +36,7 @@ from unifygeo_ros.core.geodesy import Datum, yaw_from_azimuth
 from unifygeo_ros.core.records import CameraImage, Distances, Heading, HeadingSource, Prior, Query, Rejection
 from unifygeo_ros.inference.bundle import (
     MANIFEST_NAME,
+    MISSING_PARTS,
     BundleManifest,
     Calibration,
     Clues,
@@ -50,6 +51,8 @@ from unifygeo_ros.inference.familiarity import Familiarity, panorama_features, t
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
+from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.tracking.tracker import near_query
 from unifygeo_training.calibrate import CalibrationReport
 from unifygeo_training.data.photography import PhotographyConfig
 from unifygeo_training.export import BundleText, export_bundle
@@ -77,6 +80,8 @@ FIELDS_DEG = (
 )  # fmt: skip
 """Fields of view with which the meaning of missing parts is fitted, in turn: width in azimuth about the image's middle,
 lowest and highest elevation. The first is that of a car's surround cameras."""
+NEAR_SIGMA_M = 1.0
+"""How well the tracker knows the place near which it looks, standard deviation of each axis."""
 LIMIT_QUANTILE = 0.99
 """Share of the right answers that lie within the limits of `Familiarity`."""
 LEAST_LIMIT = 1.2
@@ -208,6 +213,7 @@ def fit_bundle(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibra
         fitted: dict[str, Any] = {f"{name}confidence": confidence, f"{name}on_map_confidence": on_map}
         calibration = replace(calibration, **fitted)
         answers[f"{name}confidence"] = asdict(judge(outcomes, calibration, searched=bool(name)))
+    calibration = replace(calibration, near_on_map_confidence=_near(bundle, streets, known))
     answers["photographed"] = asdict(judge(photographed, calibration))
     answers["partly_seen"] = asdict(judge(partly_seen[False], calibration))
     return calibration, answers
@@ -263,7 +269,7 @@ def unfamiliar_weights(
 def with_missing_weights(
     partly_seen: Outcomes, known: Familiarity, confidence: Confidence, on_map: Confidence
 ) -> tuple[Confidence, Confidence]:
-    """Both with the weights of missing parts under which the answers to partly seen streets are likeliest.
+    """Both with the weights and fades of missing parts under which the answers to partly seen streets are likeliest.
 
     Those of confidence are fitted to which answers on the map are right. Of images with large missing parts few are,
     so those of on_map are fitted to which images are on the map (`Calibration.outside_ratio`), as if half of them were.
@@ -277,17 +283,63 @@ def with_missing_weights(
     clues, blind, right, outside = partly_seen.clues(known), partly_seen.blind, partly_seen.right, partly_seen.outside
     if not right.any():
         return confidence, on_map  # a network that finds nothing in a part
+    confidence, on_map = (replace(base, **dict.fromkeys(MISSING_PARTS, 0.0)) for base in (confidence, on_map))
     of_place = np.where(outside, 0.0, 1.0 / (~outside).sum())
-    odds = _log_odds(confidence, clues)
-    azimuth, elevation = _fit_more(odds, blind, right, of_place, (-50.0, 50.0)).tolist()
-    confidence = replace(confidence, azimuth_weight=azimuth, elevation_weight=elevation)
+    confidence = _with_missing(confidence, clues, np.zeros(len(clues)), blind, right, of_place)
     if not outside.any():
         return confidence, on_map  # one town alone
     # on the map : off it = (1 + wrong place : right) · (right : off the map)
-    odds = _log_odds(on_map, clues) + np.logaddexp(0.0, -_log_odds(confidence, clues))
-    of_map = np.where(outside, 1.0 / outside.sum(), 1.0 / (~outside).sum())
-    azimuth, elevation = _fit_more(odds, blind, ~outside, of_map, (-50.0, 50.0)).tolist()
-    return confidence, replace(on_map, azimuth_weight=azimuth, elevation_weight=elevation)
+    of_right = np.logaddexp(0.0, -_log_odds(confidence, clues))
+    return confidence, _with_missing(on_map, clues, of_right, blind, ~outside, _halves(outside))
+
+
+_MISSING_SCALE = 10.0
+"""What is usual for these constants, which are multiplied by shares: a score falls by 0.3 where half is not seen, which
+a score_weight of 12 makes 4."""
+
+
+def fit_near(whole: Outcomes, partly_seen: Outcomes, known: Familiarity) -> Confidence:
+    """On the map against off it, as if half of the images were, of answers near a place (`near_outcomes`).
+
+    Args:
+        whole: answers to panoramas that show all.
+        partly_seen: to parts of them.
+        known: what the model knows.
+    """
+    base = _fit(whole, ~whole.outside, _halves(whole.outside) * len(whole))
+    clues, nothing = partly_seen.clues(known), np.zeros(len(partly_seen))
+    return _with_missing(base, clues, nothing, partly_seen.blind, ~partly_seen.outside, _halves(partly_seen.outside))
+
+
+def _halves(outside: Bool) -> Float64:
+    """Weights, (n,): those off the map together weigh as much as those on it."""
+    return np.where(outside, 1.0 / max(outside.sum(), 1), 1.0 / max((~outside).sum(), 1))
+
+
+def _with_missing(
+    base: Confidence, clues: Sequence[Clues], more: Float64, blind: Float64, true: Bool, weights: Float64
+) -> Confidence:
+    """With the constants of missing parts under which what is true is likeliest.
+
+    Args:
+        base: without such constants.
+        clues: n answers'.
+        more: logarithmic odds beside those of the confidence, (n,).
+        blind: shares of azimuth and elevation that were not seen, (n, 2).
+        true: what the odds are of, (n,).
+        weights: of each of the n, (n,).
+    """
+    shown, signs = _log_odds(base, clues), np.where(true, 1.0, -1.0)
+
+    def loss(constants: Float64) -> float:
+        trust = np.exp(-blind @ constants[2:4])
+        odds = trust * (shown + blind @ constants[:2]) + (1 - trust) * constants[4] + more
+        likelihood = weights * special.log_expit(signs * odds)
+        return float(-likelihood.sum() + _SHRINKAGE * ((constants / _MISSING_SCALE) ** 2).sum() / len(odds))
+
+    bounds = [(-50.0, 50.0)] * 2 + [(0.0, 10.0)] * 2 + [(-50.0, 50.0)]
+    found = optimize.minimize(loss, np.zeros(len(MISSING_PARTS)), method="L-BFGS-B", bounds=bounds)
+    return replace(base, **dict(zip(MISSING_PARTS, found.x.tolist(), strict=True)))
 
 
 def _log_odds(confidence: Confidence, clues: Sequence[Clues]) -> Float64:
@@ -336,7 +388,7 @@ def photographed_outcomes(bundle: ModelBundle, streets: Sequence[Streets]) -> Ou
 
 
 def fit_missing(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibration, dict[str, Any]]:
-    """The bundle's calibration with the weights of missing parts fitted again, and what became of the answers.
+    """The bundle's calibration with the constants of missing parts and those near a place fitted again.
 
     Args:
         bundle: a calibrated one; all its other constants stay.
@@ -352,13 +404,18 @@ def fit_missing(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibr
     for name in ("", "searched_"):
         partly_seen = partly_seen_outcomes(bundle, streets, searched=bool(name))
         bases = (getattr(calibration, f"{name}confidence"), getattr(calibration, f"{name}on_map_confidence"))
-        confidence, on_map = with_missing_weights(
-            partly_seen, known, *(replace(base, azimuth_weight=0.0, elevation_weight=0.0) for base in bases)
-        )
+        confidence, on_map = with_missing_weights(partly_seen, known, *bases)
         fitted: dict[str, Any] = {f"{name}confidence": confidence, f"{name}on_map_confidence": on_map}
         calibration = replace(calibration, **fitted)
         answers[f"{name}partly_seen"] = asdict(judge(partly_seen, calibration, searched=bool(name)))
-    return calibration, answers
+    return replace(calibration, near_on_map_confidence=_near(bundle, streets, known)), answers
+
+
+def _near(bundle: ModelBundle, streets: Sequence[Streets], known: Familiarity) -> Confidence | None:
+    """Fitted to answers near a place; None where the data are of one town alone, so that nothing is off the map."""
+    if len(streets) < 2:
+        return None
+    return fit_near(near_outcomes(bundle, streets), near_outcomes(bundle, streets, FIELDS_DEG), known)
 
 
 def partly_seen_outcomes(bundle: ModelBundle, streets: Sequence[Streets], *, searched: bool = False) -> Outcomes:
@@ -377,6 +434,37 @@ def partly_seen_outcomes(bundle: ModelBundle, streets: Sequence[Streets], *, sea
                 localizer, rows = runtime.localizer(index, own), np.arange(len(truth))
                 answers = _localized(
                     localizer, own, truth, outside, rows, searched=searched, leave_out_refused=True, fields=FIELDS_DEG
+                )
+                parts.append(answers)
+    return joined(parts)
+
+
+def near_outcomes(
+    bundle: ModelBundle, streets: Sequence[Streets], fields: Sequence[tuple[float, float, float]] = ()
+) -> Outcomes:
+    """Answers to all streets, looked for near a place as the tracker does, with a heading.
+
+    On the map near the truth, and in the index of the streets after them near a place on a street that is not theirs.
+
+    Args:
+        bundle: a calibrated one.
+        streets: two or more.
+        fields: as `FIELDS_DEG`, in turn; empty: all is seen.
+    """
+    parts = []
+    with _runtime(bundle) as runtime:
+        for number, shown in enumerate(streets):
+            index = runtime.index(shown.imagery)
+            places = shown.truth(index.frame)
+            for own in (shown, streets[number - 1]):
+                truth = own.truth(index.frame)
+                rng = np.random.default_rng(own.seed)
+                outside = np.full(len(truth), own is not shown)
+                near = truth if own is shown else places[rng.integers(len(places), size=len(truth))]
+                near = near + rng.normal(0.0, NEAR_SIGMA_M, near.shape)
+                localizer, rows = runtime.localizer(index, own), np.arange(len(truth))
+                answers = _localized(
+                    localizer, own, truth, outside, rows, leave_out_refused=True, fields=fields, near=near
                 )
                 parts.append(answers)
     return joined(parts)
@@ -502,6 +590,7 @@ def _localized(
     searched: bool = False,
     leave_out_refused: bool = False,
     fields: Sequence[tuple[float, float, float]] = (),
+    near: Float64 | None = None,
 ) -> Outcomes:
     """The answers to the panoramas `rows`.
 
@@ -515,6 +604,7 @@ def _localized(
             `HEADING_SIGMA_RAD`.
         leave_out_refused: Leave out panoramas that the localizer refuses to look at, such as too dark ones.
         fields: As `FIELDS_DEG`: what is seen of each panorama, in turn; empty: all of it.
+        near: float64 (n, 2): Look for each near this place in the map frame, as the tracker does; None: everywhere.
 
     Raises:
         InputError: The localizer refuses a panorama, and it is not to be left out.
@@ -532,7 +622,10 @@ def _localized(
         if fields:
             seen = field_mask(streets.mount, (pixels.shape[0], pixels.shape[1]), fields[row % len(fields)])
         image = CameraImage(pixels, row + 1, seen=seen)
-        observation = localizer.observe(image, Query(heading=heading))
+        query = Query(heading=heading)
+        if near is not None:
+            query = near_query(Prior(*near[row].tolist(), NEAR_SIGMA_M**2 * np.eye(2)), heading, TrackerConfig())
+        observation = localizer.observe(image, query)
         if isinstance(observation, Rejection):
             if leave_out_refused:
                 continue

@@ -127,12 +127,16 @@ class Clues:
 class Confidence:
     """Odds that an answer is right, against one way in which it may be wrong (a logistic regression).
 
-    ln(odds) = bias + belief_weight · ln(belief / (1 − belief)) + score_weight · score + spread_weight · spread
+    ln(odds) = t · shown + (1 − t) · unseen_bias, where
+    shown = bias + belief_weight · ln(belief / (1 − belief)) + score_weight · score + spread_weight · spread
     + agreeing_weight · agreeing + unfamiliar_weight · unfamiliarity + azimuth_weight · blind_azimuth
-    + elevation_weight · blind_elevation. With the default weights the probability is the belief itself.
+    + elevation_weight · blind_elevation, and
+    t = exp(−azimuth_fade · blind_azimuth − elevation_fade · blind_elevation).
+    With the default weights the probability is the belief itself.
 
-    The last two weights may have any sign. An image of which less is seen has a lower score and a wider D at the right
-    place, too, so that score and spread say less against it.
+    An image of which less is seen has a lower score and a wider D at the right place, too. The last two weights, of any
+    sign, shift the border between right and wrong; t is how much the clues still tell. Where they tell nothing the odds
+    are those of unseen_bias.
     """
 
     bias: float = 0.0
@@ -143,11 +147,15 @@ class Confidence:
     unfamiliar_weight: float = 0.0
     azimuth_weight: float = 0.0
     elevation_weight: float = 0.0
+    azimuth_fade: float = 0.0
+    elevation_fade: float = 0.0
+    unseen_bias: float = 0.0
 
     def __post_init__(self) -> None:
         falling = (-self.spread_weight, -self.unfamiliar_weight)
-        weights = (self.belief_weight, self.score_weight, self.agreeing_weight, *falling)
-        of_any_sign = (self.bias, self.azimuth_weight, self.elevation_weight)
+        fades = (self.azimuth_fade, self.elevation_fade)
+        weights = (self.belief_weight, self.score_weight, self.agreeing_weight, *falling, *fades)
+        of_any_sign = (self.bias, self.azimuth_weight, self.elevation_weight, self.unseen_bias)
         if not all(map(math.isfinite, (*of_any_sign, *weights))) or min(weights) < 0:
             raise BundleError(
                 f"{self}: must be finite, spread_weight and unfamiliar_weight at most 0 and the other weights at least "
@@ -156,7 +164,7 @@ class Confidence:
 
     def log_odds(self, clues: Clues) -> float:
         """ln(odds) of one answer, limited to ±50."""
-        value = (
+        shown = (
             self.bias
             + self.belief_weight * float(log_odds(clues.belief))
             + self.score_weight * clues.score
@@ -166,8 +174,12 @@ class Confidence:
             + self.azimuth_weight * clues.blind_azimuth
             + self.elevation_weight * clues.blind_elevation
         )
-        return min(max(value, -50.0), 50.0)
+        trust = math.exp(-self.azimuth_fade * clues.blind_azimuth - self.elevation_fade * clues.blind_elevation)
+        return min(max(trust * shown + (1 - trust) * self.unseen_bias, -50.0), 50.0)
 
+
+MISSING_PARTS = ("azimuth_weight", "elevation_weight", "azimuth_fade", "elevation_fade", "unseen_bias")
+"""The constants of a `Confidence` that say what it means that parts were not seen; 0 where that is not known."""
 
 ALWAYS_ON_MAP = Confidence(bias=50.0, belief_weight=0.0)
 """Of a bundle that knows nothing of places off the map."""
@@ -199,6 +211,9 @@ class Calibration:
     """Right against a place that is not on the map, where half of the images are, with a heading."""
     searched_on_map_confidence: Confidence = ALWAYS_ON_MAP
     """The same for images whose heading was searched."""
+    near_on_map_confidence: Confidence | None = None
+    """On the map, right or not, against off it, where half of the images are, of images with a heading that are looked
+    for near a place only; None: not known, in bundles of before."""
     familiarity: Familiarity | None = None
     """What the pictures were like that all this was fitted on; None: not known, in bundles of before."""
 
@@ -228,8 +243,17 @@ class Calibration:
         total = 1 + wrong + outside
         return (wrong + outside) / total, outside / total
 
-    def outside_ratio(self, clues: Clues, *, searched: bool) -> float:
-        """How much likelier an image with these clues is off the map than on it."""
+    def outside_ratio(self, clues: Clues, *, searched: bool, near: bool = False) -> float:
+        """How much likelier an image with these clues is off the map than on it.
+
+        Args:
+            clues: of the answer.
+            searched: whether the heading was searched.
+            near: whether only tiles near a place were looked at. The best of a few tiles is less often a wrong one that
+                looks right by chance than the best of all.
+        """
+        if near and not searched and self.near_on_map_confidence is not None:
+            return math.exp(-self.near_on_map_confidence.log_odds(clues))
         wrong = math.exp(-(self.searched_confidence if searched else self.confidence).log_odds(clues))
         on_map = self.searched_on_map_confidence if searched else self.on_map_confidence
         return math.exp(-on_map.log_odds(clues)) / (1 + wrong)
@@ -237,7 +261,9 @@ class Calibration:
 
 def calibration_from_json(raw: Mapping[str, Any]) -> Calibration:
     """Inverse of `dataclasses.asdict`. Raises TypeError for what is no calibration, BundleError for bad values."""
-    parts: dict[str, Any] = {name: Confidence(**value) for name, value in raw.items() if name.endswith("confidence")}
+    parts: dict[str, Any] = {
+        name: Confidence(**value) for name, value in raw.items() if name.endswith("confidence") and value is not None
+    }
     known = raw.get("familiarity")
     if known is not None:
         views = {view: UsualFeatures(**known[view]) for view in ("ground", "aerial")}
@@ -248,11 +274,10 @@ def calibration_from_json(raw: Mapping[str, Any]) -> Calibration:
 def calibration_to_json(calibration: Calibration) -> dict[str, Any]:
     """The entries of a calibration, without those that bundles of before do not have where they say nothing."""
     entries = dataclasses.asdict(calibration)
-    if entries["familiarity"] is None:
-        del entries["familiarity"]
+    entries = {name: value for name, value in entries.items() if value is not None}
     for name, confidence in entries.items():
         if name.endswith("confidence"):
-            for weight in ("unfamiliar_weight", "azimuth_weight", "elevation_weight"):
+            for weight in ("unfamiliar_weight", *MISSING_PARTS):
                 if confidence[weight] == 0:
                     del confidence[weight]
     return entries

@@ -1,9 +1,10 @@
 """Whether the vehicle is where the index holds imagery: a Bayes filter of two states, on the map and off it.
 
 Off the map every image looks most like some wrong place, and while the vehicle moves along a street that place may move
-along with it for many images. So agreement with a track is no evidence of being on the map. What each image shows by
-itself is: the clues that single images are judged by (`Calibration.outside_ratio`). Between images the vehicle may have
-crossed the border.
+along with it for tens of metres. So agreement with a track says less of the map than of the place. The stronger
+evidence is what each image shows by itself: the clues that single images are judged by (`Calibration.outside_ratio`).
+Of an image that shows a part of the surroundings these tell little, and then it counts whether track and images go on
+to agree. Between images the vehicle may have crossed the border.
 """
 
 from __future__ import annotations

@@ -14,6 +14,11 @@ from unifygeo_ros.tracking.filter import CONFIRMING, SUPPORT
 LEAST_NEW = 0.05
 """Images of which less is new do not count against a track: images taken while parked count as a single observation."""
 
+AGREEING, DISAGREEING = 0.4, 2.0
+"""How much likelier off the map than on it an image is that confirms a track, and one that does not support it. Of the
+images of tracks on the map 54% (half of the surroundings seen) to 96% (all seen) confirm, and 1 to 33% do not support;
+off it 0 to 11% and 78 to 100% (docs/measurements/sequences.md)."""
+
 
 class TrackState(enum.Enum):
     """The value is the text of the diagnostics."""
@@ -67,6 +72,13 @@ class Track:
     @property
     def tracking(self) -> bool:
         return self.state is TrackState.TRACKING
+
+    @property
+    def outside_ratio(self) -> float:
+        """How much likelier off the map than on it the last image is, by how it agrees with the track."""
+        if self.likelihood_ratio >= CONFIRMING:
+            return AGREEING
+        return 1.0 if self.likelihood_ratio >= SUPPORT else DISAGREEING
 
     def after_image(self, likelihood_ratio: float, novelty: float, *, may_confirm: bool = True) -> Track:
         """The cluster that was dominant before the image explains it so well.

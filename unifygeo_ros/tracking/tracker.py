@@ -106,6 +106,11 @@ class Plan:
     """From a sensor."""
 
 
+def near_query(gate: Prior, heading: Heading | None, config: TrackerConfig) -> Query:
+    """What to ask of an image near a place."""
+    return Query(gate, heading, TRACK_DISTRIBUTIONS, config.track_candidates)
+
+
 class Tracker:
     """A Bayes filter over the whole region; one image at a time, from one thread."""
 
@@ -243,7 +248,7 @@ class Tracker:
         error_m = config.correlation_m if searched else min(config.accuracy_correlation_m, config.correlation_m)
         new_share = max(share_new(plan.travelled_m, error_m), LEAST_NEW)
         image_share = max(share_new(plan.travelled_m, max(error_m, config.image_correlation_m)), LEAST_NEW)
-        outside_ratio = self._outside_ratio(observation, plan.gates)
+        outside_ratio = self._outside_ratio(observation, plan.gates, near=plan.query.prior is not None)
         evidence = evidence_of(
             observation,
             self._calibration,
@@ -279,6 +284,8 @@ class Tracker:
             weights = plan.belief.weights[before.members]
             ratio = float(weights @ ratios[before.members]) / before.weight
             track = track.after_image(ratio, novelty, may_confirm=may_confirm)
+            if track.tracking and may_confirm:
+                outside_ratio *= track.outside_ratio
         self._must_search = own_heading and track.likelihood_ratio < SUPPORT
         moved = before is not None and cluster is not None and _moved(before, cluster, plan.gates.answer_radius_m)
         if moved:
@@ -350,7 +357,7 @@ class Tracker:
             # One more than near the track: in the whole region the right tile is not as often the best.
             return Query(None, heading, TRACK_DISTRIBUTIONS + 1, config.search_candidates)
         gate = Prior(float(cluster.mean[0]), float(cluster.mean[1]), cluster.covariance[:2, :2])
-        return Query(gate, heading, TRACK_DISTRIBUTIONS, config.track_candidates)
+        return near_query(gate, heading, config)
 
     def _uses_heading_of(self, cluster: Cluster) -> bool:
         """Whether the next image is looked at under the heading of a place, where none is given.
@@ -391,11 +398,12 @@ class Tracker:
                 )
             )
 
-    def _outside_ratio(self, observation: Observation, gates: LocalizerConfig) -> float:
+    def _outside_ratio(self, observation: Observation, gates: LocalizerConfig, *, near: bool) -> float:
         """How much likelier an image like this is off the map than on it, judged as a single image."""
         centres_m = self._region.centres_m[observation.matches.tile_ids]
         clues, *_ = clues_of(observation, centres_m, self._region.tile_side_m, gates, self._calibration)
-        return self._calibration.outside_ratio(clues, searched=observation.heading.source is HeadingSource.SEARCH)
+        searched = observation.heading.source is HeadingSource.SEARCH
+        return self._calibration.outside_ratio(clues, searched=searched, near=near)
 
     def _remember_rivals(self, matches: Matches, cluster: Cluster) -> None:
         """log R of evidence.py from a search of the whole region, where the place is known."""
