@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from unifygeo_ros.core.records import (
+    ALL_SEEN,
     CameraImage,
     Fix,
     GroundFeatures,
@@ -20,6 +21,7 @@ from unifygeo_ros.core.records import (
     Query,
     Rejection,
     RejectionReason,
+    Seen,
 )
 from unifygeo_ros.inference.bundle import GroundSpec
 from unifygeo_ros.localization.camera_alternatives import ALTERNATIVES, CONFIGURED, Alternative, CameraWatch
@@ -166,11 +168,12 @@ class Fits:
     def __init__(self, better: Callable[[int], str]) -> None:
         """better: for each image by its number, from 1, what fits best."""
         self.config, self.mount = LocalizerConfig(), CameraMount()
-        self.better, self.encodings = better, 0
+        self.better, self.encodings, self.seen = better, 0, ALL_SEEN
 
     def observe(self, image: CameraImage, query: Query) -> Observation:
         heading = query.heading or Heading(0.0, 0.01, HeadingSource.SEARCH)
-        return Observation(image.stamp_ns, None, (), heading, GroundFeatures(np.ones(3), (), {}))  # type: ignore[arg-type]
+        features = GroundFeatures(np.ones(3), (), {})
+        return Observation(image.stamp_ns, None, (), heading, features, seen=self.seen)  # type: ignore[arg-type]
 
     def decide(self, observation: Observation, query: Query) -> Fix:
         return Fix(observation.stamp_ns, 1.0, 2.0, 48.0, 9.0, np.eye(2), 0.0, 0.01, 3, 1.0, 0.0, ())
@@ -187,27 +190,40 @@ class Fits:
         return {words: 1.2 if words == best else 1.0 for words in (CONFIGURED, *(a.words for a in alternatives))}
 
 
-def located(better: Callable[[int], str], images: int = 30, source: str = "constant"):  # type: ignore[no-untyped-def]
+def located(  # type: ignore[no-untyped-def]
+    better: Callable[[int], str], images: int = 30, source: str = "constant", azimuth: float = 1.0
+):
     localizer = Fits(better)
+    localizer.seen = Seen(azimuth=azimuth)
     session = SingleImageSession(localizer, SessionConfig(heading_source=source), MotionNoise())  # type: ignore[arg-type]
     rng = np.random.default_rng(1)
     made = [CameraImage(rng.integers(0, 256, (32, 64, 3), np.uint8), (n + 1) * 10**9) for n in range(images)]
     return [session.locate(image) for image in made], session, localizer, made
 
 
-def test_session_with_a_mirrored_camera_gives_no_fix_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    outcomes, session, localizer, images = located(lambda n: "mirrored")
+@pytest.mark.parametrize("words", ["mirrored", "turned by 180°"])
+def test_session_with_a_wrong_camera_gives_no_fix_and_says_why(caplog: pytest.LogCaptureFixture, words: str) -> None:
+    outcomes, session, localizer, images = located(lambda n: words)
     for outcome in outcomes:
         assert isinstance(outcome.result, Rejection)
         assert outcome.result.reason is RejectionReason.CAMERA_MISMATCH
     assert outcomes[0].warnings == ()
-    assert "look mirrored" in outcomes[-1].warnings[0]
-    assert "look mirrored" in outcomes[-1].result.detail
-    assert len([record for record in caplog.records if "look mirrored" in record.message]) == 1
+    assert f"look {words}" in outcomes[-1].warnings[0]
+    assert f"look {words}" in outcomes[-1].result.detail
+    assert len([record for record in caplog.records if f"look {words}" in record.message]) == 1
     again = SingleImageSession(localizer, SessionConfig(heading_source="constant"), MotionNoise())  # type: ignore[arg-type]
     for image, outcome in zip(images, outcomes, strict=True):
         again.recall(image, outcome.result)
     assert again.status().warnings == session.status().warnings
+
+
+@pytest.mark.parametrize(("azimuth", "fixes"), [(0.59, True), (0.61, False)])
+def test_images_that_show_half_of_the_surroundings_do_not_tell_how_the_camera_is_mounted(
+    azimuth: float, fixes: bool
+) -> None:
+    outcomes, _, localizer, _ = located(lambda n: "mirrored", images=5, azimuth=azimuth)
+    assert [isinstance(outcome.result, Fix) for outcome in outcomes] == [fixes] * 5
+    assert (localizer.encodings == 0) == fixes
 
 
 def test_session_with_the_right_camera_loses_the_first_image_alone() -> None:

@@ -15,7 +15,17 @@ import numpy as np
 import pytest
 
 from unifygeo_ros.core.errors import ConfigurationError
-from unifygeo_ros.core.records import CameraImage, Fix, Heading, HeadingSource, Prior, Query, Rejection, RejectionReason
+from unifygeo_ros.core.records import (
+    ALL_SEEN,
+    CameraImage,
+    Fix,
+    Heading,
+    HeadingSource,
+    Prior,
+    Query,
+    Rejection,
+    RejectionReason,
+)
 from unifygeo_ros.images.files import decode_image
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.increments import MotionNoise
@@ -45,7 +55,7 @@ class StandInLocalizer:
         """What holds the fix stands for the observation that it would be decided from."""
         self.calls.append((image, query.prior, query.heading))
         answer = self.answer(image)
-        return answer if isinstance(answer, Rejection) else SimpleNamespace(fix=answer, distances=None)
+        return answer if isinstance(answer, Rejection) else SimpleNamespace(fix=answer, distances=None, seen=ALL_SEEN)
 
     def decide(self, observation: SimpleNamespace, query: Query) -> Fix:
         return observation.fix

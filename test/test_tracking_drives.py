@@ -135,7 +135,8 @@ def test_kidnapped_vehicle_is_found_again(heading: str) -> None:
         late = [e for t, e in zip(run.time_s, run.error_m, strict=True) if t > 31.0]
         wrong = sum(e > 10 for e in late)
         assert wrong == 0  # not even until it is noticed: no image supports the track
-        assert sum(e < 5 for e in late) > 15
+        # Another place than the odometry leads to takes five independent images, about 50 m.
+        assert sum(e < 5 for e in late) > 12
         assert "lost" in run.states
 
 

@@ -38,7 +38,7 @@ from unifygeo_ros.core.records import (
 )
 from unifygeo_ros.core.settings import check_only_live_changed
 from unifygeo_ros.core.time import ns_from_s
-from unifygeo_ros.localization.camera_alternatives import Alternative, CameraWatch
+from unifygeo_ros.localization.camera_alternatives import LEAST_TELLING, Alternative, CameraWatch
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.imu_offset import ImuOffsetEstimator
 from unifygeo_ros.motion.increments import Motion, MotionNoise
@@ -304,6 +304,8 @@ class LocalizationSession(abc.ABC):
         watch = self._camera_watch
         fixed = isinstance(result, Fix) or result.reason is RejectionReason.CAMERA_MISMATCH
         if heading is None or not (fixed or result.reason in _LOOKED_AT):  # type: ignore[union-attr]
+            return outcome
+        if outcome.observation is not None and outcome.observation.seen.azimuth < LEAST_TELLING:
             return outcome
         if heading.source is HeadingSource.TRACK:
             if given_up:

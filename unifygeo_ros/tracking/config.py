@@ -71,6 +71,11 @@ class TrackerConfig:
     """As correlation_m, for the error inside the right place; at most correlation_m counts."""
     image_correlation_m: float = 3.0
     """The same for fixes from the image (fix_from), each of which a filter takes for a measurement of its own."""
+    confirm_unguided: float = 1.5
+    """So many times confirm_images for a first fix without a heading from a sensor: look-alikes are more then."""
+    confirm_elsewhere: float = 2.5
+    """So many times confirm_images for a first fix where the odometry does not lead from the place of a track that was
+    lost. Near the end of the imagery the right place fades, and a look-alike elsewhere agrees for up to 40 m."""
     restart_probability: float = 3e-4
     """Probability that the vehicle was carried to another place between two independent images."""
     lost_ambiguity: float = 0.5

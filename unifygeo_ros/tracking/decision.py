@@ -17,7 +17,7 @@ from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.evidence import Evidence
 from unifygeo_ros.tracking.filter import SUPPORT
 from unifygeo_ros.tracking.region import Region
-from unifygeo_ros.tracking.track import Track, TrackState
+from unifygeo_ros.tracking.track import NEUTRAL, Track, TrackState
 
 MAX_HYPOTHESES = 8
 """Hypotheses published with a result."""
@@ -95,11 +95,13 @@ def decide(
     if not region.covers(cluster.mean[None, :2])[0]:
         place = f"east {cluster.mean[0]:.0f} m, north {cluster.mean[1]:.0f} m"
         return rejection(RejectionReason.OFF_MAP, f"the track is at {place}, where the index holds no tile")
-    if track.likelihood_ratio < SUPPORT:
+    carried = track.tolerated and config.fix_from == "posterior"
+    least = NEUTRAL if carried else SUPPORT
+    if track.likelihood_ratio < least:
         return rejection(
             RejectionReason.UNCERTAIN,
             f"the image is {track.likelihood_ratio:.2g} times as likely from the track as from anywhere, which is "
-            f"under {SUPPORT:g} and does not support it",
+            f"under {least:g} and " + ("speaks against it" if carried else "does not support it"),
         )
     if track.unsupported:
         return rejection(

@@ -6,6 +6,7 @@ import enum
 import math
 from dataclasses import dataclass, field, replace
 
+from unifygeo_ros.core.records import Seen
 from unifygeo_ros.tracking.belief import Belief, uniform
 from unifygeo_ros.tracking.clusters import Cluster
 from unifygeo_ros.tracking.config import TrackerConfig
@@ -14,10 +15,19 @@ from unifygeo_ros.tracking.filter import CONFIRMING, SUPPORT
 LEAST_NEW = 0.05
 """Images of which less is new do not count against a track: images taken while parked count as a single observation."""
 
+NEUTRAL = 1.0
+"""An image that is less likely from a track than from anywhere speaks against it and gives no fix."""
+
+MISSED_WHOLE, MISSED_AZIMUTH, MISSED_ELEVATION = 0.01, 0.6, 0.06
+"""Share of the images of a right track that do not support it: where all is seen, and what is added for each share that
+is not (docs/measurements/sequences.md)."""
+
+RARE = 0.02
+
 AGREEING, DISAGREEING = 0.4, 2.0
 """How much likelier off the map than on it an image is that confirms a track, and one that does not support it. Of the
-images of tracks on the map 54% (half of the surroundings seen) to 96% (all seen) confirm, and 1 to 33% do not support;
-off it 0 to 11% and 78 to 100% (docs/measurements/sequences.md)."""
+images of tracks on the map 52% (half of the surroundings seen) to 96% (all seen) confirm, and 1 to 35% do not support;
+off it 0 to 9% and 80 to 100% (docs/measurements/sequences.md)."""
 
 
 class TrackState(enum.Enum):
@@ -56,6 +66,15 @@ class TrackStatus:
     """At the image's stamp."""
 
 
+def usual_misses(seen: Seen) -> int:
+    """How many images in a row that do not support a right track are no sign of a wrong one.
+
+    So many happen to `RARE` or more of the right tracks, if the images miss independently.
+    """
+    share = MISSED_WHOLE + MISSED_AZIMUTH * (1 - seen.azimuth) + MISSED_ELEVATION * (1 - seen.elevation)
+    return int(math.log(RARE) / math.log(share))
+
+
 @dataclass(frozen=True)
 class Track:
     """The state machine's memory; each method returns the next one."""
@@ -65,7 +84,11 @@ class Track:
     likelihood_ratio: float = math.inf
     """How much likelier the last image was from the tracked cluster than from anywhere."""
     unsupported: int = 0
-    """Images that did not support the cluster since the last one that confirmed it."""
+    """Images that did not support the cluster, but for those tolerated, since the last one that confirmed it."""
+    misses: int = 0
+    """Images in a row, the last one included, that did not support the cluster."""
+    tolerated: bool = False
+    """Whether the last image did not support the cluster, but so many in a row are usual with so little seen."""
     inside: bool = False
     """Whether the tracked vehicle is taken to be on the map (`after_on_map`)."""
 
@@ -80,23 +103,36 @@ class Track:
             return AGREEING
         return 1.0 if self.likelihood_ratio >= SUPPORT else DISAGREEING
 
-    def after_image(self, likelihood_ratio: float, novelty: float, *, may_confirm: bool = True) -> Track:
+    def after_image(self, likelihood_ratio: float, novelty: float, seen: Seen, *, may_confirm: bool = True) -> Track:
         """The cluster that was dominant before the image explains it so well.
 
         Args:
             likelihood_ratio: as in `Track`.
             novelty: how much of the image is new.
+            seen: how much the image shows.
             may_confirm: False for an image that may support the cluster, but not confirm it.
         """
-        unsupported = self.unsupported
-        if likelihood_ratio >= CONFIRMING and may_confirm:
-            unsupported = 0
-        elif likelihood_ratio < SUPPORT and novelty > LEAST_NEW:
-            unsupported += 1
-        return replace(self, likelihood_ratio=likelihood_ratio, unsupported=unsupported)
+        unsupported, misses, tolerated, is_new = self.unsupported, self.misses, False, novelty > LEAST_NEW
+        if likelihood_ratio >= SUPPORT:
+            misses = 0
+            if likelihood_ratio >= CONFIRMING and may_confirm:
+                unsupported = 0
+        else:
+            misses += is_new
+            tolerated = not unsupported and max(misses, 1) <= usual_misses(seen)
+            unsupported += is_new and not tolerated
+        return replace(
+            self, likelihood_ratio=likelihood_ratio, unsupported=unsupported, misses=misses, tolerated=tolerated
+        )
 
     def after_belief(
-        self, cluster: Cluster | None, uniform_weight: float, config: TrackerConfig, *, moved: bool = False
+        self,
+        cluster: Cluster | None,
+        uniform_weight: float,
+        config: TrackerConfig,
+        *,
+        moved: bool = False,
+        confirm_images: float | None = None,
     ) -> Track:
         """The next state, from the belief after an image.
 
@@ -105,7 +141,9 @@ class Track:
             uniform_weight: of the belief.
             config: its limits are used.
             moved: whether the dominant cluster has changed.
+            confirm_images: independent images that must confirm a new track; None: as in the config.
         """
+        needed = config.confirm_images if confirm_images is None else confirm_images
         against = 1.0 if cluster is None else 1.0 - cluster.weight
         support = 0.0 if cluster is None else cluster.support
         if self.tracking:
@@ -115,7 +153,7 @@ class Track:
             if moved:
                 reason = "most of the belief left the track for another place"
             return replace(self, state=TrackState.LOST, reason=reason, inside=False)
-        if against <= config.confirm_ambiguity and support >= config.confirm_images:
+        if against <= config.confirm_ambiguity and support >= needed:
             return replace(
                 self,
                 state=TrackState.TRACKING,
@@ -129,7 +167,7 @@ class Track:
                 f"{against:.1%} of the belief is in other places, confirm_ambiguity is {config.confirm_ambiguity:.1%}"
             )
         else:
-            reason = f"{support:.1f} independent images confirm the place, confirm_images is {config.confirm_images:g}"
+            reason = f"{support:.1f} independent images confirm the place, {needed:g} must (confirm_images)"
         return replace(self, state=state, reason=reason)
 
     def after_on_map(self, on_map: float, config: TrackerConfig) -> Track:

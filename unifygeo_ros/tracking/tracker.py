@@ -67,6 +67,9 @@ LEADING_WEIGHT = 0.9
 searching the heading: the right place shows itself much more clearly that way, and a wrong one does not. With 0.5 it
 was tried on so many wrong places that the search lost more images than it won."""
 
+ELSEWHERE_M = 30.0
+"""A place is elsewhere than where the odometry leads if it is farther away than this, and three standard deviations."""
+
 TRACK_DISTRIBUTIONS = 1
 """Tiles whose distribution is decoded near the track: only the best, since each takes another run of the decoder."""
 
@@ -153,6 +156,7 @@ class Tracker:
         self._travelled_m = self._unchecked_m = math.inf  # as in `Plan`
         self._log_rivals = -math.inf  # log R of evidence.py
         self._measured: Place | None = None
+        self._lost: Belief | None = None  # where the odometry leads from the place of the last track, once it is lost
         self._must_search = False  # the last image did not support the place whose heading it was encoded under
         self._starts = True  # the next image continues nothing
 
@@ -196,6 +200,7 @@ class Tracker:
         """Believe an operator, but not blindly: INITIAL_POSE_DOUBT stays in the uniform component."""
         self._belief = hypothesis(pose.pose, pose.covariance, self.noise.scale, INITIAL_POSE_DOUBT)
         self._track = Track(TrackState.AMBIGUOUS, "initial pose, not yet confirmed by images")
+        self._lost = None
         self._starts = True
         self._travelled_m = self._unchecked_m = math.inf
 
@@ -283,7 +288,7 @@ class Tracker:
         if before is not None:
             weights = plan.belief.weights[before.members]
             ratio = float(weights @ ratios[before.members]) / before.weight
-            track = track.after_image(ratio, novelty, may_confirm=may_confirm)
+            track = track.after_image(ratio, novelty, observation.seen, may_confirm=may_confirm)
             if track.tracking and may_confirm:
                 outside_ratio *= track.outside_ratio
         self._must_search = own_heading and track.likelihood_ratio < SUPPORT
@@ -292,11 +297,14 @@ class Tracker:
             track = replace(track, unsupported=0)  # it was the other place that was not supported
         acquiring = not track.tracking
         on_map = plan.on_map if tests_heading else on_map_filter.after_image(plan.on_map, outside_ratio, novelty)
-        track = track.after_belief(cluster, belief.uniform_weight, config, moved=moved).after_on_map(on_map, config)
+        needed = self._confirm_images(cluster, guided=not (searched or own_heading))
+        track = track.after_belief(cluster, belief.uniform_weight, config, moved=moved, confirm_images=needed)
+        track = track.after_on_map(on_map, config)
         confirmed = may_confirm and track.likelihood_ratio >= CONFIRMING
         if acquiring and track.tracking and (searched or own_heading) and not confirmed:
             # Acquired with searched headings; require one confirmation with the track's own heading.
             track = replace(track, unsupported=max(track.unsupported, 1))
+        self._follow_lost(plan, track)
         self._belief, self._cluster, self._track, self._on_map = belief, cluster, track, on_map
         self._measured = None
         if track.tracking and cluster is not None:
@@ -333,8 +341,10 @@ class Tracker:
         If the gate held no tile, the track has left the region or is wrong: the whole region is searched next time.
         """
         off_map = rejection.reason is RejectionReason.OFF_MAP
-        self._belief, self._cluster = plan.belief, plan.cluster
-        self._track = self._track.after_belief(plan.cluster, plan.belief.uniform_weight, self.config)
+        needed = self._confirm_images(plan.cluster, guided=plan.heading is not None)
+        track = self._track.after_belief(plan.cluster, plan.belief.uniform_weight, self.config, confirm_images=needed)
+        self._follow_lost(plan, track)
+        self._belief, self._cluster, self._track = plan.belief, plan.cluster, track
         self._measured = None
         self._images += 1
         self._recorded(plan, rejection.stamp_ns, None, None)
@@ -368,6 +378,28 @@ class Tracker:
         if cluster.covariance[2, 2] >= TRACK_HEADING_SIGMA_RAD**2:
             return False
         return not self._in_doubt or (cluster.weight >= LEADING_WEIGHT and not self._must_search)
+
+    def _confirm_images(self, cluster: Cluster | None, *, guided: bool) -> float:
+        """Independent images that must confirm a place for a track. guided: a sensor gives the heading."""
+        needed = self.config.confirm_images
+        if not guided:
+            needed *= self.config.confirm_unguided
+        if self._lost is not None and cluster is not None:
+            spread_m2 = self._lost.covariances[0, :2, :2] + cluster.covariance[:2, :2]
+            reach_m = ELSEWHERE_M + 3 * semi_major_sigma(spread_m2)
+            if np.hypot(*(cluster.mean[:2] - self._lost.means[0, :2])) > reach_m:
+                needed = max(needed, self.config.confirm_images * self.config.confirm_elsewhere)
+        return needed
+
+    def _follow_lost(self, plan: Plan, track: Track) -> None:
+        """Keep where the odometry leads from the place of a track that is lost. track: after the image."""
+        if track.tracking:
+            self._lost = None
+        elif self._track.tracking and plan.cluster is not None:
+            members = plan.cluster.members
+            self._lost = plan.belief.select(members[[int(np.argmax(plan.belief.weights[members]))]])
+        elif self._lost is not None:
+            self._lost = predict(self._lost, plan.motion, self.noise)
 
     def _searched_part(self, plan: Plan) -> SearchedPart | None:
         """Where a limited search would have found a hypothesis: within the gate and half a tile."""

@@ -1,0 +1,122 @@
+"""The track's memory: which images support it, how many may miss, and what a new place takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from simulated_town import make_drive, run_drive
+from test_tracking_drives import PLAIN, moved
+
+from unifygeo_ros.core.geodesy import Datum, LocalFrame
+from unifygeo_ros.core.records import ALL_SEEN, Seen
+from unifygeo_ros.core.se2 import Pose2
+from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.tracking.belief import hypothesis
+from unifygeo_ros.tracking.clusters import Cluster
+from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.tracking.region import Region
+from unifygeo_ros.tracking.track import Track, TrackState, usual_misses
+from unifygeo_ros.tracking.tracker import Tracker
+
+HALF = Seen(azimuth=0.5)
+TRACKING = Track(TrackState.TRACKING)
+
+
+@pytest.mark.parametrize(
+    ("seen", "misses"),
+    [
+        # ln 0.02 = −3.91; the shares are 1%, 4%, 16%, 31% and 46%.
+        (ALL_SEEN, 0),
+        (Seen(elevation=0.5), 1),
+        (Seen(azimuth=0.75), 2),
+        (HALF, 3),
+        (Seen(azimuth=0.25), 5),
+    ],
+)
+def test_usual_misses_are_those_that_two_of_a_hundred_right_tracks_have(seen: Seen, misses: int) -> None:
+    share = 0.01 + 0.6 * (1 - seen.azimuth) + 0.06 * (1 - seen.elevation)
+    assert usual_misses(seen) == misses
+    assert share**misses >= 0.02 > share ** (misses + 1)
+
+
+def after(track: Track, ratios: list[float], seen: Seen, novelty: float = 0.3) -> Track:
+    for ratio in ratios:
+        track = track.after_image(ratio, novelty, seen)
+    return track
+
+
+def test_image_that_does_not_support_the_track_is_tolerated_where_half_is_seen() -> None:
+    whole = after(TRACKING, [5.0], ALL_SEEN)
+    assert (whole.tolerated, whole.unsupported) == (False, 1)
+    three = after(TRACKING, [5.0] * 3, HALF)
+    assert (three.misses, three.tolerated, three.unsupported) == (3, True, 0)
+    four = after(three, [5.0], HALF)
+    assert (four.tolerated, four.unsupported) == (False, 1)
+    # Then nothing is tolerated until an image confirms the track.
+    assert not after(four, [20.0, 5.0], HALF).tolerated
+    assert after(four, [20.0, 200.0, 5.0], HALF).tolerated
+
+
+def test_image_that_supports_the_track_ends_the_misses() -> None:
+    track = after(TRACKING, [5.0, 5.0, 10.0], HALF)
+    assert (track.misses, track.tolerated, track.unsupported) == (0, False, 0)
+
+
+def test_standing_vehicle_counts_no_misses_and_tolerates_none_where_all_is_seen() -> None:
+    standing = after(TRACKING, [5.0] * 9, ALL_SEEN, novelty=0.0)
+    assert (standing.misses, standing.tolerated, standing.unsupported) == (0, False, 0)
+
+
+def cluster(support: float, east_m: float = 0.0) -> Cluster:
+    return Cluster(np.array([0]), 0.999, np.array([east_m, 0.0, 0.0, 0.0]), np.eye(4), support, 0)
+
+
+REGION = Region(LocalFrame(Datum(48.5, 9.0)), 1e6, 70.0, np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("lost_m", "guided", "images"),
+    [
+        (None, True, 2.0),
+        (None, False, 3.0),
+        (30.0, True, 2.0),  # nearer than 30 m and three standard deviations, of 2 m for both together
+        (37.0, True, 5.0),
+        (37.0, False, 5.0),
+    ],
+)
+def test_place_where_the_odometry_does_not_lead_and_searched_headings_take_more_confirming_images(
+    lost_m: float | None, guided: bool, images: float
+) -> None:
+    tracker = Tracker(REGION, Calibration(), TrackerConfig(confirm_images=2.0))
+    if lost_m is not None:
+        tracker._lost = hypothesis(Pose2(lost_m, 0.0, 0.0), np.diag([3.0, 3.0, 1.0]), 0.01, 0.0)
+    assert tracker._confirm_images(cluster(0.0), guided=guided) == images
+
+
+def test_lost_place_moves_on_with_the_odometry_until_there_is_a_track() -> None:
+    drive = make_drive(0, 20)
+    places: list[tuple[float, float] | None] = []
+
+    def note(session: Any, time_s: float) -> None:
+        lost = session.tracker._lost
+        places.append(None if lost is None else (float(lost.means[0, 0]), float(lost.means[0, 1])))
+
+    _, session, _ = run_drive(moved(drive, make_drive(50, 20)), PLAIN, 0, prepare=note)
+    assert places[0] is None
+    found = np.array([place for place in places if place is not None])
+    assert len(found) > 5
+    steps = np.hypot(*np.diff(found, axis=0).T)
+    assert 0.5 < np.median(steps) < 20.0
+    assert (session.tracker._lost is None) == session.status().track.state.value.startswith("track")
+
+
+def test_new_track_takes_as_many_confirming_images_as_are_asked_for() -> None:
+    config = TrackerConfig(confirm_images=2.0)
+    assert Track().after_belief(cluster(2.0), 0.0, config).tracking
+    waiting = Track().after_belief(cluster(2.0), 0.0, config, confirm_images=5.0)
+    assert not waiting.tracking
+    assert "2.0 independent images confirm the place, 5 must" in waiting.reason
+    assert Track().after_belief(cluster(5.0), 0.0, config, confirm_images=5.0).tracking
+    assert TRACKING.after_belief(cluster(0.0), 0.0, config, confirm_images=5.0).tracking
