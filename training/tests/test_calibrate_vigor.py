@@ -14,13 +14,14 @@ from published_names import published_name
 from small_runs import SMALL
 
 from unifygeo_ros.core.errors import InputError
-from unifygeo_ros.inference.bundle import load_bundle
+from unifygeo_ros.inference.bundle import GROUND_FEATURES, PYRAMID, load_bundle
+from unifygeo_ros.inference.select import open_engines
 from unifygeo_training.cli import main
 from unifygeo_training.data.split import METRES_PER_DEGREE
 from unifygeo_training.data.vigor import METRES_PER_PIXEL, load_vigor
 from unifygeo_training.judging.evaluation_set import JudgedSplit
 from unifygeo_training.judging.region import Region
-from unifygeo_training.model import NetworkConfig, UnifyGeo
+from unifygeo_training.model import UnifyGeo
 from unifygeo_training.towns.light import draw_appearance
 from unifygeo_training.towns.orthophoto import crop_tile, render_orthophoto
 from unifygeo_training.towns.pairs import street_positions
@@ -127,14 +128,23 @@ def test_open_weights_recognises_each_kind_by_content(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_bundle_weights_compute_what_its_graphs_do(root: Path) -> None:
-    """Shapes and channels as `UnifyGeo` gives them: the match map's product with f0 is the level M⁰ that is used."""
-    network = open_weights(SHIPPED).network
-    assert isinstance(network.config, NetworkConfig)
+def test_bundle_weights_compute_what_its_graphs_do() -> None:
+    network, bundle = open_weights(SHIPPED).network, load_bundle(SHIPPED)
     rng = np.random.default_rng(0)
-    ground = network.encode_ground(torch.from_numpy(rng.integers(0, 256, (2, 96, 320, 3), np.uint8)))
-    aerial = network.encode_aerial(torch.from_numpy(rng.integers(0, 256, (2, 192, 192, 3), np.uint8)))
-    channels, size = network.pyramid_shape[0]
-    assert aerial.match_map.shape == (2, channels, size, size)
-    torch.testing.assert_close(aerial.match_map.norm(dim=1), torch.ones(2, size, size))
-    assert network.decode(ground.levels, aerial.pyramid).logits.shape == (2, 96, 96)
+    panorama, tile = (rng.integers(0, 256, (1, *size, 3), np.uint8) for size in ((96, 320), (192, 192)))
+    ground, aerial = network.encode_ground(torch.from_numpy(panorama)), network.encode_aerial(torch.from_numpy(tile))
+    with open_engines(bundle, backend="onnx_cpu", precision="fp32", threads=1) as engines:
+        of_ground, of_aerial = (
+            engines.ground_encoder.run({"image": panorama}),
+            engines.aerial_encoder.run({"image": tile}),
+        )
+        inputs = {name: of_ground[name] for name in GROUND_FEATURES} | {name: of_aerial[name] for name in PYRAMID}
+        logits = engines.decoder.run(inputs)["logits"]
+    expected = network.decode(ground.levels, aerial.pyramid).logits
+    for found, meant in (
+        (of_ground["descriptor"], ground.descriptor),
+        (of_aerial["descriptor"], aerial.descriptor),
+        (of_aerial["match_map"], aerial.match_map.permute(0, 2, 3, 1)),
+        (logits, expected),
+    ):
+        assert np.abs(found - meant.numpy()).max() < 1e-3 * float(meant.abs().max())
