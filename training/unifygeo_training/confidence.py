@@ -624,7 +624,8 @@ def _localized(
         image = CameraImage(pixels, row + 1, seen=seen)
         query = Query(heading=heading)
         if near is not None:
-            query = near_query(Prior(*near[row].tolist(), NEAR_SIGMA_M**2 * np.eye(2)), heading, TrackerConfig())
+            place = Prior(float(near[row, 0]), float(near[row, 1]), NEAR_SIGMA_M**2 * np.eye(2))
+            query = near_query(place, heading, TrackerConfig())
         observation = localizer.observe(image, query)
         if isinstance(observation, Rejection):
             if leave_out_refused:
