@@ -198,7 +198,7 @@ def test_every_square_of_a_region_has_a_number_of_its_own_in_int32():
 
 def test_rviz_asks_for_as_many_squares_as_are_kept():
     displays = yaml.safe_load((ROOT / "rviz/unifygeo.rviz").read_text())["Visualization Manager"]["Displays"]
-    (display,) = [one for one in displays if one["Class"] == "rviz_default_plugins/MarkerArray"]
+    (display,) = [one for one in displays if one.get("Topic", {}).get("Value") == f"{NODE}/orthophoto"]
     assert display["Topic"]["Durability Policy"] == "Transient Local"
     assert display["Topic"]["Depth"] >= KEPT
     (heatmap,) = [one for one in displays if one["Class"] == "rviz_default_plugins/Map"]
