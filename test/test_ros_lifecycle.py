@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -251,6 +253,21 @@ def test_two_signals_at_any_moment_of_the_start_end_it_cleanly(start, delay_s):
     time.sleep(0.05)
     assert node.stop(signal.SIGTERM, END_TIMEOUT_S) == 0, node.output()
     assert "Traceback" not in node.output()
+
+
+def test_signal_before_rclpy_has_its_handlers_ends_the_node():
+    code = """
+import os, signal, sys, rclpy
+init = rclpy.init
+def signalled(args=None):
+    os.kill(os.getpid(), signal.SIGTERM)
+    init(args=args)
+rclpy.init = signalled
+from unifygeo_ros.ros.localizer_node import main
+sys.exit(main())
+"""
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain_id())}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60).returncode == 0
 
 
 def test_parameter_of_another_node_is_named_in_the_log_and_ignored(start):

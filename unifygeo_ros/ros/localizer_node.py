@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from typing import Callable
 
 
@@ -19,9 +20,13 @@ def main(args: list[str] | None = None) -> int:
     from unifygeo_ros.ros.node import LocalizerNode
 
     # rclpy's own handlers, installed by init, end the context and then call these, which keep Python from raising
-    # KeyboardInterrupt somewhere in the middle of a callback.
-    _on_signals(lambda *_: None)
+    # KeyboardInterrupt somewhere in the middle of a callback. A signal that comes before those is remembered.
+    asked_to_end = threading.Event()
+    _on_signals(lambda *_: asked_to_end.set())
     rclpy.init(args=args)
+    if asked_to_end.is_set():
+        rclpy.try_shutdown()
+        return 0
     node: LocalizerNode | None = None
     executor = SingleThreadedExecutor()
     status = 0
