@@ -17,7 +17,7 @@ import test_stamp_error
 from test_stamp_error import SECOND, SIGMA_M, START_S, Drive
 
 from unifygeo_ros.core.geodesy import wrap_angle
-from unifygeo_ros.core.records import CameraImage, Fix, Query, Rejection, RejectionReason
+from unifygeo_ros.core.records import ALL_SEEN, CameraImage, Fix, Query, Rejection, RejectionReason
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.imu_offset import UNKNOWN_OFFSET, ImuOffset, ImuOffsetEstimator
 from unifygeo_ros.motion.increments import MotionNoise
@@ -39,7 +39,7 @@ class Camera:
 
     def observe(self, image: CameraImage, query: Query) -> SimpleNamespace:
         self.queries.append(query)
-        return SimpleNamespace(stamp_ns=image.stamp_ns, distances=None)
+        return SimpleNamespace(stamp_ns=image.stamp_ns, distances=None, seen=ALL_SEEN)
 
     def decide(self, observation: SimpleNamespace, query: Query) -> Fix:
         east_m, north_m = self.drive.shown(self.exposed_s)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from unifygeo_ros.core.records import CameraImage, Fix, Query
+from unifygeo_ros.core.records import ALL_SEEN, CameraImage, Fix, Query
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.increments import MotionNoise, motion_between
 from unifygeo_ros.motion.samples import ODOM_FRAME, BufferLimits, MotionBuffer, OdometrySample
@@ -232,7 +232,7 @@ class Shown:
 
     def observe(self, image: CameraImage, query: Query) -> SimpleNamespace:
         self.queries.append(query)
-        return SimpleNamespace(stamp_ns=image.stamp_ns, distances=None)
+        return SimpleNamespace(stamp_ns=image.stamp_ns, distances=None, seen=ALL_SEEN)
 
     def decide(self, observation: SimpleNamespace, query: Query) -> Fix:
         exposed_s = observation.stamp_ns / SECOND - START_S - self.late_s
