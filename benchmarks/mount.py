@@ -36,19 +36,19 @@ from typing import Any
 
 import numpy as np
 from honesty import CAMERA, Memory, index_of, remembered
-from recorded_drive import RecordedDrive, read_drive
+from recorded_drive import RecordedDrive, images_in_turn, read_drive
 
 from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import CameraImage, Fix
 from unifygeo_ros.core.time import ns_from_s
 from unifygeo_ros.evaluation.mounting.collect import SessionWithMemory, reduced, sequence_settings
-from unifygeo_ros.evaluation.mounting.estimate import CollectedDrive, estimate_drive, whole_drive
+from unifygeo_ros.evaluation.mounting.estimate import CollectedDrive, estimate_drive
 from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
-from unifygeo_ros.motion.samples import ImuSample, MotionBuffer, OdometrySample
+from unifygeo_ros.motion.samples import ImuSample, OdometrySample
 from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.corrections import NO_CORRECTIONS
@@ -114,14 +114,9 @@ def collected(recording: RecordedDrive, localizer: Localizer, row: Row) -> Colle
     session = make_session(localizer, settings.session, settings.tracker, settings.odometry)
     assert isinstance(session, SequenceSession)
     memory = SessionWithMemory(session, settings)
-    for item in recording.arrivals:
-        if isinstance(item, OdometrySample):
-            memory.add_odometry(item)
-        elif isinstance(item, ImuSample):
-            memory.add_imu(item)
-        else:
-            image = camera_image(item)
-            memory.locate(dataclasses.replace(image, stamp_ns=image.stamp_ns + ns_from_s(row.late_s)))
+    for message in images_in_turn(recording.arrivals, memory):
+        image = camera_image(message)
+        memory.locate(dataclasses.replace(image, stamp_ns=image.stamp_ns + ns_from_s(row.late_s)))
     return memory.collected()
 
 
@@ -195,27 +190,22 @@ def live(args: argparse.Namespace) -> None:
 
 def live_line(recording: RecordedDrive, session: LocalizationSession, row: Row, name: str) -> str:
     """One drive with `apply_estimates`, as a line of the table."""
+    assert isinstance(session, SequenceSession)
     session.apply_estimates = True
-    motion: MotionBuffer[ImuSample] = MotionBuffer(whole_drive(SessionConfig().buffer_limits))
+    memory = SessionWithMemory(session, row.settings)
     corrections, errors, offsets = [], [], []
-    for item in recording.arrivals:
-        if isinstance(item, OdometrySample):
-            session.add_odometry(item)
-        elif isinstance(item, ImuSample):
-            session.add_imu(item)
-            motion.add(item)
-        else:
-            image = camera_image(item)
-            late = dataclasses.replace(image, stamp_ns=image.stamp_ns + ns_from_s(row.late_s))
-            outcome = session.locate(late)
-            corrections.append(outcome.corrections)
-            pose, inertial = recording.truth.at(image.stamp_ns), motion.at(image.stamp_ns)
-            if pose is not None and pose.yaw_rad is not None and inertial is not None:
-                offsets.append(wrap_angle(pose.yaw_rad - inertial.yaw_rad))
-            fix, at_stamp = outcome.result, recording.truth.at(outcome.result.stamp_ns)
-            if isinstance(fix, Fix) and at_stamp is not None:
-                error_m = math.hypot(fix.east_m - at_stamp.east_m, fix.north_m - at_stamp.north_m)
-                errors.append((outcome.corrections != NO_CORRECTIONS, error_m))
+    for message in images_in_turn(recording.arrivals, memory):
+        image = camera_image(message)
+        late = dataclasses.replace(image, stamp_ns=image.stamp_ns + ns_from_s(row.late_s))
+        outcome = session.locate(late)
+        corrections.append(outcome.corrections)
+        pose, inertial = recording.truth.at(image.stamp_ns), memory.imu.at(image.stamp_ns)
+        if pose is not None and pose.yaw_rad is not None and inertial is not None:
+            offsets.append(wrap_angle(pose.yaw_rad - inertial.yaw_rad))
+        fix, at_stamp = outcome.result, recording.truth.at(outcome.result.stamp_ns)
+        if isinstance(fix, Fix) and at_stamp is not None:
+            error_m = math.hypot(fix.east_m - at_stamp.east_m, fix.north_m - at_stamp.north_m)
+            errors.append((outcome.corrections != NO_CORRECTIONS, error_m))
     stamps = [one.stamp_offset_s for one in corrections]
     imu = [math.degrees(one.imu_yaw_offset_rad) for one in corrections]
     # What must be added to the recorded yaw, less what is: the configured value, which is wrong by the row's, and the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from unifygeo_ros.aerial.index import TileIndex
 from unifygeo_ros.conversions.from_messages import imu_sample, odometry_sample
@@ -14,7 +14,6 @@ from unifygeo_ros.evaluation.recordings.truth import Truth
 from unifygeo_ros.evaluation.replay import choose_topics, read_truth
 from unifygeo_ros.evaluation.settings import TruthSettings
 from unifygeo_ros.motion.samples import ImuSample, OdometrySample
-from unifygeo_ros.sessions.session import LocalizationSession
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,15 @@ class RecordedDrive:
     truth: Truth
 
 
-def images_in_turn(arrivals: Iterable[Any], session: LocalizationSession, *, odometry: bool = True) -> Iterator[Any]:
+class TakesMotion(Protocol):
+    """A session, or what stands before one."""
+
+    def add_odometry(self, sample: OdometrySample) -> str | None: ...
+
+    def add_imu(self, sample: ImuSample) -> str | None: ...
+
+
+def images_in_turn(arrivals: Iterable[Any], session: TakesMotion, *, odometry: bool = True) -> Iterator[Any]:
     """Each image when it is its turn: a session has been given the motion that arrived before it.
 
     Args:

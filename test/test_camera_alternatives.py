@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Callable, Sequence
 
@@ -224,6 +225,18 @@ def test_images_that_show_half_of_the_surroundings_do_not_tell_how_the_camera_is
     outcomes, _, localizer, _ = located(lambda n: "mirrored", images=5, azimuth=azimuth)
     assert [isinstance(outcome.result, Fix) for outcome in outcomes] == [fixes] * 5
     assert (localizer.encodings == 0) == fixes
+
+
+def test_wrong_camera_stays_wrong_when_the_images_show_less() -> None:
+    """Half of a rig's cameras are unplugged after its images looked mirrored."""
+    _, session, localizer, images = located(lambda n: "mirrored", images=9)
+    localizer.seen = Seen(azimuth=0.5)
+    encodings = localizer.encodings
+    later = session.locate(dataclasses.replace(images[0], stamp_ns=10**11)).result
+    assert isinstance(later, Rejection)
+    assert later.reason is RejectionReason.CAMERA_MISMATCH
+    assert "look mirrored" in later.detail
+    assert localizer.encodings == encodings
 
 
 def test_session_with_the_right_camera_loses_the_first_image_alone() -> None:

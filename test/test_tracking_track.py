@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ from simulated_town import make_drive, run_drive
 from test_tracking_drives import PLAIN, moved
 
 from unifygeo_ros.core.geodesy import Datum, LocalFrame
-from unifygeo_ros.core.records import ALL_SEEN, Seen
+from unifygeo_ros.core.records import ALL_SEEN, Rejection, RejectionReason, Seen
 from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.inference.bundle import Calibration
+from unifygeo_ros.localization.config import LocalizerConfig
+from unifygeo_ros.motion.increments import Motion
 from unifygeo_ros.tracking.belief import hypothesis
 from unifygeo_ros.tracking.clusters import Cluster
 from unifygeo_ros.tracking.config import TrackerConfig
@@ -120,3 +123,14 @@ def test_new_track_takes_as_many_confirming_images_as_are_asked_for() -> None:
     assert "2.0 independent images confirm the place, 5 must" in waiting.reason
     assert Track().after_belief(cluster(5.0), 0.0, config, confirm_images=5.0).tracking
     assert TRACKING.after_belief(cluster(0.0), 0.0, config, confirm_images=5.0).tracking
+
+
+@pytest.mark.parametrize("variance", [1e15, math.nan])
+def test_odometry_that_says_nothing_leads_nowhere_from_the_lost_place(variance: float) -> None:
+    tracker = Tracker(REGION, Calibration(), TrackerConfig(confirm_images=2.0))
+    tracker._lost = hypothesis(Pose2(500.0, 0.0, 0.0), np.diag([3.0, 3.0, 1.0]), 0.01, 0.0)
+    motion = Motion(1.0, 0.0, 0.0, 1.0, variance * np.eye(3), True, 1.0)
+    plan = tracker.plan(motion, None, LocalizerConfig())
+    tracker.skip(plan, Rejection(1, RejectionReason.BLACK_IMAGE, "black"))
+    assert tracker._lost is None
+    assert tracker._confirm_images(cluster(0.0), guided=True) == 2.0

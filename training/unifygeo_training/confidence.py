@@ -254,14 +254,15 @@ def unfamiliar_weights(
         `Confidence.unfamiliar_weight` of confidence and of on_map, at most 0.
     """
     clues, right, outside = photographed.clues(known), photographed.right, photographed.outside
-    unfamiliarity = np.array([[one.unfamiliarity] for one in clues])
+    unfamiliarity = np.array([one.unfamiliarity for one in clues])
     on = ~outside
     of_place = np.where(on, 1.0 / max(on.sum(), 1), 0.0)
     # As `Calibration.on_map_confidence` has it: half of the images are on the map, and not all of those are right.
     of_map = np.where(right, 1.0 / max(on.sum(), 1), np.where(outside, 1.0 / max(outside.sum(), 1), 0.0))
 
     def fitted(base: Confidence, weights: Float64) -> float:
-        return float(_fit_more(_log_odds(base, clues), unfamiliarity, right, weights, (-50.0, 0.0))[0])
+        shown = _log_odds(base, clues)
+        return float(_likeliest(lambda weight: shown + unfamiliarity * weight, right, weights, [(-50.0, 0.0)])[0])
 
     return fitted(confidence, of_place), fitted(on_map, of_map)
 
@@ -329,40 +330,44 @@ def _with_missing(
         true: what the odds are of, (n,).
         weights: of each of the n, (n,).
     """
-    shown, signs = _log_odds(base, clues), np.where(true, 1.0, -1.0)
+    shown = _log_odds(base, clues)
 
-    def loss(constants: Float64) -> float:
+    def odds_of(constants: Float64) -> Float64:
         trust = np.exp(-blind @ constants[2:4])
-        odds = trust * (shown + blind @ constants[:2]) + (1 - trust) * constants[4] + more
-        likelihood = weights * special.log_expit(signs * odds)
-        return float(-likelihood.sum() + _SHRINKAGE * ((constants / _MISSING_SCALE) ** 2).sum() / len(odds))
+        return np.asarray(trust * (shown + blind @ constants[:2]) + (1 - trust) * constants[4] + more)
 
     bounds = [(-50.0, 50.0)] * 2 + [(0.0, 10.0)] * 2 + [(-50.0, 50.0)]
-    found = optimize.minimize(loss, np.zeros(len(MISSING_PARTS)), method="L-BFGS-B", bounds=bounds)
-    return replace(base, **dict(zip(MISSING_PARTS, found.x.tolist(), strict=True)))
+    found = _likeliest(odds_of, true, weights, bounds, _MISSING_SCALE)
+    return replace(base, **dict(zip(MISSING_PARTS, found.tolist(), strict=True)))
 
 
 def _log_odds(confidence: Confidence, clues: Sequence[Clues]) -> Float64:
     return np.array([confidence.log_odds(one) for one in clues])
 
 
-def _fit_more(odds: Float64, features: Float64, true: Bool, weights: Float64, bounds: tuple[float, float]) -> Float64:
-    """The constants c (m,) under which what is true is likeliest: its logarithmic odds are odds + features @ c.
+def _likeliest(
+    odds_of: Callable[[Float64], Float64],
+    true: Bool,
+    weights: Float64,
+    bounds: Sequence[tuple[float, float]],
+    scale: float = 1.0,
+) -> Float64:
+    """The constants under which what is true is likeliest.
 
     Args:
-        odds: (n,).
-        features: (n, m).
-        true: (n,).
+        odds_of: from the constants to the logarithmic odds, (n,).
+        true: what the odds are of, (n,).
         weights: of each of the n, (n,).
         bounds: of each constant.
+        scale: what is usual for the constants.
     """
-    signs, count = np.where(true, 1.0, -1.0), features.shape[1]
+    signs = np.where(true, 1.0, -1.0)
 
     def loss(constants: Float64) -> float:
-        likelihood = weights * special.log_expit(signs * (odds + features @ constants))
-        return float(-likelihood.sum() + _SHRINKAGE * (constants**2).sum() / len(odds))
+        likelihood = weights * special.log_expit(signs * odds_of(constants))
+        return float(-likelihood.sum() + _SHRINKAGE * ((constants / scale) ** 2).sum() / len(true))
 
-    found = optimize.minimize(loss, np.zeros(count), method="L-BFGS-B", bounds=[bounds] * count)
+    found = optimize.minimize(loss, np.zeros(len(bounds)), method="L-BFGS-B", bounds=bounds)
     return np.asarray(found.x, np.float64)
 
 

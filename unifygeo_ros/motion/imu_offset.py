@@ -15,6 +15,7 @@ import numpy as np
 
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.robust import robust_mean, spread
+from unifygeo_ros.motion.stamp_error import SIGNIFICANT
 
 LARGEST_SIGMA_RAD = math.radians(1.5)
 """Standard deviation of the drive's yaw beyond which it is not compared."""
@@ -27,9 +28,6 @@ KEPT = 500
 
 WANDER_M = 50.0
 """Differences this far apart on the way have independent errors."""
-
-SIGNIFICANT = 4.0
-"""Standard deviations by which an estimate must differ from what is configured to be named."""
 
 LEAST_OFFSET_RAD = math.radians(1.5)
 """A smaller error is not named: a heading may be wrong by several degrees before it costs fixes."""

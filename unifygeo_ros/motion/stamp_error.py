@@ -38,7 +38,7 @@ SCALE, LATE, LEVER = 3, 4, slice(5, 7)
 SIZE = 7
 
 SIGNIFICANT = 4.0
-"""Standard deviations by which an estimate must differ from 0 to be named."""
+"""Standard deviations by which an estimate must differ from what is configured to be named."""
 
 LEAST_LATE_S = 0.07
 """A smaller error is not named: fixes allow for about as much (`SessionConfig.stamp_sigma_s`), and the images of one

@@ -305,13 +305,13 @@ class LocalizationSession(abc.ABC):
         fixed = isinstance(result, Fix) or result.reason is RejectionReason.CAMERA_MISMATCH
         if heading is None or not (fixed or result.reason in _LOOKED_AT):  # type: ignore[union-attr]
             return outcome
-        if outcome.observation is not None and outcome.observation.seen.azimuth < LEAST_TELLING:
+        by_track = heading.source is HeadingSource.TRACK
+        if by_track and given_up:
             return outcome
-        if heading.source is HeadingSource.TRACK:
-            if given_up:
-                return outcome
-            self._camera_by_track = True
-        alternatives = watch.due()
+        # An image that shows too little is not compared. It does not end what images that showed more have said.
+        telling = outcome.observation is None or outcome.observation.seen.azimuth >= LEAST_TELLING
+        self._camera_by_track |= by_track and telling
+        alternatives = watch.due() if telling else ()
         if alternatives:
             start_s = time.perf_counter()
             configured = None if outcome.observation is None else outcome.observation.features
@@ -321,10 +321,11 @@ class LocalizationSession(abc.ABC):
             result = dataclasses.replace(
                 result, timings_ms={**result.timings_ms, "camera_check": elapsed_ms, "total": total_ms}
             )
-        if isinstance(result, Fix) and watch.problem is not None:
+        problem = watch.problem if telling else watch.warning
+        if isinstance(result, Fix) and problem is not None:
             timings_ms = result.timings_ms
             reason = RejectionReason.CAMERA_MISMATCH
-            result = Rejection(result.stamp_ns, reason, watch.problem, result.hypotheses, timings_ms)
+            result = Rejection(result.stamp_ns, reason, problem, result.hypotheses, timings_ms)
         return dataclasses.replace(outcome, result=result)
 
     def _committed(self, outcome: Outcome) -> Outcome:

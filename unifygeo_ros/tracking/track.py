@@ -23,6 +23,7 @@ MISSED_WHOLE, MISSED_AZIMUTH, MISSED_ELEVATION = 0.01, 0.6, 0.06
 is not (docs/measurements/sequences.md)."""
 
 RARE = 0.02
+"""Share of the right tracks with so many misses in a row from which on they are usual."""
 
 AGREEING, DISAGREEING = 0.4, 2.0
 """How much likelier off the map than on it an image is that confirms a track, and one that does not support it. Of the

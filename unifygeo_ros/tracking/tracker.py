@@ -399,7 +399,8 @@ class Tracker:
             members = plan.cluster.members
             self._lost = plan.belief.select(members[[int(np.argmax(plan.belief.weights[members]))]])
         elif self._lost is not None:
-            self._lost = predict(self._lost, plan.motion, self.noise)
+            led = predict(self._lost, plan.motion, self.noise)
+            self._lost = led if len(led) else None  # odometry that says nothing leads nowhere
 
     def _searched_part(self, plan: Plan) -> SearchedPart | None:
         """Where a limited search would have found a hypothesis: within the gate and half a tile."""
