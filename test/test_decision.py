@@ -382,6 +382,22 @@ def test_doubt_about_the_stamp_widens_the_fix_along_the_way():
     assert (late.east_m, late.north_m) == (exact.east_m, exact.north_m)
 
 
+def test_imagery_error_widens_the_fix_and_counts_for_the_gates():
+    """The imagery lies 3 m off in each axis: no image is more accurate on the earth."""
+    observation = observed(gaussian(0.0, 0.0, 4 * np.eye(2)))
+    exact = decided(observation)
+    config = LocalizerConfig(imagery_sigma_m=3.0)
+    shifted = decided(observation, config=config)
+    np.testing.assert_allclose(shifted.covariance_m2 - exact.covariance_m2, 9.0 * np.eye(2), atol=1e-9)
+    assert (shifted.east_m, shifted.yaw_variance_rad2) == (exact.east_m, exact.yaw_variance_rad2)
+    refused = decided(observation, config=dataclasses.replace(config, gate_sigma_m=3.0))
+    assert (refused.reason, "above gate_sigma_m 3" in refused.detail) == (RejectionReason.UNCERTAIN, True)
+    # 10 m from a prior of 1 m: 3.7 standard deviations of √(1 + 4.5) m, not of √(1 + 4.5 + 9) m.
+    prior = Prior(10.0, 0.0, np.eye(2))
+    assert decided(observation, prior).reason is RejectionReason.PRIOR_CONFLICT
+    assert isinstance(decided(observation, prior, config), Fix)
+
+
 def test_prior_that_agrees_lets_the_fix_pass_unchanged():
     fix = decided(observed(SHARP), Prior(4.0, -1.0, np.eye(2) * 9.0))
     assert isinstance(fix, Fix)

@@ -75,6 +75,20 @@ def test_smoothed_track_is_near_the_truth_in_files_and_bag(done: Path) -> None:
     assert np.median(errors) < 2.0
 
 
+def test_imagery_error_is_part_of_the_smoothed_tracks_standard_deviations(
+    place: Path, done: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.mcap"
+    assert (
+        run(place, output, "--truth-topic", "none", "--smooth", "--set", "localizer.imagery_sigma_m=2.0", *SEQUENCE)
+        == 0
+    )
+    rows, exact = track(output), track(done)
+    assert [row["east_m"] for row in rows] == [row["east_m"] for row in exact]
+    for row, other in zip(rows, exact, strict=True):
+        assert float(row["sigma_m"]) == pytest.approx(np.hypot(2.0, float(other["sigma_m"])), abs=1e-3)
+
+
 def test_track_can_be_a_ground_truth(done: Path) -> None:
     recording = read_truth_file(done.with_name("out.smoothed.csv"))
     rows = track(done)

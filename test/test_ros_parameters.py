@@ -69,7 +69,7 @@ def test_live_parameters_may_change_while_running():
 
 def test_vehicle_parameters_fit_a_page_and_name_their_mode():
     vehicle = {name: spec for name, spec in PARAMETERS.items() if not spec.advanced}
-    assert len(vehicle) <= 47
+    assert len(vehicle) <= 48
     assert len(PARAMETERS) - len(vehicle) <= 36
     assert {"bundle", "index", "camera.yaw_rad", "session.mode", "localizer.gate_sigma_m"} <= vehicle.keys()
     known = {"mode", "prior_source", "heading_source", "camera_frame"}

@@ -5,6 +5,7 @@ import sys
 import time
 import types
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
@@ -141,6 +142,22 @@ def test_pose_is_published_for_each_odometry_sample_with_its_stamp(bench):
     assert bench.poses[-1].header.frame_id == "map"
     assert last.covariance[0] > 0.3**2
     assert last.covariance[14] == 100.0
+
+
+def test_imagery_error_is_part_of_the_poses_and_is_live(bench):
+    bench, told = bench(), []
+    for number, sigma_m in enumerate((0.0, 2.0)):
+        settings = with_values(Settings(), {**SEQUENCE, "localizer.imagery_sigma_m": sigma_m})
+        bench.output.reset()
+        bench.output.reconfigure(settings)
+        for tick in range(20):
+            bench.output.on_odometry(odometry(10.0 * number + tick / 20), "odom")
+        bench.fix(10.0 * number + 0.5)
+        count = len(bench.poses)
+        bench.output.on_odometry(odometry(10.0 * number + 1.0), "odom")
+        bench.spin_until(lambda before=count: len(bench.poses) > before, "pose")
+        told.append(np.array(bench.poses[-1].pose.covariance).reshape(6, 6))
+    np.testing.assert_allclose(told[1] - told[0], np.diag([4.0, 4.0, 0, 0, 0, 0]), atol=0.01)
 
 
 def test_refused_image_and_a_changed_odometry_frame(bench):

@@ -321,6 +321,42 @@ def test_covariances_and_integrity_are_calibrated() -> None:
     assert np.mean(run.inside) > np.mean(run.integrity) - 0.03
 
 
+def test_imagery_error_is_not_averaged_out_over_the_images() -> None:
+    """Imagery that lies 4 m off, 2.8 m in each axis: the track is the same, and its fixes say so."""
+    shift_m, sigma_m = np.array([2.4, -3.2]), 4 / math.sqrt(2)
+
+    def stated(session: SequenceSession, _: float) -> None:
+        session._localizer.config = LocalizerConfig(imagery_sigma_m=sigma_m)  # type: ignore[misc]
+
+    def anees(run: Run) -> float:
+        nees = []
+        for result, drawn_m in zip(run.results, drive.pose[::10], strict=True):
+            if isinstance(result, Fix):
+                error = np.array([result.east_m, result.north_m]) + shift_m - drawn_m[:2]
+                nees.append(error @ np.linalg.solve(result.covariance_m2, error))
+        return float(np.mean(nees)) / 2
+
+    drive = make_drive(0, 60)
+    exact, _, _ = run_drive(drive, PLAIN, 0, config=CONSISTENT)
+    run, _, _ = run_drive(drive, PLAIN, 0, config=CONSISTENT, prepare=stated)
+    added = []
+    for result, before in zip(run.results, exact.results, strict=True):
+        if isinstance(before, Fix):
+            assert isinstance(result, Fix)
+            assert (result.east_m, result.north_m, result.integrity) == (
+                before.east_m,
+                before.north_m,
+                before.integrity,
+            )
+            added.append(result.covariance_m2 - before.covariance_m2)
+        else:
+            assert result == before
+    assert len(added) > 80
+    assert np.allclose(added, sigma_m**2 * np.eye(2))
+    assert anees(exact) > 3.0
+    assert 0.5 < anees(run) < 1.5
+
+
 @pytest.mark.parametrize("drift", [0.0, 0.05])
 def test_odometry_scale_is_estimated_and_in_the_status(drift: float) -> None:
     """Wheels that are off by two and a half of the expected standard deviations all the way cost no accuracy."""

@@ -19,6 +19,7 @@ from drives import Circle, write_drive
 from small_runs import TOWNS_ATTO
 from worlds import World, colour_world
 
+import unifygeo_ros
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.errors import ConfigurationError
@@ -46,6 +47,7 @@ SETTINGS = {
     "session.camera_check_images": 0,
     "localizer.check_projection": False,
     "localizer.minimum_sharpness": 0.0,
+    "localizer.imagery_sigma_m": 0.5,
 }
 LEARNT, APART = Circle(30.0), Circle(24.0)
 
@@ -213,6 +215,31 @@ def test_images_are_judged_one_by_one_by_all_that_the_model_holds_for_right(fini
         with (folder / "work" / name / "out.frames.jsonl").open() as file:
             gates[name] = json.loads(file.readline())["identity"]["localizer"]["gate_ambiguity"]
     assert gates == {"parent-1-single": 0.5, "student-1-single": 0.5, "parent-1-sequence": 0.1}
+
+
+def test_imagery_error_is_in_what_is_judged_on_the_earth_alone(finished: Any) -> None:
+    """It cancels between images: neither labels nor innovations have it."""
+    _, folder, _, _ = finished
+    sigmas = {}
+    for name in ("track-learn-1", "track-apart-1", "parent-1-single", "student-1-single", "student-1-sequence"):
+        with (folder / "work" / name / "out.frames.jsonl").open() as file:
+            sigmas[name] = json.loads(file.readline())["identity"]["localizer"]["imagery_sigma_m"]
+    assert list(sigmas.values()) == [0.0, 0.0, 0.0, 0.0, 0.5]
+
+
+def test_replays_of_another_version_are_not_compared_with_those_of_this_one(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replayed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    place, folder, _, _ = finished
+    shutil.copytree(folder / "work", tmp_path / "work")
+    monkeypatch.setattr(module, "_replay", replayed)
+    assert not adapt(place.request(tmp_path), learner=None).accepted  # nothing to do but the gate
+    monkeypatch.setattr(unifygeo_ros, "__version__", "999")
+    with pytest.raises(Killed):
+        adapt(place.request(tmp_path), learner=None)
 
 
 def decided(verdict: bool) -> Callable[..., Acceptance]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from unifygeo_training.calibrate import (
     fit_covariance,
     minimise,
     negative_log_likelihood,
+    offset_in_words,
     read_calibration,
 )
 
@@ -97,6 +99,25 @@ def test_calibration_sharpens_flat_logits_and_writes_what_export_reads(tmp_path:
     file = tmp_path / "calibration.json"
     file.write_text(report.to_json())
     assert read_calibration(file) == report.calibration
+
+
+def test_shift_of_the_imagery_is_reported_and_not_taken_for_the_networks_error() -> None:
+    """Truth 1 m west and 2 m north of what the imagery shows, a metre a pixel: the constants are those without it."""
+    exact = _evidence()
+    east_m, north_m = exact.offsets_m[0] + [-1.0, 2.0]
+    row, column = (24 - 1) / 2 - north_m, (24 - 1) / 2 + east_m
+    shifted = replace(
+        exact, offsets_m=exact.offsets_m + np.array([-1.0, 2.0]), pixel=np.full(300, int(row) * 24 + int(column))
+    )
+    report, plain = fit([shifted, exact], "made up"), fit([exact, exact], "made up")
+    assert report.imagery_offsets_m[0] == pytest.approx((1.0, -2.0), abs=0.15)  # medians of 300 errors of a pixel
+    assert report.imagery_offsets_m[1] == pytest.approx((0.0, 0.0), abs=0.15)
+    assert vars(report.calibration) == pytest.approx(vars(plain.calibration))
+    words = offset_in_words("town", *report.imagery_offsets_m[0])
+    assert "m east and" in words
+    assert "m south of the truth" in words
+    assert "set localizer.imagery_sigma_m to 1.5" in words  # √5 / √2
+    assert "set localizer" not in offset_in_words("town", *report.imagery_offsets_m[1])
 
 
 def test_network_that_is_never_right_is_not_calibrated() -> None:

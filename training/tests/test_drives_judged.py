@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -116,8 +117,9 @@ def test_images_for_calibration_are_neighbours_that_fit_in_memory(parts) -> None
 
 
 def test_uncalibrated_bundle_is_calibrated_in_place_with_its_lineage(
-    drives_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    drives_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     bundle = uncalibrated(tmp_path / "bundle")
     before = bundle.manifest.sha256
     arguments = ["calibrate", str(bundle.path), str(drives_file), "--dataset", "drives", "--part", "all", "--in-place"]
@@ -126,6 +128,7 @@ def test_uncalibrated_bundle_is_calibrated_in_place_with_its_lineage(
     assert '"distribution_temperature"' in printed
     assert '"ground_limit"' in printed
     assert max(map(len, printed.splitlines())) < 200  # no matrices
+    assert ": the right answers lie " in caplog.text
     manifest = load_bundle(bundle.path).manifest
     assert manifest.calibrated
     assert manifest.calibration.distribution_temperature not in (1.0, 0.0)

@@ -6,14 +6,17 @@ Every temperature minimises the mean negative log-likelihood of the truth. What 
 * heading: roll 0 among the rolls of a panorama that faces north, on the positive tile.
 The minimum score is a quantile of the re-ranking scores of right answers. The covariance's three constants (scale,
 floor, the heading's lever) maximise the Gaussian likelihood of the errors of right answers, each query once with its
-exact heading and once with a wrong one. The confidence comes from the whole localizer (`unifygeo_training.confidence`).
+exact heading and once with a wrong one. What the right answers of a set have in common, their median error, is how far
+the imagery (or the truth) is off on the earth. It does not average out over images, so that no constant for single
+images can describe it: it is reported, and taken away before the fits. The confidence comes from the whole localizer
+(`unifygeo_training.confidence`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,8 @@ from unifygeo_training.model import UnifyGeo
 MINIMUM_SCORE_QUANTILE = 0.01
 RIGHT_WITHIN_M = LocalizerConfig().answer_radius_m
 """An answer nearer than this to the truth is right: the others are what ambiguity and rejection are for."""
+WORTH_CORRECTING_M = 0.2
+"""A smaller shift of the imagery is within what a few hundred images with a truth of GNSS tell."""
 HEADING_ERROR_RAD = np.radians(4.0)
 """Standard deviation of the wrong headings."""
 TEMPERATURES = (1e-3, 1e2)
@@ -83,6 +88,8 @@ class CalibrationReport:
     """Number of queries."""
     data: str
     """Name of the data."""
+    imagery_offsets_m: list[tuple[float, float]] = field(default_factory=list)
+    """Of each set of data: median error of the right answers, east and north. The fits are relative to it."""
     answers: dict[str, Any] = field(default_factory=dict)
     """Outcomes of the localizer's answers, with a given and with a searched heading (`Answers`)."""
 
@@ -112,7 +119,9 @@ def calibrate(network: UnifyGeo, sets: Sequence[EvaluationSet], *, batch: int = 
 
 
 def fit(evidence: Sequence[Evidence], data: str) -> CalibrationReport:
-    """The constants that suit the evidence best."""
+    """The constants that suit the evidence best. Each part is of other imagery."""
+    offsets_m = [imagery_offset_m(part) for part in evidence]
+    evidence = [_on_imagery(part, offset) for part, offset in zip(evidence, offsets_m, strict=True)]
 
     def joined(name: str) -> Array:
         return np.concatenate([getattr(part, name) for part in evidence])
@@ -155,7 +164,37 @@ def fit(evidence: Sequence[Evidence], data: str) -> CalibrationReport:
         right_share=float(right[heading_variance == 0].mean()),
         queries=len(joined("pixel")),
         data=data,
+        imagery_offsets_m=[(float(east), float(north)) for east, north in offsets_m],
     )
+
+
+def imagery_offset_m(evidence: Evidence) -> Float64:
+    """Median error of the right answers: float64 (2,), east and north; 0 where none is right."""
+    found = [_answer(evidence, query, logits, 1.0)[1] for query, logits in enumerate(evidence.logits)]
+    errors = np.array(found) - evidence.offsets_m
+    right = np.hypot(*errors.T) <= RIGHT_WITHIN_M
+    return np.median(errors[right], axis=0) if right.any() else np.zeros(2)
+
+
+def offset_in_words(name: str, east_m: float, north_m: float) -> str:
+    """What an offset of `CalibrationReport.imagery_offsets_m` means, and what to do about it."""
+    length_m = float(np.hypot(east_m, north_m))
+    east = f"{abs(east_m):.2f} m {'east' if east_m >= 0 else 'west'}"
+    north = f"{abs(north_m):.2f} m {'north' if north_m >= 0 else 'south'}"
+    text = f"{name}: the right answers lie {east} and {north} of the truth, in the median"
+    if length_m < WORTH_CORRECTING_M:
+        return text
+    return (
+        f"{text}. The imagery is shifted, or the truth is. Correct the imagery's georeference and build the index "
+        f"again, or set localizer.imagery_sigma_m to {length_m / np.sqrt(2):.2f}"
+    )
+
+
+def _on_imagery(evidence: Evidence, offset_m: Float64) -> Evidence:
+    """The evidence with the truth moved to where the imagery has it."""
+    offsets_m = evidence.offsets_m + offset_m
+    pixel = _pixels(offsets_m, evidence.side_m, evidence.logits.shape[-1])
+    return replace(evidence, offsets_m=offsets_m, pixel=pixel)
 
 
 def negative_log_likelihood(scores: Float32, true: Bool, temperature: float) -> float:
@@ -184,13 +223,25 @@ def answer_moments(evidence: Evidence, query: int, logits: Float32, temperature:
     Returns:
         float64 (2, 2), m², as the runtime computes it, and float64 (2,), east and north, metres.
     """
+    distribution, position = _answer(evidence, query, logits, temperature)
+    moment = second_moment_m2(distribution, float(position[0]), float(position[1]), RIGHT_WITHIN_M)
+    return moment, position - evidence.offsets_m[query]
+
+
+def _answer(evidence: Evidence, query: int, logits: Float32, temperature: float) -> tuple[TileDistribution, Float64]:
+    """D about the positive's centre, and its most probable position."""
     pixel_m = evidence.side_m[query] / len(logits)
     distribution = TileDistribution(
         0, 0.0, 0.0, pixel_m, probabilities(logits, temperature), Heading(0.0, 0.0, HeadingSource.CONSTANT)
     )
-    position = most_probable_position(distribution)
-    moment = second_moment_m2(distribution, float(position[0]), float(position[1]), RIGHT_WITHIN_M)
-    return moment, position - evidence.offsets_m[query]
+    return distribution, most_probable_position(distribution)
+
+
+def _pixels(offsets_m: Float64, side_m: Float64, size: int) -> Int64:
+    """int64 (n,), row-major: the pixels of D at offsets from the tiles' centres."""
+    pixels = tile_from_map(offsets_m[:, 0], offsets_m[:, 1], 0.0, 0.0, size, side_m / size)
+    row, column = np.clip(np.rint(pixels), 0, size - 1).astype(np.int64).T
+    return np.asarray(row * size + column)
 
 
 def fit_covariance(moments: Float64, heading_variances: Float64, errors: Float64) -> dict[str, Any]:
@@ -253,14 +304,11 @@ def gather(network: UnifyGeo, data: EvaluationSet, *, batch: int = 16) -> Eviden
             rolled = rolled_columns(f0, network.config.columns)
             rolls.append(match(rolled, maps[positives[query]][None])[0].max(axis=(1, 2)))
 
-    size = network.config.distribution_size
     side_m = data.side_m[positives]
-    pixels = tile_from_map(data.offsets_m[:, 0], data.offsets_m[:, 1], 0.0, 0.0, size, side_m / size)
-    row, column = np.clip(np.rint(pixels), 0, size - 1).astype(np.int64).T
     return Evidence(
         logits=np.concatenate(logits),
         turned_logits=np.concatenate(turned_logits),
-        pixel=row * size + column,
+        pixel=_pixels(data.offsets_m, side_m, network.config.distribution_size),
         side_m=side_m,
         offsets_m=data.offsets_m,
         tile_scores=np.array(scores, np.float32),

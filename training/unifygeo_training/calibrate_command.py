@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
 from unifygeo_training.data.command import SPLITS, add_split_options, load_split
+
+logger = logging.getLogger(__name__)
 
 
 def add_command(subparsers: Any) -> None:
@@ -88,9 +91,11 @@ def _split(options: argparse.Namespace, root: Path, network: Any) -> Any:
 def _calibrate(options: argparse.Namespace) -> int:
     import itertools
 
+    import numpy as np
+
     from unifygeo_ros.core.errors import ConfigurationError
     from unifygeo_ros.inference.bundle import replace_manifest
-    from unifygeo_training.calibrate import calibrate
+    from unifygeo_training.calibrate import WORTH_CORRECTING_M, calibrate, offset_in_words
     from unifygeo_training.confidence import calibrated_manifest, with_confidence, write_calibrated
     from unifygeo_training.drives.judged import DriveImages, describe, neighbouring, streets_of
     from unifygeo_training.drives.opened import open_part
@@ -139,6 +144,9 @@ def _calibrate(options: argparse.Namespace) -> int:
     if options.output:
         options.output.write_text(report.to_json(), encoding="utf-8")
     print(report.for_people(), end="")
+    for data, offset_m in zip(sets, report.imagery_offsets_m, strict=True):
+        worth = float(np.hypot(*offset_m)) >= WORTH_CORRECTING_M
+        logger.log(logging.WARNING if worth else logging.INFO, offset_in_words(data.name, *offset_m))
     if options.bundle:
         assert weights.bundle is not None
         print(write_calibrated(weights.bundle, report, options.bundle).path)

@@ -36,6 +36,7 @@ from unifygeo_ros.evaluation.report.page import write_report
 from unifygeo_ros.evaluation.settings import Criteria, TruthSettings
 from unifygeo_ros.evaluation.setup_notes import advice, frame_notes, mount_note, setup_text, truth_note
 from unifygeo_ros.inference.bundle import ModelBundle, check_calibrated, load_bundle
+from unifygeo_ros.localization.fixes import with_imagery_error
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.parameters.engines import open_configured_engines
 from unifygeo_ros.parameters.settings import Settings
@@ -235,6 +236,8 @@ def _smoothed(request: ReplayRequest, steps: list[Step], localizer: Localizer) -
         lever_m=(camera.x_m, camera.y_m),
         least_integrity=LEAST_INTEGRITY,
     )
+    sigma_m = request.settings.localizer.imagery_sigma_m
+    poses = [dataclasses.replace(pose, covariance=with_imagery_error(pose.covariance, sigma_m)) for pose in poses]
     tum, table = track_files(request.output)
     write_tum(tum, poses)
     write_csv(table, poses)

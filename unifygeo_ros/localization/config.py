@@ -115,6 +115,15 @@ class LocalizerConfig:
         maximum=1000.0,
         live=True,
     )
+    imagery_sigma_m: float = setting(
+        0.0,
+        "standard deviation of the aerial imagery's position on the earth, each axis, metres (its CE90 / 2.15): an "
+        "error that all fixes of a neighbourhood share and no number of images averages out, part of every covariance "
+        "that is published",
+        minimum=0.0,
+        maximum=100.0,
+        live=True,
+    )
     gate_score: float = setting(
         0.0,
         "added to the bundle's calibrated minimum score; higher rejects more",

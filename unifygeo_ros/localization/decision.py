@@ -280,10 +280,10 @@ def decide(
         ambiguity=found.ambiguity,
         hypotheses=found.hypotheses,
     )
-    result = build_fix(observation.stamp_ns, estimate, frame, config.gate_sigma_m)
+    result = build_fix(observation.stamp_ns, estimate, frame, config)
     if isinstance(result, Fix) and prior is not None:
         away = np.array([east_m - prior.east_m, north_m - prior.north_m])
-        distance = math.sqrt(float(away @ np.linalg.solve(covariance + prior.covariance_m2, away)))
+        distance = math.sqrt(float(away @ np.linalg.solve(result.covariance_m2 + prior.covariance_m2, away)))
         if distance > config.gate_prior_sigma:
             return rejection(
                 RejectionReason.PRIOR_CONFLICT,

@@ -476,7 +476,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         if self._outputs is not None:
             self._outputs.reconfigure(settings.node)
         if self._pose is not None:
-            self._pose.reconfigure(settings.map_to_odom)
+            self._pose.reconfigure(settings)
         return SetParametersResult(successful=True)
 
     def report(self) -> list[DiagnosticStatus]:

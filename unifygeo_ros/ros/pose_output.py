@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
@@ -20,11 +21,12 @@ from unifygeo_ros.conversions.sensor_frames import frame_name
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.core.records import Fix
 from unifygeo_ros.core.time import ns_from_s
+from unifygeo_ros.localization.fixes import with_imagery_error
 from unifygeo_ros.motion.samples import OdometrySample
 from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.ros.to_messages import pose_now_message, transform_message
 from unifygeo_ros.sessions.outcome import Outcome
-from unifygeo_ros.tracking.map_to_odom import MapToOdom, MapToOdomConfig
+from unifygeo_ros.tracking.map_to_odom import MapToOdom
 from unifygeo_ros.tracking.region import Region
 
 SILENT_S = 1.0
@@ -45,6 +47,7 @@ class PoseOutput:
         self._odometry_s = time.monotonic()
         """When odometry came last."""
         self._map_to_odom = MapToOdom(settings.map_to_odom, settings.session.buffer_limits, settings.odometry, region)
+        self._imagery_sigma_m = settings.localizer.imagery_sigma_m
         self._transform = MapToOdomTransform(node, self._map_frame) if settings.node.publish_tf else None
         self._publisher = node.create_lifecycle_publisher(PoseWithCovarianceStamped, "~/pose", 10)
 
@@ -54,9 +57,10 @@ class PoseOutput:
         if self._transform is not None:
             self._transform.close()
 
-    def reconfigure(self, config: MapToOdomConfig) -> None:
+    def reconfigure(self, settings: Settings) -> None:
         """Use other live settings from now on."""
-        self._map_to_odom.config = config
+        self._map_to_odom.config = settings.map_to_odom
+        self._imagery_sigma_m = settings.localizer.imagery_sigma_m
 
     def reset(self) -> None:
         """Forget the drive: nothing is published until the next fix."""
@@ -85,6 +89,7 @@ class PoseOutput:
             ahead_ns = ns_from_s(self._map_to_odom.config.tolerance_s)
             self._transform.send(now.map_to_odom, now.stamp_ns + ahead_ns, odom_frame)
         if self._publisher.get_subscription_count():
+            now = replace(now, covariance=with_imagery_error(now.covariance, self._imagery_sigma_m))
             self._publisher.publish(pose_now_message(now, self._map_frame))
 
     def report(self, name: str) -> DiagnosticStatus:

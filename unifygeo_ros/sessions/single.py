@@ -92,7 +92,9 @@ class SingleImageSession(LocalizationSession):
     def _place_seen(self, result: Fix | Rejection) -> Place | None:
         if isinstance(result, Rejection):
             return None
-        return Place(result.east_m, result.north_m, result.covariance_m2, result.yaw_rad, result.yaw_variance_rad2)
+        # The imagery's error is the same in all images: what they are compared for does not see it.
+        covariance_m2 = result.covariance_m2 - self._localizer.config.imagery_sigma_m**2 * np.eye(2)
+        return Place(result.east_m, result.north_m, covariance_m2, result.yaw_rad, result.yaw_variance_rad2)
 
     def _anchor_at(self, stamp_ns: int, pose: Pose2, covariance: Float64) -> _Anchor:
         return _Anchor(stamp_ns, hypothesis(pose, covariance, self._noise.scale))

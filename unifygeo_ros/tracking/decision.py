@@ -72,7 +72,7 @@ def decide(
         cluster: the dominant one.
         track: after the image.
         on_map: P(the vehicle is where the index holds imagery), after the image.
-        gates: gate_sigma_m and answer_radius_m are used.
+        gates: gate_sigma_m, imagery_sigma_m and answer_radius_m are used.
         config: of the tracker.
         region: for geodetic coordinates.
         lever_m: camera in base_link, forward and left.
@@ -136,7 +136,7 @@ def decide(
         hypotheses=hypotheses,
         integrity=weight_inside_ellipse(belief, cluster, mean, covariance) * on_map,
     )
-    return build_fix(observation.stamp_ns, estimate, region.frame, gates.gate_sigma_m)
+    return build_fix(observation.stamp_ns, estimate, region.frame, gates)
 
 
 def measured_by_image(

@@ -216,7 +216,7 @@ class Tracker:
         Args:
             motion: since the last image that was planned for and taken in by `update` or `skip`.
             heading: from a sensor, at the image's stamp.
-            gates: answer_radius_m, prior_gate_sigma, gate_sigma_m and on_map_prior are used.
+            gates: answer_radius_m, prior_gate_sigma, gate_sigma_m, imagery_sigma_m and on_map_prior are used.
             stamp_covariance: as in `Query`.
         """
         config = self.config

@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import unifygeo_ros
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.errors import ConfigurationError
@@ -72,7 +73,8 @@ class AdaptRequest:
     output: Path
     """Folder of the new bundle; not there if the gate refuses it."""
     work: Path
-    """Folder of the steps, from which an interrupted run goes on."""
+    """Folder of the steps, from which an interrupted run goes on. With another version of the software, or other
+    settings, all of them are done again."""
     settings: Settings = field(default_factory=Settings)
     learning: LearnSettings = field(default_factory=LearnSettings)
     image_topic: str | None = None
@@ -119,6 +121,7 @@ def adapt(request: AdaptRequest, *, learner: Learn = learn) -> Outcome:
     with locked(request.work):
         stages = Stages(request.work, count=len(request.drives) + 3 + 5 * len(request.apart))
         common: dict[str, Any] = {
+            "software": unifygeo_ros.__version__,  # the replays of parent and student must be of the same
             "parent": parent.manifest.sha256,
             "index": index.checksum,
             "settings": dataclasses.asdict(request.settings),
@@ -202,8 +205,11 @@ def _digests(stages: Stages, kind: str, bags: tuple[Path, ...]) -> list[str]:
 
 
 def _replay(request: AdaptRequest, bag: Path, bundle: ModelBundle, index: Path, output: Path, mode: str,
-            **changes: Any) -> None:  # fmt: skip
+            *, on_earth: bool = False, **changes: Any) -> None:  # fmt: skip
+    """Replay a drive. on_earth: covariances hold the imagery's error, which labels and innovations do not have."""
     values: dict[str, Any] = {"session.mode": mode}
+    if not on_earth:
+        values["localizer.imagery_sigma_m"] = 0.0
     if mode == "sequence":
         values["session.prior_source"] = "none"
     else:
@@ -295,7 +301,8 @@ def _judged(
     inputs = {**inputs, "bag": fingerprint(Bag(bag).files), "truth": request.truth_topic}
 
     def sequence(folder: Path) -> None:
-        _replay(request, bag, bundle, index, folder / "out.mcap", "sequence", report=folder / "report.html", **truth)
+        report = folder / "report.html"
+        _replay(request, bag, bundle, index, folder / "out.mcap", "sequence", on_earth=True, report=report, **truth)
 
     def single(folder: Path) -> None:
         _replay(request, bag, bundle, index, folder / "out.mcap", "single")
