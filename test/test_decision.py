@@ -23,6 +23,7 @@ from unifygeo_ros.core.records import (
     Query,
     Rejection,
     RejectionReason,
+    Seen,
     TileDistribution,
 )
 from unifygeo_ros.inference.bundle import Calibration, Clues, Confidence
@@ -256,6 +257,23 @@ def test_log_odds_add_each_clue_by_its_weight():
     assert near.outside_ratio(clues, searched=False, near=True) == pytest.approx(math.exp(-2.0))
     assert near.outside_ratio(clues, searched=False) == ratio
     assert near.outside_ratio(clues, searched=True, near=True) == near.outside_ratio(clues, searched=True)
+
+
+def test_covariance_widens_with_the_elevations_that_are_not_seen_and_nothing_else_changes():
+    observation = observed(gaussian(3.0, -2.0, np.array([[9.0, 4.0], [4.0, 16.0]])))
+    partly = dataclasses.replace(observation, seen=Seen(azimuth=0.5, elevation=0.75))
+    calibration = dataclasses.replace(CALIBRATION, elevation_widening=math.log(81.0))
+    whole, widened = answered(observation, calibration=calibration), answered(partly, calibration=calibration)
+    np.testing.assert_array_equal(whole.covariance_m2, answered(observation).covariance_m2)
+    # exp(ln 81 · 1/4) = 3, whatever share of the azimuths is seen
+    np.testing.assert_allclose(widened.covariance_m2, 3.0 * whole.covariance_m2, rtol=1e-12)
+    assert (widened.east_m, widened.north_m, widened.ambiguity) == (whole.east_m, whole.north_m, whole.ambiguity)
+    # A bundle of before knows no widening, and none is negative.
+    np.testing.assert_array_equal(answered(partly).covariance_m2, whole.covariance_m2)
+    with pytest.raises(BundleError, match=r"elevation_widening is -0\.1, must be finite and at least 0"):
+        Calibration(elevation_widening=-0.1)
+    with pytest.raises(BundleError, match="elevation_widening is nan, must be finite and at least 0"):
+        Calibration(elevation_widening=math.nan)
 
 
 def test_second_mode_adds_ambiguity_and_a_hypothesis():

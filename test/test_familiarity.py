@@ -102,13 +102,17 @@ def known(ground_limit: float = 1.5, aerial_limit: float = 2.0, size: int = 3) -
 def test_manifest_keeps_what_is_known_and_one_without_it_reads_as_before(tmp_path: Path) -> None:
     old = random_bundle(tmp_path / "old")
     assert old.manifest.calibration.familiarity is None
-    assert "familiarity" not in json.loads((tmp_path / "old/manifest.json").read_text())["calibration"]
+    entries = json.loads((tmp_path / "old/manifest.json").read_text())["calibration"]
+    assert not {"familiarity", "elevation_widening"} & entries.keys()
     assert "unknown" in old.manifest.familiarity_text
     sha256 = json.loads((tmp_path / "old/manifest.json").read_text())["sha256"]
     assert old.manifest.sha256 == sha256  # nothing was added to what it says
     channels = old.manifest.match_channels // old.manifest.ground.columns
     calibration = dataclasses.replace(
-        old.manifest.calibration, familiarity=known(size=channels), confidence=Confidence(unfamiliar_weight=-2.0)
+        old.manifest.calibration,
+        familiarity=known(size=channels),
+        confidence=Confidence(unfamiliar_weight=-2.0),
+        elevation_widening=1.5,
     )
     replace_manifest(old, with_calibration(old.manifest, calibration, "test", "data"))
     read = load_bundle(tmp_path / "old").manifest

@@ -19,6 +19,7 @@ from unifygeo_ros.core.records import (
     Observation,
     Rejection,
     RejectionReason,
+    Seen,
     TileDistribution,
 )
 from unifygeo_ros.core.se2 import Pose2
@@ -354,6 +355,18 @@ def test_doubt_about_the_stamp_widens_an_image_along_the_way_and_the_tracker_tru
         gain = np.array([4 / (4 + pixel), 4 / (4 + pixel + added)])
         np.testing.assert_allclose(np.diag(tracker.belief.covariances[best])[:2], 4 * (1 - gain), rtol=0.02)
         np.testing.assert_allclose(tracker.belief.means[best, :2], [117.5, 66.5 + gain[1]], atol=0.02)
+
+
+def test_components_widen_with_what_is_not_seen_as_answers_do() -> None:
+    calibration = replace(CALIBRATION, elevation_widening=math.log(16.0))
+    whole = observation(Heading(0.7, 0.04, HeadingSource.IMU), one_pixel(1, 2, 9), scores=(0.9, 0.8))
+    partly = replace(whole, seen=Seen(elevation=0.5))
+    before, after = (evidence_of(one, calibration, CONFIG, REGION) for one in (whole, partly))
+    assert before.covariances_m2[0, 0, 0] == pytest.approx(0.5 * 25 / 12 + 0.09 + 4 * 0.04)
+    np.testing.assert_allclose(after.covariances_m2[0], 4 * before.covariances_m2[0], rtol=1e-12)
+    # Of a tile that was not decoded nothing but the tile is known anyway.
+    np.testing.assert_array_equal(after.covariances_m2[1], before.covariances_m2[1])
+    np.testing.assert_array_equal(after.weights, before.weights)
 
 
 def test_unfamiliar_image_says_less_and_beyond_the_limit_nothing() -> None:

@@ -24,6 +24,7 @@ from unifygeo_training.confidence import (
     familiarity_of,
     field_mask,
     fit_confidence,
+    fit_elevation_widening,
     fit_near,
     fit_on_map,
     gather,
@@ -51,6 +52,7 @@ def outcomes_of(
     panoramas: Any = None,
     tiles: Any = None,
     blind: Any = None,
+    distances2: Any = None,
 ) -> Outcomes:
     zeros = np.zeros(len(right))
     return Outcomes(
@@ -61,6 +63,7 @@ def outcomes_of(
         zeros[:, None] if panoramas is None else panoramas,
         zeros[:, None] if tiles is None else tiles,
         np.zeros((len(right), 2)) if blind is None else blind,
+        zeros if distances2 is None else distances2,
         np.asarray(right, np.bool_),
         np.zeros(len(right), np.bool_) if outside is None else np.asarray(outside, np.bool_),
     )
@@ -187,6 +190,24 @@ def test_constants_of_missing_parts_against_off_the_map_are_those_of_the_images_
     _, found = with_missing_weights(outcomes, known_by_one_number(), place, Confidence(belief_weight=2.0))
     assert np.abs(np.array([found.log_odds(one) for one in outcomes.clues()[:300]]) - odds[:300]).mean() < 0.15
     assert (found.azimuth_fade, found.elevation_fade) == pytest.approx((1.5, 0.5), abs=0.2)
+
+
+@pytest.mark.parametrize("widening", [0.7, 2.5])
+def test_elevation_widening_is_that_of_the_errors_which_made_the_outcomes(widening: float) -> None:
+    """Squared distances of errors in the plane are χ² with two degrees of freedom, times the widening."""
+    rng = np.random.default_rng(11)
+    count = 20_000
+    blind = np.stack([np.where(rng.random(count) < 0.5, 0.0, 0.25), rng.uniform(0.0, 0.75, count)], axis=-1)
+    distances2 = rng.chisquare(2, count) * np.exp(blind[:, 1] * widening)
+    right = rng.random(count) < 0.8
+    distances2[~right | (blind[:, 0] > 0)] = 1e4  # wrong places, and without some of the azimuths
+    made = outcomes_of(np.full(count, 0.9), np.ones(count), right, blind=blind, distances2=distances2)
+    assert fit_elevation_widening(made) == pytest.approx(widening, abs=0.06)
+    # Errors that are smaller where less is seen do not narrow the covariance.
+    assert fit_elevation_widening(replace(made, distances2=np.full(count, 0.1))) == 0.0
+    # Nothing is known without a right answer, or where all elevations are seen.
+    assert fit_elevation_widening(replace(made, right=np.zeros(count, np.bool_))) == 0.0
+    assert fit_elevation_widening(replace(made, blind=np.zeros((count, 2)))) == 0.0
 
 
 def test_constants_near_a_place_are_those_of_the_odds_which_made_the_outcomes() -> None:

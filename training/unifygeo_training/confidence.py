@@ -10,7 +10,7 @@ The mean features of all these panoramas and tiles are what the model knows (`un
 a distance from them means is fitted on the same places, photographed by other cameras and providers: with changed
 colours, tones, weather and noise. The distance has a weight of its own, and all other constants stay as they are. What
 it means that a part of the panorama is not seen is fitted in the same way, on the same places seen by cameras of less
-than the whole field.
+than the whole field: for the confidences, and for the covariance of right answers (`Calibration.widening`).
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ FIELDS_DEG = (
 )  # fmt: skip
 """Fields of view with which the meaning of missing parts is fitted, in turn: width in azimuth about the image's middle,
 lowest and highest elevation. The first is that of a car's surround cameras."""
+LEAST_BLIND = 0.01
+"""Smallest share of azimuths or elevations that counts as missing: a pixel at an edge does not."""
 NEAR_SIGMA_M = 1.0
 """How well the tracker knows the place near which it looks, standard deviation of each axis."""
 LIMIT_QUANTILE = 0.99
@@ -105,6 +107,8 @@ class Outcomes:
     """Mean features of the best tiles, (n, C)."""
     blind: Float64
     """Shares of azimuth and elevation that were not seen, (n, 2)."""
+    distances2: Float64
+    """Squared Mahalanobis distance of the answer's error, by the covariance that it had if all were seen."""
     right: Bool
     """Within answer_radius_m of the truth."""
     outside: Bool
@@ -213,7 +217,8 @@ def fit_bundle(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibra
         fitted: dict[str, Any] = {f"{name}confidence": confidence, f"{name}on_map_confidence": on_map}
         calibration = replace(calibration, **fitted)
         answers[f"{name}confidence"] = asdict(judge(outcomes, calibration, searched=bool(name)))
-    calibration = replace(calibration, near_on_map_confidence=_near(bundle, streets, known))
+    near, widening = _near(bundle, streets, known), fit_elevation_widening(partly_seen[False])
+    calibration = replace(calibration, near_on_map_confidence=near, elevation_widening=widening)
     answers["photographed"] = asdict(judge(photographed, calibration))
     answers["partly_seen"] = asdict(judge(partly_seen[False], calibration))
     return calibration, answers
@@ -292,6 +297,28 @@ def with_missing_weights(
     # on the map : off it = (1 + wrong place : right) · (right : off the map)
     of_right = np.logaddexp(0.0, -_log_odds(confidence, clues))
     return confidence, _with_missing(on_map, clues, of_right, blind, ~outside, _halves(outside))
+
+
+def fit_elevation_widening(partly_seen: Outcomes) -> float:
+    """`Calibration.elevation_widening` under which the Gaussian errors of right answers are likeliest.
+
+    Answers without some of the azimuths do not count. Their errors have long tails, along the street, and a track
+    takes these for misses: on drives its covariances are as honest without some azimuths as with all.
+
+    Args:
+        partly_seen: answers to parts of panoramas.
+    """
+    chosen = partly_seen.right & (partly_seen.blind[:, 0] < LEAST_BLIND)
+    distances2, blind = partly_seen.distances2[chosen], partly_seen.blind[chosen, 1]
+    if not np.any(blind >= LEAST_BLIND):
+        return 0.0
+
+    def loss(widening: float) -> float:
+        # −2 log likelihood in the plane: d² / w + 2 log w.
+        return float(np.sum(distances2 * np.exp(-widening * blind) + 2 * widening * blind))
+
+    found = optimize.minimize_scalar(loss, bounds=(0.0, 10.0), method="bounded")
+    return float(found.x) if loss(found.x) < loss(0.0) else 0.0
 
 
 _MISSING_SCALE = 10.0
@@ -408,6 +435,8 @@ def fit_missing(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibr
         raise InputError(f"{bundle.path}: its calibration knows no usual pictures; fit all of it again")
     for name in ("", "searched_"):
         partly_seen = partly_seen_outcomes(bundle, streets, searched=bool(name))
+        if not name:
+            calibration = replace(calibration, elevation_widening=fit_elevation_widening(partly_seen))
         bases = (getattr(calibration, f"{name}confidence"), getattr(calibration, f"{name}on_map_confidence"))
         confidence, on_map = with_missing_weights(partly_seen, known, *bases)
         fitted: dict[str, Any] = {f"{name}confidence": confidence, f"{name}on_map_confidence": on_map}
@@ -618,7 +647,8 @@ def _localized(
     rolls = rng.integers(streets.columns, size=len(truth)) if searched else np.zeros(len(truth), np.int64)
     errors_rad = rng.normal(0.0, HEADING_SIGMA_RAD, len(truth))
     columns, channels = localizer.bundle.manifest.ground.columns, localizer.bundle.manifest.mean_channels
-    looked_at, clues, blind, right, panoramas, tiles = [], [], [], [], [], []
+    calibration = localizer.bundle.manifest.calibration
+    looked_at, clues, blind, distances2, right, panoramas, tiles = [], [], [], [], [], [], []
     for row in rows.tolist():
         heading = None
         if not searched:
@@ -642,8 +672,10 @@ def _localized(
         blind.append((found.clues.blind_azimuth, found.clues.blind_elevation))
         panoramas.append(panorama_features(observation.features.levels[0][None], columns)[0])
         tiles.append(tile_features(localizer.index.match_maps[observation.matches.tile_ids[:1]], columns)[0])
-        error_m = np.hypot(*(truth[row] - (found.east_m, found.north_m)))
-        right.append(not outside[row] and error_m <= localizer.config.answer_radius_m)
+        error_m = truth[row] - (found.east_m, found.north_m)
+        distance2 = float(error_m @ np.linalg.solve(found.covariance_m2, error_m))
+        distances2.append(distance2 * calibration.widening(found.clues.blind_elevation))
+        right.append(not outside[row] and np.hypot(*error_m) <= localizer.config.answer_radius_m)
     belief, score, spread, agreeing = np.array(clues, np.float64).reshape(-1, 4).T
     ground, aerial = (np.array(of_each, np.float64).reshape(-1, channels) for of_each in (panoramas, tiles))
     return Outcomes(
@@ -654,6 +686,7 @@ def _localized(
         ground,
         aerial,
         np.array(blind, np.float64).reshape(-1, 2),
+        np.array(distances2, np.float64),
         np.array(right, np.bool_),
         outside[np.array(looked_at, np.intp)],
     )

@@ -203,6 +203,9 @@ class Calibration:
     """Standard deviation added in quadrature to each axis, for errors that D does not contain (georeference)."""
     heading_lever_m: float = 5.0
     """Metres by which a heading error of one radian moves the answer, as a standard deviation."""
+    elevation_widening: float = 0.0
+    """How an answer's covariance grows with the elevations that were not seen (`widening`): D is as narrow without
+    them, but lies further off. Without some azimuths D itself is wider."""
     confidence: Confidence = Confidence()
     """Right against a wrong place on the map, of answers to images with a heading."""
     searched_confidence: Confidence = Confidence()
@@ -222,9 +225,23 @@ class Calibration:
             value = getattr(self, field.name)
             if value is None or isinstance(value, Confidence | Familiarity):
                 continue
-            if not (math.isfinite(value) and (value > 0 or field.name == "minimum_score")):
-                limit = "finite" if field.name == "minimum_score" else "finite and above 0"
+            holds, limit = value > 0, "finite and above 0"
+            if field.name == "minimum_score":
+                holds, limit = True, "finite"
+            elif field.name == "elevation_widening":
+                holds, limit = value >= 0, "finite and at least 0"
+            if not (math.isfinite(value) and holds):
                 raise BundleError(f"calibration.{field.name} is {value}, must be {limit}; calibrate again")
+
+    def widening(self, blind_elevation: float) -> float:
+        """Factor on the covariance of an answer, 1 where all elevations were seen.
+
+        It is exp(elevation_widening · blind_elevation).
+
+        Args:
+            blind_elevation: as in `Clues`.
+        """
+        return math.exp(self.elevation_widening * blind_elevation)
 
     def wrong_probabilities(self, clues: Clues, *, searched: bool, on_map_prior: float) -> tuple[float, float]:
         """How probably an answer is wrong, and which part of that is that its place is not on the map.
@@ -275,6 +292,8 @@ def calibration_to_json(calibration: Calibration) -> dict[str, Any]:
     """The entries of a calibration, without those that bundles of before do not have where they say nothing."""
     entries = dataclasses.asdict(calibration)
     entries = {name: value for name, value in entries.items() if value is not None}
+    if not calibration.elevation_widening:
+        del entries["elevation_widening"]
     for name, confidence in entries.items():
         if name.endswith("confidence"):
             for weight in ("unfamiliar_weight", *MISSING_PARTS):

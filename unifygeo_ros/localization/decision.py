@@ -17,6 +17,7 @@ from unifygeo_ros.core.arrays import Bool, Float64
 from unifygeo_ros.core.covariance import symmetric
 from unifygeo_ros.core.geodesy import LocalFrame, map_from_tile
 from unifygeo_ros.core.records import (
+    ALL_SEEN,
     Distances,
     Fix,
     Heading,
@@ -26,6 +27,7 @@ from unifygeo_ros.core.records import (
     Query,
     Rejection,
     RejectionReason,
+    Seen,
     TileDistribution,
 )
 from unifygeo_ros.core.softmax import softmax
@@ -89,14 +91,19 @@ def second_moment_m2(distribution: TileDistribution, east_m: float, north_m: flo
 
 
 def position_covariance_m2(
-    moment_m2: Float64, heading_variance_rad2: float | Float64, calibration: Calibration
+    moment_m2: Float64, heading_variance_rad2: float | Float64, calibration: Calibration, seen: Seen = ALL_SEEN
 ) -> Float64:
-    """Covariance of an answer from D's second moment about it and its heading's variance: float64 (2, 2).
+    """Covariance of an answer: float64 (2, 2).
 
-    Moments float64 (n, 2, 2) take variances float64 (n, 1, 1).
+    Args:
+        moment_m2: D's second moment about the answer. Moments float64 (n, 2, 2) take variances float64 (n, 1, 1).
+        heading_variance_rad2: of its heading.
+        calibration: of the bundle.
+        seen: how much the image showed.
     """
     floor = calibration.position_floor_m**2 + calibration.heading_lever_m**2 * heading_variance_rad2
-    return calibration.covariance_scale * moment_m2 + floor * np.eye(2)
+    widening = calibration.widening(1 - seen.elevation)
+    return widening * (calibration.covariance_scale * moment_m2 + floor * np.eye(2))
 
 
 def mass_within(distribution: TileDistribution, east_m: float, north_m: float, radius_m: float) -> float:
@@ -214,7 +221,7 @@ def answer(
     return Answer(
         east_m,
         north_m,
-        position_covariance_m2(moment, heading.variance_rad2, calibration),
+        position_covariance_m2(moment, heading.variance_rad2, calibration, observation.seen),
         clues,
         ambiguity,
         outside,

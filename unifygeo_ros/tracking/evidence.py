@@ -262,7 +262,7 @@ def evidence_of(
             shares = right * shares
             whole_weights[rank] = (1 - right) * weights[rank]
             variance = min(variance, SEARCHED_YAW_VARIANCE)
-        covariances = position_covariance_m2(covariances, variance, calibration)
+        covariances = position_covariance_m2(covariances, variance, calibration, observation.seen)
         covariances *= 1 / new_share
         covariances, variance = with_stamp_error(covariances, variance, stamp_covariance, heading.yaw_rad)
         parts.append((weights[rank] * shares, means, covariances))
