@@ -10,7 +10,7 @@ import pytest
 from simulated_town import ObservationModel, make_drive, run_drive
 
 from unifygeo_ros.core.geodesy import Datum, LocalFrame
-from unifygeo_ros.core.records import Fix, HeadingSource, RejectionReason
+from unifygeo_ros.core.records import Fix, HeadingSource, RejectionReason, Seen
 from unifygeo_ros.inference.bundle import Confidence
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.on_map import RATIO_LIMIT, after_image, after_way
@@ -109,6 +109,16 @@ def test_image_that_confirms_a_track_speaks_for_the_map_and_one_that_does_not_su
     likelihood_ratio: float, outside_ratio: float
 ) -> None:
     assert Track(TrackState.TRACKING, likelihood_ratio=likelihood_ratio).outside_ratio == outside_ratio
+
+
+@pytest.mark.parametrize(("azimuth", "outside_ratio"), [(1.0, 0.4), (0.75, 0.2551), (0.5, 0.1626), (0.25, 0.1037)])
+def test_image_that_confirms_a_track_says_more_for_the_map_the_fewer_azimuths_it_shows(
+    azimuth: float, outside_ratio: float
+) -> None:
+    """Off the map a part seldom agrees with a track by chance: 0.4 · exp(−1.8 · what is not seen)."""
+    track = Track(TrackState.TRACKING).after_image(100.0, 0.3, Seen(azimuth=azimuth, elevation=0.5))
+    assert track.outside_ratio == pytest.approx(outside_ratio, abs=1e-4)
+    assert track.after_image(9.0, 0.3, Seen(azimuth=azimuth)).outside_ratio == 2.0
 
 
 def test_images_looked_for_near_the_track_are_judged_by_the_odds_for_that() -> None:

@@ -11,16 +11,30 @@ from simulated_town import make_drive, run_drive
 from test_tracking_drives import PLAIN, moved
 
 from unifygeo_ros.core.geodesy import Datum, LocalFrame
-from unifygeo_ros.core.records import ALL_SEEN, Rejection, RejectionReason, Seen
+from unifygeo_ros.core.records import (
+    ALL_SEEN,
+    Fix,
+    GroundFeatures,
+    Heading,
+    HeadingSource,
+    Matches,
+    Observation,
+    Rejection,
+    RejectionReason,
+    Seen,
+    TileDistribution,
+)
 from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.motion.increments import Motion
 from unifygeo_ros.tracking.belief import hypothesis
-from unifygeo_ros.tracking.clusters import Cluster
+from unifygeo_ros.tracking.clusters import Cluster, dominant_cluster
 from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.tracking.decision import decide
+from unifygeo_ros.tracking.evidence import evidence_of
 from unifygeo_ros.tracking.region import Region
-from unifygeo_ros.tracking.track import Track, TrackState, usual_misses
+from unifygeo_ros.tracking.track import Track, TrackState, usual_against, usual_misses
 from unifygeo_ros.tracking.tracker import Tracker
 
 HALF = Seen(azimuth=0.5)
@@ -60,6 +74,88 @@ def test_image_that_does_not_support_the_track_is_tolerated_where_half_is_seen()
     # Then nothing is tolerated until an image confirms the track.
     assert not after(four, [20.0, 5.0], HALF).tolerated
     assert after(four, [20.0, 200.0, 5.0], HALF).tolerated
+
+
+@pytest.mark.parametrize(
+    ("seen", "images"),
+    [
+        # The shares are 0, 0, 8%, 17% and 25%.
+        (ALL_SEEN, 0),
+        (Seen(elevation=0.2), 0),
+        (Seen(azimuth=0.75), 1),
+        (HALF, 2),
+        (Seen(azimuth=0.25), 2),
+    ],
+)
+def test_usual_against_are_those_that_two_of_a_hundred_right_tracks_have(seen: Seen, images: int) -> None:
+    share = 0.33 * (1 - seen.azimuth)
+    assert usual_against(seen) == images
+    assert share**images >= 0.02 > share ** (images + 1)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "seen", "least"),
+    [
+        ([5.0], ALL_SEEN, 10.0),
+        ([0.5], ALL_SEEN, 10.0),
+        ([0.5], Seen(elevation=0.5), 1.0),
+        ([0.5], HALF, 0.0),
+        ([0.5, 0.5], HALF, 0.0),
+        ([0.5, 0.5, 0.5], HALF, 1.0),  # the third in a row speaks against the track
+        ([0.5, 5.0, 0.5], HALF, 0.0),
+        ([5.0, 0.5, 0.5], HALF, 0.0),
+        ([5.0, 5.0, 5.0, 0.5], HALF, 10.0),  # the fourth miss is not tolerated
+        ([0.5, 0.5, 20.0, 0.5], HALF, 0.0),
+    ],
+)
+def test_images_that_speak_against_a_track_give_fixes_as_often_as_is_usual(
+    ratios: list[float], seen: Seen, least: float
+) -> None:
+    assert after(TRACKING, ratios, seen).least_ratio == least
+
+
+def test_standing_before_an_image_that_speaks_against_the_track_is_the_first_in_a_row() -> None:
+    standing = after(TRACKING, [0.5] * 9, HALF, novelty=0.0)
+    assert (standing.against, standing.least_ratio) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("against", "fix_from", "is_fix"), [(2, "posterior", True), (3, "posterior", False), (1, "image", False)]
+)
+def test_fix_of_an_image_that_speaks_against_the_track(against: int, fix_from: str, is_fix: bool) -> None:
+    belief = hypothesis(Pose2(3.0, 4.0, 0.5), np.diag([0.09, 0.16, 0.01]), 0.01, 0.001)
+    track = Track(
+        TrackState.TRACKING, "", likelihood_ratio=0.2, misses=3, against=against, tolerated=True, seen=HALF, inside=True
+    )
+    tile = np.array([0])
+    matches = Matches(tile, np.ones(1), np.ones(1), np.zeros((1, 1, 1), np.float32), tile)
+    features = GroundFeatures(np.zeros(4, np.float32), (), {})
+    heading = Heading(0.5, 0.01, HeadingSource.IMU)
+    pixels = np.full((8, 8), 1 / 64, np.float32)
+    observation = Observation(7, matches, (TileDistribution(0, 0.0, 0.0, 8.0, pixels),), heading, features, seen=HALF)
+    config = TrackerConfig(fix_from=fix_from)
+    result = decide(
+        observation,
+        evidence_of(observation, Calibration(), config, REGION),
+        belief,
+        dominant_cluster(belief, 5.0),
+        track,
+        on_map=0.99,
+        gates=LocalizerConfig(),
+        config=config,
+        region=REGION,
+        lever_m=(0.0, 0.0),
+        inflation=1.0,
+        stamp_covariance=None,
+    )
+    if is_fix:
+        assert isinstance(result, Fix)
+        assert (result.east_m, result.north_m) == (3.0, 4.0)
+        np.testing.assert_allclose(result.covariance_m2, np.diag([0.09, 0.16]), rtol=1e-9)
+    else:
+        assert isinstance(result, Rejection)
+        assert result.reason is RejectionReason.UNCERTAIN
+        assert ("speaks against it" in result.detail) == (fix_from == "posterior")
 
 
 def test_image_that_supports_the_track_ends_the_misses() -> None:

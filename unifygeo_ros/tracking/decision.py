@@ -95,13 +95,12 @@ def decide(
     if not region.covers(cluster.mean[None, :2])[0]:
         place = f"east {cluster.mean[0]:.0f} m, north {cluster.mean[1]:.0f} m"
         return rejection(RejectionReason.OFF_MAP, f"the track is at {place}, where the index holds no tile")
-    carried = track.tolerated and config.fix_from == "posterior"
-    least = NEUTRAL if carried else SUPPORT
+    least = track.least_ratio if config.fix_from == "posterior" else SUPPORT
     if track.likelihood_ratio < least:
         return rejection(
             RejectionReason.UNCERTAIN,
             f"the image is {track.likelihood_ratio:.2g} times as likely from the track as from anywhere, which is "
-            f"under {least:g} and " + ("speaks against it" if carried else "does not support it"),
+            f"under {least:g} and " + ("speaks against it" if least == NEUTRAL else "does not support it"),
         )
     if track.unsupported:
         return rejection(

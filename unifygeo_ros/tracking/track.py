@@ -6,7 +6,7 @@ import enum
 import math
 from dataclasses import dataclass, field, replace
 
-from unifygeo_ros.core.records import Seen
+from unifygeo_ros.core.records import ALL_SEEN, Seen
 from unifygeo_ros.tracking.belief import Belief, uniform
 from unifygeo_ros.tracking.clusters import Cluster
 from unifygeo_ros.tracking.config import TrackerConfig
@@ -16,11 +16,16 @@ LEAST_NEW = 0.05
 """Images of which less is new do not count against a track: images taken while parked count as a single observation."""
 
 NEUTRAL = 1.0
-"""An image that is less likely from a track than from anywhere speaks against it and gives no fix."""
+"""An image that is less likely from a track than from anywhere speaks against it."""
 
 MISSED_WHOLE, MISSED_AZIMUTH, MISSED_ELEVATION = 0.01, 0.6, 0.06
 """Share of the images of a right track that do not support it: where all is seen, and what is added for each share that
 is not (docs/measurements/sequences.md)."""
+
+AGAINST_AZIMUTH = 0.33
+"""Share of the images of a right track that speak against it, for all azimuths that are not seen: with half of them 17%
+of 625 images do, with all of them, whatever the elevations, less than one in two hundred
+(docs/measurements/sequences.md)."""
 
 RARE = 0.02
 """Share of the right tracks with so many misses in a row from which on they are usual."""
@@ -29,6 +34,11 @@ AGREEING, DISAGREEING = 0.4, 2.0
 """How much likelier off the map than on it an image is that confirms a track, and one that does not support it. Of the
 images of tracks on the map 52% (half of the surroundings seen) to 96% (all seen) confirm, and 1 to 35% do not support;
 off it 0 to 9% and 80 to 100% (docs/measurements/sequences.md)."""
+
+AGREEING_AZIMUTH = 1.8
+"""With it `AGREEING` falls exponentially with the share of the azimuths that are not seen: the less an image shows, the
+less often a wrong track agrees with it. Off the map 22% of the images of tracks confirm them where all is seen, 7% with
+half of the azimuths; on it 95% and 52%."""
 
 
 class TrackState(enum.Enum):
@@ -76,6 +86,12 @@ def usual_misses(seen: Seen) -> int:
     return int(math.log(RARE) / math.log(share))
 
 
+def usual_against(seen: Seen) -> int:
+    """How many images in a row that speak against a right track are no sign of a wrong one, as `usual_misses`."""
+    share = AGAINST_AZIMUTH * (1 - seen.azimuth)
+    return int(math.log(RARE) / math.log(share)) if share > 0 else 0
+
+
 @dataclass(frozen=True)
 class Track:
     """The state machine's memory; each method returns the next one."""
@@ -88,8 +104,12 @@ class Track:
     """Images that did not support the cluster, but for those tolerated, since the last one that confirmed it."""
     misses: int = 0
     """Images in a row, the last one included, that did not support the cluster."""
+    against: int = 0
+    """Images in a row, the last one included, that speak against the cluster."""
     tolerated: bool = False
     """Whether the last image did not support the cluster, but so many in a row are usual with so little seen."""
+    seen: Seen = ALL_SEEN
+    """How much the last image showed."""
     inside: bool = False
     """Whether the tracked vehicle is taken to be on the map (`after_on_map`)."""
 
@@ -98,10 +118,21 @@ class Track:
         return self.state is TrackState.TRACKING
 
     @property
+    def least_ratio(self) -> float:
+        """A fix takes an image that is so much likelier from the cluster than from anywhere.
+
+        `SUPPORT`; `NEUTRAL` if the last image is tolerated; 0 if so many in a row that speak against the cluster are
+        usual, too.
+        """
+        if not self.tolerated:
+            return SUPPORT
+        return 0.0 if max(self.against, 1) <= usual_against(self.seen) else NEUTRAL
+
+    @property
     def outside_ratio(self) -> float:
         """How much likelier off the map than on it the last image is, by how it agrees with the track."""
         if self.likelihood_ratio >= CONFIRMING:
-            return AGREEING
+            return AGREEING * math.exp(-AGREEING_AZIMUTH * (1 - self.seen.azimuth))
         return 1.0 if self.likelihood_ratio >= SUPPORT else DISAGREEING
 
     def after_image(self, likelihood_ratio: float, novelty: float, seen: Seen, *, may_confirm: bool = True) -> Track:
@@ -114,6 +145,7 @@ class Track:
             may_confirm: False for an image that may support the cluster, but not confirm it.
         """
         unsupported, misses, tolerated, is_new = self.unsupported, self.misses, False, novelty > LEAST_NEW
+        against = 0 if likelihood_ratio >= NEUTRAL else self.against + is_new
         if likelihood_ratio >= SUPPORT:
             misses = 0
             if likelihood_ratio >= CONFIRMING and may_confirm:
@@ -123,7 +155,13 @@ class Track:
             tolerated = not unsupported and max(misses, 1) <= usual_misses(seen)
             unsupported += is_new and not tolerated
         return replace(
-            self, likelihood_ratio=likelihood_ratio, unsupported=unsupported, misses=misses, tolerated=tolerated
+            self,
+            likelihood_ratio=likelihood_ratio,
+            unsupported=unsupported,
+            misses=misses,
+            against=against,
+            tolerated=tolerated,
+            seen=seen,
         )
 
     def after_belief(
