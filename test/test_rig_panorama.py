@@ -1,6 +1,7 @@
 """A set of images to the panorama of a session: cameras moved to one instant, and those that cannot be used."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -180,3 +181,19 @@ def test_night_image_lit_in_one_corner_is_not_black():
     source = panoramas(still())
     source.panorama(images(front=(500, POST), left=(500, pixels)))
     assert source.state.faults == {}
+
+
+def test_two_images_are_decoded_at_the_same_time_and_stay_their_cameras():
+    """Each waits for another one in the middle of its decoding: one after the other, the first would wait in vain."""
+    together = threading.Barrier(2, timeout=10)
+
+    def decode(image, least_width):
+        together.wait()
+        return decoded(image, least_width)
+
+    sources = {c.name: (c.name,) for c in RIG.cameras}
+    source = RigPanoramas(RIG, sources, WIDTH, still(), SessionConfig(), 8.0, decode)
+    found = source.panorama(images(front=(500, POST), left=(500, GREY)))
+    expected = panoramas(still()).panorama(images(front=(500, POST), left=(500, GREY)))
+    assert source.state.faults == {}
+    np.testing.assert_array_equal(found.pixels, expected.pixels)

@@ -6,6 +6,7 @@ sector: the panorama is composed of the others.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
@@ -21,6 +22,10 @@ from unifygeo_ros.rig.rig import Rig
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.image_rules import Repetitions
 from unifygeo_ros.sessions.inputs import SessionInputs
+
+DECODERS = 2
+"""Images that are decoded at the same time. Decoding is the largest part of a panorama's cost, and OpenCV does it
+without Python's lock."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class RigPanoramas:
             inputs: Whose odometry moves each camera to one instant.
             config: The session's: the stamps' offset, and when an image is frozen.
             minimum_brightness: Mean grey value under which an image is black.
-            decode: A message and the least width of its image to pixels; raises InputError.
+            decode: A message and the least width of its image to pixels; raises InputError. Called from several
+                threads at once.
         """
         self._composer = Composer(rig, width)
         self._lenses = {camera.name: camera.lens for camera in rig.cameras}
@@ -69,6 +75,7 @@ class RigPanoramas:
         self._inputs, self._config = inputs, config
         self._minimum_brightness = minimum_brightness
         self._decode = decode
+        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
         self._repetitions = {source: Repetitions() for source in sources}
         self._last_stamp_ns: dict[str, int] = {}
         self._frozen: dict[str, str | None] = {}
@@ -81,14 +88,11 @@ class RigPanoramas:
         kinds: dict[str, RejectionReason] = {}
         views: dict[str, CameraView] = {}
         without_motion: list[str] = []
-        for source, image in images.images.items():
+        decoded = self._decoders.map(self._decoded, images.images.keys(), images.images.values())
+        for (source, image), pixels in zip(images.images.items(), decoded, strict=True):
             names = self._sources[source]
-            try:
-                pixels = self._decode(image.image, min(self._composer.least_width(name) for name in names)).pixels
-                for name in names:
-                    self._composer.check(name, pixels)
-            except InputError as error:
-                faults.update(dict.fromkeys(names, str(error)))
+            if isinstance(pixels, InputError):
+                faults.update(dict.fromkeys(names, str(pixels)))
                 kinds.update(dict.fromkeys(names, RejectionReason.BAD_IMAGE))
                 continue
             refused = self._refusals(source, image, pixels)
@@ -110,6 +114,17 @@ class RigPanoramas:
         composed = self._composer.compose(views)
         self.state = RigState(faults, kinds, composed.gains, tuple(without_motion), float(composed.seen.mean()))
         return CameraImage(composed.pixels, images.stamp_ns, seen=None if composed.seen.all() else composed.seen)
+
+    def _decoded(self, source: str, image: StampedImage) -> UInt8 | InputError:
+        """The pixels of a source's image, or why its cameras cannot use them."""
+        names = self._sources[source]
+        try:
+            pixels = self._decode(image.image, min(self._composer.least_width(name) for name in names)).pixels
+            for name in names:
+                self._composer.check(name, pixels)
+        except InputError as error:
+            return error
+        return pixels
 
     def _motion(self, exposed_ns: int, instant_ns: int) -> Pose2 | None:
         """base_link at the panorama's instant relative to its pose at an exposure; None where that is not known."""
