@@ -1,5 +1,6 @@
 """A set of images to the panorama of a session: cameras moved to one instant, and those that cannot be used."""
 
+import gc
 import math
 import threading
 
@@ -197,3 +198,17 @@ def test_two_images_are_decoded_at_the_same_time_and_stay_their_cameras():
     expected = panoramas(still()).panorama(images(front=(500, POST), left=(500, GREY)))
     assert source.state.faults == {}
     np.testing.assert_array_equal(found.pixels, expected.pixels)
+
+
+def test_threads_that_decode_end_with_the_composer():
+    """A node that is configured a hundred times keeps no threads of the ninety-nine times before."""
+    before = set(threading.enumerate())
+    source = panoramas(still())
+    source.panorama(images(front=(500, POST), left=(500, GREY)))
+    started = set(threading.enumerate()) - before
+    assert {thread.name.split("_")[0] for thread in started} == {"decoder"}
+    del source
+    gc.collect()
+    for thread in started:
+        thread.join(timeout=10)
+    assert not any(thread.is_alive() for thread in started)
