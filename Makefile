@@ -66,8 +66,6 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --config-file training/mypy.ini
-	$(BIN)/mypy --config-file benchmarks/mypy.ini
 	$(BIN)/lint-imports --no-logo
 
 # Each prints its numbers beside their limits (docs/measurements/benchmarks.md) on a machine that does nothing else; all of them run, and the

@@ -71,12 +71,13 @@ def compose_for(rig: Rig, ground: GroundSpec, jpeg: bytes, rounds: int) -> tuple
         rows, columns = strip.weight.shape
         height, width = images[name].shape[:2]
         x, y = np.meshgrid(np.linspace(0, width - 1, columns), np.linspace(0, height - 1, rows))
-        remaps.append((images[name], *cv2.convertMaps(np.float32(x), np.float32(y), cv2.CV_16SC2)))
+        first, second = cv2.convertMaps(np.float32(x), np.float32(y), cv2.CV_16SC2)
+        remaps.append((images[name], first, second))
     costs = least_ms(
         {
             "moved": lambda: composer.compose(moved),
             "standing": lambda: composer.compose(standing),
-            "remap": lambda: [cv2.remap(*one, cv2.INTER_LINEAR) for one in remaps],
+            "remap": lambda: [cv2.remap(image, x, y, cv2.INTER_LINEAR) for image, x, y in remaps],
             "decode": lambda: [decode_image(jpeg, name, width) for name, width in widths.items()],
         },
         rounds,

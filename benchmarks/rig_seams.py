@@ -36,8 +36,7 @@ from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.se2 import Pose2, rotation_matrix
 from unifygeo_ros.evaluation.rig_check import gather
 from unifygeo_ros.images.files import read_image
-from unifygeo_ros.parameters.options import with_values
-from unifygeo_ros.parameters.settings import Settings
+from unifygeo_ros.parameters.settings import Settings, with_values
 from unifygeo_ros.rig.composer import STANDING, CameraView, Composer
 from unifygeo_ros.rig.description import read_rig
 from unifygeo_ros.rig.rig import Rig

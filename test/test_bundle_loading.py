@@ -91,11 +91,11 @@ def test_flipped_bytes_in_the_manifest(original: ModelBundle, scratch: Path, dat
 
 
 def test_flipped_bits_in_every_byte_of_the_shipped_manifest_are_refused() -> None:
-    """Of each byte the bit that makes another digit, the one that changes a letter's case, and one of all eight."""
+    """Of one byte the bit that makes another digit, of the next the one that changes a letter's case, of the next any."""
     content = (SHIPPED / MANIFEST_NAME).read_bytes()
     BundleManifest.from_json(content.decode(), "whole")
     accepted = []
-    for bit in (8 * byte + n for byte in range(len(content)) for n in {0, 5, byte % 8}):
+    for bit in (8 * byte + (0, 5, byte % 8)[byte % 3] for byte in range(len(content))):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         try:

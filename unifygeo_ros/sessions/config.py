@@ -67,7 +67,7 @@ class SessionConfig:
         maximum=10.0,
     )
     stamp_sigma_s: float = setting(
-        0.05,
+        0.1,
         "standard deviation of the images' stamps, with stamp_offset_s added, about the exposure: a fix's covariance "
         "includes how far the vehicle moves in that time, until the drive shows how late the images are",
         minimum=0.0,
