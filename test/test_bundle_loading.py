@@ -91,7 +91,7 @@ def test_flipped_bytes_in_the_manifest(original: ModelBundle, scratch: Path, dat
 
 
 def test_flipped_bits_in_every_byte_of_the_shipped_manifest_are_refused() -> None:
-    """Of one byte the bit that makes another digit, of the next the one that changes a letter's case, of the next any."""
+    """Of a byte the bit that makes another digit, of the next the one that changes a letter's case, of the next any."""
     content = (SHIPPED / MANIFEST_NAME).read_bytes()
     BundleManifest.from_json(content.decode(), "whole")
     accepted = []

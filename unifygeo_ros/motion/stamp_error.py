@@ -82,6 +82,18 @@ class Velocity:
         return np.array([self.forward_m_s, self.left_m_s, self.yaw_rate_rad_s])
 
 
+@dataclass(frozen=True)
+class StampDoubt:
+    """How wrong the stamp of one image may be."""
+
+    second_moment_s2: float
+    """Mean square of the stamp's error, as `StampError.second_moment_s2`."""
+    velocity: Velocity | None
+    """At the stamp; None: not known."""
+    covariance: Float64
+    """As `Query.stamp_covariance`."""
+
+
 def mean_velocity(samples: Sequence[OdometrySample]) -> Velocity:
     """The mean velocity from the first sample to the last, which is later, in the axes half-way."""
     first, last = samples[0], samples[-1]

@@ -39,9 +39,9 @@ class SequenceSession(LocalizationSession):
         if pose is not None:
             self._start_from(pose, stamp_ns)
             tracker.set_initial_pose(pose)
-        motion, stamp_covariance = self._follow_motion(stamp_ns, config)
+        motion, stamp = self._follow_motion(stamp_ns, config)
         start_s = time.perf_counter()
-        plan = tracker.plan(motion, heading, self._localizer.config, stamp_covariance)
+        plan = tracker.plan(motion, heading, self._localizer.config, stamp)
         planning_s = time.perf_counter() - start_s
         cpu_start_s = time.thread_time()
         observed = self._localizer.observe(image, plan.query)

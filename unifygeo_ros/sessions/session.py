@@ -23,7 +23,6 @@ from typing import Mapping, Protocol, Sequence
 
 import numpy as np
 
-from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import (
     CameraImage,
@@ -43,7 +42,7 @@ from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.imu_offset import ImuOffsetEstimator
 from unifygeo_ros.motion.increments import Motion, MotionNoise
 from unifygeo_ros.motion.samples import ImuSample, InitialPose, OdometrySample
-from unifygeo_ros.motion.stamp_error import Place, StampErrorFilter, Velocity
+from unifygeo_ros.motion.stamp_error import Place, StampDoubt, StampErrorFilter, Velocity
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.corrections import NO_CORRECTIONS
 from unifygeo_ros.sessions.familiarity_watch import FamiliarityWatch
@@ -361,17 +360,19 @@ class LocalizationSession(abc.ABC):
             offset_rad = self._corrections.applied_to(self._config).imu_yaw_offset_rad
             self._imu_offset.see(*yaw, wrap_angle(heading.yaw_rad - offset_rad), self._way_m)
 
-    def _follow_motion(self, stamp_ns: int, config: SessionConfig) -> tuple[Motion, Float64]:
-        """The motion since the last image, and `Query.stamp_covariance`."""
+    def _follow_motion(self, stamp_ns: int, config: SessionConfig) -> tuple[Motion, StampDoubt]:
+        """The motion since the last image, and how far its stamp may be wrong."""
         motion = self._inputs.take_motion(stamp_ns)
         self._stamp_error.move(motion)
         self._way_m += motion.distance_m
         self._velocity = velocity = self._inputs.velocity(stamp_ns)
         moment_s2 = self._stamp_error.estimate.second_moment_s2(config.stamp_sigma_s)
         if velocity is None:
-            noise = self._noise
-            return motion, moment_s2 * np.diag([noise.speed_m_s**2, noise.speed_m_s**2, noise.turn_rad_s**2])
-        return motion, moment_s2 * np.outer(velocity.vector, velocity.vector)
+            speed_m_s, turn_rad_s = self._noise.speed_m_s, self._noise.turn_rad_s
+            squares = np.diag(np.square([speed_m_s, speed_m_s, turn_rad_s]))
+        else:
+            squares = np.outer(velocity.vector, velocity.vector)
+        return motion, StampDoubt(moment_s2, velocity, moment_s2 * squares)
 
     def _oriented(
         self, image: CameraImage, reading: Reading, config: SessionConfig

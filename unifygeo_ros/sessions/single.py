@@ -52,11 +52,11 @@ class SingleImageSession(LocalizationSession):
         if pose is not None:
             start_ns = self._start_from(pose, image.stamp_ns)
             self._anchor, self._failures = self._anchor_at(start_ns, pose.pose, pose.covariance), 0
-        motion, stamp_covariance = self._follow_motion(image.stamp_ns, config)
+        motion, stamp = self._follow_motion(image.stamp_ns, config)
         if self._anchor is not None:
             self._anchor = replace(self._anchor, belief=predict(self._anchor.belief, motion, self._noise))
         image, heading = self._oriented(image, reading, config)
-        query = Query(self._prior(image.stamp_ns, reading, config), heading, stamp_covariance=stamp_covariance)
+        query = Query(self._prior(image.stamp_ns, reading, config), heading, stamp_covariance=stamp.covariance)
         if known is not None:
             return Outcome(known, image, query)
         start_s = time.thread_time()

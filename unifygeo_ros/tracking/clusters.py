@@ -36,6 +36,10 @@ class Cluster:
     tile_id: int
     """Of the heaviest member."""
 
+    def heaviest(self, belief: Belief) -> int:
+        """Index of the heaviest member in the belief that the cluster is of."""
+        return int(self.members[int(np.argmax(belief.weights[self.members]))])
+
 
 def dominant_cluster(belief: Belief, radius_m: float, allowed: Bool | None = None) -> Cluster | None:
     """The heaviest cluster; None where there is no hypothesis.

@@ -80,17 +80,12 @@ def predict(belief: Belief, motion: Motion, noise: MotionNoise) -> Belief:
     by_motion = np.zeros((len(belief), 4, 3))
     by_motion[:, :2, :2] = rotation_matrix(yaw)
     by_motion[:, 2, 2] = 1.0
-    by_scale = by_motion[:, :2] @ np.array([motion.forward_m, motion.left_m, 0.0])
-    step = (1 + belief.means[:, 3, None]) * by_scale
+    by_state = by_states(belief.means, motion, noise)
     persistence = noise.scale_persistence(motion.distance_m)
     means = belief.means.copy()
-    means[:, :2] += step
+    means[:, :2] += (1 + belief.means[:, 3, None]) * by_state[:, :2, 3]
     means[:, 2] = wrap_angle(yaw + motion.turn_rad)
     means[:, 3] *= persistence
-    by_state = np.zeros_like(belief.covariances)
-    by_state[:, [0, 1, 2, 3], [0, 1, 2, 3]] = 1.0, 1.0, 1.0, persistence
-    by_state[:, :2, 2] = rotation_derivative(step)
-    by_state[:, :2, 3] = by_scale
     covariances = by_state @ belief.covariances @ by_state.transpose(0, 2, 1)
     covariances += by_motion @ motion.covariance @ by_motion.transpose(0, 2, 1)
     covariances[:, 3, 3] += (1 - persistence**2) * noise.scale**2
@@ -100,6 +95,16 @@ def predict(belief: Belief, motion: Motion, noise: MotionNoise) -> Belief:
     covariances[:, 2] *= shrink[:, None]
     covariances[:, :, 2] *= shrink[:, None]
     return replace(belief, means=means, covariances=covariances).without_degenerate()
+
+
+def by_states(means: Float64, motion: Motion, noise: MotionNoise) -> Float64:
+    """∂(state after a motion) / ∂(state before it), float64 (N, 4, 4), at N states (N, 4)."""
+    by_scale = rotate(means[:, 2], motion.forward_m, motion.left_m)
+    by_state = np.zeros((len(means), 4, 4))
+    by_state[:, [0, 1, 2, 3], [0, 1, 2, 3]] = 1.0, 1.0, 1.0, noise.scale_persistence(motion.distance_m)
+    by_state[:, :2, 2] = rotation_derivative((1 + means[:, 3, None]) * by_scale)
+    by_state[:, :2, 3] = by_scale
+    return by_state
 
 
 def restart(belief: Belief, probability: float) -> Belief:

@@ -28,12 +28,13 @@ from unifygeo_ros.core.records import (
     Rejection,
     RejectionReason,
 )
+from unifygeo_ros.core.se2 import rotate
 from unifygeo_ros.inference.bundle import Calibration
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.localization.decision import clues_of, unfamiliar
 from unifygeo_ros.motion.increments import Motion, MotionNoise, share_new
 from unifygeo_ros.motion.samples import InitialPose
-from unifygeo_ros.motion.stamp_error import Place
+from unifygeo_ros.motion.stamp_error import Place, StampDoubt
 from unifygeo_ros.tracking import on_map as on_map_filter
 from unifygeo_ros.tracking.belief import Belief, hypothesis, uniform
 from unifygeo_ros.tracking.clusters import Cluster, dominant_cluster
@@ -45,6 +46,7 @@ from unifygeo_ros.tracking.filter import (
     HEADING_OUTLIER,
     SUPPORT,
     SearchedPart,
+    by_states,
     doubted,
     observe,
     observe_yaw,
@@ -53,6 +55,7 @@ from unifygeo_ros.tracking.filter import (
 from unifygeo_ros.tracking.reduction import MERGE_DISTANCE2, reduce
 from unifygeo_ros.tracking.region import Region
 from unifygeo_ros.tracking.smoothing import Recorder, Step
+from unifygeo_ros.tracking.stamp_lag import fresh_lag, lag_after_image
 from unifygeo_ros.tracking.track import LEAST_NEW, Track, TrackState, TrackStatus
 
 PRUNE = 1e-7
@@ -107,6 +110,10 @@ class Plan:
     """Share of the way since the last image that counts for restarts and slips."""
     heading: Heading | None
     """From a sensor."""
+    stamp: StampDoubt | None
+    """None: the stamp is exact."""
+    lag: Float64 | None
+    """`stamp_lag` of the cluster's heaviest hypothesis, without the image, float64 (4,); None: not known."""
 
 
 def near_query(gate: Prior, heading: Heading | None, config: TrackerConfig) -> Query:
@@ -155,6 +162,7 @@ class Tracker:
         self._on_map = 1.0  # as in `Plan`; of no weight before the first image, which is infinitely far
         self._travelled_m = self._unchecked_m = math.inf  # as in `Plan`
         self._log_rivals = -math.inf  # log R of evidence.py
+        self._lag: Float64 | None = None  # as in `Plan`, after the last image
         self._measured: Place | None = None
         self._lost: Belief | None = None  # where the odometry leads from the place of the last track, once it is lost
         self._must_search = False  # the last image did not support the place whose heading it was encoded under
@@ -200,7 +208,7 @@ class Tracker:
         """Believe an operator, but not blindly: INITIAL_POSE_DOUBT stays in the uniform component."""
         self._belief = hypothesis(pose.pose, pose.covariance, self.noise.scale, INITIAL_POSE_DOUBT)
         self._track = Track(TrackState.AMBIGUOUS, "initial pose, not yet confirmed by images")
-        self._lost = None
+        self._lost = self._lag = None
         self._starts = True
         self._travelled_m = self._unchecked_m = math.inf
 
@@ -209,7 +217,7 @@ class Tracker:
         motion: Motion,
         heading: Heading | None,
         gates: LocalizerConfig,
-        stamp_covariance: Float64 | None = None,
+        stamp: StampDoubt | None = None,
     ) -> Plan:
         """What to ask of the next image: near the track while there is one, else in the whole region.
 
@@ -217,7 +225,7 @@ class Tracker:
             motion: since the last image that was planned for and taken in by `update` or `skip`.
             heading: from a sensor, at the image's stamp.
             gates: answer_radius_m, prior_gate_sigma, gate_sigma_m, imagery_sigma_m and on_map_prior are used.
-            stamp_covariance: as in `Query`.
+            stamp: how far the image's stamp may be wrong; None: it is exact.
         """
         config = self.config
         way_m = motion.distance_m
@@ -232,11 +240,13 @@ class Tracker:
             novelty = share_new(travelled_m, config.correlation_m)
             belief = observe_yaw(belief, heading.yaw_rad, heading.variance_rad2, HEADING_OUTLIER, novelty)
         cluster = dominant_cluster(belief, gates.answer_radius_m)
+        stamp_covariance = None if stamp is None else stamp.covariance
         query = replace(self._query(cluster, heading, unchecked_m), stamp_covariance=stamp_covariance)
+        lag = None
+        if self._lag is not None and self._cluster is not None:
+            lag = by_states(self._cluster.mean[None], motion, self.noise)[0] @ self._lag
         on_map = on_map_filter.after_way(self._on_map, travelled_m, gates.on_map_prior, self._region.border_rate_per_m)
-        return Plan(
-            query, belief, cluster, on_map, gates, travelled_m, unchecked_m, motion=motion, doubt=doubt, heading=heading
-        )
+        return Plan(query, belief, cluster, on_map, gates, travelled_m, unchecked_m, motion, doubt, heading, stamp, lag)
 
     def update(self, plan: Plan, observation: Observation) -> Fix | Rejection:
         """Take in what was observed with `plan.query` and say where base_link is.
@@ -305,6 +315,7 @@ class Tracker:
             # Acquired with searched headings; require one confirmation with the track's own heading.
             track = replace(track, unsupported=max(track.unsupported, 1))
         self._follow_lost(plan, track)
+        self._lag = self._lag_after(plan, belief, cluster, moved=moved, measures_yaw=evidence.measures_yaw)
         self._belief, self._cluster, self._track, self._on_map = belief, cluster, track, on_map
         self._measured = None
         if track.tracking and cluster is not None:
@@ -332,7 +343,7 @@ class Tracker:
             region=self._region,
             lever_m=self._lever_m,
             inflation=new_share / image_share,
-            stamp_covariance=plan.query.stamp_covariance,
+            stamp_covariance=self._stamp_covariance(plan),
         )
 
     def skip(self, plan: Plan, rejection: Rejection) -> Rejection:
@@ -345,7 +356,7 @@ class Tracker:
         track = self._track.after_belief(plan.cluster, plan.belief.uniform_weight, self.config, confirm_images=needed)
         self._follow_lost(plan, track)
         self._belief, self._cluster, self._track = plan.belief, plan.cluster, track
-        self._measured = None
+        self._measured, self._lag = None, plan.lag
         self._images += 1
         self._recorded(plan, rejection.stamp_ns, None, None)
         self._travelled_m, self._unchecked_m = plan.travelled_m, math.inf if off_map else plan.unchecked_m
@@ -396,11 +407,29 @@ class Tracker:
         if track.tracking:
             self._lost = None
         elif self._track.tracking and plan.cluster is not None:
-            members = plan.cluster.members
-            self._lost = plan.belief.select(members[[int(np.argmax(plan.belief.weights[members]))]])
+            self._lost = plan.belief.select(np.array([plan.cluster.heaviest(plan.belief)]))
         elif self._lost is not None:
             led = predict(self._lost, plan.motion, self.noise)
             self._lost = led if len(led) else None  # odometry that says nothing leads nowhere
+
+    def _lag_after(
+        self, plan: Plan, belief: Belief, cluster: Cluster | None, *, moved: bool, measures_yaw: bool
+    ) -> Float64 | None:
+        """`stamp_lag` of the place after an image; None where the velocity is not known."""
+        if plan.stamp is None or plan.stamp.velocity is None or cluster is None:
+            return None
+        fresh = fresh_lag(float(cluster.mean[2]), plan.stamp.velocity, measures_yaw=measures_yaw)
+        if plan.lag is None or plan.cluster is None or moved:
+            return fresh
+        before = plan.belief.covariances[plan.cluster.heaviest(plan.belief)]
+        return lag_after_image(plan.lag, fresh, before, belief.covariances[cluster.heaviest(belief)])
+
+    def _stamp_covariance(self, plan: Plan) -> Float64 | None:
+        """What the doubt about the stamps adds to a fix, as `Query.stamp_covariance`."""
+        if plan.stamp is None or self._lag is None or self._cluster is None or self.config.fix_from == "image":
+            return plan.query.stamp_covariance
+        lag = np.append(rotate(-self._cluster.mean[2], *self._lag[:2]), self._lag[2])
+        return plan.stamp.second_moment_s2 * np.outer(lag, lag)
 
     def _searched_part(self, plan: Plan) -> SearchedPart | None:
         """Where a limited search would have found a hypothesis: within the gate and half a tile."""
