@@ -191,6 +191,27 @@ class Vehicle:
         self.wait_for(lambda: heard, "diagnostics")
         self.node.destroy_subscription(newest)
 
+    def be_found(self) -> None:
+        """Spin until the node has found every writer made so far: what they send before that is lost.
+
+        Writers are announced in order, so an answer to a request of the newest one is the sign. A request that came too
+        soon is lost, too, and repeated.
+        """
+        newest = self.node.create_client(GetState, f"{self.node_name}/get_state")
+        self.wait_for(newest.service_is_ready, "service get_state")
+        asked = [newest.call_async(GetState.Request())]
+        asked_s = time.monotonic()
+
+        def answered() -> bool:
+            nonlocal asked_s
+            if time.monotonic() > asked_s + 1.0:
+                asked.append(newest.call_async(GetState.Request()))
+                asked_s = time.monotonic()
+            return any(request.done() for request in asked)
+
+        self.wait_for(answered, "answer of get_state")
+        self.node.destroy_client(newest)
+
     def clear(self) -> None:
         for messages in self.received.values():
             messages.clear()

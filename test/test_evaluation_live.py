@@ -81,6 +81,7 @@ def play_live(region, bag, session, folder):
         player = BagPlayer(vehicle.node, bag, without=["/ground_truth/odometry", "/ground_truth/navsat"])
         for topic in (IMAGE_TOPIC, "/imu/data"):
             player.wait_for_subscribers(topic, 15.0)
+        vehicle.be_found()
         player.play(after=lambda topic, data: vehicle.executor.spin_once(timeout_sec=0))
         player.close()
         # Every image has an outcome: none was dropped.

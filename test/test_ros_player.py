@@ -1,6 +1,8 @@
 """The bag player over real DDS: every message arrives, unchanged and in order, and the clock never runs backwards."""
 
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -85,6 +87,32 @@ def test_every_message_arrives_in_order_and_the_clock_is_monotone(tmp_path, node
     stamps = [message.clock.sec * 10**9 + message.clock.nanosec for message in clock]
     assert len(stamps) >= COUNT
     assert stamps == sorted(stamps)
+
+
+LISTENER = f"""
+import sys, time, rclpy
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CompressedImage
+rclpy.init(domain_id=int(sys.argv[1]))
+node, images = rclpy.create_node("listener"), []
+node.create_subscription(CompressedImage, "/camera/image/compressed", images.append, QoSProfile(depth=50))
+end = time.monotonic() + 20
+while len(images) < {COUNT} and time.monotonic() < end:
+    rclpy.spin_once(node, timeout_sec=0.05)
+print(len(images))
+"""
+
+
+def test_player_may_be_closed_as_soon_as_it_has_played(tmp_path, node):
+    """Another process has all that was played, however busy it was."""
+    write_bag(tmp_path / "bag")
+    arguments = [sys.executable, "-c", LISTENER, str(node.context.get_domain_id())]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as listener:
+        player = BagPlayer(node, tmp_path / "bag", rate=200.0)
+        player.wait_for_subscribers("/camera/image/compressed", 30.0)
+        player.play()
+        player.close()
+        assert listener.communicate()[0] == f"{COUNT}\n"
 
 
 def test_player_refuses_an_unusable_bag(tmp_path, node):

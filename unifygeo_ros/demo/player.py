@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Callable, Collection, Iterator
 
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, qos_profile_system_default
@@ -21,6 +22,9 @@ from unifygeo_ros.core.time import ns_from_s, parts_from_stamp, s_from_ns
 
 CLOCK_PERIOD_S = 0.01
 """/clock ticks 100 times a second of wall time, so that timers on simulated time do not stutter."""
+
+ARRIVAL_S = 5.0
+"""Longer than a message takes to arrive on a busy machine."""
 
 MessageHook = Callable[[str, bytes], None]
 
@@ -76,7 +80,7 @@ class BagPlayer:
             time.sleep(0.02)
 
     def play(self, before: MessageHook = _nothing, after: MessageHook = _nothing) -> None:
-        """Publish everything at the recorded pace, and return when the last message is out.
+        """Publish everything at the recorded pace, and return when the reliable subscribers have it, ARRIVAL_S at most.
 
         before, after: called around the publication of each message with its topic and serialized bytes.
         """
@@ -91,9 +95,11 @@ class BagPlayer:
             before(topic, data)
             self._publishers[topic].publish(data)
             after(topic, data)
+        for publisher in self._publishers.values():
+            publisher.wait_for_all_acked(Duration(seconds=ARRIVAL_S))
 
     def close(self) -> None:
-        """Close the bag and withdraw the publishers."""
+        """Close the bag and withdraw the publishers; what no subscriber has received yet is lost."""
         self._reader.close()
         for publisher in (*self._publishers.values(), self._clock):
             self.node.destroy_publisher(publisher)
