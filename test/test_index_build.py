@@ -89,6 +89,7 @@ from unifygeo_ros.inference.select import open_engines
 
 imagery, bundle_folder, work = map(Path, sys.argv[1:])
 bundle = load_bundle(bundle_folder)
+engines = open_engines(bundle, backend="onnx_cpu", threads=1)  # one thread: none is lost in a fork
 
 
 def build(output, kill_at=None):
@@ -109,9 +110,8 @@ def build(output, kill_at=None):
         return call
 
     os.fsync, Path.rename, Path.unlink = map(counted, (os.fsync, Path.rename, Path.unlink))
-    with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
-        settings = BuildSettings(stride=1.0, shard_tiles=18, batch_size=4)
-        build_index([imagery], bundle, engines, output, settings=settings, readers=1)
+    settings = BuildSettings(stride=1.0, shard_tiles=18, batch_size=4)
+    build_index([imagery], bundle, engines, output, settings=settings, readers=1)
     os._exit(0)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Callable
 
 import numpy as np
+import torch.multiprocessing
 
 from unifygeo_training.configuration import read_settings
 from unifygeo_training.data.pairs import Pair
@@ -55,3 +58,9 @@ def small_config(**changes: object) -> FitConfig:
         **changes,
     }
     return FitConfig.model_validate(settings)
+
+
+def in_two_processes(function: Callable[..., None], *arguments: Any) -> None:
+    """Run function(rank, *arguments) as ranks 0 and 1. What takes long to import is imported once for all of them."""
+    multiprocessing.set_forkserver_preload(["unifygeo_training.fit", "unifygeo_training.data.towns"])
+    torch.multiprocessing.start_processes(function, arguments, nprocs=2, start_method="forkserver")

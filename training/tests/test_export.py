@@ -170,6 +170,8 @@ def test_weights_hash_changes_with_any_weight(network: UnifyGeo) -> None:
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_graphs_build_as_tensorrt_rtx_engines(bundle: ModelBundle, graph: str, precision: str) -> None:
     """Real engines for a compute capability (Ada, SM89) that this machine need not have."""
+    if bundle.manifest.graphs["decoder"]["fp32"].data_file is None:
+        pytest.skip("the plain bundle, which has the same graphs")
     trt = pytest.importorskip("tensorrt_rtx_bindings")
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)

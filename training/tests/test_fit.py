@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from lightning.fabric import Fabric
@@ -14,9 +15,9 @@ from lightning.fabric.plugins import MixedPrecision
 from small_runs import SMALL, Dots, small_config
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
-from unifygeo_ros.inference.bundle import Calibration, load_bundle
+from unifygeo_ros.inference.bundle import GRAPHS, Calibration, load_bundle
+from unifygeo_training import export, losses
 from unifygeo_training import fit as fit_module
-from unifygeo_training import losses
 from unifygeo_training.calibrate import CalibrationReport
 from unifygeo_training.checkpoint import load_network, weights_sha256
 from unifygeo_training.cli import main
@@ -88,8 +89,20 @@ def test_ablations_train_only_what_they_use(tmp_path: Path) -> None:
     assert aerial.descriptor is not None
 
 
-def test_checkpoint_becomes_a_bundle_with_its_calibration(tmp_path: Path) -> None:
-    """The command line from checkpoint to manifest."""
+def empty_graph(name: str) -> onnx.ModelProto:
+    graph = onnx.helper.make_graph([], name, [], [])
+    return onnx.helper.make_model(graph)
+
+
+def test_checkpoint_becomes_a_bundle_with_its_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line from checkpoint to manifest; the graphs, which take long to make, are test_export's."""
+    exported: list[str] = []
+
+    def graphs_of(network: UnifyGeo, precision: str) -> dict[str, onnx.ModelProto]:
+        exported.append(weights_sha256(network))
+        return {graph: empty_graph(graph) for graph in GRAPHS}
+
+    monkeypatch.setattr(export, "build_graphs", graphs_of)
     checkpoint = fit(small_config(steps=1), Dots(), tmp_path / "run")
     calibration = Calibration(0.4, 0.06, 0.03, 0.9, position_floor_m=0.2)
     report = CalibrationReport(calibration, {}, {}, 1.0, 1, "made up")
@@ -100,7 +113,7 @@ def test_checkpoint_becomes_a_bundle_with_its_calibration(tmp_path: Path) -> Non
     assert manifest.calibration == calibration
     assert manifest.licence == "Apache-2.0"
     assert manifest.trained_on == "procedural towns, seeds 0 to 0"
-    assert weights_sha256(load_network(checkpoint)[0]) == manifest.weights_sha256
+    assert [weights_sha256(load_network(checkpoint)[0])] == exported == [manifest.weights_sha256]
 
 
 def test_weight_decay_acts_on_matrices_and_kernels_alone() -> None:

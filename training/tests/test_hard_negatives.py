@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_runs import Dots, small_config
+from small_runs import Dots, in_two_processes, small_config
 
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_training.checkpoint import load_network
@@ -310,7 +309,7 @@ def test_two_processes_draw_one_batch_and_resume_with_the_same_bits(tmp_path: Pa
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_rank, (str(tmp_path), port), nprocs=2)
+    in_two_processes(_rank, str(tmp_path), port)
     whole, parts = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "parts"))
     _assert_same_bits(whole, parts)
     reads = [torch.load(tmp_path / f"reads_{rank}.pt", weights_only=True) for rank in range(2)]

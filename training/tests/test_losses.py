@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
+from small_runs import in_two_processes
 from torch import Tensor
 
 from unifygeo_training import losses
@@ -118,7 +118,7 @@ def _worker(rank: int, folder: str) -> None:
 
 
 def test_negatives_of_two_processes_equal_one_process_with_the_whole_batch(tmp_path: Path) -> None:
-    multiprocessing.spawn(_worker, (str(tmp_path),), nprocs=2)
+    in_two_processes(_worker, str(tmp_path))
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     loss, gradients = _gradients(_batch())
     # Data-parallel training averages the losses and the gradients of its processes.
