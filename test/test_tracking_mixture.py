@@ -28,6 +28,7 @@ from unifygeo_ros.inference.familiarity import Familiarity, usual_features
 from unifygeo_ros.localization.config import LocalizerConfig
 from unifygeo_ros.motion.increments import NO_MOTION
 from unifygeo_ros.motion.samples import InitialPose
+from unifygeo_ros.motion.stamp_error import StampDoubt
 from unifygeo_ros.tracking import reduction
 from unifygeo_ros.tracking.belief import Belief, hypothesis, uniform, with_scale
 from unifygeo_ros.tracking.config import TrackerConfig
@@ -344,12 +345,10 @@ def test_doubt_about_the_stamp_widens_an_image_along_the_way_and_the_tracker_tru
     np.testing.assert_allclose(e.covariances_m2[0], np.diag([2 * pixel, 2 * pixel + 4.0]), rtol=1e-6, atol=1e-9)
     # The tracker: a Kalman filter's step from what the operator said, 1 m to the south.
     said = np.diag([4.0, 4.0, 1e-4])
-    for stamp_covariance, added in ((None, 0.0), (doubt, 4.0)):
+    for stamp, added in ((None, 0.0), (StampDoubt(0.04, None, doubt), 4.0)):
         tracker = Tracker(REGION, CALIBRATION, replace(CONFIG, outlier=0.001))
         tracker.set_initial_pose(InitialPose(0, 117.5, 66.5, math.pi / 2, said))
-        plan = tracker.plan(
-            NO_MOTION, Heading(math.pi / 2, 1e-4, HeadingSource.IMU), LocalizerConfig(), stamp_covariance
-        )
+        plan = tracker.plan(NO_MOTION, Heading(math.pi / 2, 1e-4, HeadingSource.IMU), LocalizerConfig(), stamp)
         tracker.update(plan, seen)
         best = tracker.belief.weights.argmax()
         gain = np.array([4 / (4 + pixel), 4 / (4 + pixel + added)])
