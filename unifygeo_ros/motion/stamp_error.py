@@ -41,7 +41,7 @@ SIGNIFICANT = 4.0
 """Standard deviations by which an estimate must differ from what is configured to be named."""
 
 LEAST_LATE_S = 0.07
-"""A smaller error is not named: fixes allow for about as much (`SessionConfig.stamp_sigma_s`), and the images of one
+"""A smaller error is not named: fixes allow for more (`SessionConfig.stamp_sigma_s`), and the images of one
 long drive with exact stamps looked 0.05 to 0.06 s late, with a standard deviation of 0.01 s."""
 
 LEAST_IMAGES = 10
