@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from bundles import random_bundle
+from bundles import MEAN, STD, random_bundle
 from drive_bags import NETWORK, VEHICLE, write_bag
-from drives import Circle, write_drive
+from drives import START_NS, Circle, write_drive
 from small_runs import TOWNS_ATTO
 from worlds import World, colour_world
 
@@ -25,7 +26,7 @@ from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.evaluation.metrics import acceptance
 from unifygeo_ros.evaluation.metrics.acceptance import Acceptance, Condition
-from unifygeo_ros.inference.bundle import Calibration, ModelBundle, load_bundle, replace_manifest
+from unifygeo_ros.inference.bundle import Calibration, ModelBundle, load_bundle, replace_manifest, sha256_of_file
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.parameters.settings import Settings, with_values
 from unifygeo_training.adapt import adapt as module
@@ -50,6 +51,8 @@ SETTINGS = {
     "localizer.imagery_sigma_m": 0.5,
 }
 LEARNT, APART = Circle(30.0), Circle(24.0)
+OTHER_CAMERA = np.array([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.5, 0.0, 0.5]])
+"""Whose colours are mixed: the parent places a part of its images with it."""
 
 
 class Killed(BaseException):
@@ -116,20 +119,24 @@ def network_of(bundle: ModelBundle) -> ModelBundle:
     )
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place_of(folder: Path, *, apart_s: float = 15.0, ground_colours: np.ndarray | None = None) -> Place:
     """A town of colours, its bundle and index, a drive to learn from and one that is kept apart."""
-    folder = tmp_path_factory.mktemp("adapt")
     world = colour_world(5, side_m=144.0)
+    calibration = Calibration(distribution_temperature=0.5)
     parent = network_of(
-        random_bundle(folder / "parent", columns=4, calibration=Calibration(distribution_temperature=0.5))
+        random_bundle(folder / "parent", columns=4, calibration=calibration, ground_colours=ground_colours)
     )
     with open_engines(parent, backend="onnx_cpu", threads=1) as engines:
         build_index([world.write_geotiff(folder / "world.tif")], parent, engines, folder / "index")
     frame = open_index(folder / "index").frame
     write_drive(folder / "learnt", world, frame, seconds=36.0, path_driven=LEARNT)
-    write_drive(folder / "apart", world, frame, seconds=15.0, path_driven=APART)
+    write_drive(folder / "apart", world, frame, seconds=apart_s, path_driven=APART)
     return Place(folder, world, parent)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return place_of(tmp_path_factory.mktemp("adapt"))
 
 
 @pytest.fixture(autouse=True)
@@ -311,6 +318,132 @@ def test_drive_of_another_town_gives_no_labels_and_nothing_is_learnt(place: Plac
     assert "of 31 images of the drives to learn from have a certain place, at least 20 must" in outcome.report
     assert "refused: keep the old model" in outcome.report
     assert not (tmp_path / "adapted").exists()
+
+
+# -- tracks that were wrong --------------------------------------------------------------------------------------------
+
+
+def poisoned(done: Path, work: Path, wrong: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Copy the steps of an adaptation, up to the tracks and the parent's replays. wrong: moves the labels, (n, 2)."""
+    learnt = ("learnt*", "calibrated*", "index*", "student*", "report.txt")
+    shutil.copytree(done, work, ignore=shutil.ignore_patterns(*learnt))
+    file, record = work / "track-learn-1" / "out.smoothed.csv", work / "track-learn-1.json"
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    moved = wrong(np.array([[float(row["east_m"]), float(row["north_m"])] for row in rows]))
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        for row, (east_m, north_m) in zip(rows, moved, strict=True):
+            writer.writerow({**row, "east_m": east_m, "north_m": north_m})
+    content = json.loads(record.read_text())
+    content["files"][file.name] = sha256_of_file(file)
+    record.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def wrong_town(labels_m: np.ndarray) -> np.ndarray:
+    """The other side of the circle: as certain as ever, and nothing of what is seen is there."""
+    return 2 * labels_m.mean(axis=0) - labels_m
+
+
+def carried(labels_m: np.ndarray) -> np.ndarray:
+    """After a third of the drive the vehicle was carried 15 m, and the tracker went on."""
+    labels_m = labels_m.copy()
+    labels_m[len(labels_m) // 3 :, 1] += 15.0
+    return labels_m
+
+
+def twenty_percent(labels_m: np.ndarray) -> np.ndarray:
+    """One image in five lies 25 m aside."""
+    rng = np.random.default_rng(0)
+    wrong = rng.permutation(len(labels_m))[: len(labels_m) // 5]
+    angle = rng.uniform(0, 2 * np.pi, len(wrong))
+    labels_m = labels_m.copy()
+    labels_m[wrong] += 25 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return labels_m
+
+
+def test_student_that_is_right_nowhere_leaves_the_old_bundle_and_says_so(finished: Any, tmp_path: Path) -> None:
+    place, folder, learner, _ = finished
+    poisoned(folder / "work", tmp_path / "work", wrong_town)
+    outcome = adapt(place.request(tmp_path), learner=learner)
+    assert not outcome.accepted
+    assert "refused: keep the old model\nWhat the student learnt is right nowhere" in outcome.report
+    assert (tmp_path / "work" / "report.txt").read_text() == outcome.report
+    assert not (tmp_path / "adapted").exists()
+
+
+def colours_of_panorama(pixels: np.ndarray) -> np.ndarray:
+    """Normalised mean colour below the horizon of each of four sectors, (4, 3), as `random_bundle` takes it."""
+    colours = (pixels / 255 - MEAN) / STD
+    below = colours[len(colours) // 2 :]
+    return below.reshape(len(below), 4, -1, 3).mean(axis=(0, 2))
+
+
+def colours_of_imagery(pixels: np.ndarray) -> np.ndarray:
+    """The same of the imagery within 8 m of a tile's middle."""
+    colours = (pixels / 255 - MEAN) / STD
+    offset = (np.arange(len(colours)) - (len(colours) - 1) / 2) * NETWORK.metres_per_pixel
+    east, north = np.meshgrid(offset, -offset)
+    sector = np.floor((np.arctan2(east, north) + np.pi) / (np.pi / 2)).astype(int) % 4
+    return np.stack([colours[(sector == k) & (np.hypot(east, north) < 8)].mean(axis=0) for k in range(4)])
+
+
+def learn_colours(parent: ModelBundle, file: Path, folder: Path, settings: LearnSettings) -> ModelBundle:
+    """A learner that learns: the linear map from the camera's colours to the imagery's, by least squares."""
+    (part,) = open_part(file, NETWORK, "train")
+    drive = part.drive
+    seen = np.concatenate([colours_of_panorama(drive.panoramas[k]) for k in part.chosen])
+    there = np.concatenate([colours_of_imagery(drive.ground.cut(drive.positions_m[k]).pixels) for k in part.chosen])
+    colours = np.linalg.lstsq(seen, there, rcond=None)[0].T
+    return network_of(random_bundle(folder / "bundle", columns=4, ground_colours=colours))
+
+
+def errors_m(place: Place, work: Path) -> np.ndarray:
+    """Distances of the student's fixes from where the vehicle was."""
+    found, frame = [], open_index(place.folder / "index").frame
+    with (work / "student-1-sequence" / "out.frames.jsonl").open() as file:
+        for outcome in (line["outcome"] for line in map(json.loads, file) if "number" in line):
+            if outcome["kind"] == "fix":
+                x_m, y_m, _ = APART.pose((outcome["stamp_ns"] - START_NS) / 1e9)
+                found.append([outcome["east_m"], outcome["north_m"]] - World.in_map(frame, x_m, y_m))
+    return np.hypot(*np.array(found).reshape(-1, 2).T)
+
+
+@pytest.mark.slow
+def test_gate_accepts_what_right_tracks_taught_and_refuses_what_wrong_ones_did(
+    finished: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """From end to end, with a learner that follows its labels.
+
+    A camera whose colours the parent does not know: right tracks teach them. Tracks of a drive that was carried, or
+    went through another town, teach nothing that is right. One wrong label in five leaves half of the gain, and no
+    false fix; where the parent knows the camera, it makes it worse, and is refused.
+    """
+    place = place_of(tmp_path_factory.mktemp("colours"), apart_s=30.0, ground_colours=OTHER_CAMERA)
+    clean = place.folder / "clean"
+    outcome = adapt(place.request(clean), learner=learn_colours)
+    assert outcome.accepted, outcome.report
+    assert len(errors_m(place, clean / "work")) > 30
+    for wrong in (carried, wrong_town):
+        folder = place.folder / wrong.__name__
+        poisoned(clean / "work", folder / "work", wrong)
+        outcome = adapt(place.request(folder), learner=learn_colours)
+        assert not outcome.accepted, outcome.report
+        assert not (folder / "adapted").exists()
+    partly = place.folder / "partly"
+    poisoned(clean / "work", partly / "work", twenty_percent)
+    adapt(place.request(partly), learner=learn_colours)
+    assert len(errors_m(place, partly / "work")) < len(errors_m(place, clean / "work"))
+    for work in (clean / "work", partly / "work"):
+        assert errors_m(place, work).max() < 10
+
+    place, folder, _, _ = finished
+    known = tmp_path_factory.mktemp("known")
+    poisoned(folder / "work", known / "work", twenty_percent)
+    outcome = adapt(place.request(known), learner=learn_colours)
+    assert not outcome.accepted, outcome.report
+    assert "NO   more images with a fix" in outcome.report
 
 
 def test_drive_that_is_learnt_from_cannot_be_kept_apart(place: Place, tmp_path: Path) -> None:

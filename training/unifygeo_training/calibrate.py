@@ -49,6 +49,10 @@ HEADING_ERROR_RAD = np.radians(4.0)
 TEMPERATURES = (1e-3, 1e2)
 
 
+class NothingRightError(InputError):
+    """The network is right nowhere on the data, or the truth is wrong: there is nothing to calibrate."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What the fits need of n queries."""
@@ -119,7 +123,7 @@ def calibrate(network: UnifyGeo, sets: Sequence[EvaluationSet], *, batch: int = 
 
 
 def fit(evidence: Sequence[Evidence], data: str) -> CalibrationReport:
-    """The constants that suit the evidence best. Each part is of other imagery."""
+    """The constants that suit the evidence best. Each part is of other imagery. Raises NothingRightError."""
     offsets_m = [imagery_offset_m(part) for part in evidence]
     evidence = [_on_imagery(part, offset) for part, offset in zip(evidence, offsets_m, strict=True)]
 
@@ -146,7 +150,7 @@ def fit(evidence: Sequence[Evidence], data: str) -> CalibrationReport:
     error, heading_variance = np.array(errors), np.array(headings)
     right = np.hypot(*error.T) <= RIGHT_WITHIN_M
     if not right.any():
-        raise InputError(f"no answer lies within {RIGHT_WITHIN_M} m of the truth: train the network first")
+        raise NothingRightError(f"no answer lies within {RIGHT_WITHIN_M} m of the truth: train the network first")
     winner_right = joined("holds_camera")[:, 0]
     calibration = Calibration(
         distribution_temperature=temperature["distribution"],
@@ -201,7 +205,7 @@ def negative_log_likelihood(scores: Float32, true: Bool, temperature: float) -> 
     """Mean of −log Σ_true softmax(scores / T) over the rows that hold a true entry. scores, true: (n, m)."""
     rows = true.any(axis=1)
     if not rows.any():
-        raise InputError("no query has a true entry among its candidates: train the network first")
+        raise NothingRightError("no query has a true entry among its candidates: train the network first")
     scaled = scores[rows].astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     weights = np.exp(scaled)

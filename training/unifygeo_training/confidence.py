@@ -53,7 +53,7 @@ from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.tracker import near_query
-from unifygeo_training.calibrate import CalibrationReport
+from unifygeo_training.calibrate import CalibrationReport, NothingRightError
 from unifygeo_training.data.photography import PhotographyConfig
 from unifygeo_training.export import BundleText, export_bundle
 from unifygeo_training.files import locked, new_folder
@@ -235,7 +235,7 @@ def familiarity_of(gathered: Sequence[Gathered], all_answers: Outcomes) -> Famil
     ground, aerial = usual_features([one.panoramas for one in on_map]), usual_features([one.tiles for one in gathered])
     right = all_answers.select(all_answers.right)
     if not len(right):
-        raise InputError("no right answer: train the network first")
+        raise NothingRightError("no right answer: train the network first")
 
     def limit(distances: Float64) -> float:
         return max(LEAST_LIMIT, float(np.quantile(distances, LIMIT_QUANTILE)))
@@ -705,8 +705,10 @@ def fit_on_map(outcomes: Outcomes) -> Confidence:
     """
     on_map = ~outcomes.outside
     either = outcomes.select(outcomes.right | outcomes.outside)
-    if not either.right.any() or not either.outside.any():
-        raise InputError("no right answer, or no image off the map: render more panoramas, in at least one town")
+    if not either.right.any():
+        raise NothingRightError("no right answer: train the network first")
+    if not either.outside.any():
+        raise InputError("no image off the map: render more panoramas, in at least one town")
     share = float(np.mean(outcomes.right[on_map]))
     weights = np.where(either.right, 0.5 / either.right.sum(), 0.5 / either.outside.sum()) * len(either)
     found = _fit(either, either.right, weights)

@@ -42,6 +42,7 @@ from unifygeo_training.adapt.labels import Track, write_drives_file
 from unifygeo_training.adapt.learn import calibrated, learn
 from unifygeo_training.adapt.settings import LearnSettings
 from unifygeo_training.adapt.stages import Stages
+from unifygeo_training.calibrate import NothingRightError
 from unifygeo_training.files import locked, new_folder
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,10 @@ JUDGED_AMBIGUITY = 0.5
 Every answer is judged that the model holds for right rather than wrong. In new surroundings few answers pass the
 default of 0.1, too few to judge the covariances by, and the tracker takes in all of them.
 """
+_NOTHING_RIGHT = (
+    "What the student learnt is right nowhere on the places that were kept for its calibration: the tracks are wrong, "
+    "or a large --share or --learning-rate has destroyed what it knew"
+)
 PARENT, STUDENT = "parent", "student"
 Learn = Callable[[ModelBundle, Path, Path, LearnSettings], ModelBundle]
 
@@ -144,11 +149,14 @@ def adapt(request: AdaptRequest, *, learner: Learn = learn) -> Outcome:
         stages.make(
             "learnt", learnt_from, lambda folder: _learn(request, parent, index.frame, sources, folder, learner)
         )
-        calibrated_folder = stages.make(
-            "calibrated",
-            {**learnt_from, "learnt": stages.digest("learnt"), "name": request.output.resolve().name},
-            lambda folder: _calibrate(request, parent, sources, folder),
-        )
+        try:
+            calibrated_folder = stages.make(
+                "calibrated",
+                {**learnt_from, "learnt": stages.digest("learnt"), "name": request.output.resolve().name},
+                lambda folder: _calibrate(request, parent, sources, folder),
+            )
+        except NothingRightError as error:
+            return _finished(request, f"refused: keep the old model\n{_NOTHING_RIGHT} ({error}).\n", None)
         student = load_bundle(calibrated_folder / "bundle")
         common["student"] = student.manifest.sha256
         new_index = stages.make("index", common, lambda folder: _encode(request, student, folder)) / "index"
