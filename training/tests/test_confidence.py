@@ -32,6 +32,7 @@ from unifygeo_training.confidence import (
     judge,
     near_outcomes,
     photographed_outcomes,
+    squared_distances,
     unfamiliar_weights,
     with_missing_weights,
 )
@@ -208,6 +209,23 @@ def test_elevation_widening_is_that_of_the_errors_which_made_the_outcomes(wideni
     # Nothing is known without a right answer, or where all elevations are seen.
     assert fit_elevation_widening(replace(made, right=np.zeros(count, np.bool_))) == 0.0
     assert fit_elevation_widening(replace(made, blind=np.zeros((count, 2)))) == 0.0
+
+
+def test_distances_of_errors_do_not_see_that_the_imagery_is_shifted() -> None:
+    """By 3 m to the east and 2 m to the south; a wrong place does not count for that."""
+    rng = np.random.default_rng(12)
+    shape = np.array([[4.0, 1.0], [1.0, 2.0]])
+    errors = rng.multivariate_normal([3.0, -2.0], shape, 20_000)
+    errors[::4] = 400.0
+    right = (np.arange(20_000) % 4 > 0).tolist()
+    found = squared_distances(errors, np.broadcast_to(shape, (20_000, 2, 2)), right)
+    assert found[right].mean() == pytest.approx(2.0, abs=0.05)
+    by_hand = np.array([3.5, -1.0]) - np.median(errors[right], axis=0)
+    assert squared_distances(
+        np.array([*errors[right], [3.5, -1.0]]), np.broadcast_to(shape, (15_001, 2, 2)), [True] * 15_001
+    )[-1] == pytest.approx((2 * by_hand[0] ** 2 - 2 * by_hand[0] * by_hand[1] + 4 * by_hand[1] ** 2) / 7, rel=1e-3)
+    alone = squared_distances(np.array([[3.0, 4.0]]), np.array([np.diag([9.0, 4.0])]), [False])
+    assert alone == pytest.approx([1.0 + 4.0])
 
 
 def test_constants_near_a_place_are_those_of_the_odds_which_made_the_outcomes() -> None:

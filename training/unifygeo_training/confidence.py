@@ -108,7 +108,8 @@ class Outcomes:
     blind: Float64
     """Shares of azimuth and elevation that were not seen, (n, 2)."""
     distances2: Float64
-    """Squared Mahalanobis distance of the answer's error, by the covariance that it had if all were seen."""
+    """Squared Mahalanobis distance of the answer's error, by the covariance that it had if all were seen. Errors are
+    relative to the median error of the right answers: imagery may be shifted (`calibrate.imagery_offset_m`)."""
     right: Bool
     """Within answer_radius_m of the truth."""
     outside: Bool
@@ -610,6 +611,19 @@ def gather(bundle: ModelBundle, streets: Streets, stranger: Streets) -> Gathered
         return Gathered(joined(given), joined(searched), tiles)
 
 
+def squared_distances(errors_m: Float64, covariances_m2: Float64, right: Sequence[bool]) -> Float64:
+    """Squared Mahalanobis distances of errors, relative to the median error of the right answers: float64 (n,).
+
+    Args:
+        errors_m: (n, 2), east and north.
+        covariances_m2: (n, 2, 2).
+        right: (n,).
+    """
+    if np.any(right):
+        errors_m = errors_m - np.median(errors_m[np.array(right)], axis=0)
+    return np.asarray(np.einsum("ni,nij,nj->n", errors_m, np.linalg.inv(covariances_m2), errors_m))
+
+
 def _place(point: Float64) -> Prior:
     return Prior(float(point[0]), float(point[1]), 1e-6 * np.eye(2))
 
@@ -648,7 +662,7 @@ def _localized(
     errors_rad = rng.normal(0.0, HEADING_SIGMA_RAD, len(truth))
     columns, channels = localizer.bundle.manifest.ground.columns, localizer.bundle.manifest.mean_channels
     calibration = localizer.bundle.manifest.calibration
-    looked_at, clues, blind, distances2, right, panoramas, tiles = [], [], [], [], [], [], []
+    looked_at, clues, blind, errors_m, covariances_m2, right, panoramas, tiles = [], [], [], [], [], [], [], []
     for row in rows.tolist():
         heading = None
         if not searched:
@@ -672,10 +686,9 @@ def _localized(
         blind.append((found.clues.blind_azimuth, found.clues.blind_elevation))
         panoramas.append(panorama_features(observation.features.levels[0][None], columns)[0])
         tiles.append(tile_features(localizer.index.match_maps[observation.matches.tile_ids[:1]], columns)[0])
-        error_m = truth[row] - (found.east_m, found.north_m)
-        distance2 = float(error_m @ np.linalg.solve(found.covariance_m2, error_m))
-        distances2.append(distance2 * calibration.widening(found.clues.blind_elevation))
-        right.append(not outside[row] and np.hypot(*error_m) <= localizer.config.answer_radius_m)
+        errors_m.append((found.east_m, found.north_m) - truth[row])
+        covariances_m2.append(found.covariance_m2 / calibration.widening(found.clues.blind_elevation))
+        right.append(not outside[row] and np.hypot(*errors_m[-1]) <= localizer.config.answer_radius_m)
     belief, score, spread, agreeing = np.array(clues, np.float64).reshape(-1, 4).T
     ground, aerial = (np.array(of_each, np.float64).reshape(-1, channels) for of_each in (panoramas, tiles))
     return Outcomes(
@@ -686,7 +699,7 @@ def _localized(
         ground,
         aerial,
         np.array(blind, np.float64).reshape(-1, 2),
-        np.array(distances2, np.float64),
+        squared_distances(np.array(errors_m).reshape(-1, 2), np.array(covariances_m2).reshape(-1, 2, 2), right),
         np.array(right, np.bool_),
         outside[np.array(looked_at, np.intp)],
     )
