@@ -114,9 +114,13 @@ def test_images_that_speak_against_a_track_give_fixes_as_often_as_is_usual(
     assert after(TRACKING, ratios, seen).least_ratio == least
 
 
-def test_standing_before_an_image_that_speaks_against_the_track_is_the_first_in_a_row() -> None:
+def test_image_that_speaks_against_a_track_gives_no_fix_where_the_odometry_stands() -> None:
+    """The vehicle may be carried away, on a trailer."""
     standing = after(TRACKING, [0.5] * 9, HALF, novelty=0.0)
-    assert (standing.against, standing.least_ratio) == (0, 0.0)
+    assert (standing.against, standing.least_ratio) == (0, 1.0)
+    seen_driving = after(TRACKING, [0.5], HALF)
+    assert seen_driving.least_ratio == 0.0
+    assert after(seen_driving, [0.5], HALF, novelty=0.0).least_ratio == 1.0
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,8 @@ class Track:
     """Whether the last image did not support the cluster, but so many in a row are usual with so little seen."""
     seen: Seen = ALL_SEEN
     """How much the last image showed."""
+    is_new: bool = True
+    """Whether the last image was taken away from the one before."""
     inside: bool = False
     """Whether the tracked vehicle is taken to be on the map (`after_on_map`)."""
 
@@ -122,11 +124,11 @@ class Track:
         """A fix takes an image that is so much likelier from the cluster than from anywhere.
 
         `SUPPORT`; `NEUTRAL` if the last image is tolerated; 0 if so many in a row that speak against the cluster are
-        usual, too.
+        usual, too. Not where the odometry stands: a vehicle that is carried away stands, too.
         """
         if not self.tolerated:
             return SUPPORT
-        return 0.0 if max(self.against, 1) <= usual_against(self.seen) else NEUTRAL
+        return 0.0 if self.is_new and self.against <= usual_against(self.seen) else NEUTRAL
 
     @property
     def outside_ratio(self) -> float:
@@ -162,6 +164,7 @@ class Track:
             against=against,
             tolerated=tolerated,
             seen=seen,
+            is_new=is_new,
         )
 
     def after_belief(
