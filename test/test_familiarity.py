@@ -38,6 +38,7 @@ from unifygeo_ros.inference.bundle import (
 from unifygeo_ros.inference.familiarity import (
     Familiarity,
     UsualFeatures,
+    joined_familiarity,
     panorama_features,
     tile_features,
     usual_features,
@@ -79,6 +80,22 @@ def test_unit_comes_from_towns_that_did_not_take_part() -> None:
     apart = usual_features(different)
     point = np.array([[20.0, -20.0, 0.0]])
     assert apart.distances(point)[0] < 0.8 * together.distances(point)[0]
+
+
+def test_what_is_familiar_to_either_is_familiar_to_both_together_and_nothing_else() -> None:
+    """Two kinds of pictures ten standard deviations apart in one of three directions, and a third kind in another."""
+    rng = np.random.default_rng(4)
+    away = np.array([10.0, 0.0, 0.0])
+    first, second = (rng.standard_normal((4, 500, 3)) * [1.0, 2.0, 0.5] + shift for shift in (0 * away, away))
+    one, other = (usual_features(list(group)) for group in (first, second))
+    both = joined_familiarity(Familiarity(one, one, 1.5, 1.5), Familiarity(other, other, 1.3, 1.4))
+    assert (both.ground_limit, both.aerial_limit) == (1.3, 1.4)
+    assert one.distances(second[0]).min() > 1.2
+    for group in (first, second):
+        within = np.mean(both.ground.distances(group.reshape(-1, 3)) < 1)
+        assert 0.97 < within < 0.999
+    strange = first.reshape(-1, 3) + np.array([0.0, 0.0, 5.0])
+    assert both.aerial.distances(strange).min() > 1.2
 
 
 def test_mean_features_leave_out_where_things_are() -> None:

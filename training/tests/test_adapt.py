@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import json
@@ -27,6 +28,7 @@ from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.evaluation.metrics import acceptance
 from unifygeo_ros.evaluation.metrics.acceptance import Acceptance, Condition
 from unifygeo_ros.inference.bundle import Calibration, ModelBundle, load_bundle, replace_manifest, sha256_of_file
+from unifygeo_ros.inference.familiarity import Familiarity, UsualFeatures
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.parameters.settings import Settings, with_values
 from unifygeo_training.adapt import adapt as module
@@ -51,6 +53,15 @@ SETTINGS = {
     "localizer.imagery_sigma_m": 0.5,
 }
 LEARNT, APART = Circle(30.0), Circle(24.0)
+
+
+def encoded_usual(mean: np.ndarray, whitening: np.ndarray) -> UsualFeatures:
+    return UsualFeatures(*(base64.b64encode(a.astype("<f4").tobytes()).decode() for a in (mean, whitening)))
+
+
+WIDE = encoded_usual(np.zeros(8), 1e-3 * np.eye(8))
+EVERYTHING = Familiarity(WIDE, WIDE, 1.2, 1.2)
+"""Unit features lie 0.001 from what such a model knows."""
 OTHER_CAMERA = np.array([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.5, 0.0, 0.5]])
 """Whose colours are mixed: the parent places a part of its images with it."""
 
@@ -122,7 +133,7 @@ def network_of(bundle: ModelBundle) -> ModelBundle:
 def place_of(folder: Path, *, apart_s: float = 15.0, ground_colours: np.ndarray | None = None) -> Place:
     """A town of colours, its bundle and index, a drive to learn from and one that is kept apart."""
     world = colour_world(5, side_m=144.0)
-    calibration = Calibration(distribution_temperature=0.5)
+    calibration = Calibration(distribution_temperature=0.5, familiarity=EVERYTHING)
     parent = network_of(
         random_bundle(folder / "parent", columns=4, calibration=calibration, ground_colours=ground_colours)
     )
@@ -278,6 +289,9 @@ def test_accepted_bundle_has_its_lineage_and_a_calibration(
     assert calibration["parent_sha256"] == before.sha256
     assert manifest.calibrated
     assert manifest.calibration != parent.calibration
+    assert manifest.calibration.familiarity is not None
+    for known in (manifest.calibration.familiarity.ground, manifest.calibration.familiarity.aerial):
+        assert known.distances(10 * np.eye(8)).max() < 0.1  # familiar to the parent, and therefore still
     assert (manifest.name, manifest.licence) == ("adapted", "MIT")
     assert manifest.weights_sha256 != parent.weights_sha256
     index = open_index(tmp_path / "work/index/index", bundle=bundle)

@@ -28,6 +28,8 @@ SHRINKAGE = 0.2
 USUAL_QUANTILE = 0.99
 """Share of the calibration's pictures that lie nearer than a distance of 1."""
 
+_DRAWN = 20_000
+
 
 @dataclass(frozen=True)
 class UsualFeatures:
@@ -119,6 +121,26 @@ def usual_features(groups: list[Float64]) -> UsualFeatures:
         distances.append(np.linalg.norm((group - other_mean) @ other_whitening.T, axis=-1))
     unit = float(np.quantile(np.concatenate(distances), USUAL_QUANTILE))
     return UsualFeatures(_encoded(mean), _encoded(whitening / unit))
+
+
+def joined_familiarity(first: Familiarity, second: Familiarity) -> Familiarity:
+    """What is familiar to either: equally many pictures of both kinds. The limits are those of the second.
+
+    For weights that changed little from the first to the second, so that both measure nearly the same features.
+    """
+    ground, aerial = _joined(first.ground, second.ground), _joined(first.aerial, second.aerial)
+    return Familiarity(ground, aerial, second.ground_limit, second.aerial_limit)
+
+
+def _joined(first: UsualFeatures, second: UsualFeatures) -> UsualFeatures:
+    """The statistics of Gaussian pictures of both, of which 99 of 100 lie nearer than 1 to their own mean."""
+    drawn = np.random.default_rng(0).standard_normal((_DRAWN, first.size))
+    drawn /= np.quantile(np.linalg.norm(drawn, axis=-1), USUAL_QUANTILE)
+    pictures = np.concatenate([usual._mean + np.linalg.solve(usual._whitening, drawn.T).T for usual in (first, second)])
+    mean: Float64 = pictures.mean(axis=0)
+    whitening = np.linalg.inv(np.linalg.cholesky(np.cov(pictures.T)))
+    unit = float(np.quantile(np.linalg.norm((pictures - mean) @ whitening.T, axis=-1), USUAL_QUANTILE))
+    return UsualFeatures(_encoded(mean), _encoded(np.asarray(whitening / unit, np.float64)))
 
 
 def _fitted(features: Float64) -> tuple[Float64, Float64]:

@@ -36,6 +36,7 @@ from unifygeo_ros.evaluation.metrics.summary import read_summary
 from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.replay import ODOMETRY_TYPES
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle, replace_manifest
+from unifygeo_ros.inference.familiarity import joined_familiarity
 from unifygeo_ros.parameters.engines import open_configured_engines
 from unifygeo_ros.parameters.settings import Settings, with_values
 from unifygeo_training.adapt.labels import Track, write_drives_file
@@ -274,7 +275,12 @@ def _calibrate(request: AdaptRequest, parent: ModelBundle, sources: list[Track],
     name = request.output.resolve().name
     lineage = (*parent.manifest.lineage, step)
     student = replace_manifest(student, dataclasses.replace(student.manifest, name=name, lineage=lineage))
-    calibrated(student, learnt / "drives.yaml", MADE_BY)
+    student = calibrated(student, learnt / "drives.yaml", MADE_BY)
+    before, after = parent.manifest.calibration.familiarity, student.manifest.calibration.familiarity
+    if before is not None and after is not None:
+        # The drives' pictures are familiar now; those that the parent was calibrated on are still.
+        known = dataclasses.replace(student.manifest.calibration, familiarity=joined_familiarity(before, after))
+        replace_manifest(student, dataclasses.replace(student.manifest, calibration=known))
 
 
 def _name(bag: Path) -> str:
