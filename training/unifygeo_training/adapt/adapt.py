@@ -21,7 +21,7 @@ from typing import Any
 import unifygeo_ros
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
-from unifygeo_ros.core.errors import ConfigurationError
+from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.files import write_text
 from unifygeo_ros.core.geodesy import LocalFrame
 from unifygeo_ros.core.time import NS_PER_S
@@ -156,8 +156,9 @@ def adapt(request: AdaptRequest, *, learner: Learn = learn) -> Outcome:
                 {**learnt_from, "learnt": stages.digest("learnt"), "name": request.output.resolve().name},
                 lambda folder: _calibrate(request, parent, sources, folder),
             )
-        except NothingRightError as error:
-            return _finished(request, f"refused: keep the old model\n{_NOTHING_RIGHT} ({error}).\n", None)
+        except InputError as error:
+            why = _NOTHING_RIGHT if isinstance(error, NothingRightError) else "The student could not be calibrated"
+            return _finished(request, f"refused: keep the old model\n{why} ({error}).\n", None)
         student = load_bundle(calibrated_folder / "bundle")
         common["student"] = student.manifest.sha256
         new_index = stages.make("index", common, lambda folder: _encode(request, student, folder)) / "index"
