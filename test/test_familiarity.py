@@ -16,7 +16,7 @@ from colour_region import write_colour_region
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.familiarity import imagery_familiarity
 from unifygeo_ros.aerial.index import open_index
-from unifygeo_ros.core.errors import BundleError
+from unifygeo_ros.core.errors import BundleError, ConfigurationError
 from unifygeo_ros.core.records import (
     CameraImage,
     Distances,
@@ -96,6 +96,12 @@ def test_what_is_familiar_to_either_is_familiar_to_both_together_and_nothing_els
         assert 0.97 < within < 0.999
     strange = first.reshape(-1, 3) + np.array([0.0, 0.0, 5.0])
     assert both.aerial.distances(strange).min() > 1.2
+
+
+def test_pictures_of_networks_of_other_sizes_cannot_be_joined() -> None:
+    small, large = (usual_features([RNG.standard_normal((50, size))]) for size in (2, 3))
+    with pytest.raises(ConfigurationError, match=r"\(2, 2\) and \(2, 3\) features"):
+        joined_familiarity(Familiarity(small, small, 1.5, 1.5), Familiarity(small, large, 1.5, 1.5))
 
 
 def test_mean_features_leave_out_where_things_are() -> None:

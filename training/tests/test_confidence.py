@@ -12,15 +12,16 @@ import pytest
 from scipy import optimize, special
 
 from unifygeo_ros.core.arrays import UInt8
-from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.inference.bundle import Calibration, Clues, Confidence, load_bundle, log_odds
-from unifygeo_ros.inference.familiarity import Familiarity, UsualFeatures
+from unifygeo_ros.inference.familiarity import Familiarity, UsualFeatures, usual_features
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_training.confidence import (
     FIELDS_DEG,
     STYLES,
     Gathered,
     Outcomes,
+    also_familiar,
     familiarity_of,
     field_mask,
     fit_confidence,
@@ -275,6 +276,21 @@ def test_limits_hold_99_of_100_right_answers_and_are_not_below_the_least() -> No
     assert known.ground_limit == pytest.approx(
         np.quantile(abs(np.concatenate([features, far])), 0.99) / 2.576, rel=0.05
     )
+
+
+def test_what_the_parent_knows_stays_familiar_and_the_limits_are_the_new_ones() -> None:
+    rng = np.random.default_rng(0)
+    once, now = (usual_features([rng.standard_normal((200, 2)) + shift for _ in range(2)]) for shift in (0.0, 20.0))
+    parent = load_bundle(SHIPPED)
+    known = replace(parent.manifest.calibration, familiarity=Familiarity(once, once, 1.5, 1.6))
+    parent = replace(parent, manifest=replace(parent.manifest, calibration=known))
+    tuned = also_familiar(replace(known, familiarity=Familiarity(now, now, 1.3, 1.4)), parent).familiarity
+    assert tuned is not None
+    assert (tuned.ground_limit, tuned.aerial_limit) == (1.3, 1.4)
+    assert tuned.ground.distances(np.array([[0.0, 0.0], [20.0, 20.0]])).max() < 1
+    unknowing = replace(parent, manifest=replace(parent.manifest, calibration=replace(known, familiarity=None)))
+    with pytest.raises(ConfigurationError, match="does not know what is familiar"):
+        also_familiar(known, unknowing)
 
 
 def test_answers_are_counted_at_each_gate_on_the_map_and_off_it() -> None:

@@ -146,6 +146,14 @@ def test_without_a_place_for_the_result_nothing_is_computed(drives_file: Path, t
     assert "give --output, --bundle or --in-place" in capsys.readouterr().err
 
 
+def test_what_nobody_knows_cannot_stay_familiar(drives_file: Path, tmp_path: Path, capsys) -> None:
+    """Said before anything is computed."""
+    bundle = uncalibrated(tmp_path / "bundle")
+    arguments = ["calibrate", str(bundle.path), str(drives_file), "--dataset", "drives", "--in-place"]
+    assert main([*arguments, "--also-familiar", str(bundle.path)]) == 2
+    assert "does not know what is familiar to it; calibrate it first" in capsys.readouterr().err
+
+
 def test_lineage_grows_by_a_step_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     bundle = random_bundle(tmp_path / "bundle")
     assert '"lineage"' not in (bundle.path / "manifest.json").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,13 @@ def add_command(subparsers: Any) -> None:
         "--queries", type=int, default=400, help="of VIGOR and drives: at most (default: %(default)s)"
     )
     calibrate.add_argument("--seed", type=int, default=0, help="of VIGOR and drives: which part (default: %(default)s)")
+    calibrate.add_argument(
+        "--also-familiar",
+        type=Path,
+        metavar="BUNDLE",
+        help="of fine-tuned weights: the calibrated bundle that they started from, whose pictures are not refused as "
+        "unfamiliar then",
+    )
     calibrate.set_defaults(run=_calibrate)
 
     confidence = subparsers.add_parser(
@@ -94,9 +102,9 @@ def _calibrate(options: argparse.Namespace) -> int:
     import numpy as np
 
     from unifygeo_ros.core.errors import ConfigurationError
-    from unifygeo_ros.inference.bundle import replace_manifest
+    from unifygeo_ros.inference.bundle import load_bundle, replace_manifest
     from unifygeo_training.calibrate import WORTH_CORRECTING_M, calibrate, offset_in_words
-    from unifygeo_training.confidence import calibrated_manifest, with_confidence, write_calibrated
+    from unifygeo_training.confidence import also_familiar, calibrated_manifest, with_confidence, write_calibrated
     from unifygeo_training.drives.judged import DriveImages, describe, neighbouring, streets_of
     from unifygeo_training.drives.opened import open_part
     from unifygeo_training.judging.region import Region
@@ -114,6 +122,9 @@ def _calibrate(options: argparse.Namespace) -> int:
     if options.bundle and options.bundle.exists():
         raise ConfigurationError(f"--bundle {options.bundle} exists; remove it or choose another folder")
     network = weights.network
+    parent = load_bundle(options.also_familiar) if options.also_familiar else None
+    if parent is not None and parent.manifest.calibration.familiarity is None:
+        raise ConfigurationError(f"{parent.path} does not know what is familiar to it; calibrate it first")
     if options.dataset == "town":
         towns = [load_town(folder) for folder in options.data]
         for town in towns:
@@ -141,6 +152,9 @@ def _calibrate(options: argparse.Namespace) -> int:
         ]
         streets = [RegionStreets(region, options.seed) for region in sets]
     report = with_confidence(network, calibrate(network, sets), streets, weights.bundle)
+    if parent is not None:
+        data = f"{report.data}; familiar is also what {parent.manifest.name} knows ({parent.manifest.sha256[:12]})"
+        report = dataclasses.replace(report, calibration=also_familiar(report.calibration, parent), data=data)
     if options.output:
         options.output.write_text(report.to_json(), encoding="utf-8")
     print(report.for_people(), end="")

@@ -47,7 +47,13 @@ from unifygeo_ros.inference.bundle import (
     with_calibration,
 )
 from unifygeo_ros.inference.engine import EngineSet
-from unifygeo_ros.inference.familiarity import Familiarity, panorama_features, tile_features, usual_features
+from unifygeo_ros.inference.familiarity import (
+    Familiarity,
+    joined_familiarity,
+    panorama_features,
+    tile_features,
+    usual_features,
+)
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
@@ -196,6 +202,19 @@ def write_calibrated(bundle: ModelBundle, report: CalibrationReport, output: Pat
 def calibrated_manifest(bundle: ModelBundle, report: CalibrationReport) -> BundleManifest:
     """The bundle's manifest with the calibration of a report, and that step in its lineage."""
     return with_calibration(bundle.manifest, report.calibration, "unifygeo-train calibrate", report.data)
+
+
+def also_familiar(calibration: Calibration, parent: ModelBundle) -> Calibration:
+    """The calibration of a fine-tuned bundle to which the pictures that its parent knows are familiar, too.
+
+    Raises:
+        ConfigurationError: the parent knows no pictures, or is a network of another size.
+    """
+    before, after = parent.manifest.calibration.familiarity, calibration.familiarity
+    if before is None:
+        raise ConfigurationError(f"{parent.path} does not know what is familiar to it; calibrate it first")
+    assert after is not None
+    return replace(calibration, familiarity=joined_familiarity(before, after))
 
 
 def fit_bundle(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibration, dict[str, Any]]:

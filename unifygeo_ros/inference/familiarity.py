@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unifygeo_ros.core.arrays import Array, Float64
-from unifygeo_ros.core.errors import BundleError
+from unifygeo_ros.core.errors import BundleError, ConfigurationError
 
 SHRINKAGE = 0.2
 """Of the correlations towards 0, since some hundred pictures do not determine them all."""
@@ -127,7 +127,15 @@ def joined_familiarity(first: Familiarity, second: Familiarity) -> Familiarity:
     """What is familiar to either: equally many pictures of both kinds. The limits are those of the second.
 
     For weights that changed little from the first to the second, so that both measure nearly the same features.
+
+    Raises:
+        ConfigurationError: they are of networks of other sizes.
     """
+    sizes = [(known.ground.size, known.aerial.size) for known in (first, second)]
+    if sizes[0] != sizes[1]:
+        raise ConfigurationError(
+            f"what the bundles know has {sizes[0]} and {sizes[1]} features; one must be fine-tuned from the other"
+        )
     ground, aerial = _joined(first.ground, second.ground), _joined(first.aerial, second.aerial)
     return Familiarity(ground, aerial, second.ground_limit, second.aerial_limit)
 

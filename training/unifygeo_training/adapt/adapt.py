@@ -36,7 +36,6 @@ from unifygeo_ros.evaluation.metrics.summary import read_summary
 from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.replay import ODOMETRY_TYPES
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle, replace_manifest
-from unifygeo_ros.inference.familiarity import joined_familiarity
 from unifygeo_ros.parameters.engines import open_configured_engines
 from unifygeo_ros.parameters.settings import Settings, with_values
 from unifygeo_training.adapt.labels import Track, write_drives_file
@@ -44,6 +43,7 @@ from unifygeo_training.adapt.learn import calibrated, learn
 from unifygeo_training.adapt.settings import LearnSettings
 from unifygeo_training.adapt.stages import Stages
 from unifygeo_training.calibrate import NothingRightError
+from unifygeo_training.confidence import also_familiar
 from unifygeo_training.files import locked, new_folder
 
 logger = logging.getLogger(__name__)
@@ -277,10 +277,9 @@ def _calibrate(request: AdaptRequest, parent: ModelBundle, sources: list[Track],
     lineage = (*parent.manifest.lineage, step)
     student = replace_manifest(student, dataclasses.replace(student.manifest, name=name, lineage=lineage))
     student = calibrated(student, learnt / "drives.yaml", MADE_BY)
-    before, after = parent.manifest.calibration.familiarity, student.manifest.calibration.familiarity
-    if before is not None and after is not None:
+    if parent.manifest.calibration.familiarity is not None:
         # The drives' pictures are familiar now; those that the parent was calibrated on are still.
-        known = dataclasses.replace(student.manifest.calibration, familiarity=joined_familiarity(before, after))
+        known = also_familiar(student.manifest.calibration, parent)
         replace_manifest(student, dataclasses.replace(student.manifest, calibration=known))
 
 
