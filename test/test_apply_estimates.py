@@ -19,6 +19,7 @@ from test_stamp_error import SECOND, SIGMA_M, START_S, Drive
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import ALL_SEEN, CameraImage, Fix, Query, Rejection, RejectionReason
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.localization.fixes import with_stamp_error
 from unifygeo_ros.motion.imu_offset import UNKNOWN_OFFSET, ImuOffset, ImuOffsetEstimator
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.motion.samples import ImuSample
@@ -44,7 +45,7 @@ class Camera:
     def decide(self, observation: SimpleNamespace, query: Query) -> Fix:
         east_m, north_m = self.drive.shown(self.exposed_s)
         yaw = query.heading.yaw_rad if query.heading else float(self.drive.pose(self.exposed_s)[2])
-        covariance = SIGMA_M**2 * np.eye(2)
+        covariance, _ = with_stamp_error(SIGMA_M**2 * np.eye(2), 1e-4, query.stamp_covariance, yaw)
         return Fix(observation.stamp_ns, east_m, north_m, 48.0, 9.0, covariance, yaw, 1e-4, 3, 1.0, 0.0, ())
 
 

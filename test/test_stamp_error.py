@@ -14,6 +14,7 @@ import pytest
 
 from unifygeo_ros.core.records import ALL_SEEN, CameraImage, Fix, Query
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
+from unifygeo_ros.localization.fixes import with_stamp_error
 from unifygeo_ros.motion.increments import MotionNoise, motion_between
 from unifygeo_ros.motion.samples import ODOM_FRAME, BufferLimits, MotionBuffer, OdometrySample
 from unifygeo_ros.motion.stamp_error import Place, StampError, StampErrorFilter, mean_velocity
@@ -238,7 +239,7 @@ class Shown:
         exposed_s = observation.stamp_ns / SECOND - START_S - self.late_s
         east_m, north_m = self.drive.shown(exposed_s)
         yaw = float(self.drive.pose(exposed_s)[2])
-        covariance = SIGMA_M**2 * np.eye(2)
+        covariance, _ = with_stamp_error(SIGMA_M**2 * np.eye(2), 1e-4, query.stamp_covariance, yaw)
         return Fix(observation.stamp_ns, east_m, north_m, 48.0, 9.0, covariance, yaw, 1e-4, 3, 1.0, 0.0, ())
 
 
@@ -289,6 +290,15 @@ def test_session_logs_each_new_warning_whichever_stands_first(caplog: pytest.Log
             outcome = session.locate(CameraImage(pixels, round((START_S + 1 + number) * SECOND)))
             assert outcome.warnings == tuple(kinds[number].values())
     assert [record.message for record in caplog.records if len(record.message) == 3] == ["M 1", "L 1", "U 1"]
+
+
+def test_what_is_assumed_of_the_stamps_does_not_slow_what_is_learnt_about_them() -> None:
+    """The assumption is in the covariance of every fix; the estimate is made without it."""
+    (warned, careful, _), (_, bold, _) = played(0.25, stamp_sigma_s=0.3), played(0.25, stamp_sigma_s=0.0)
+    estimates = [session._stamp_error.estimate for session in (careful, bold)]
+    assert estimates[0].late_s == pytest.approx(estimates[1].late_s, abs=1e-9)
+    assert estimates[0].sigma_s == pytest.approx(estimates[1].sigma_s, rel=1e-9)
+    assert warned[0] <= 30
 
 
 def test_session_with_the_offset_set_does_not_warn() -> None:

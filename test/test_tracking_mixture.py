@@ -31,7 +31,9 @@ from unifygeo_ros.motion.samples import InitialPose
 from unifygeo_ros.motion.stamp_error import StampDoubt
 from unifygeo_ros.tracking import reduction
 from unifygeo_ros.tracking.belief import Belief, hypothesis, uniform, with_scale
+from unifygeo_ros.tracking.clusters import dominant_cluster
 from unifygeo_ros.tracking.config import TrackerConfig
+from unifygeo_ros.tracking.decision import measured_by_image
 from unifygeo_ros.tracking.evidence import Evidence, evidence_of, log_evidence_of_all, tile_weights
 from unifygeo_ros.tracking.reduction import reduce
 from unifygeo_ros.tracking.region import Region
@@ -343,6 +345,14 @@ def test_doubt_about_the_stamp_widens_an_image_along_the_way_and_the_tracker_tru
     e = found(seen, stamp_covariance=doubt, new_share=0.5)
     # It is no error of D: however little of the image is new, it is there once.
     np.testing.assert_allclose(e.covariances_m2[0], np.diag([2 * pixel, 2 * pixel + 4.0]), rtol=1e-6, atol=1e-9)
+    # Where the vehicle was at the exposure does not depend on it.
+    cluster = dominant_cluster(hypothesis(Pose2(117.5, 67.5, math.pi / 2), np.diag([4.0, 4.0, 1e-4]), 0.01), 10.0)
+    assert cluster is not None
+    for stamp_covariance in (None, doubt):
+        e = found(seen, stamp_covariance=stamp_covariance, new_share=0.5)
+        at_exposure = measured_by_image(e, cluster, (0.0, 0.0), inflation=0.5, at_exposure=True)
+        assert at_exposure is not None
+        np.testing.assert_allclose(at_exposure[1][:2, :2], pixel * np.eye(2), rtol=1e-6, atol=1e-9)
     # The tracker: a Kalman filter's step from what the operator said, 1 m to the south.
     said = np.diag([4.0, 4.0, 1e-4])
     for stamp, added in ((None, 0.0), (StampDoubt(0.04, None, doubt), 4.0)):

@@ -43,9 +43,14 @@ def with_stamp_error(
     """
     if stamp_covariance is None:
         return covariance_m2, yaw_variance_rad2
-    turned = rotation_matrix(yaw_rad)
-    covariance = covariance_m2 + turned @ stamp_covariance[:2, :2] @ turned.T
+    covariance = covariance_m2 + stamp_error_m2(stamp_covariance, yaw_rad)
     return symmetric(covariance), yaw_variance_rad2 + float(stamp_covariance[2, 2])
+
+
+def stamp_error_m2(stamp_covariance: Float64, yaw_rad: float) -> Float64:
+    """What the uncertainty of a stamp adds to a position's covariance: float64 (2, 2), east and north."""
+    turned = rotation_matrix(yaw_rad)
+    return np.asarray(turned @ stamp_covariance[:2, :2] @ turned.T)
 
 
 def with_imagery_error(covariance: Float64, imagery_sigma_m: float) -> Float64:

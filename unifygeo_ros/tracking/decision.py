@@ -139,13 +139,20 @@ def decide(
 
 
 def measured_by_image(
-    evidence: Evidence, cluster: Cluster, lever_m: tuple[float, float], inflation: float
+    evidence: Evidence,
+    cluster: Cluster,
+    lever_m: tuple[float, float],
+    inflation: float,
+    *,
+    at_exposure: bool = False,
 ) -> tuple[Float64, Float64] | None:
     """Mean and covariance (east, north, yaw, …) of the image's part of the tracked cluster; None: it has none there.
 
     Each component of the evidence is weighed by how well it fits the track, with the covariance that the image gives
     it, inflated the more the less of the image is new. The track chooses the component and adds nothing to its
     accuracy.
+
+    at_exposure: of the pose when the image was exposed, whenever that was: without the uncertainty of its stamp.
     """
     offsets = evidence.means_m - np.array(camera_position(cluster.mean, lever_m))
     total = evidence.covariances_m2 + cluster.covariance[:2, :2]
@@ -156,7 +163,10 @@ def measured_by_image(
         return None
     share = weights / weights.sum()
     shift = share @ offsets
-    second = inflation * evidence.covariances_m2 + offsets[:, :, None] * offsets[:, None, :]
+    own_m2 = evidence.covariances_m2
+    if at_exposure and evidence.stamp_error_m2 is not None:
+        own_m2 = own_m2 - evidence.stamp_error_m2
+    second = inflation * own_m2 + offsets[:, :, None] * offsets[:, None, :]
     covariance = cluster.covariance.copy()
     covariance[:2, :2] = np.einsum("m,mde->de", share, second) - np.outer(shift, shift)
     covariance[:2, 2] = covariance[2, :2] = 0.0

@@ -92,6 +92,8 @@ class Evidence:
     heading_fit: float = 1.0
     """How much likelier an image that looks like this is under the right heading than under a wrong one, at most 1:
     a factor on the likelihood of the poses with the assumed yaw."""
+    stamp_error_m2: Float64 | None = None
+    """float64 (M, 2, 2): what of the covariances is the uncertainty of the image's stamp; None: nothing."""
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -247,7 +249,9 @@ def evidence_of(
     decoded = {d.tile_id: d for d in observation.distributions}
     # Of a tile that was not decoded nothing is known but the tile: the moments of a uniform square, and no heading.
     whole_weights = weights.copy()
-    parts: list[tuple[Float64, Float64, Float64]] = []
+    parts: list[
+        tuple[Float64, Float64, Float64, Float64]
+    ] = []  # the last one: the uncertainty of the stamp in the third
     labels: list[tuple[float, float, int]] = []  # of each component: yaw, its variance, tile
     for rank, tile_id in enumerate(tile_ids.tolist()):
         if tile_id not in decoded:
@@ -264,14 +268,16 @@ def evidence_of(
             variance = min(variance, SEARCHED_YAW_VARIANCE)
         covariances = position_covariance_m2(covariances, variance, calibration, observation.seen)
         covariances *= 1 / new_share
+        exact = covariances
         covariances, variance = with_stamp_error(covariances, variance, stamp_covariance, heading.yaw_rad)
-        parts.append((weights[rank] * shares, means, covariances))
+        parts.append((weights[rank] * shares, means, covariances, covariances - exact))
         labels += [(heading.yaw_rad, variance, tile_id)] * len(shares)
     whole = np.flatnonzero(whole_weights)
     if len(whole):
         square = (region.tile_side_m**2 / 12 + calibration.position_floor_m**2) * np.eye(2)
         centres = np.asarray(region.centres_m[tile_ids[whole]], np.float64)
-        parts.append((whole_weights[whole], centres, np.broadcast_to(square, (len(whole), 2, 2))))
+        squares = np.broadcast_to(square, (len(whole), 2, 2))
+        parts.append((whole_weights[whole], centres, squares, np.zeros_like(squares)))
         given = observation.heading
         variance = UNIFORM_YAW_VARIANCE if searched else given.variance_rad2
         labels += [(given.yaw_rad, variance, tile_id) for tile_id in tile_ids[whole].tolist()]
@@ -298,4 +304,5 @@ def evidence_of(
         near_share=outlier,
         assumed_yaw_rad=observation.heading.yaw_rad if assumed else None,
         heading_fit=1 / min(max(outside_ratio, 1.0), RATIO_LIMIT) if assumed else 1.0,
+        stamp_error_m2=np.concatenate([p[3] for p in parts]),
     )

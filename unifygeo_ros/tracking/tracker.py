@@ -319,7 +319,7 @@ class Tracker:
         self._belief, self._cluster, self._track, self._on_map = belief, cluster, track, on_map
         self._measured = None
         if track.tracking and cluster is not None:
-            measured = measured_by_image(evidence, cluster, self._lever_m, inflation=new_share)
+            measured = measured_by_image(evidence, cluster, self._lever_m, inflation=new_share, at_exposure=True)
             if measured is not None:
                 (east_m, north_m, yaw_rad, _), covariance = measured[0].tolist(), measured[1]
                 self._measured = Place(east_m, north_m, covariance[:2, :2], yaw_rad, float(covariance[2, 2]))
