@@ -439,7 +439,8 @@ def test_after_a_reset_older_images_are_accepted() -> None:
 def test_single_images_are_compared_with_each_other_without_the_imagery_error() -> None:
     localizer, session = make()
     localizer.config = LocalizerConfig(imagery_sigma_m=0.5)
-    place = session._place_seen(fix(SECOND))  # its covariance, the unit matrix, holds the imagery's 0.25 m²
+    outcome = Outcome(fix(SECOND), image(1.0))  # its covariance, the unit matrix, holds the imagery's 0.25 m²
+    place = session._place_seen(outcome)
     assert place is not None
     assert np.allclose(place.covariance_m2, 0.75 * np.eye(2))
 

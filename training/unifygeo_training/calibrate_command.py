@@ -104,7 +104,13 @@ def _calibrate(options: argparse.Namespace) -> int:
     from unifygeo_ros.core.errors import ConfigurationError
     from unifygeo_ros.inference.bundle import load_bundle, replace_manifest
     from unifygeo_training.calibrate import WORTH_CORRECTING_M, calibrate, offset_in_words
-    from unifygeo_training.confidence import also_familiar, calibrated_manifest, with_confidence, write_calibrated
+    from unifygeo_training.confidence import (
+        also_familiar,
+        calibrated_manifest,
+        known_pictures,
+        with_confidence,
+        write_calibrated,
+    )
     from unifygeo_training.drives.judged import DriveImages, describe, neighbouring, streets_of
     from unifygeo_training.drives.opened import open_part
     from unifygeo_training.judging.region import Region
@@ -123,8 +129,8 @@ def _calibrate(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"--bundle {options.bundle} exists; remove it or choose another folder")
     network = weights.network
     parent = load_bundle(options.also_familiar) if options.also_familiar else None
-    if parent is not None and parent.manifest.calibration.familiarity is None:
-        raise ConfigurationError(f"{parent.path} does not know what is familiar to it; calibrate it first")
+    if parent is not None:
+        known_pictures(parent)  # an error before anything is computed
     if options.dataset == "town":
         towns = [load_town(folder) for folder in options.data]
         for town in towns:

@@ -210,11 +210,16 @@ def also_familiar(calibration: Calibration, parent: ModelBundle) -> Calibration:
     Raises:
         ConfigurationError: the parent knows no pictures, or is a network of another size.
     """
-    before, after = parent.manifest.calibration.familiarity, calibration.familiarity
-    if before is None:
-        raise ConfigurationError(f"{parent.path} does not know what is familiar to it; calibrate it first")
-    assert after is not None
-    return replace(calibration, familiarity=joined_familiarity(before, after))
+    assert calibration.familiarity is not None
+    return replace(calibration, familiarity=joined_familiarity(known_pictures(parent), calibration.familiarity))
+
+
+def known_pictures(bundle: ModelBundle) -> Familiarity:
+    """What is familiar to a bundle. Raises ConfigurationError where that is not known."""
+    known = bundle.manifest.calibration.familiarity
+    if known is None:
+        raise ConfigurationError(f"{bundle.path} does not know what is familiar to it; calibrate it first")
+    return known
 
 
 def fit_bundle(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibration, dict[str, Any]]:

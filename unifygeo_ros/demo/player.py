@@ -80,7 +80,7 @@ class BagPlayer:
             time.sleep(0.02)
 
     def play(self, before: MessageHook = _nothing, after: MessageHook = _nothing) -> None:
-        """Publish everything at the recorded pace, and return when the reliable subscribers have it, ARRIVAL_S at most.
+        """Publish everything at the recorded pace; return when reliable subscribers have it, or after ARRIVAL_S.
 
         before, after: called around the publication of each message with its topic and serialized bytes.
         """
@@ -95,8 +95,9 @@ class BagPlayer:
             before(topic, data)
             self._publishers[topic].publish(data)
             after(topic, data)
+        deadline = time.monotonic() + ARRIVAL_S
         for publisher in self._publishers.values():
-            publisher.wait_for_all_acked(Duration(seconds=ARRIVAL_S))
+            publisher.wait_for_all_acked(Duration(seconds=max(deadline - time.monotonic(), 0.0)))
 
     def close(self) -> None:
         """Close the bag and withdraw the publishers; what no subscriber has received yet is lost."""

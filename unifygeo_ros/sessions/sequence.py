@@ -56,8 +56,8 @@ class SequenceSession(LocalizationSession):
     def _remember(self, result: Fix | Rejection) -> None:
         """The tracker remembers."""
 
-    def _place_seen(self, result: Fix | Rejection) -> Place | None:
-        return self._tracker.measured if isinstance(result, Fix) else None
+    def _place_seen(self, outcome: Outcome) -> Place | None:
+        return self._tracker.measured if isinstance(outcome.result, Fix) else None
 
 
 def _timed(result: Fix | Rejection, observation: Observation, tracker_ms: float) -> Fix | Rejection:

@@ -337,7 +337,7 @@ class LocalizationSession(abc.ABC):
         if outcome.observation is not None and outcome.observation.distances is not None:
             self._familiarity.see(outcome.observation.distances)
         self._remember(outcome.result)
-        place = self._place_seen(outcome.result)
+        place = self._place_seen(outcome)
         if place is not None and self._velocity is not None:
             self._estimate(place, self._velocity, None if outcome.query is None else outcome.query.heading)
         return outcome
@@ -414,8 +414,8 @@ class LocalizationSession(abc.ABC):
         """Take in the result of an image."""
 
     @abc.abstractmethod
-    def _place_seen(self, result: Fix | Rejection) -> Place | None:
-        """Where the image that gave the result shows base_link by itself, if it is sure of that."""
+    def _place_seen(self, outcome: Outcome) -> Place | None:
+        """Where the image that gave the outcome shows base_link by itself, if it is sure of that."""
 
     @abc.abstractmethod
     def _forget(self) -> None:

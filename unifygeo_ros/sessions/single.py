@@ -46,7 +46,6 @@ class SingleImageSession(LocalizationSession):
     def _forget(self) -> None:
         self._anchor: _Anchor | None = None
         self._failures = 0
-        self._stamp_covariance = np.zeros((3, 3))  # `Query.stamp_covariance` of the last image
 
     def _localize(self, image: CameraImage, config: SessionConfig, known: Fix | Rejection | None) -> Outcome:
         reading = self._inputs.read(image.stamp_ns)
@@ -55,7 +54,6 @@ class SingleImageSession(LocalizationSession):
             start_ns = self._start_from(pose, image.stamp_ns)
             self._anchor, self._failures = self._anchor_at(start_ns, pose.pose, pose.covariance), 0
         motion, stamp = self._follow_motion(image.stamp_ns, config)
-        self._stamp_covariance = stamp.covariance
         if self._anchor is not None:
             self._anchor = replace(self._anchor, belief=predict(self._anchor.belief, motion, self._noise))
         image, heading = self._oriented(image, reading, config)
@@ -92,13 +90,15 @@ class SingleImageSession(LocalizationSession):
         self._anchor = self._anchor_at(result.stamp_ns, pose, covariance)
         self._failures = 0
 
-    def _place_seen(self, result: Fix | Rejection) -> Place | None:
+    def _place_seen(self, outcome: Outcome) -> Place | None:
+        result, query = outcome.result, outcome.query
         if isinstance(result, Rejection):
             return None
         # The imagery's error is the same in all images: what they are compared for does not see it. That of the stamps
         # is what they are compared for.
         covariance_m2 = result.covariance_m2 - self._localizer.config.imagery_sigma_m**2 * np.eye(2)
-        covariance_m2 -= stamp_error_m2(self._stamp_covariance, result.yaw_rad)
+        if query is not None and query.stamp_covariance is not None:
+            covariance_m2 -= stamp_error_m2(query.stamp_covariance, result.yaw_rad)
         return Place(result.east_m, result.north_m, covariance_m2, result.yaw_rad, result.yaw_variance_rad2)
 
     def _anchor_at(self, stamp_ns: int, pose: Pose2, covariance: Float64) -> _Anchor:

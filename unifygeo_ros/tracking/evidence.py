@@ -249,9 +249,8 @@ def evidence_of(
     decoded = {d.tile_id: d for d in observation.distributions}
     # Of a tile that was not decoded nothing is known but the tile: the moments of a uniform square, and no heading.
     whole_weights = weights.copy()
-    parts: list[
-        tuple[Float64, Float64, Float64, Float64]
-    ] = []  # the last one: the uncertainty of the stamp in the third
+    # Of each: weights, means, covariances, and what of the covariances is the uncertainty of the stamp.
+    parts: list[tuple[Float64, Float64, Float64, Float64]] = []
     labels: list[tuple[float, float, int]] = []  # of each component: yaw, its variance, tile
     for rank, tile_id in enumerate(tile_ids.tolist()):
         if tile_id not in decoded:
