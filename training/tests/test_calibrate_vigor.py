@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import torch
 from published_names import published_name
 from small_runs import SMALL
 
+from unifygeo_ros.core.arrays import Float64, UInt8
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.inference.bundle import GROUND_FEATURES, PYRAMID, load_bundle
 from unifygeo_ros.inference.select import open_engines
@@ -30,22 +32,25 @@ from unifygeo_training.towns.town import build_town
 from unifygeo_training.weights import open_weights
 
 SHIPPED = Path(__file__).parents[2] / "models" / "towns-atto"
-SIZE_M, PANORAMAS = 300.0, 16
+SIZE_M, GROUND_SAMPLING_M, PANORAMAS = 300.0, 0.25, 16
 CITIES_AT = {"SanFrancisco": (37.75, -122.43), "Chicago": (41.88, -87.65)}
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The test part of cross-area: the same town in both cities, tiles half a side apart."""
-    root = tmp_path_factory.mktemp("vigor")
-    town = build_town(903, SIZE_M, 0.25)
+@pytest.fixture
+def town_root(tmp_path: Path) -> Path:
+    """The test part of cross-area: the same town in both cities."""
+    town = build_town(903, SIZE_M, GROUND_SAMPLING_M)
     rng = np.random.default_rng(0)
     light = draw_appearance(rng)
-    above = render_orthophoto(town, light)
     lit = light_stage(set_stage(town), light)
     cameras = street_positions(rng, town, PANORAMAS)
     view = View(256, 512, np.pi / 2, -np.pi / 2)
     panoramas = [render_panorama(lit, x, y, view, height_m=2.0, noise_seed=n) for n, (x, y) in enumerate(cameras)]
+    return write_cities(tmp_path / "vigor", render_orthophoto(town, light), cameras, panoramas)
+
+
+def write_cities(root: Path, above: UInt8, cameras: Float64, panoramas: Sequence[UInt8]) -> Path:
+    """The same place as the test part of cross-area in both cities, tiles half a side apart."""
     for city, (latitude, longitude) in CITIES_AT.items():
         scale = METRES_PER_PIXEL[city]
         side = 640 * scale
@@ -60,7 +65,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for folder in (root / city / "panorama", root / city / "satellite", root / "splits_new" / city):
             folder.mkdir(parents=True)
         for (x, y), tile in zip(centres, tiles, strict=True):
-            image = crop_tile(above, town.metres_per_pixel, x, y, 640, side)
+            image = crop_tile(above, GROUND_SAMPLING_M, x, y, 640, side)
             cv2.imwrite(str(root / city / "satellite" / tile), image[..., ::-1])
         rows = []
         for number, ((x, y), panorama) in enumerate(zip(cameras, panoramas, strict=True)):
@@ -76,10 +81,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_bundle_is_calibrated_on_vigor(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bundle_is_calibrated_on_vigor(town_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The shipped model on the town: it finds most places, and the copy of the bundle holds what was fitted."""
     output, copy = tmp_path / "calibration.json", tmp_path / "calibrated"
-    arguments = ["calibrate", str(SHIPPED), str(root), "--dataset", "vigor-cross-area", "--output", str(output)]
+    arguments = ["calibrate", str(SHIPPED), str(town_root), "--dataset", "vigor-cross-area", "--output", str(output)]
     assert main([*arguments, "--queries", "12", "--bundle", str(copy)]) == 0
     report = json.loads(output.read_text())
     assert report["queries"] == 12
@@ -96,7 +101,11 @@ def test_bundle_is_calibrated_on_vigor(root: Path, tmp_path: Path, capsys: pytes
     assert "exists" in capsys.readouterr().err
 
 
-def test_region_is_one_citys_neighbouring_tiles_and_the_queries_on_them(root: Path) -> None:
+def test_region_is_one_citys_neighbouring_tiles_and_the_queries_on_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (round(SIZE_M / GROUND_SAMPLING_M),) * 2 + (3,), dtype=np.uint8)
+    cameras = rng.uniform(50.0, SIZE_M - 50.0, (PANORAMAS, 2))
+    root = write_cities(tmp_path / "vigor", noise, cameras, [np.zeros((256, 512, 3), np.uint8)] * PANORAMAS)
     data = JudgedSplit(load_vigor(root, "cross-area", "test"), SMALL)
     region = Region(data, tiles=16, queries=5, seed=3)
     assert len({data.split.gallery[row].parent for row in region.rows}) == 1

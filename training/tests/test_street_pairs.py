@@ -41,13 +41,13 @@ from unifygeo_training.towns.town import build_town
 from unifygeo_training.weights import open_weights
 
 SHIPPED = Path(__file__).parents[2] / "models" / "towns-atto"
-HEADINGS_DEG = (0.0, 70.0, 200.0, -35.0)
+HEADINGS_DEG = (0.0, 70.0, -35.0)
 VIEW = View(160, 576, math.radians(50), math.radians(-50))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four panoramas with headings of their own in a town of 240 m."""
+    """Three panoramas with headings of their own in a town of 240 m."""
     folder = tmp_path_factory.mktemp("pairs")
     town, rng = build_town(1003, 240.0, 0.25), np.random.default_rng(2)
     write_geotiff(folder / "town.tif", render_orthophoto(town, draw_appearance(rng)), town.origin, 0.25)
@@ -78,7 +78,7 @@ def judgement(folder: Path):
 def test_judge_pairs_finds_streets_at_their_headings_only(judgement) -> None:
     """Signs of headings, latitudes and longitudes: with any of them wrong the shipped model would be lost here."""
     upright, turned = judgement.answers[0][0], judgement.answers[90][0]
-    assert upright.mass.mean() > 0.3  # tiles that hold the camera at their very edge are among them
+    assert upright.mass.mean() > 0.25  # tiles that hold the camera at their very edge are among them
     assert upright.reranked_ranks.max() <= 5
     assert turned.mass.mean() < 0.1
     assert upright.strangers_mass.mean() < 0.2
@@ -91,6 +91,7 @@ def test_ranks_and_mass_are_those_of_loops_over_tiles_and_pixels(folder: Path, j
     assert judgement.tiles == (len(index),)
     import torch
 
+    encoded = [network.encode_aerial(torch.from_numpy(index.tile_pixels(n)[None].copy())) for n in range(len(index))]
     temperature = bundle.manifest.calibration.distribution_temperature
     for number, pair in enumerate(read_pairs(folder)):
         # The panorama by rolling: 576 columns, north into the middle; elevations of 45° are rows 8 to 152 of 160.
@@ -103,8 +104,7 @@ def test_ranks_and_mass_are_those_of_loops_over_tiles_and_pixels(folder: Path, j
         ground = network.encode_ground(torch.from_numpy(np.ascontiguousarray(panorama[None])))
         east, northing = index.frame.map_from_geodetic(pair.latitude_deg, pair.longitude_deg)
         cosines, scores, distances, masses = [], [], [], []
-        for tile in range(len(index)):
-            aerial = network.encode_aerial(torch.from_numpy(index.tile_pixels(tile)[None].copy()))
+        for tile, aerial in enumerate(encoded):
             cosine = float((ground.descriptor[0] * aerial.descriptor[0]).sum())
             best = float(torch.einsum("chw,c->hw", aerial.match_map[0], ground.levels[0][0]).max())
             cosines.append(cosine)
@@ -133,7 +133,7 @@ def test_ranks_and_mass_are_those_of_loops_over_tiles_and_pixels(folder: Path, j
 def test_fixes_are_counted_inside_and_outside(judgement) -> None:
     assert set(judgement.fixes) == {"heading, inside", "search, inside"}
     heading = judgement.fixes["heading, inside"]
-    assert heading.runs == 4
+    assert heading.runs == 3
     assert heading.false == 0
     assert FixCounts(2, 1, 0) + FixCounts(3, 2, 1) == FixCounts(5, 3, 1)
 
@@ -152,9 +152,9 @@ def test_distractors_join_the_gallery_and_every_panorama_is_tried_in_them(folder
     doubled = _judged(folder, tilings=1, distractors=[copy])
     assert doubled.tiles == (2 * 49,)
     outside = doubled.fixes["heading, outside"]
-    assert outside.runs == 4
+    assert outside.runs == 3
     assert outside.fixes == outside.false
-    assert doubled.fixes["search, outside"].runs == 4
+    assert doubled.fixes["search, outside"].runs == 3
     assert doubled.fixes["heading, inside"].false == 0
 
 
@@ -185,9 +185,9 @@ def test_command_writes_table_and_json(folder: Path, tmp_path: Path, capsys: pyt
     content = json.loads((tmp_path / "out.json").read_text())
     mean = content["by_turn_deg"]["0"]["mass_within_5_m"]["mean"]
     assert f"{mean:.3f} (" in printed
-    assert content["pairs"] == 4
+    assert content["pairs"] == 3
     assert content["uniform_mass_within_5_m"] == pytest.approx(math.pi * 25 / 4900)
-    assert len(content["panoramas"]["180"][0]["mass"]) == 4
+    assert len(content["panoramas"]["180"][0]["mass"]) == 3
 
 
 def test_report_has_a_line_for_each_turn(judgement) -> None:
