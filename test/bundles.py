@@ -24,8 +24,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from unifygeo_ros.inference.bundle import (
+    FLOAT_PRECISIONS,
     MANIFEST_NAME,
-    PRECISIONS,
     AerialSpec,
     BundleManifest,
     Calibration,
@@ -80,7 +80,7 @@ def random_bundle(
         projections=tuple(rng.normal(0.0, 1.0, (n, 3)).astype(np.float32) for n in channels_per_column),
     )
     graphs: dict[str, dict[str, GraphFile]] = {}
-    for precision in PRECISIONS:
+    for precision in FLOAT_PRECISIONS:
         models = {
             "ground_encoder": _ground_encoder(ground, weights, precision, ground_colours),
             "aerial_encoder": _aerial_encoder(

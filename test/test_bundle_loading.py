@@ -32,7 +32,7 @@ from unifygeo_ros.inference.bundle import (
     read_manifest,
     sha256_of_file,
 )
-from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.inference.select import choose_precision, open_engines
 from unifygeo_ros.parameters.settings import NodeConfig, Settings
 from unifygeo_ros.ros.loading import load
 
@@ -225,6 +225,27 @@ def test_single_precision_serves_auto(original: ModelBundle, scratch: Path, capl
     with open_engines(bundle, backend="onnx_cpu", threads=1) as engines:
         assert engines.description.endswith("fp16")
     assert "holds no fp32 graphs; fp16 is used" in caplog.text
+
+
+def test_bundle_of_int8_graphs_alone_serves_auto_without_a_warning(
+    original: ModelBundle, scratch: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside fp32 or fp16, int8 is taken by name only."""
+    raw = json.loads(manifest_text(original))
+    for files in raw["graphs"].values():
+        files["int8"] = files["fp32"]
+    both = load_or_refuse(scratch, sealed(raw))
+    assert both is not None
+    assert [choose_precision(both, backend, "auto") for backend in ("onnx_cpu", "tensorrt")] == ["fp32", "fp16"]
+    assert choose_precision(both, "onnx_cpu", "int8") == "int8"
+    for files in raw["graphs"].values():
+        del files["fp32"], files["fp16"]
+    alone = load_or_refuse(scratch, sealed(raw))
+    assert alone is not None
+    with open_engines(alone, backend="onnx_cpu", threads=1) as engines:
+        assert engines.description.endswith("int8")
+    assert choose_precision(alone, "tensorrt", "auto") == "int8"
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 @pytest.mark.parametrize(

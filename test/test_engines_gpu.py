@@ -13,7 +13,7 @@ import pytest
 from bundles import random_bundle
 
 from unifygeo_ros.core.errors import EngineError
-from unifygeo_ros.inference.bundle import GROUND_FEATURES, PRECISIONS, PYRAMID, ModelBundle
+from unifygeo_ros.inference.bundle import FLOAT_PRECISIONS, GROUND_FEATURES, PYRAMID, ModelBundle
 from unifygeo_ros.inference.engine import BackendUnavailable, EngineSet
 from unifygeo_ros.inference.select import BACKENDS, CPU_BACKENDS, open_engines
 from unifygeo_ros.inference.tensorrt_engine import open_tensorrt
@@ -63,7 +63,7 @@ def decoder_inputs(engines: EngineSet, batch: int, seed: int = 0) -> dict[str, n
 
 
 @pytest.mark.parametrize("batch", [1, 2, 40])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", FLOAT_PRECISIONS)
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 def test_outputs_equal_the_cpus(
     bundle: ModelBundle, reference: EngineSet, cache: Path, backend: str, precision: str, batch: int

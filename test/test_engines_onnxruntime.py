@@ -140,5 +140,5 @@ def test_closed_engine_refuses_to_run(bundle: ModelBundle) -> None:
 def test_unknown_names_are_refused(bundle: ModelBundle) -> None:
     with pytest.raises(EngineError, match="backend 'openvino' is not known; choose one of auto, tensorrt"):
         open_engines(bundle, backend="openvino")
-    with pytest.raises(EngineError, match="precision 'int8' is not known"):
-        open_engines(bundle, precision="int8")
+    with pytest.raises(EngineError, match="precision 'fp8' is not known"):
+        open_engines(bundle, precision="fp8")

@@ -72,6 +72,7 @@ def test_options_of_tensorrt(bundle: ModelBundle, tmp_path: Path) -> None:
         "device_id": "2",
         "trt_max_workspace_size": "1073741824",
         "trt_fp16_enable": "1",
+        "trt_int8_enable": "0",
         "trt_profile_min_shapes": shapes.format(1),
         "trt_profile_opt_shapes": shapes.format(1),
         "trt_profile_max_shapes": shapes.format(8),

@@ -24,7 +24,15 @@ from fake_gpu import LIBRARIES, FakeDriver, fake_tensorrt
 
 from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference import cuda, tensorrt_engine, tensorrt_library
-from unifygeo_ros.inference.bundle import GRAPHS, GROUND_FEATURES, LEVELS, PRECISIONS, PYRAMID, ModelBundle, load_bundle
+from unifygeo_ros.inference.bundle import (
+    FLOAT_PRECISIONS,
+    GRAPHS,
+    GROUND_FEATURES,
+    LEVELS,
+    PYRAMID,
+    ModelBundle,
+    load_bundle,
+)
 from unifygeo_ros.inference.cuda import CudaDevice
 from unifygeo_ros.inference.engine import BackendUnavailable, EngineSet
 from unifygeo_ros.inference.engine_cache import EngineCache, EngineKey
@@ -64,7 +72,7 @@ def compile_ahead(bundle: ModelBundle, cache: Path, **changes: Any) -> CompiledE
     return compile_engine(bundle, graph, precision, rtx(), EngineCache(cache), target, **changes)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", FLOAT_PRECISIONS)
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_every_graph_builds_for_a_gpu_that_is_not_here(
     bundle: ModelBundle, tmp_path: Path, graph: str, precision: str

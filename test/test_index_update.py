@@ -188,6 +188,21 @@ def test_update_of_deep_imagery_keeps_the_scale(bundle, engines, tmp_path):
     assert contents(updated.path) == contents(fresh.path)
 
 
+def test_index_says_its_precision_and_serves_another_of_the_same_weights_but_no_update(
+    bundle, engines, folder, tmp_path
+):
+    """INT8 graphs search what fp32 graphs encoded (docs/reference/index_format.md), but one index has one encoder."""
+    build_index([folder / "north.tif"], bundle, engines, tmp_path / "fp32", datum=DATUM, settings=ALONE)
+    graphs = {graph: {"int8": files["fp32"]} for graph, files in bundle.manifest.graphs.items()}
+    int8 = replace(bundle, manifest=replace(bundle.manifest, graphs=graphs))
+    index = open_index(tmp_path / "fp32", bundle=int8)
+    assert index.manifest.encoder.endswith("CPU, fp32")
+    with open_engines(int8, backend="onnx_cpu", threads=1) as other:
+        assert other.aerial_encoder.description.endswith("CPU, int8")
+        with pytest.raises(ConfigurationError, match=r"was encoded by .* fp32, this run uses .* int8"):
+            update_index(index.path, [folder / "north.tif"], int8, other, tmp_path / "updated")
+
+
 def test_update_refuses_other_encoders_other_weights_and_a_damaged_index(
     earlier, folder, changed, bundle, engines, tmp_path
 ):

@@ -16,7 +16,7 @@ import torch
 from small_runs import TOWNS_ATTO
 
 from unifygeo_ros.core.errors import BundleError, ConfigurationError
-from unifygeo_ros.inference.bundle import GRAPHS, PRECISIONS, ModelBundle, load_bundle
+from unifygeo_ros.inference.bundle import FLOAT_PRECISIONS, GRAPHS, ModelBundle, load_bundle
 from unifygeo_training import export
 from unifygeo_training.checkpoint import load_strictly, weights_sha256
 from unifygeo_training.export import BundleText, export_bundle
@@ -47,7 +47,7 @@ def network(request: pytest.FixtureRequest) -> Iterator[UnifyGeo]:
         assert weights_sha256(asked) == weights
         return copy.deepcopy(made[precision])
 
-    made = {precision: export.build_graphs(network, precision) for precision in PRECISIONS}
+    made = {precision: export.build_graphs(network, precision) for precision in FLOAT_PRECISIONS}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "build_graphs", graphs_of)
         yield network
@@ -69,7 +69,7 @@ def _session(bundle: ModelBundle, graph: str, precision: str) -> onnxruntime.Inf
     )
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", FLOAT_PRECISIONS)
 @pytest.mark.parametrize("batch", [1, 3])
 @torch.no_grad()
 def test_onnx_equals_torch(network: UnifyGeo, bundle: ModelBundle, precision: str, batch: int) -> None:
@@ -134,7 +134,7 @@ def test_kernels_of_grouped_convolutions_are_constants(bundle: ModelBundle) -> N
     assert bundle.manifest.network is not None
     blocks = {"test_convnext2": 1 + 1 + 1, "convnext_atto": 2 + 2 + 6}[bundle.manifest.network["backbone"]]
     for graph in ("ground_encoder", "aerial_encoder"):
-        for precision in PRECISIONS:
+        for precision in FLOAT_PRECISIONS:
             model = onnx.load(bundle.graph_path(graph, precision), load_external_data=False)
             constants = {initializer.name for initializer in model.graph.initializer}
             kernels = [
@@ -176,7 +176,7 @@ def test_weights_hash_changes_with_any_weight(network: UnifyGeo) -> None:
     assert changed != before
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", FLOAT_PRECISIONS)
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_graphs_build_as_tensorrt_rtx_engines(bundle: ModelBundle, graph: str, precision: str) -> None:
     """Real engines for a compute capability (Ada, SM89) that this machine need not have."""

@@ -54,7 +54,7 @@ from unifygeo_ros.inference.familiarity import (
     tile_features,
     usual_features,
 )
-from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.inference.select import choose_precision, open_engines
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.tracking.config import TrackerConfig
@@ -603,7 +603,7 @@ class _Runtime:
 
 @contextlib.contextmanager
 def _runtime(bundle: ModelBundle) -> Iterator[_Runtime]:
-    precision = "fp32" if "fp32" in bundle.manifest.graphs["decoder"] else "fp16"
+    precision = choose_precision(bundle, "onnx_cpu", "auto")
     with (
         tempfile.TemporaryDirectory() as temporary,
         open_engines(bundle, backend="onnx_cpu", precision=precision) as engines,

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.inference.bundle import (
+    FLOAT_PRECISIONS,
     GRAPHS,
     GROUND_FEATURES,
     MANIFEST_NAME,
-    PRECISIONS,
     PYRAMID,
     BundleManifest,
     Calibration,
@@ -103,7 +103,7 @@ def export_bundle(
     output: Path | str,
     text: BundleText,
     *,
-    precisions: Sequence[str] = PRECISIONS,
+    precisions: Sequence[str] = FLOAT_PRECISIONS,
     calibration: Calibration | None = None,
     compact: bool = False,
 ) -> ModelBundle:
@@ -113,7 +113,7 @@ def export_bundle(
         network: The network to export.
         output: Folder of the bundle; must not exist.
         text: Name, licence and data set, for the manifest.
-        precisions: Which of PRECISIONS to export.
+        precisions: Which of FLOAT_PRECISIONS to export.
         calibration: Fitted constants; None: the manifest says that the bundle is not calibrated.
         compact: Round the weights to float16 and share them between all graphs (`unifygeo_training.shared_weights`).
 
@@ -123,9 +123,9 @@ def export_bundle(
     output = Path(output)
     if output.exists():
         raise ConfigurationError(f"{output} exists; remove it or choose another --output")
-    unknown = set(precisions) - set(PRECISIONS)
+    unknown = set(precisions) - set(FLOAT_PRECISIONS)
     if unknown or not precisions:
-        raise ConfigurationError(f"precisions {sorted(precisions)}, must be among {', '.join(PRECISIONS)}")
+        raise ConfigurationError(f"precisions {sorted(precisions)}, must be among {', '.join(FLOAT_PRECISIONS)}")
     if compact:
         network = copy.deepcopy(network)
         round_to_float16(network)

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 
 from unifygeo_ros.core.arrays import Array, UInt8
-from unifygeo_ros.inference.bundle import GRAPHS, GROUND_FEATURES, PRECISIONS, PYRAMID, ModelBundle
+from unifygeo_ros.inference.bundle import FLOAT_PRECISIONS, GRAPHS, GROUND_FEATURES, PYRAMID, ModelBundle
 from unifygeo_training.model import UnifyGeo
 
 TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
@@ -82,7 +82,7 @@ def check_parity(network: UnifyGeo, bundle: ModelBundle, panoramas: UInt8, tiles
         moved_tolerance=MOVED_TOLERANCE,
         precisions={
             precision: compare(expected, run_chain(bundle, precision, panoramas, tiles), precision)
-            for precision in PRECISIONS
+            for precision in FLOAT_PRECISIONS
             if precision in available
         },
     )

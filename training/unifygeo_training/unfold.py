@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.inference.bundle import GRAPHS, ModelBundle
+from unifygeo_ros.inference.select import choose_precision
 from unifygeo_training.checkpoint import load_strictly
 from unifygeo_training.configuration import check_settings
 from unifygeo_training.model.config import NetworkConfig
@@ -42,8 +43,12 @@ def network_of_bundle(bundle: ModelBundle) -> UnifyGeo:
         InputError: the graphs are not those of this network, or the result computes something else than they do.
     """
     network = UnifyGeo(check_settings(bundle.manifest.network, NetworkConfig, str(bundle.path)))
-    available = bundle.manifest.graphs["decoder"]
-    precision = "fp32" if "fp32" in available else next(iter(available))
+    precision = choose_precision(bundle, "onnx_cpu", "auto")
+    if precision == "int8":
+        raise InputError(
+            f"{bundle.path}: holds int8 graphs alone, from which no network can be rebuilt; give the bundle "
+            "that it was made of"
+        )
     found: dict[str, Tensor] = {}
     for graph in GRAPHS:
         # The file with the weights lies beside the graph; onnx looks for it there.

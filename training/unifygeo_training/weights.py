@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.inference.bundle import GROUND_FEATURES, MANIFEST_NAME, PYRAMID, ModelBundle, load_bundle
+from unifygeo_ros.inference.onnxruntime_engine import session_options
+from unifygeo_ros.inference.select import choose_precision
 from unifygeo_training.checkpoint import load_network, load_published, read_tensors
 from unifygeo_training.configuration import check_settings, read_network_config
 from unifygeo_training.judging.tables import Ablation
@@ -65,18 +67,17 @@ def open_weights(path: Path, network: Path | None = None) -> Weights:
 class BundleNetwork(nn.Module):
     """A bundle's graphs in ONNX Runtime on the CPU, in the place of `UnifyGeo` for judging and calibrating.
 
-    What is measured is what the robot runs: the fp32 graphs, or fp16 where there are no others.
+    What is measured is what the robot runs on its CPU (`choose_precision`): the fp32 graphs, or others where the bundle
+    holds none.
     """
 
-    def __init__(self, bundle: ModelBundle) -> None:
+    def __init__(self, bundle: ModelBundle, precision: str = "auto") -> None:
         super().__init__()
+        precision = choose_precision(bundle, "onnx_cpu", precision)
         self.config = check_settings(bundle.manifest.network, NetworkConfig, str(bundle.path))
         self.descriptor_dim, self.pyramid_shape = bundle.manifest.descriptor_dim, bundle.manifest.pyramid
-        available = bundle.manifest.graphs["decoder"]
-        precision = "fp32" if "fp32" in available else next(iter(available))
-        self._float = torch.float32 if precision == "fp32" else torch.float16
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        self._float = torch.float16 if precision == "fp16" else torch.float32
+        options = session_options(torch.get_num_threads())
         self._graphs = {
             graph: onnxruntime.InferenceSession(
                 str(bundle.graph_path(graph, precision)), options, providers=["CPUExecutionProvider"]

@@ -1,6 +1,6 @@
 """The model bundle: `manifest.json` and three ONNX graphs, the hand-over from training to the robot.
 
-Graphs (docs/reference/bundle_format.md), each in one or more precisions ("fp32", "fp16"):
+Graphs (docs/reference/bundle_format.md), each in one or more precisions ("fp32", "fp16", "int8"):
 
 * ``ground_encoder``: ``image`` uint8 (N, H, W, 3) RGB → ``descriptor`` (N, C), ``f0`` … ``f3`` (N, C_l)
 * ``aerial_encoder``: ``image`` uint8 (N, L, L, 3) RGB → ``descriptor`` (N, C), ``match_map`` (N, S, S, C_0),
@@ -9,7 +9,7 @@ Graphs (docs/reference/bundle_format.md), each in one or more precisions ("fp32"
 
 Descriptors, f's and match maps have unit length (match maps along their last axis). Cast, transposition and
 normalisation of the image are inside the graphs. N is dynamic. In the fp16 graphs f's, match maps and pyramids are
-float16; descriptors and logits are float32 in both.
+float16; everything else is float32, in the int8 graphs too, which quantise inside.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ FORMAT = ManifestFormat(
 )
 MANIFEST_NAME = "manifest.json"
 GRAPHS = ("ground_encoder", "aerial_encoder", "decoder")
-PRECISIONS = ("fp32", "fp16")
+FLOAT_PRECISIONS = ("fp32", "fp16")
+"""What is exported of a network."""
+PRECISIONS = (*FLOAT_PRECISIONS, "int8")
+"""What a bundle may hold. int8 graphs are made of fp32 graphs and data (`unifygeo-train export --quantise`)."""
 LEVELS = 4
 GROUND_FEATURES = tuple(f"f{level}" for level in range(LEVELS))
 """Names of the ground encoder's features, which the decoder takes."""

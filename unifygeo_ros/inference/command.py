@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Mapping
 
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.inference.engine import BackendUnavailable
@@ -40,7 +40,12 @@ def add_command(subparsers: Any) -> None:
         default="auto",
         help="auto: the first of the two that is installed",
     )
-    build.add_argument("--precision", choices=("auto", "fp16", "fp32"), default="auto", help="auto: fp16")
+    build.add_argument(
+        "--precision",
+        choices=("auto", "fp16", "fp32", "int8"),
+        default="auto",
+        help="auto: fp16, where the bundle holds it",
+    )
     build.add_argument("--device", type=int, default=0, help="number of the GPU")
     build.add_argument("--cache", type=Path, help="folder of compiled engines (default: ~/.cache/unifygeo/engines)")
     build.add_argument(
@@ -79,6 +84,8 @@ def _info(args: argparse.Namespace) -> int:
     }
     for number, step in enumerate(manifest.lineage, 1):
         rows[f"step {number}"] = f"{step['made_by']} on {step.get('data', 'unknown data')}"
+        for what, found in step.get("accuracy", {}).items():
+            rows[f"  {what.replace('_', ' ')}"] = accuracy_text(found)
     for graph, files in manifest.graphs.items():
         sizes = (
             f"{precision} {(args.bundle / entry.file).stat().st_size / 1e6:.1f} MB"
@@ -89,6 +96,11 @@ def _info(args: argparse.Namespace) -> int:
     for name, value in rows.items():
         print(f"{name:<{width}}  {value}")
     return 0
+
+
+def accuracy_text(found: Mapping[str, float]) -> str:
+    """An entry of the accuracy that a step of a lineage states."""
+    return f"R@5 {found['recall_5']:.1f}%, within 5 m {found['within_5_m']:.1f}%, median {found['median_m']:.3f} m"
 
 
 def _migrate(args: argparse.Namespace) -> int:

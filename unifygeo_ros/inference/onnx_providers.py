@@ -168,6 +168,7 @@ def provider_options(
         "device_id": str(provider.device),
         "trt_max_workspace_size": str(WORKSPACE_BYTES),
         "trt_fp16_enable": "1" if precision == "fp16" else "0",
+        "trt_int8_enable": "1" if precision == "int8" else "0",
         "trt_profile_min_shapes": least,
         "trt_profile_opt_shapes": least,
         "trt_profile_max_shapes": most,

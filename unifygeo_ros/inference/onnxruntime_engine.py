@@ -51,6 +51,8 @@ def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     # Idle threads sleep instead of spinning: between two images the vehicle's cores belong to others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Without VNNI, sums of products of int8 overflow 16 bits; this takes slower kernels where they can.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     return options
 

@@ -35,7 +35,7 @@ def open_engines(
         bundle: The bundle.
         backend: One of BACKENDS, or "auto": the first of AUTOMATIC that can run here; each skip is logged with its
             reason.
-        precision: "fp32", "fp16", or "auto": fp32 on the CPU, fp16 on a GPU.
+        precision: One of PRECISIONS, or "auto" (`choose_precision`).
         device: Number of the GPU.
         cache_dir: Folder of compiled engines; None: the user's cache.
         threads: Of the CPU backend; 0: one for each physical core.
@@ -63,12 +63,14 @@ def open_engines(
 
 
 def choose_precision(bundle: ModelBundle, backend: str, precision: str) -> str:
-    """The precision that "auto" means: fp32 on the CPU, fp16 on a GPU; the other where the bundle holds only that."""
+    """The precision that "auto" means: fp32 on the CPU, fp16 on a GPU; another where the bundle does not hold that."""
     if precision != "auto":
         return precision
-    order = ("fp32", "fp16") if backend in CPU_BACKENDS else ("fp16", "fp32")
+    order = ("fp32", "fp16", "int8") if backend in CPU_BACKENDS else ("fp16", "fp32", "int8")
     held = [name for name in order if all(name in files for files in bundle.manifest.graphs.values())]
-    if held[0] != order[0]:
+    if held == ["int8"]:  # who takes such a bundle wants it
+        logger.info("Bundle %s holds int8 graphs alone", bundle.manifest.name)
+    elif held[0] != order[0]:
         logger.warning("Bundle %s holds no %s graphs; %s is used", bundle.manifest.name, order[0], held[0])
     return held[0]
 

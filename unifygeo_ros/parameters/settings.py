@@ -36,7 +36,9 @@ class NodeConfig:
         False, "localize with a bundle that was not calibrated: covariances and ambiguities are then rough guesses"
     )
     backend: str = setting("auto", "inference backend; auto: the first that runs here", choices=("auto", *BACKENDS))
-    precision: str = setting("auto", "auto: fp32 on the CPU, fp16 on a GPU", choices=("auto", *PRECISIONS))
+    precision: str = setting(
+        "auto", "auto: fp32 on the CPU, fp16 on a GPU, where the bundle holds them", choices=("auto", *PRECISIONS)
+    )
     device: int = setting(0, "number of the GPU", minimum=0, maximum=63, advanced=True)
     index_search: str = setting(
         "auto",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from unifygeo_ros.core.errors import ConfigurationError
-from unifygeo_ros.inference.bundle import PRECISIONS, ModelBundle, load_bundle, replace_manifest, with_calibration
+from unifygeo_ros.inference.bundle import FLOAT_PRECISIONS, ModelBundle, load_bundle, replace_manifest, with_calibration
 from unifygeo_training.adapt.settings import LearnSettings
 from unifygeo_training.calibrate import calibrate
 from unifygeo_training.checkpoint import load_network
@@ -82,7 +82,7 @@ def learn(parent: ModelBundle, drives_file: Path, folder: Path, settings: LearnS
     text = BundleText(parent.manifest.name, parent.manifest.licence, parent.manifest.trained_on)
     compact = any(entry.data_file is not None for entry in graphs.values())
     return export_bundle(
-        student, output, text, precisions=[name for name in PRECISIONS if name in graphs], compact=compact
+        student, output, text, precisions=[name for name in FLOAT_PRECISIONS if name in graphs], compact=compact
     )
 
 

@@ -154,7 +154,7 @@ def _test_pairs(options: argparse.Namespace) -> int:
     import json
     import tempfile
 
-    from unifygeo_ros.inference.select import open_engines
+    from unifygeo_ros.inference.select import choose_precision, open_engines
     from unifygeo_training.export import BundleText, export_bundle
     from unifygeo_training.judging.street_pairs import judge_pairs, read_pairs, report, to_json
     from unifygeo_training.weights import open_weights
@@ -167,7 +167,7 @@ def _test_pairs(options: argparse.Namespace) -> int:
         bundle = weights.bundle or export_bundle(
             weights.network, Path(scratch) / "model", BundleText("pairs", "unstated", "unstated"), precisions=("fp32",)
         )
-        precision = "fp32" if "fp32" in bundle.manifest.graphs["decoder"] else "fp16"
+        precision = choose_precision(bundle, "onnx_cpu", "auto")
         with open_engines(bundle, backend="onnx_cpu", precision=precision) as engines:
             judgement = judge_pairs(
                 pairs,

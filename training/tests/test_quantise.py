@@ -1,0 +1,335 @@
+"""INT8 graphs: which layers are quantised, what they compute, and that a loss of accuracy is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from small_runs import SMALL
+
+from unifygeo_ros.core.errors import BundleError, ConfigurationError, InputError
+from unifygeo_ros.inference.bundle import GRAPHS, GROUND_FEATURES, PYRAMID, Calibration, ModelBundle, load_bundle
+from unifygeo_ros.inference.select import open_engines
+from unifygeo_training.cli import main
+from unifygeo_training.export import BundleText, export_bundle
+from unifygeo_training.model import UnifyGeo
+from unifygeo_training.quantise import bundle as quantise
+from unifygeo_training.quantise.bundle import PAIRS, Accuracy, Limits, quantise_bundle
+from unifygeo_training.quantise.graph import QuantisedGraph, output_errors, quantise_graph, within_budget
+from unifygeo_training.unfold import network_of_bundle
+from unifygeo_training.weights import BundleNetwork
+
+TILES, SPACING_M = 24, 32.0
+BUDGET = 0.2
+"""Of random networks, whose outputs depend on details that trained ones ignore."""
+
+
+class Noise:
+    """Tiles of coloured noise in a row; each panorama has the colours of its tile."""
+
+    name = "noise"
+
+    def __init__(self, queries: int = 2 * PAIRS + 16) -> None:
+        rng = np.random.default_rng(0)
+        colours = rng.uniform(40, 215, (TILES, 1, 1, 3))
+        self._tiles = np.clip(colours + rng.normal(0, 40, (TILES, 64, 64, 3)), 0, 255).astype(np.uint8)
+        self.tiles = rng.integers(0, TILES, (queries, 1))
+        panoramas = colours[self.tiles[:, 0]] + rng.normal(0, 40, (queries, 32, 64, 3))
+        self._panoramas = np.clip(panoramas, 0, 255).astype(np.uint8)
+        self.offsets_m = rng.uniform(-12, 12, (queries, 2))
+        self.side_m = np.full(TILES, 64.0)
+
+    def ground_image(self, query: int) -> np.ndarray:
+        return self._panoramas[query]
+
+    def aerial_image(self, tile: int) -> np.ndarray:
+        return self._tiles[tile]
+
+    def displacement_m(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        return np.stack([(np.asarray(end) - start) * SPACING_M, np.zeros(len(start))], axis=1)
+
+
+def _network(seed: int) -> UnifyGeo:
+    torch.manual_seed(seed)
+    return UnifyGeo(SMALL).eval()
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    output, text = tmp_path_factory.mktemp("parent") / "small", BundleText("small", "Apache-2.0", "nothing")
+    calibration = Calibration(distribution_temperature=0.7)
+    return export_bundle(_network(0), output, text, precisions=("fp32",), calibration=calibration)
+
+
+@pytest.fixture(scope="module")
+def int8(parent: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    anything = Limits(100, 100, 1000)
+    output = tmp_path_factory.mktemp("int8") / "small-int8"
+    return quantise_bundle(parent, [Noise()], output, name="small-int8", limits=anything, error_budget=BUDGET)
+
+
+@pytest.fixture
+def graphs_of_before(int8: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graphs are not made again, which takes most of the time."""
+
+    def read(file: Path, *_: object) -> QuantisedGraph:
+        return QuantisedGraph(onnx.load(int8.graph_path(file.name.split(".")[0], "int8")), {}, (), 0.0)
+
+    monkeypatch.setattr(quantise, "quantise_graph", read)
+
+
+# Which layers ---------------------------------------------------------------------------------------------------------
+
+
+def test_errors_of_layers_add_in_squares_at_every_output() -> None:
+    errors = {"a": {"d": 0.04, "m": 0.01}, "b": {"d": 0.03, "m": 0.0}, "c": {"d": 0.0, "m": 0.06}}
+    assert within_budget(errors, 0.0499) == ("b",)
+    assert within_budget(errors, 0.0501) == ("a", "b")  # √(0.03² + 0.04²), and c alone is too much
+    assert within_budget(errors, 0.0609) == ("a", "b", "c")  # √(0.01² + 0.06²) = 0.0608 of m
+    assert within_budget({"a": {"d": np.inf}, "b": {"d": 0.5}}, 0.1) == ()
+
+
+def test_output_errors_by_hand() -> None:
+    expected = {"f0": np.array([[3.0, 4.0]]), "logits": np.log([[[1.0, 3.0]]])}
+    found = {"f0": np.array([[3.0, 4.5]]), "logits": np.log([[[1.0, 1.0]]]) + 7}
+    errors = output_errors(found, expected)
+    assert errors["f0"] == pytest.approx(0.1)  # 0.5 of 5
+    assert errors["logits"] == pytest.approx(np.hypot(0.25, 0.25) / np.hypot(0.25, 0.75))  # ½ ½ for ¼ ¾
+    assert output_errors({"f0": np.array([[np.nan, 4.0]])}, {"f0": expected["f0"]}) == {"f0": np.inf}
+
+
+def _two_products(folder: Path, outlier: float) -> Path:
+    """y = x·A + (x scaled, its first channel by `outlier`)·B, where B does not look at that channel."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 16, 16)).astype(np.float32)
+    b[0] = 0
+    scale = np.ones(16, np.float32)
+    scale[0] = outlier
+    nodes = [
+        helper.make_node("MatMul", ["x", "A"], ["xa"], name="plain"),
+        helper.make_node("Mul", ["x", "scale"], ["scaled"], name="scaling"),
+        helper.make_node("MatMul", ["scaled", "B"], ["xb"], name="with_outlier"),
+        helper.make_node("Add", ["xa", "xb"], ["y"], name="sum"),
+    ]
+    value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4, 16])  # noqa: E731
+    constants = [numpy_helper.from_array(v, n) for n, v in (("A", a), ("B", b), ("scale", scale))]
+    graph = helper.make_graph(nodes, "two", [value("x")], [value("y")], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, folder / "two.onnx")
+    return folder / "two.onnx"
+
+
+@pytest.mark.parametrize(("outlier", "kept"), [(2.0, ()), (1000.0, ("with_outlier",))])
+def test_layer_that_quantisation_destroys_stays_in_fp32(tmp_path: Path, outlier: float, kept: tuple[str, ...]) -> None:
+    """A channel 1000 times the others leaves them less than one step of an int8 that has one scale for all."""
+    x = np.random.default_rng(1).normal(size=(32, 4, 16)).astype(np.float32)
+    found = quantise_graph(_two_products(tmp_path, outlier), [{"x": row[None]} for row in x], {"x": x}, 0.1)
+    assert found.kept == kept
+    assert set(found.quantised) == {"plain", "with_outlier"} - set(kept)
+    assert found.error < 0.02
+    if kept:
+        assert found.errors["with_outlier"]["y"] > 0.5
+
+
+def test_budget_that_no_layer_keeps_is_refused(tmp_path: Path) -> None:
+    x = np.ones((4, 4, 16), np.float32) * np.linspace(0.1, 1, 16, dtype=np.float32)
+    with pytest.raises(InputError, match=r"least sensitive of 2 layers makes an error of .* give a larger --error-bud"):
+        quantise_graph(_two_products(tmp_path, 2.0), [{"x": x[:1]}], {"x": x}, 1e-9)
+
+
+# What they compute ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _outputs(network: UnifyGeo | BundleNetwork) -> dict[str, np.ndarray]:
+    """Of images that were not used for the ranges. The decoder gets the network's own features."""
+    data = Noise()
+    queries = [3, 5, 8, 13, 21]
+    ground = network.encode_ground(torch.from_numpy(np.stack([data.ground_image(q) for q in queries])))
+    tiles = torch.from_numpy(np.stack([data.aerial_image(int(data.tiles[q, 0])) for q in queries]))
+    aerial = network.encode_aerial(tiles)
+    decoded = network.decode(ground.levels, aerial.pyramid)
+    named = {"ground descriptor": ground.descriptor, "aerial descriptor": aerial.descriptor, "M": aerial.match_map}
+    named |= dict(zip((*GROUND_FEATURES, *PYRAMID), (*ground.levels, *aerial.pyramid), strict=True))
+    return {name: value.numpy() for name, value in {**named, "logits": decoded.logits}.items()}
+
+
+def test_int8_computes_what_its_own_fp32_graphs_compute(parent: ModelBundle, int8: ModelBundle) -> None:
+    """To a few percent; graphs of other weights, or that answer every image alike, are ten times further off."""
+    expected, found = _outputs(BundleNetwork(parent)), _outputs(BundleNetwork(int8))
+    strangers = _outputs(_network(1))
+    errors, others = output_errors(found, expected), output_errors(strangers, expected)
+    for name in expected:
+        assert 0 < errors[name] < 0.1, name
+        if name != "logits":  # D of a random network is nearly flat, whatever the weights
+            assert others[name] > 5 * errors[name], name
+        varying = expected[name] - expected[name].mean(axis=0)
+        deviation = (found[name] - found[name].mean(axis=0)) - varying
+        assert np.mean(deviation**2) < 0.1 * np.mean(varying**2), name
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_quantised_layers_are_what_tensorrt_takes(parent: ModelBundle, int8: ModelBundle, graph: str) -> None:
+    """Symmetric int8, weights per output channel, no quantised biases, standard operators of the exported opset."""
+    model = onnx.load(int8.graph_path(graph, "int8"))
+    exported = onnx.load(parent.graph_path(graph, "fp32"))
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    assert model.ir_version <= exported.ir_version
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    quantising = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    for node in quantising:
+        zero = constants[node.input[2]]
+        assert zero.dtype == np.int8
+        assert not zero.any()
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    layers = 0
+    for node in model.graph.node:
+        kernel = made_by.get(node.input[1]) if len(node.input) > 1 else None
+        if kernel is not None and kernel.op_type == "DequantizeLinear" and kernel.input[0] in constants:
+            layers += 1
+            assert node.op_type in ("Conv", "MatMul")
+            assert len(node.input) == 2
+            weight = constants[kernel.input[0]]
+            assert weight.dtype == np.int8
+            assert constants[kernel.input[1]].shape == (weight.shape[0 if node.op_type == "Conv" else 1],)
+    step = int8.manifest.lineage[-1]["graphs"][graph]
+    assert layers == step["int8_layers"] > 0
+
+
+def test_engines_take_the_int8_graphs_of_a_bundle_that_holds_no_others(int8: ModelBundle) -> None:
+    """They compute what the graph says, in float after each DequantizeLinear, also where sums of products of int8
+    would overflow 16 bits, as they do in these random layers on CPUs without VNNI."""
+    panorama = Noise().ground_image(3)[None]
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        str(int8.graph_path("ground_encoder", "int8")), options, providers=["CPUExecutionProvider"]
+    )
+    with open_engines(int8, backend="onnx_cpu", threads=1) as engines:
+        assert engines.description.endswith("int8")
+        found = engines.ground_encoder.run({"image": panorama})
+    names = [output.name for output in session.get_outputs()]
+    for name, value in zip(names, session.run(None, {"image": panorama}), strict=True):
+        np.testing.assert_allclose(found[name], value, atol=0.02 * np.abs(value).max())
+
+
+# The bundle -----------------------------------------------------------------------------------------------------------
+
+
+def test_manifest_says_precision_parent_data_and_accuracy(parent: ModelBundle, int8: ModelBundle) -> None:
+    manifest = load_bundle(int8.path).manifest
+    assert {graph: set(files) for graph, files in manifest.graphs.items()} == {graph: {"int8"} for graph in GRAPHS}
+    assert sorted(file.name for file in int8.path.iterdir()) == [
+        "aerial_encoder.int8.onnx", "decoder.int8.onnx", "ground_encoder.int8.onnx", "manifest.json"
+    ]  # fmt: skip
+    assert manifest.weights_sha256 == parent.manifest.weights_sha256
+    assert manifest.calibration == parent.manifest.calibration
+    assert manifest.calibrated
+    (step,) = manifest.lineage
+    assert step["made_by"] == "unifygeo-train export --quantise"
+    assert step["parent_sha256"] == parent.manifest.sha256
+    assert step["data"] == "noise: 32 pairs, 48 judged"
+    assert step["limits"] == {"recall_5_points": 100, "within_5_m_points": 100, "median_m": 1000}
+    judged = quantise._accuracy(BundleNetwork(int8), [_others()])
+    assert step["accuracy"]["int8"] == dataclasses.asdict(judged)
+    assert step["accuracy"]["fp32"] == dataclasses.asdict(quantise._accuracy(BundleNetwork(parent), [_others()]))
+
+
+def _others() -> quantise._Queries:
+    """The queries that the ranges were not taken from, chosen here again."""
+    data = Noise()
+    taken = {round(k * (len(data.tiles) - 1) / (PAIRS - 1) - 0.499) for k in range(PAIRS)}
+    return quantise._Queries(data, np.array([q for q in range(len(data.tiles)) if q not in taken]))
+
+
+def test_bundle_info_shows_the_accuracy(int8: ModelBundle, capsys: pytest.CaptureFixture[str]) -> None:
+    from unifygeo_ros.cli import main as robot
+
+    assert robot(["bundle", "info", str(int8.path)]) == 0
+    printed = capsys.readouterr().out
+    found = int8.manifest.lineage[0]["accuracy"]["int8_on_fp32_index"]
+    (line,) = [line for line in printed.splitlines() if line.startswith("  int8 on fp32 index")]
+    assert f"R@5 {found['recall_5']:.1f}%" in line
+    assert f"median {found['median_m']:.3f} m" in line
+
+
+def test_losses_are_judged_against_each_limit() -> None:
+    before, limits = Accuracy(90.0, 80.0, 0.40), Limits(1.0, 2.0, 0.03)
+    assert before.losses(Accuracy(89.0, 78.0, 0.43), limits) == []
+    assert before.losses(Accuracy(100.0, 100.0, 0.0), limits) == []
+    assert before.losses(Accuracy(88.9, 78.0, 0.43), limits) == ["R@5 90.00% → 88.90% (at most 1% worse)"]
+    assert before.losses(Accuracy(89.0, 77.9, 0.43), limits) == ["within 5 m 80.00% → 77.90% (at most 2% worse)"]
+    assert before.losses(Accuracy(89.0, 78.0, 0.44), limits) == ["median 0.40 m → 0.44 m (at most 0.03 m worse)"]
+    assert len(before.losses(Accuracy(np.nan, np.nan, np.nan), limits)) == 3
+
+
+def _worse_robot(judged: list[Accuracy]) -> Callable[..., Accuracy]:
+    return lambda *_: judged.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("judged", "message"),
+    [
+        ([(90, 80, 0.4), (88, 80, 0.4), (90, 80, 0.4)], r"loses too much accuracy: R@5 90\.00% → 88\.00%"),
+        ([(90, 80, 0.4), (90, 80, 0.4), (90, 78, 0.4)], r"on an index that the fp32 graphs made: within 5 m 80\.00%"),
+    ],
+)
+def test_loss_beyond_the_limits_is_refused_and_leaves_nothing(
+    parent: ModelBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    graphs_of_before: None,
+    judged: list[tuple[float, float, float]],
+    message: str,
+) -> None:
+    monkeypatch.setattr(quantise, "_accuracy", _worse_robot([Accuracy(*values) for values in judged]))
+    with pytest.raises(InputError, match=f"{message}.*--error-budget.*--accept-loss.*nothing was written"):
+        quantise_bundle(parent, [Noise()], tmp_path / "int8", name="int8", error_budget=BUDGET)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_data_and_parents_without_fp32_are_refused(
+    parent: ModelBundle, int8: ModelBundle, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="63 panoramas are too few"):
+        quantise_bundle(parent, [Noise(63)], tmp_path / "a", name="a")
+    with pytest.raises(ConfigurationError, match="exists"):
+        quantise_bundle(parent, [Noise()], int8.path, name="a")
+    with pytest.raises(BundleError, match="is not there in fp32, only in"):
+        quantise_bundle(int8, [Noise()], tmp_path / "b", name="b")
+    with pytest.raises(InputError, match="from which no network can be rebuilt"):
+        network_of_bundle(int8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_refuses_what_does_not_belong_to_int8(
+    parent: ModelBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output", str(tmp_path / "int8")]
+    data = tmp_path / "town"
+    data.mkdir()
+    for more, message in (
+        ([], "give a checkpoint, or --quantise DATA"),
+        (["--error-budget", "0.1"], "give --quantise DATA, too"),
+        (["--quantise", str(data), "--compact"], "leave --precision and --compact out"),
+        (["--quantise", str(data), "--precision", "fp16"], "leave --precision and --compact out"),
+        (["--quantise", str(data), "--licence", "MIT"], "are those of the bundle"),
+        (["--quantise", str(data), "--error-budget", "-1"], "--error-budget is -1, must be above 0"),
+        (["--quantise", str(data), "--accept-loss", "1", "1", "nan"], "must be three numbers of at least 0"),
+        (["--quantise", str(data)], "is no cached town"),
+    ):
+        assert main(["export", str(parent.path), *output, *more]) == 2, more
+        assert message in capsys.readouterr().err, more
+    assert [path.name for path in tmp_path.iterdir()] == ["town"]
+    record = {"seed": 1000}
+    (data / "town.json").write_text(json.dumps(record))
+    assert main(["export", str(parent.path), *output, "--quantise", str(data)]) == 2

@@ -1,0 +1,253 @@
+"""One graph in INT8: which layers stand it, by measurement, and the graph with those quantised.
+
+A quantised layer is a convolution or a matrix product between QuantizeLinear and DequantizeLinear nodes (QDQ): int8
+weights with a scale for each output channel, int8 activations with one scale, both symmetric about zero, as TensorRT
+wants them. ONNX Runtime computes such layers in integers on the CPU. The work is done by `onnxruntime.quantization`;
+here it is decided where.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import math
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from unifygeo_ros.core.arrays import Array, Float64
+from unifygeo_ros.core.errors import InputError
+from unifygeo_ros.inference.onnxruntime_engine import session_options
+
+logger = logging.getLogger(__name__)
+
+Arrays = Mapping[str, Array]
+"""Arrays by the names of a graph's inputs or outputs."""
+
+LAYERS = ("Conv", "MatMul")
+"""Operators that are quantised. Not ConvTranspose: ONNX Runtime has no integer kernel for it on the CPU."""
+
+PERCENTILE = 99.99
+"""Share of an activation's values, in percent, that lie within its range; the others are cut off. With the largest
+value as the range the encoders' errors are a fifth larger, with the entropy method those of f0 … f3 twice as large."""
+
+
+@dataclass(frozen=True)
+class QuantisedGraph:
+    """A graph of which some layers are quantised."""
+
+    model: onnx.ModelProto
+    errors: dict[str, dict[str, float]]
+    """Of each layer that could be: the errors of the graph's outputs with this layer alone quantised."""
+    quantised: tuple[str, ...]
+    """Names of the layers that are."""
+    error: float
+    """The largest error of an output, with all of them quantised."""
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the layers that stay in fp32, the most sensitive first."""
+        return tuple(sorted(set(self.errors) - set(self.quantised), key=lambda name: -max(self.errors[name].values())))
+
+
+def quantise_graph(file: Path, feeds: Sequence[Arrays], judged: Arrays, budget: float) -> QuantisedGraph:
+    """Quantise the layers of a graph that together stay within an error.
+
+    Each layer is quantised alone and the error of the graph's outputs is measured. Errors of many layers add in
+    squares, as independent ones do; so the least sensitive layers are taken until the budget is used up.
+
+    Args:
+        file: An fp32 graph.
+        feeds: Inputs, one image each, from which the ranges of the activations are taken.
+        judged: Inputs on which errors are measured, in one batch.
+        budget: Largest error of an output (`output_errors`) that the layers may make together.
+
+    Raises:
+        InputError: no layer stays within the budget.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        model, layers = _prepared(file, scratch)
+        ranges = _ranges(model, feeds, scratch)
+        expected = _outputs(model, judged)
+        errors = {
+            layer: output_errors(_outputs(_with_layers(model, [layer], ranges), judged), expected) for layer in layers
+        }
+        chosen = within_budget(errors, budget)
+        if not chosen:
+            least = min(max(outputs.values()) for outputs in errors.values())
+            raise InputError(
+                f"{file.name}: quantised alone, even the least sensitive of {len(errors)} layers makes an error of "
+                f"{least:.3g}, more than the budget of {budget:g}; give a larger --error-budget"
+            )
+        quantised = _with_layers(model, chosen, ranges)
+        onnx.checker.check_model(quantised, full_check=True)
+        error = max(output_errors(_outputs(quantised, judged), expected).values())
+        found = QuantisedGraph(quantised, errors, chosen, error)
+    logger.info(
+        "%s: %d of %d layers in int8, error %.3g", file.name, len(found.quantised), len(found.errors), found.error
+    )
+    return found
+
+
+def within_budget(errors: Mapping[str, Mapping[str, float]], budget: float) -> tuple[str, ...]:
+    """The least sensitive layers whose errors together are at most the budget.
+
+    Args:
+        errors: By layer and output.
+        budget: Of the square root of the sum of squares over the layers, at every output.
+
+    Returns:
+        In the order of `errors`.
+    """
+    total: dict[str, float] = {}
+    chosen = set()
+    for layer in sorted(errors, key=lambda name: max(errors[name].values())):
+        total = {output: total.get(output, 0.0) + error**2 for output, error in errors[layer].items()}
+        if not math.sqrt(max(total.values())) <= budget:
+            break
+        chosen.add(layer)
+    return tuple(layer for layer in errors if layer in chosen)
+
+
+def output_errors(found: Arrays, expected: Arrays) -> dict[str, float]:
+    """Of each output the root mean square of the deviation, relative to that of the expected values.
+
+    Of logits (N, P, P) the distribution D is compared: what all logits have in common does not matter. Values that are
+    not finite give an infinite error.
+    """
+    errors = {}
+    for name, array in expected.items():
+        value = _compared(name, array)
+        error = float(np.sqrt(np.mean((_compared(name, found[name]) - value) ** 2) / np.mean(value**2)))
+        errors[name] = error if math.isfinite(error) else math.inf
+    return errors
+
+
+def _compared(name: str, value: Array) -> Float64:
+    values = np.asarray(value, np.float64).reshape(len(value), -1)
+    if name != "logits":
+        return values
+    weights = np.exp(values - values.max(axis=1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _prepared(file: Path, scratch: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The graph with its constants folded, and the names of the layers that can be quantised, in order."""
+    simple = scratch / "simple.onnx"
+    quant_pre_process(str(file), str(simple), skip_symbolic_shape=True)
+    model = onnx.load(simple)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    layers = tuple(
+        node.name
+        for node in model.graph.node
+        # Not depthwise convolutions: they cost little, and more in integers than in float on the CPU.
+        if node.op_type in LAYERS and node.input[1] in weights and _groups(node) == 1
+    )
+    _take_biases_out(model, layers)
+    # What the optimiser left: domains of operators that the graph does not use, and its own name.
+    used = {node.domain for node in model.graph.node}
+    opsets = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:], model.metadata_props[:]
+    model.opset_import.extend(opsets)
+    return model, layers
+
+
+def _groups(node: onnx.NodeProto) -> int:
+    """Of a convolution; 1 for any other node."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+
+
+def _take_biases_out(model: onnx.ModelProto, layers: Collection[str]) -> None:
+    """Add the biases of convolutions behind them, in place.
+
+    ONNX Runtime computes a convolution in integers only if its bias is a quantised int32; TensorRT refuses that.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.name in layers and node.op_type == "Conv" and len(node.input) == 3:
+            bias, output = numpy_helper.to_array(constants[node.input.pop()]), node.output[0]
+            shaped = numpy_helper.from_array(bias.reshape(1, -1, 1, 1).copy(), f"{node.name}.bias")
+            model.graph.initializer.append(shaped)
+            node.output[0] = f"{output}.without_bias"
+            nodes.append(helper.make_node("Add", [node.output[0], shaped.name], [output], name=f"{node.name}.add"))
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(kept)
+
+
+class _OneImage(CalibrationDataReader):
+    """An image for the library, which holds all activations of those that it is given together."""
+
+    def __init__(self, feed: Arrays) -> None:
+        self._feeds = iter([dict(feed)])
+
+    def get_next(self) -> dict[str, Array] | None:
+        return next(self._feeds, None)
+
+
+def _ranges(model: onnx.ModelProto, feeds: Sequence[Arrays], scratch: Path) -> TensorsData:
+    """The ranges of all layers' inputs and outputs."""
+    file = scratch / "prepared.onnx"
+    onnx.save(model, file)
+    with contextlib.redirect_stdout(io.StringIO()):  # the library prints what it does
+        calibrator = create_calibrator(
+            file,
+            list(LAYERS),
+            augmented_model_path=str(scratch / "augmented.onnx"),
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={"percentile": PERCENTILE},
+        )
+        for feed in feeds:
+            calibrator.collect_data(_OneImage(feed))
+        return calibrator.compute_data()
+
+
+def _with_layers(model: onnx.ModelProto, layers: Sequence[str], ranges: TensorsData) -> onnx.ModelProto:
+    """A copy of the graph with these layers quantised."""
+    options = {
+        "ActivationSymmetric": True,
+        "WeightSymmetric": True,
+        "MatMulConstBOnly": True,
+        # A matrix product of integers gives float at once; rounding it again would only add an error.
+        "OpTypesToExcludeOutputQuantization": ["MatMul"],
+    }
+    quantizer = QDQQuantizer(
+        copy.deepcopy(model),
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8,
+        tensors_range=ranges,
+        nodes_to_quantize=list(layers),
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(LAYERS),
+        extra_options=options,
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    return quantizer.model.model
+
+
+def _outputs(model: onnx.ModelProto, feed: Arrays) -> dict[str, Array]:
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feed)), strict=True))
