@@ -48,6 +48,7 @@ from unifygeo_ros.core.records import (
     Heading,
     Matches,
     Observation,
+    Prior,
     Query,
     Rejection,
 )
@@ -148,8 +149,9 @@ class ChangedLocalizer:
         heading: Heading,
         alternatives: Sequence[Alternative],
         configured: GroundFeatures | None,
+        prior: Prior | None,
     ) -> dict[str, float]:
-        return self._localizer.camera_fits(image, heading, alternatives, configured)
+        return self._localizer.camera_fits(image, heading, alternatives, configured, prior)
 
     def asked(self, query: Query) -> Query:
         return query

@@ -14,11 +14,23 @@ from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.errors import EngineError, IndexFormatError
 from unifygeo_ros.core.geodesy import Datum, wrap_angle, yaw_from_azimuth
-from unifygeo_ros.core.records import CameraImage, Fix, Heading, HeadingSource, Prior, Query, Rejection, RejectionReason
+from unifygeo_ros.core.records import (
+    CameraImage,
+    Distances,
+    Fix,
+    Heading,
+    HeadingSource,
+    Prior,
+    Query,
+    Rejection,
+    RejectionReason,
+)
 from unifygeo_ros.images.files import read_image
-from unifygeo_ros.inference.bundle import load_bundle
+from unifygeo_ros.inference.bundle import Confidence, load_bundle
 from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.inference.familiarity import Familiarity, UsualFeatures
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization.camera_alternatives import ALTERNATIVES, CONFIGURED, Alternative
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
 from unifygeo_ros.localization.panorama import prepare_panorama
@@ -412,3 +424,59 @@ def test_real_imagery_and_panoramas_run_through(tmp_path, imagery, metres_per_pi
                         assert np.isfinite([result.latitude_deg, result.longitude_deg]).all()
                         assert np.linalg.eigvalsh(result.covariance_m2)[0] > 0
                         assert isinstance(index.manifest.datum, Datum)
+
+
+def judging(localizer: Localizer, **calibration: object) -> Localizer:
+    """The localizer with another calibration."""
+    changed = dataclasses.replace(localizer._model.calibration, **calibration)
+    localizer._model = dataclasses.replace(localizer._model, calibration=changed)
+    return localizer
+
+
+ON_MAP = Confidence(bias=-1.0, belief_weight=0.3, score_weight=2.0, spread_weight=-0.4, agreeing_weight=0.2)
+
+
+def test_camera_fits_are_the_log_odds_of_what_localizers_with_other_mounts_observe(setting, localizer):
+    world, bundle, engines, index = setting
+    image, heading = CameraImage(world.panorama(*PLACES[0], azimuth_rad=0.4), 1), heading_of(0.4)
+    alternatives = tuple(a for a in ALTERNATIVES if a.possible(image, CameraMount()))
+    fits = judging(localizer, on_map_confidence=ON_MAP).camera_fits(image, heading, alternatives)
+    plain = Alternative(CONFIGURED, "")
+    assert list(fits) == [CONFIGURED, *(alternative.words for alternative in alternatives)]
+    for alternative in (plain, *alternatives):
+        taken, mount = alternative.applied(image, CameraMount())
+        settings = dataclasses.replace(OPEN_GATES, check_projection=False, minimum_sharpness=0.0)
+        other = judging(Localizer(index, bundle, engines, settings, mount), on_map_confidence=ON_MAP)
+        clues = other.answer(other.observe(taken, Query(heading=heading))).clues
+        assert fits[alternative.words] == pytest.approx(ON_MAP.log_odds(clues), abs=1e-5)
+    assert len(set(fits.values())) > 5
+
+
+def test_camera_fits_near_a_place_look_there_as_well(setting, localizer):
+    """With one candidate from the whole index, the right tile may be found by the prior alone."""
+    world, _, _, index = setting
+    image, heading = CameraImage(world.panorama(*PLACES[1], azimuth_rad=0.4), 1), heading_of(0.4)
+    asked = []
+    judging(localizer, on_map_confidence=ON_MAP)
+    matched, decode = localizer._match, localizer._decode
+    localizer._match = lambda f0s, tile_ids: asked.append(set(tile_ids.tolist())) or matched(f0s, tile_ids)
+    localizer._decode = lambda tile_id, *rest: asked.append(tile_id) or decode(tile_id, *rest)
+    far = world.in_map(index.frame, -PLACES[1][0], -PLACES[1][1])
+    prior = Prior(*far, np.eye(2))
+    localizer.camera_fits(image, heading, ())
+    localizer.camera_fits(image, heading, (), prior=prior)
+    whole, best, both, best_of_both = asked
+    near = set(index.tiles_within(localizer.gate(prior, heading)).tolist())
+    assert len(whole) == 5
+    assert whole < both
+    assert both - whole <= near
+    assert best_of_both == best  # the image was taken where the whole index has it
+
+
+def test_camera_fits_of_unfamiliar_images_say_nothing(setting, localizer):
+    world, *_ = setting
+    image, heading = CameraImage(world.panorama(*PLACES[0], azimuth_rad=0.4), 1), heading_of(0.4)
+    localizer._distances = lambda features, tile_id: Distances(9.0, 0.0)
+    usual = UsualFeatures("AAAAAA==", "AACAPw==")  # one feature: 0, and 1
+    judging(localizer, on_map_confidence=ON_MAP, familiarity=Familiarity(usual, usual, 1.2, 1.2))
+    assert localizer.camera_fits(image, heading, ()) == {CONFIGURED: -math.inf}

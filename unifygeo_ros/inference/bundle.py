@@ -263,6 +263,17 @@ class Calibration:
         total = 1 + wrong + outside
         return (wrong + outside) / total, outside / total
 
+    def place_log_odds(self, clues: Clues) -> float:
+        """ln of the odds that an image with a heading shows a place on the map against none.
+
+        For a bundle that knows nothing of places off the map: the right place against a wrong one.
+
+        Args:
+            clues: of the answer.
+        """
+        known = self.confidence if self.on_map_confidence == ALWAYS_ON_MAP else self.on_map_confidence
+        return known.log_odds(clues)
+
     def outside_ratio(self, clues: Clues, *, searched: bool, near: bool = False) -> float:
         """How much likelier an image with these clues is off the map than on it.
 

@@ -6,6 +6,7 @@ image ─► panorama ─► ground encoder ─► retrieve ─► re-rank ─�
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from contextlib import contextmanager
 from typing import Iterator, Mapping, Sequence
@@ -38,9 +39,9 @@ from unifygeo_ros.core.settings import check_only_live_changed
 from unifygeo_ros.inference.bundle import GROUND_FEATURES, ModelBundle
 from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.familiarity import panorama_features, tile_features
-from unifygeo_ros.localization.camera_alternatives import ALTERNATIVES, CONFIGURED, Alternative
+from unifygeo_ros.localization.camera_alternatives import CONFIGURED, Alternative
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
-from unifygeo_ros.localization.decision import Answer, answer, decide
+from unifygeo_ros.localization.decision import Answer, answer, clues_of, decide, unfamiliar
 from unifygeo_ros.localization.decoding import probabilities
 from unifygeo_ros.localization.heading import (
     HeadingSearch,
@@ -200,31 +201,54 @@ class Localizer:
         self,
         image: CameraImage,
         heading: Heading,
-        alternatives: Sequence[Alternative] = ALTERNATIVES,
+        alternatives: Sequence[Alternative],
         configured: GroundFeatures | None = None,
+        prior: Prior | None = None,
     ) -> dict[str, float]:
-        """How well an image fits the map as configured, and mounted in other ways.
+        """How much an image looks as if it were taken on the map, as configured and mounted in other ways.
 
         Args:
             image: one that `observe` does not reject.
             heading: of base_link.
-            alternatives: the other ways; each is encoded.
+            alternatives: the other ways, all possible for this image and mount; each is encoded and decoded.
             configured: the image's features under that heading as configured, where they are known.
+            prior: of base_link. The places near it are looked at as well as the nearest in the whole index.
 
         Returns:
-            The best re-ranking scores in the whole index, by `Alternative.words` and for `CONFIGURED`.
+            ln of the odds of showing a place on the map against showing none, by `Alternative.words` and for
+            `CONFIGURED`; −∞ for an image of which the calibration says nothing.
         """
+        clock, calibration = _StageClock(), self._model.calibration
+        gate = self.gate(prior, heading)
 
-        def encoded(taken: CameraImage, mount: CameraMount) -> GroundFeatures:
-            return self._encode(prepare_panorama(taken, self._model.ground, mount, heading))
-
-        def score(features: GroundFeatures) -> float:
+        def log_odds(taken: CameraImage, mount: CameraMount, known: GroundFeatures | None = None) -> float:
+            ground = self._model.ground
+            features = known or self._encode(prepare_panorama(taken, ground, mount, heading))
             found = self._retrieve(features, self.config.candidates, None, None)
-            return float(rerank(found, self._match(features.levels[0][None], found.tile_ids)[:, 0]).scores[0])
+            if gate is not None:
+                near = self._retrieve(features, self.config.candidates, gate, None)
+                tile_ids = np.union1d(found.tile_ids, near.tile_ids)
+                found = Candidates(tile_ids, self._similarities(tile_ids, features)[:, 0])
+            matches = rerank(found, self._match(features.levels[0][None], found.tile_ids)[:, 0])
+            best = int(matches.tile_ids[0])
+            observation = Observation(
+                image.stamp_ns,
+                matches,
+                (self._decode(best, features, None, clock),),
+                heading,
+                features,
+                self._distances(features, best),
+                how_much_is_seen(taken, mount, ground),
+            )
+            if unfamiliar(observation.distances, calibration) is not None:
+                return -math.inf
+            centres_m = self.index.centres_m[matches.tile_ids]
+            clues, _, _ = clues_of(observation, centres_m, self.index.manifest.side_m, self.config, calibration)
+            return calibration.place_log_odds(clues)
 
-        fits = {CONFIGURED: score(configured or encoded(image, self.mount))}
+        fits = {CONFIGURED: log_odds(image, self.mount, configured)}
         for alternative in alternatives:
-            fits[alternative.words] = score(encoded(*alternative.applied(image, self.mount)))
+            fits[alternative.words] = log_odds(*alternative.applied(image, self.mount))
         return fits
 
     def tile_distances(self, tile_ids: Int64) -> Float64 | None:

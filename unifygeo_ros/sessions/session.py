@@ -14,6 +14,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -31,16 +32,17 @@ from unifygeo_ros.core.records import (
     Heading,
     HeadingSource,
     Observation,
+    Prior,
     Query,
     Rejection,
     RejectionReason,
 )
 from unifygeo_ros.core.settings import check_only_live_changed
 from unifygeo_ros.core.time import ns_from_s
-from unifygeo_ros.localization.camera_alternatives import LEAST_TELLING, Alternative, CameraWatch
+from unifygeo_ros.localization.camera_alternatives import CORRELATION_M, LEAST_TELLING, Alternative, CameraWatch
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.imu_offset import ImuOffsetEstimator
-from unifygeo_ros.motion.increments import Motion, MotionNoise
+from unifygeo_ros.motion.increments import Motion, MotionNoise, share_new
 from unifygeo_ros.motion.samples import ImuSample, InitialPose, OdometrySample
 from unifygeo_ros.motion.stamp_error import Place, StampDoubt, StampErrorFilter, Velocity
 from unifygeo_ros.sessions.config import SessionConfig
@@ -88,6 +90,7 @@ class ImageLocalizer(Protocol):
         heading: Heading,
         alternatives: Sequence[Alternative],
         configured: GroundFeatures | None,
+        prior: Prior | None,
     ) -> Mapping[str, float]: ...
 
 
@@ -291,6 +294,7 @@ class LocalizationSession(abc.ABC):
     def _begin_camera_check(self) -> None:
         self._camera_watch = CameraWatch(self._config.camera_check_images)
         self._camera_by_track = False  # it was compared under the heading of a track
+        self._uncompared_m = math.inf  # driven since an image was compared
 
     def _with_camera_checked(self, outcome: Outcome) -> Outcome:
         """The outcome, without its fix where the drive has not confirmed the camera's mount, or contradicts it."""
@@ -310,11 +314,15 @@ class LocalizationSession(abc.ABC):
         # An image that shows too little is not compared. It does not end what images that showed more have said.
         telling = outcome.observation is None or outcome.observation.seen.azimuth >= LEAST_TELLING
         self._camera_by_track |= by_track and telling
-        alternatives = watch.due() if telling else ()
+        alternatives = watch.due(outcome.image, self._localizer.mount) if telling else ()
         if alternatives:
             start_s = time.perf_counter()
             configured = None if outcome.observation is None else outcome.observation.features
-            watch.compared(self._localizer.camera_fits(outcome.image, heading, alternatives, configured))
+            prior = None if outcome.query is None else outcome.query.prior
+            log_odds = self._localizer.camera_fits(outcome.image, heading, alternatives, configured, prior)
+            new_share = share_new(self._uncompared_m, CORRELATION_M)
+            watch.compared(log_odds, new_share)
+            self._uncompared_m = 0.0
             elapsed_ms = (time.perf_counter() - start_s) * 1e3
             total_ms = result.timings_ms.get("total", 0.0) + elapsed_ms
             result = dataclasses.replace(
@@ -365,6 +373,9 @@ class LocalizationSession(abc.ABC):
         motion = self._inputs.take_motion(stamp_ns)
         self._stamp_error.move(motion)
         self._way_m += motion.distance_m
+        self._uncompared_m += motion.distance_m
+        if not motion.measured:  # as far as the vehicle may have driven in the gaps
+            self._uncompared_m += math.sqrt(float(motion.covariance[0, 0]))
         self._velocity = velocity = self._inputs.velocity(stamp_ns)
         moment_s2 = self._stamp_error.estimate.second_moment_s2(config.stamp_sigma_s)
         if velocity is None:
