@@ -194,7 +194,7 @@ class RejectionReason(enum.Enum):
     """Panorama or imagery is of a kind for which the model's calibration does not hold."""
     CAMERA_MISMATCH = "camera_mismatch"
     """The drive has not shown that the camera is mounted as configured, or shows that it is mirrored, turned, upside
-    down or pitched."""
+    down, pitched or vertically stretched."""
 
 
 @dataclass(frozen=True)

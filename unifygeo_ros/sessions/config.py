@@ -92,9 +92,9 @@ class SessionConfig:
     )
     camera_check_images: int = setting(
         5,
-        "one image in so many is compared with itself mirrored, turned, upside down or pitched, one of them in turn, "
-        "to see whether the camera is still mounted as configured; the first images are compared with all of "
-        "them, and there is no fix before the mount is confirmed; 0: no comparison",
+        "one image in so many is compared with itself mirrored, turned, upside down, pitched or unstretched, one of "
+        "them in turn, to see whether the camera is still mounted as configured; the first images are compared with "
+        "all of them, and there is no fix before the mount is confirmed; 0: no comparison",
         minimum=0,
         maximum=10_000,
         acts="with a heading",
