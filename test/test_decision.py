@@ -356,7 +356,7 @@ SHARP = distribution({(16, 16): 1.0})
             None,
             LocalizerConfig(),
             RejectionReason.AMBIGUOUS,
-            r"wrong with a probability of 30% \(0%: not on the map, for on_map_prior 0\.5\), above gate_ambiguity 10%",
+            r"wrong with a probability of 30% \(0%: not on the map, for on_map_prior 0\.5\), above gate_ambiguity 15%",
         ),
         (
             observed(gaussian(1.0, 1.0, np.diag([144.0, 9.0]))),

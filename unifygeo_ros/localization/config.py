@@ -93,7 +93,7 @@ class LocalizerConfig:
         advanced=True,
     )
     gate_ambiguity: float = setting(
-        0.1,
+        0.15,
         "largest probability that the place is wrong",
         minimum=0.0,
         maximum=1.0,
