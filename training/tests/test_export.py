@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,11 +12,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from small_runs import TOWNS_ATTO
+from exported import random_network
+from small_runs import SMALL, TOWNS_ATTO
 
 from unifygeo_ros.core.errors import BundleError, ConfigurationError
 from unifygeo_ros.inference.bundle import FLOAT_PRECISIONS, GRAPHS, ModelBundle, load_bundle
-from unifygeo_training import export
 from unifygeo_training.checkpoint import load_strictly, weights_sha256
 from unifygeo_training.export import BundleText, export_bundle
 from unifygeo_training.model import NetworkConfig, UnifyGeo
@@ -27,29 +26,12 @@ from unifygeo_training.shared_weights import round_to_float16
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2}
 
 
-# towns-atto with one block a stage and fewer columns: its graphs are made in two thirds of the time.
-SHALLOW = TOWNS_ATTO.model_copy(update={"backbone": "test_convnext2", "ground_width": 256})
-
-
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(SHALLOW, id="shallow"), pytest.param(TOWNS_ATTO, id="atto", marks=pytest.mark.slow)],
+    params=[pytest.param(SMALL, id="small"), pytest.param(TOWNS_ATTO, id="atto", marks=pytest.mark.slow)],
 )
 def network(request: pytest.FixtureRequest) -> Iterator[UnifyGeo]:
-    """A random network whose weights float16 holds exactly. Its graphs, the same for a plain and a compact bundle, are
-    made once."""
-    torch.manual_seed(0)
-    network = UnifyGeo(request.param).eval()
-    round_to_float16(network)
-    weights = weights_sha256(network)
-
-    def graphs_of(asked: UnifyGeo, precision: str) -> dict[str, onnx.ModelProto]:
-        assert weights_sha256(asked) == weights
-        return copy.deepcopy(made[precision])
-
-    made = {precision: export.build_graphs(network, precision) for precision in FLOAT_PRECISIONS}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "build_graphs", graphs_of)
+    with random_network(request.param) as network:
         yield network
 
 
@@ -74,8 +56,9 @@ def _session(bundle: ModelBundle, graph: str, precision: str) -> onnxruntime.Inf
 @torch.no_grad()
 def test_onnx_equals_torch(network: UnifyGeo, bundle: ModelBundle, precision: str, batch: int) -> None:
     rng = np.random.default_rng(batch)
-    panorama = rng.integers(0, 256, (batch, 96, network.config.ground_width, 3), dtype=np.uint8)
-    tile = rng.integers(0, 256, (batch, 192, 192, 3), dtype=np.uint8)
+    config = network.config
+    panorama = rng.integers(0, 256, (batch, config.ground_height, config.ground_width, 3), dtype=np.uint8)
+    tile = rng.integers(0, 256, (batch, config.aerial_size, config.aerial_size, 3), dtype=np.uint8)
     ground = network.encode_ground(torch.from_numpy(panorama))
     aerial = network.encode_aerial(torch.from_numpy(tile))
     logits = network.decode(ground.levels, aerial.pyramid).logits
@@ -102,10 +85,14 @@ def test_manifest_rebuilds_the_network(network: UnifyGeo, bundle: ModelBundle) -
     rebuilt = UnifyGeo(NetworkConfig.model_validate(manifest.network))
     load_strictly(rebuilt, network.state_dict(), "the exported network")
     assert weights_sha256(rebuilt) == manifest.weights_sha256
-    channels = (320, 160, 80, 40) if network.config == TOWNS_ATTO else (192, 96, 64, 32)
-    assert manifest.descriptor_dim == channels[0]
-    assert manifest.pyramid == tuple(zip(channels, (6, 12, 24, 48), strict=True))
-    assert manifest.distribution_size == 96
+    if network.config == SMALL:
+        assert manifest.descriptor_dim == 192
+        assert manifest.pyramid == ((192, 2), (96, 4), (64, 8), (32, 16))
+        assert manifest.distribution_size == 32
+    else:
+        assert manifest.descriptor_dim == 320
+        assert manifest.pyramid == ((320, 6), (160, 12), (80, 24), (40, 48))
+        assert manifest.distribution_size == 96
 
 
 def test_existing_folder_is_not_overwritten(network: UnifyGeo, bundle: ModelBundle) -> None:

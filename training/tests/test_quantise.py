@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from exported import random_network
 from onnx import TensorProto, helper, numpy_helper
 from small_runs import SMALL
 
@@ -57,16 +58,12 @@ class Noise:
         return np.stack([(np.asarray(end) - start) * SPACING_M, np.zeros(len(start))], axis=1)
 
 
-def _network(seed: int) -> UnifyGeo:
-    torch.manual_seed(seed)
-    return UnifyGeo(SMALL).eval()
-
-
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     output, text = tmp_path_factory.mktemp("parent") / "small", BundleText("small", "Apache-2.0", "nothing")
     calibration = Calibration(distribution_temperature=0.7)
-    return export_bundle(_network(0), output, text, precisions=("fp32",), calibration=calibration)
+    with random_network() as network:
+        return export_bundle(network, output, text, precisions=("fp32",), calibration=calibration)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +162,8 @@ def _outputs(network: UnifyGeo | BundleNetwork) -> dict[str, np.ndarray]:
 def test_int8_computes_what_its_own_fp32_graphs_compute(parent: ModelBundle, int8: ModelBundle) -> None:
     """To a few percent; graphs of other weights, or that answer every image alike, are ten times further off."""
     expected, found = _outputs(BundleNetwork(parent)), _outputs(BundleNetwork(int8))
-    strangers = _outputs(_network(1))
+    torch.manual_seed(1)
+    strangers = _outputs(UnifyGeo(SMALL).eval())
     errors, others = output_errors(found, expected), output_errors(strangers, expected)
     for name in expected:
         assert 0 < errors[name] < 0.1, name
