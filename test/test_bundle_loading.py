@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from imagery_files import town
 
 from unifygeo_ros.aerial.build import build_index
+from unifygeo_ros.aerial.index import TileIndex
 from unifygeo_ros.cli import main
 from unifygeo_ros.core.errors import BundleError, UnifyGeoError
 from unifygeo_ros.core.manifests import CHECKSUM
@@ -35,6 +36,7 @@ from unifygeo_ros.inference.bundle import (
 from unifygeo_ros.inference.select import choose_precision, open_engines
 from unifygeo_ros.parameters.settings import NodeConfig, Settings
 from unifygeo_ros.ros.loading import load
+from unifygeo_ros.sessions.config import SessionConfig
 
 SHIPPED = Path(__file__).parents[1] / "models" / "towns-atto"
 
@@ -424,13 +426,23 @@ def test_node_locate_and_replay_refuse_an_uncalibrated_bundle(
             load(settings, settings.camera, None, lambda step: None)
 
 
-def test_node_names_the_missing_calibration_in_its_diagnostics(uncalibrated: ModelBundle, tmp_path: Path) -> None:
+def test_node_names_the_missing_calibration_and_prepares_the_search(
+    uncalibrated: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_engines(uncalibrated, backend="onnx_cpu", threads=1) as engines:
         build_index([town(tmp_path / "town.tif")], uncalibrated, engines, tmp_path / "index")
     node = NodeConfig(
         bundle=str(uncalibrated.path), index=str(tmp_path / "index"), backend="onnx_cpu", accept_uncalibrated=True
     )
-    settings = Settings(node)
-    loaded = load(settings, settings.camera, None, lambda step: None)
-    assert loaded.identity["calibration"] == "none: covariances and ambiguities are rough guesses"
-    loaded.close()
+    prepared: list[str] = []
+    monkeypatch.setattr(TileIndex, "prepare_search", lambda self: prepared.append(session.prior_source))
+    for session in (
+        SessionConfig(),
+        SessionConfig(mode="single", prior_source="last_fix"),
+        SessionConfig(mode="single", prior_source="odometry"),  # every search of it has a gate
+    ):
+        settings = Settings(node, session=session)
+        loaded = load(settings, settings.camera, None, lambda step: None)
+        assert loaded.identity["calibration"] == "none: covariances and ambiguities are rough guesses"
+        loaded.close()
+    assert prepared == ["none", "last_fix"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from bundles import random_bundle
 from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.bundle import LEVELS, ModelBundle
 from unifygeo_ros.inference.engine import EngineSet
+from unifygeo_ros.inference.onnxruntime_engine import session_options, share_memory
 from unifygeo_ros.inference.select import open_engines
 
 
@@ -48,6 +50,33 @@ def test_outputs_have_the_manifests_names_shapes_and_lengths(bundle: ModelBundle
     assert all(array.dtype == np.float32 for array in (*ground.values(), *aerial.values(), logits))
     for unit in (ground["descriptor"], aerial["descriptor"], aerial["match_map"], *f.values()):
         np.testing.assert_allclose(np.linalg.norm(unit, axis=-1), 1.0, atol=2e-3)
+
+
+def test_sessions_that_share_their_memory_do_not_disturb_each_other(bundle: ModelBundle) -> None:
+    """Two sets of engines in threads of their own, with residents that outlive the runs after them."""
+    manifest = bundle.manifest
+    names = [f"pyramid{level}" for level in range(LEVELS)]
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        with open_engines(bundle, backend="onnx_cpu", precision="fp32", threads=1) as engines:
+            tiles = rng.integers(0, 256, (12, 1, manifest.aerial.size, manifest.aerial.size, 3), dtype=np.uint8)
+            expected = [engines.aerial_encoder.run({"image": tile}) for tile in tiles]
+            residents = []
+            for batch in (1, 3, 2) * 4:
+                tile = tiles[len(residents)]
+                engines.aerial_encoder.run({"image": np.concatenate([tiles[0]] * batch)})
+                residents.append(engines.aerial_encoder.run_resident({"image": tile}, names, ())[1])
+            for wanted, found in zip(expected, residents, strict=True):
+                for name in names:
+                    np.testing.assert_array_equal(found[name].numpy(), wanted[name])  # type: ignore[attr-defined]
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
+    options = session_options(1)
+    share_memory(options)
+    assert options.get_session_config_entry("session.use_env_allocators") == "1"
+    assert not options.enable_mem_pattern
 
 
 def test_batch_equals_single(bundle: ModelBundle, engines: EngineSet) -> None:

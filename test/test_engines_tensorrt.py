@@ -346,6 +346,29 @@ def test_tensorrt_older_than_10_3_is_refused_with_the_remedy(
             load_library("tensorrt")
 
 
+def test_auto_loads_no_tensorrt_where_there_is_no_gpu(bundle: ModelBundle) -> None:
+    """It takes 100 MB of memory. Where it is not installed either, its own error says so."""
+    if Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("this machine has NVIDIA's driver")
+    program = (
+        "import json, logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stderr)\n"
+        "from unifygeo_ros.inference.bundle import load_bundle\n"
+        "from unifygeo_ros.inference.select import open_engines\n"
+        "print(open_engines(load_bundle(sys.argv[1])).description)\n"
+        "print([name for name in sys.modules if name.startswith('tensorrt')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(bundle.path)], capture_output=True, text=True, timeout=120, check=True
+    )
+    description, loaded = done.stdout.splitlines()
+    assert description.endswith("CPU, fp32")
+    assert loaded == "[]"
+    for name, modules in tensorrt_library.MODULES.items():
+        installed = any(importlib.util.find_spec(module) for module in modules[0])
+        reason = "cuda.bindings cannot be imported|driver" if installed else f"{name} cannot be imported"
+        assert re.search(f"Backend {name} skipped: .*({reason})", done.stderr), done.stderr
+
+
 def test_tensorrt_does_not_build_for_other_machines(
     bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -236,6 +238,47 @@ def test_search_of_a_region_uses_each_indexes_own_search(index, large, few_are_e
 def test_inverted_file_is_the_same_in_every_build(large, tmp_path, few_are_enough):
     again = write(tmp_path / "again", np.array(large.centres_m), np.array(large.descriptors.verify()), "ivfpq")
     assert again.manifest == large.manifest
+
+
+def test_prepared_search_is_opened_once_and_a_search_that_comes_earlier_waits(index, monkeypatch):
+    opened, begun, go_on = [], threading.Event(), threading.Event()
+    fresh = open_index(index.path)
+    original = fresh._open_search
+
+    def slow():
+        opened.append(threading.current_thread().name)
+        begun.set()
+        assert go_on.wait(10)
+        return original()
+
+    monkeypatch.setattr(fresh, "_open_search", slow)
+    fresh.prepare_search()
+    assert begun.wait(10)
+    with ThreadPoolExecutor(1) as pool:
+        query = unit_rows(1, seed=5)[0]
+        waiting = pool.submit(fresh.search, query, 4)
+        assert not wait([waiting], timeout=0.1).done
+        go_on.set()
+        found = waiting.result(10)
+    assert opened == ["index search"]
+    similarities = np.asarray(index.descriptors[np.arange(len(index))]) @ query
+    assert found.tile_ids.tolist() == np.argsort(-similarities)[:4].tolist()
+    fresh.close_search()
+    go_on.set()
+    assert fresh.search(query, 4).tile_ids.tolist() == found.tile_ids.tolist()
+    assert len(opened) == 2
+
+
+def test_damage_that_the_preparation_meets_is_raised_by_every_search(index, tmp_path):
+    damaged = Path(shutil.copytree(index.path, tmp_path / "damaged"))
+    content = bytearray((damaged / "descriptors.f32").read_bytes())
+    content[-5] ^= 1
+    (damaged / "descriptors.f32").write_bytes(content)
+    fresh = open_index(damaged)
+    fresh.prepare_search()
+    for _ in range(2):
+        with pytest.raises(IndexFormatError, match=rf"descriptors\.f32: tile {len(index) - 1} does not match"):
+            fresh.search(unit_rows(1)[0], 4)
 
 
 def test_choose_search_is_inverted_above_a_million_tiles():

@@ -103,6 +103,10 @@ class MapIndex(Protocol):
         """Open the search of all tiles now, if it is to be on a GPU. Raises ConfigurationError, IndexFormatError."""
         ...
 
+    def prepare_search(self) -> None:
+        """Begin to open the search of all tiles in the background, for who will use it soon."""
+        ...
+
     def close_search(self) -> None:
         """Free what the search of all tiles holds."""
         ...

@@ -197,6 +197,9 @@ class RegionIndex:
     def open_gpu_search(self) -> None:
         """Nothing: a region is searched on the CPU, index by index."""
 
+    def prepare_search(self) -> None:
+        """Nothing: its indexes are read block by block, and closed again."""
+
     def close_search(self) -> None:
         """Close all indexes."""
         with self._lock:

@@ -19,11 +19,19 @@ from unifygeo_ros.core.arrays import Float32
 from unifygeo_ros.core.errors import EngineError
 from unifygeo_ros.inference.bundle import GRAPHS, ModelBundle
 from unifygeo_ros.inference.cuda import CudaDevice, CudaGraph, DeviceBuffer, PinnedArray
-from unifygeo_ros.inference.engine import EngineSet, Input, ResidentArray, TensorSpec, check_inputs, check_outputs
+from unifygeo_ros.inference.engine import (
+    BackendUnavailable,
+    EngineSet,
+    Input,
+    ResidentArray,
+    TensorSpec,
+    check_inputs,
+    check_outputs,
+)
 from unifygeo_ros.inference.engine_cache import EngineCache, EngineKey
 from unifygeo_ros.inference.interface import check_interface
 from unifygeo_ros.inference.tensorrt_build import MAX_BATCH, WORKSPACE_BYTES, build_plan
-from unifygeo_ros.inference.tensorrt_library import Library, load_library
+from unifygeo_ros.inference.tensorrt_library import Library, is_installed, load_library
 
 logger = logging.getLogger(__name__)
 
@@ -155,10 +163,10 @@ def open_tensorrt(
         BundleError: the bundle does not hold that precision.
         EngineError: library, GPU or engine cannot be used.
     """
-    library = load_library(backend)
-    cuda = CudaDevice(device)
+    cuda = _device_of(backend, device)
     opened: list[TensorRTEngine] = []
     try:
+        library = load_library(backend)
         if library.is_rtx:
             library.compute_capability(cuda.compute_capability)  # refuse an unsupported GPU before any work
         cache = EngineCache(cache_dir)
@@ -171,6 +179,20 @@ def open_tensorrt(
         raise
     ground_encoder, aerial_encoder, decoder = opened
     return EngineSet(ground_encoder, aerial_encoder, decoder, ground_encoder.description, on_close=cuda.close)
+
+
+def _device_of(backend: str, device: int) -> CudaDevice:
+    """The GPU, looked for first: a library takes a hundred megabytes, which a machine without a GPU would never use.
+
+    Raises:
+        EngineError: the library is not installed, or the GPU cannot be used.
+    """
+    try:
+        return CudaDevice(device)
+    except BackendUnavailable:
+        if not is_installed(backend):
+            load_library(backend)  # for its error
+        raise
 
 
 def _open_one(

@@ -13,8 +13,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import logging
 import platform
+import sys
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -103,6 +105,15 @@ def _logger(module: Any) -> Any:
                 logger.log(level, "%s: %s", module.__name__, message)
 
     return _LOGGERS.setdefault(id(module), Forward())
+
+
+def is_installed(backend: str) -> bool:
+    """Whether a library's Python module is there; it is not loaded."""
+    for name in MODULES[backend][0]:
+        with contextlib.suppress(ImportError):
+            if name in sys.modules or importlib.util.find_spec(name) is not None:
+                return True
+    return False
 
 
 def load_library(backend: str) -> Library:

@@ -57,6 +57,8 @@ def load(settings: Settings, mount: CameraMount, rig: LiveRig | None, step: Call
         step("search of the index")
         index.open_gpu_search()
         resources.callback(index.close_search)
+        if settings.session.prior_source != "odometry":  # only then every search has a gate
+            index.prepare_search()
         step("engines")
         engines = resources.enter_context(open_configured_engines(bundle, node))
         step("first run of the engines")
