@@ -12,7 +12,7 @@ export PYTHONPATH := $(CURDIR):$(CURDIR)/training$(if $(PYTHONPATH),:$(PYTHONPAT
 .PHONY: help claims mutants docs demo training demo-data demo-model test test-slow test-gpu test-ros test-lowest lint bench clean
 
 help:
-	@echo "make demo       see a vehicle being localized: index, node, drive, report (results in $(OUTPUT))"
+	@echo "make demo       see a vehicle being localized: index, node, drive, report (results in $(OUTPUT); MODEL=BUNDLE: another model)"
 	@echo "make training   what unifygeo-train needs: PyTorch and more, several GB"
 	@echo "make test       lint and all tests that need neither a GPU nor long"
 	@echo "make test-slow  the tests that take longer than a minute each"
@@ -25,7 +25,7 @@ help:
 	@echo "make bench      the benchmarks, each with its limits"
 
 demo: $(VENV)/.demo
-	$(BIN)/unifygeo demo --output $(OUTPUT)
+	$(BIN)/unifygeo demo --output $(OUTPUT) $(MODEL:%=--model %)
 	@echo "To type unifygeo and unifygeo-train anywhere: . $(abspath $(VENV))/bin/activate"
 
 training: $(VENV)/.training

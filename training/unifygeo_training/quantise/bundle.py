@@ -44,6 +44,8 @@ SENSITIVITY_PAIRS = 8
 ERROR_BUDGET = 0.05
 """Default of the largest error that the layers of one graph may make together, relative to its outputs."""
 WITHIN_M = 5.0
+LEAST_WITHIN_PERCENT = 20.0
+"""Answers of the fp32 graphs within WITHIN_M, under which data tell nothing about a loss."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,13 @@ def _accuracy(network: nn.Module, sets: Sequence[EvaluationSet]) -> Accuracy:
 
 
 def _check(accuracy: dict[str, Accuracy], limits: Limits) -> None:
-    """Raise InputError if either use of the INT8 graphs loses more than the limits allow."""
+    """Raise InputError if either use of the INT8 graphs loses more than the limits allow, or nothing can be lost."""
+    if not accuracy["fp32"].within_5_m >= LEAST_WITHIN_PERCENT:
+        raise InputError(
+            f"{accuracy['fp32'].within_5_m:.1f}% of the fp32 graphs' answers lie within {WITHIN_M:g} m, too few for a "
+            f"loss to be seen (at least {LEAST_WITHIN_PERCENT:g}%); give data on which they localize; nothing was "
+            "written"
+        )
     for what in ("int8", "int8_on_fp32_index"):
         lost = accuracy["fp32"].losses(accuracy[what], limits)
         if lost:

@@ -19,7 +19,7 @@ TILES, QUERIES = 1500, 400
 
 
 def open_sets(paths: Sequence[Path], config: NetworkConfig) -> list[EvaluationSet]:
-    """A folder is a cached town, a file names drives, of which the places kept for validation are taken.
+    """A folder is a cached town, a file names drives. Of drives all places are taken: nothing is learnt from them.
 
     Raises:
         ConfigurationError: a town is for testing.
@@ -38,5 +38,5 @@ def _town(folder: Path, config: NetworkConfig) -> TownImages:
 
 
 def _drives(file: Path, config: NetworkConfig) -> DriveImages:
-    parts = neighbouring(open_part(file, config, "val"), tiles=TILES, queries=QUERIES, seed=0)
-    return DriveImages(parts, describe(parts, file, "val"))
+    parts = neighbouring(open_part(file, config, "all"), tiles=TILES, queries=QUERIES, seed=0)
+    return DriveImages(parts, describe(parts, file, "all"))
