@@ -26,6 +26,7 @@ from unifygeo_ros.inference.tensorrt_library import load_library
 from unifygeo_training.cli import main
 from unifygeo_training.export import BundleText, export_bundle
 from unifygeo_training.model import UnifyGeo
+from unifygeo_training.parity import check_parity
 from unifygeo_training.quantise import bundle as quantise
 from unifygeo_training.quantise.bundle import PAIRS, Accuracy, Limits, quantise_bundle
 from unifygeo_training.quantise.graph import QuantisedGraph, output_errors, quantise_graph, within_budget
@@ -317,6 +318,9 @@ def test_too_little_data_and_parents_without_fp32_are_refused(
         quantise_bundle(int8, [Noise()], tmp_path / "b", name="b")
     with pytest.raises(InputError, match="from which no network can be rebuilt"):
         network_of_bundle(int8)
+    nothing = np.zeros((1, 32, 64, 3), np.uint8)
+    with pytest.raises(InputError, match="holds int8 graphs alone; the parity is that of the bundle it was made of"):
+        check_parity(UnifyGeo(SMALL), int8, nothing, nothing, "nothing")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,6 +11,7 @@ import onnxruntime
 import torch
 
 from unifygeo_ros.core.arrays import Array, UInt8
+from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.inference.bundle import FLOAT_PRECISIONS, GRAPHS, GROUND_FEATURES, PYRAMID, ModelBundle
 from unifygeo_training.model import UnifyGeo
 
@@ -58,7 +59,16 @@ def check_parity(network: UnifyGeo, bundle: ModelBundle, panoramas: UInt8, tiles
     """Run the whole chain in every precision of the bundle. panoramas (n, H, W, 3), tiles (n, L, L, 3), RGB.
 
     Each precision's decoder gets that precision's own features: the deviations of the logits are those of the chain.
+
+    Raises:
+        InputError: the bundle holds INT8 graphs alone, which do not compute what the network computes.
     """
+    available = set.intersection(*(set(files) for files in bundle.manifest.graphs.values()))
+    if available.isdisjoint(FLOAT_PRECISIONS):
+        raise InputError(
+            f"{bundle.path}: holds {', '.join(sorted(available))} graphs alone; the parity is that of the bundle it "
+            "was made of, its accuracy stands in its lineage (`unifygeo bundle info`)"
+        )
     network = network.eval()
     ground = network.encode_ground(torch.from_numpy(panoramas))
     aerial = network.encode_aerial(torch.from_numpy(tiles))
@@ -73,7 +83,6 @@ def check_parity(network: UnifyGeo, bundle: ModelBundle, panoramas: UInt8, tiles
         **{name: p.numpy() for name, p in zip(PYRAMID, aerial.pyramid, strict=True)},
         "logits": logits.numpy(),
     }
-    available = set.intersection(*(set(files) for files in bundle.manifest.graphs.values()))
     return ParityReport(
         weights_sha256=bundle.manifest.weights_sha256,
         pairs=len(panoramas),
