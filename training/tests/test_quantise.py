@@ -250,6 +250,25 @@ def test_manifest_says_precision_parent_data_and_accuracy(parent: ModelBundle, i
     assert step["accuracy"]["fp32"] == dataclasses.asdict(quantise._accuracy(BundleNetwork(parent), [_others()]))
 
 
+@torch.no_grad()
+def test_on_a_parents_index_the_gallery_alone_is_the_parents(parent: ModelBundle, int8: ModelBundle) -> None:
+    index, robot = BundleNetwork(parent), BundleNetwork(int8)
+    mixed = quantise._OnIndexOf(index, robot)
+    panorama, tile = (torch.from_numpy(image[None]) for image in (Noise().ground_image(0), Noise().aerial_image(0)))
+    ours, theirs = mixed.encode_ground(panorama), robot.encode_ground(panorama)
+    assert torch.equal(ours.descriptor, theirs.descriptor)
+    gallery, wanted, other = (one.encode_aerial(tile) for one in (mixed, index, robot))
+    assert torch.equal(gallery.descriptor, wanted.descriptor)
+    assert torch.equal(gallery.match_map, wanted.match_map)
+    assert not torch.equal(gallery.descriptor, other.descriptor)
+    decoded = mixed.encode_aerial(tile, descriptor=False)
+    assert all(torch.equal(a, b) for a, b in zip(decoded.pyramid, other.pyramid, strict=True))
+    assert not torch.equal(decoded.pyramid[0], wanted.pyramid[0])
+    logits = [one.decode(theirs.levels, other.pyramid).logits for one in (mixed, robot, index)]
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[0], logits[2])
+
+
 def _others() -> quantise._Queries:
     """The queries that the ranges were not taken from, chosen here again."""
     data = Noise()
