@@ -249,6 +249,26 @@ def test_watch_notices_a_mount_that_changes_on_the_way() -> None:
     assert watch.confirmed
 
 
+def test_watch_compares_every_image_with_what_is_no_longer_ruled_out_and_stops_fixes_before_it_is_named() -> None:
+    """A stretched image whose first view looked right by chance."""
+    watch, words = CameraWatch(5), "vertically stretched"
+    played(watch)
+    assert watch.confirmed
+    asked = played(watch, CONFIGURED, images=39, **{words: PLACE, CONFIGURED: 2.0})
+    assert [words in image for image in asked].count(True) == 1  # in its turn
+    odds = {words: 2.0, CONFIGURED: NONE}  # about −2 an image
+    while not (first := played(watch, "none", **odds)[0]):
+        pass
+    asked = [first]
+    confirmed = []
+    while watch.verdict is None:
+        asked += played(watch, "none", **odds)
+        confirmed.append(watch.confirmed)
+    assert all(image == [words] for image in asked[-3:])
+    assert confirmed.count(True) < len(confirmed) - 1
+    assert watch.verdict.words == words
+
+
 def test_watch_confirms_the_mount_for_a_network_that_does_not_notice_the_alternatives() -> None:
     watch = CameraWatch(5)
     same = dict.fromkeys(WORDS, 1.0)

@@ -258,7 +258,9 @@ def test_log_odds_add_each_clue_by_its_weight():
     assert near.outside_ratio(clues, searched=False) == ratio
     assert near.outside_ratio(clues, searched=True, near=True) == near.outside_ratio(clues, searched=True)
     assert calibration.place_log_odds(clues) == 1.0
-    assert Calibration(confidence=confidence).place_log_odds(clues) == pytest.approx(6.25)  # knows no places off the map
+    assert Calibration(confidence=confidence).place_log_odds(clues) == pytest.approx(
+        6.25
+    )  # knows no places off the map
 
 
 def test_covariance_widens_with_the_elevations_that_are_not_seen_and_nothing_else_changes():

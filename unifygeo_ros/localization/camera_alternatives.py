@@ -41,7 +41,7 @@ NAMED_BY_CHANCE = 0.01
 """At most this share of the drives with the right mount is said to have another, for all alternatives together."""
 
 FOR_CONFIGURED = math.log(1 / CONFIRMED_BY_CHANCE)
-"""Evidence against an alternative with which it is ruled out."""
+"""Evidence against an alternative with which it is ruled out. With as much for it the mount is confirmed no longer."""
 
 LARGEST = math.log(100)
 """One image counts by at most this much, however far its clues lie beyond the data that the calibration was fitted
@@ -139,12 +139,12 @@ AGAINST_CONFIGURED = math.log(len(ALTERNATIVES) / NAMED_BY_CHANCE)
 class CameraWatch:
     """What the images of one drive say about the mount: for each alternative, the evidence against it.
 
-    Each comparison costs an encoding and a decoding: until the mount is confirmed an image is compared with the
-    alternatives that are not ruled out, since there is no fix before, and then some images with one.
+    Each comparison costs an encoding and a decoding: an image is compared with the alternatives that are not ruled out,
+    or no longer, and where there are none, some images with one.
     """
 
     def __init__(self, every: int) -> None:
-        """Compare one image in `every`, once the mount is confirmed; 0: none."""
+        """Compare one image in `every`, while all alternatives are ruled out; 0: none."""
         self._every = every
         self._images = 0
         self._alternatives: tuple[Alternative, ...] = ()
@@ -176,11 +176,12 @@ class CameraWatch:
             self._evidence = {alternative.words: 0.0 for alternative in self._alternatives}
             self._compared_at = dict.fromkeys(self._evidence, 0)
         self._images += 1
-        if not self.confirmed:
-            return tuple(a for a in self._alternatives if self._open(a.words))
+        left = tuple(a for a in self._alternatives if self._open(a.words))
+        if left:
+            return left
         if self._images % self._every:
             return ()
-        return (min(self._alternatives, key=lambda a: (self._evidence[a.words], self._compared_at[a.words])),)
+        return (min(self._alternatives, key=lambda a: self._compared_at[a.words]),)
 
     def compared(self, log_odds: Mapping[str, float], new_share: float = 1.0) -> None:
         """Take in an image.
@@ -197,11 +198,12 @@ class CameraWatch:
             self._compared_at[words] = self._images
             self._comparisons[words] += 1
             self._better[words] += gain < 0
-        enough = all(evidence >= FOR_CONFIGURED for evidence in self._evidence.values())
-        self._confirmed = enough or (self._confirmed and self.verdict is None)
+        least = min(self._evidence.values())
+        self._confirmed = least >= FOR_CONFIGURED or (self._confirmed and least > -FOR_CONFIGURED)
 
     def _open(self, words: str) -> bool:
-        return self._evidence[words] < FOR_CONFIGURED or self._comparisons[words] < LEAST_COMPARISONS
+        begins = not self._confirmed and self._comparisons[words] < LEAST_COMPARISONS
+        return begins or self._evidence[words] < FOR_CONFIGURED
 
     @property
     def problem(self) -> str | None:
