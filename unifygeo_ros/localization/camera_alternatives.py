@@ -43,6 +43,11 @@ NAMED_BY_CHANCE = 0.01
 FOR_CONFIGURED = math.log(1 / CONFIRMED_BY_CHANCE)
 """Evidence against an alternative with which it is ruled out. With as much for it the mount is confirmed no longer."""
 
+SETTLED = math.log(1000)
+"""Evidence up to which every image is compared, while there are fixes already: one image that looks right by chance can
+confirm a wrong mount, and the next ones take that back. Evidence is kept within this, so that a mount that changes on
+the way is noticed after some images."""
+
 LARGEST = math.log(100)
 """One image counts by at most this much, however far its clues lie beyond the data that the calibration was fitted
 on. The tracker's belief in the map has the same limit (`tracking.on_map.RATIO_LIMIT`)."""
@@ -139,12 +144,12 @@ AGAINST_CONFIGURED = math.log(len(ALTERNATIVES) / NAMED_BY_CHANCE)
 class CameraWatch:
     """What the images of one drive say about the mount: for each alternative, the evidence against it.
 
-    Each comparison costs an encoding and a decoding: an image is compared with the alternatives that are not ruled out,
+    Each comparison costs an encoding and a decoding: an image is compared with the alternatives that are not settled,
     or no longer, and where there are none, some images with one.
     """
 
     def __init__(self, every: int) -> None:
-        """Compare one image in `every`, while all alternatives are ruled out; 0: none."""
+        """Compare one image in `every`, while all alternatives are settled; 0: none."""
         self._every = every
         self._images = 0
         self._alternatives: tuple[Alternative, ...] = ()
@@ -194,7 +199,7 @@ class CameraWatch:
             gain = _log_likelihood(log_odds[CONFIGURED]) - _log_likelihood(log_odds[words])
             step = new_share * (min(max(gain, -LARGEST), LARGEST) + MARGIN)
             evidence = self._evidence[words] + step
-            self._evidence[words] = min(max(evidence, -2 * AGAINST_CONFIGURED), FOR_CONFIGURED)
+            self._evidence[words] = min(max(evidence, -2 * AGAINST_CONFIGURED), SETTLED)
             self._compared_at[words] = self._images
             self._comparisons[words] += 1
             self._better[words] += gain < 0
@@ -202,8 +207,7 @@ class CameraWatch:
         self._confirmed = least >= FOR_CONFIGURED or (self._confirmed and least > -FOR_CONFIGURED)
 
     def _open(self, words: str) -> bool:
-        begins = not self._confirmed and self._comparisons[words] < LEAST_COMPARISONS
-        return begins or self._evidence[words] < FOR_CONFIGURED
+        return self._evidence[words] < SETTLED or self._comparisons[words] < LEAST_COMPARISONS
 
     @property
     def problem(self) -> str | None:
