@@ -38,12 +38,13 @@ test test-slow test-gpu test-ros test-lowest: export OMP_NUM_THREADS := 1
 DDS := test/test_evaluation_live.py $(wildcard test/test_ros_*.py)
 test: $(VENV)/.test
 	@mkdir -p out && rm -f out/lint.log out/training-tests.log out/dds-tests.log
-	@$(MAKE) --no-print-directory lint > out/lint.log 2>&1 && \
-		$(BIN)/python -m pytest training/tests > out/training-tests.log 2>&1 & training=$$!; \
+	@$(MAKE) --no-print-directory lint > out/lint.log 2>&1 & lint=$$!; \
+	$(BIN)/python -m pytest training/tests > out/training-tests.log 2>&1 & training=$$!; \
 	$(BIN)/python -m pytest $(DDS) > out/dds-tests.log 2>&1 & dds=$$!; \
 	$(BIN)/python -m pytest test $(DDS:%=--ignore=%); runtime=$$?; \
-	wait $$dds; dds=$$?; wait $$training; training=$$?; cat out/dds-tests.log out/lint.log; cat out/training-tests.log; \
-	[ $$runtime = 0 ] && [ $$dds = 0 ] && [ $$training = 0 ]
+	wait $$dds; dds=$$?; wait $$training; training=$$?; wait $$lint; lint=$$?; \
+	cat out/dds-tests.log out/lint.log out/training-tests.log; \
+	[ $$runtime = 0 ] && [ $$dds = 0 ] && [ $$training = 0 ] && [ $$lint = 0 ]
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

@@ -186,15 +186,15 @@ def test_batch_equals_single(index):
 def few_are_enough():
     """For IVF-PQ, whose training on ten thousand takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unifygeo_ros.aerial.search.MINIMUM_TRAINING", 3000)
+        patch.setattr("unifygeo_ros.aerial.search.MINIMUM_TRAINING", 1500)
         yield
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory, few_are_enough):
     """Clustered, as descriptors of half-overlapping tiles are."""
-    count = 3200
-    centres = grid(50, 64)
+    count = 1600
+    centres = grid(50, 32)
     descriptors = unit_rows(count // 8, 3).repeat(8, 0) + 0.15 * unit_rows(count, 4)
     descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
     return write(tmp_path_factory.mktemp("large") / "i", centres, descriptors.astype(np.float32), "ivfpq")
@@ -203,7 +203,7 @@ def large(tmp_path_factory, few_are_enough):
 def test_inverted_file_finds_nearly_all_and_its_similarities_are_exact(large):
     descriptors = large.descriptors.verify()
     hits = 0
-    for seed in range(100):
+    for seed in range(50):
         query = descriptors[seed * 31] + 0.1 * unit_rows(1, seed)[0]
         query /= np.linalg.norm(query)
         exact = np.argsort(-(descriptors @ query))[:5]
@@ -211,7 +211,7 @@ def test_inverted_file_finds_nearly_all_and_its_similarities_are_exact(large):
         np.testing.assert_allclose(found.similarities, descriptors[found.tile_ids] @ query, atol=1e-6)
         assert np.all(np.diff(found.similarities) <= 0)
         hits += len(set(exact.tolist()) & set(found.tile_ids.tolist()))
-    assert hits >= 490  # of 500
+    assert hits >= 245  # of 250
 
 
 def test_search_of_a_region_uses_each_indexes_own_search(index, large, few_are_enough):

@@ -136,7 +136,7 @@ def test_weight_of_unfamiliarity_is_that_of_the_odds_which_made_the_outcomes() -
     """On the map ln(odds) = 1 + ln(belief / (1 − belief)) − 0.7 · unfamiliarity; off it unfamiliarity says nothing that
     the base does not say: half of the images are there, with the same clues."""
     rng = np.random.default_rng(5)
-    count = 40_000
+    count = 15_000
     beliefs, panoramas, tiles = rng.uniform(0.2, 0.98, count), rng.uniform(0, 6, count), rng.uniform(0, 6, count)
     unfamiliarity = np.maximum(panoramas / 2 - 1, 0) + np.maximum(tiles / 2 - 1, 0)
     right = rng.random(count) < 1 / (1 + np.exp(-(1.0 + log_odds(beliefs) - 0.7 * unfamiliarity)))
@@ -145,7 +145,7 @@ def test_weight_of_unfamiliarity_is_that_of_the_odds_which_made_the_outcomes() -
     assert [one.unfamiliarity for one in outcomes.clues(known)] == pytest.approx(unfamiliarity.tolist())
     base = Confidence(bias=1.0)
     weight, _ = unfamiliar_weights(outcomes, known, base, base)
-    assert weight == pytest.approx(-0.7, abs=0.05)
+    assert weight == pytest.approx(-0.7, abs=0.08)
     # Answers that become better with the distance do not make it count the other way.
     better = outcomes_of(beliefs, np.ones(count), unfamiliarity > 1, panoramas=panoramas[:, None], tiles=tiles[:, None])
     assert unfamiliar_weights(better, known, base, base)[0] == pytest.approx(0.0, abs=1e-3)
@@ -306,6 +306,7 @@ def test_answers_are_counted_at_each_gate_on_the_map_and_off_it() -> None:
     assert (outside[0.02], outside[0.1]) == (0.0, 0.5)
 
 
+@pytest.mark.slow
 def test_shipped_model_localizes_in_a_small_town(tmp_path: Path) -> None:
     """Positions and headings are right. By chance one answer in 600 would be; a searched heading is found for few. In
     the index of its western half the panoramas of the eastern half are off the map."""

@@ -342,8 +342,10 @@ def _resample_general(
         averaged, column, np.clip(row, 0.0, rows - 1.0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
     )  # the wrap is that of the columns; rows are clipped
     panorama = np.asarray(cv2.resize(sampled, (ground.width, ground.height), interpolation=cv2.INTER_AREA), np.uint8)
-    outside = ((row_edge < -0.5) | (row_edge > height + 0.5)).reshape(ground.height, 2, ground.width, 2).any((1, 3))
-    return panorama, ~outside if outside.any() else None
+    outside = (row_edge < -0.5) | (row_edge > height + 0.5)
+    if not outside.any():
+        return panorama, None
+    return panorama, ~outside.reshape(ground.height, 2, ground.width, 2).any((1, 3))
 
 
 @functools.lru_cache(maxsize=4)
