@@ -33,18 +33,19 @@ training: $(VENV)/.training
 # Libraries with thread pools of their own slow each other down; a test needs one thread.
 test test-slow test-gpu test-ros test-lowest: export OMP_NUM_THREADS := 1
 
-# Three processes at once. The tests that speak DDS are in one of them and wait for one another's nodes for half of their time. What the other
-# two print comes when they have ended.
-DDS := test/test_evaluation_live.py $(wildcard test/test_ros_*.py)
+# Four processes at once: the linters, the training package's tests, all others in two parts of about the same length. Those that speak DDS,
+# which need a machine's DDS for themselves and wait for half of their time, are in one part. What the others print comes when all have ended.
+FIRST := test/test_evaluation_[lr]*.py $(wildcard test/test_ros_*.py) test/test_engines_*.py test/test_imagery_*.py test/test_index_*.py test/test_mounting.py
+FIRST := $(wildcard $(FIRST))
 test: $(VENV)/.test
-	@mkdir -p out && rm -f out/lint.log out/training-tests.log out/dds-tests.log
+	@mkdir -p out && rm -f out/lint.log out/training-tests.log out/first-tests.log
 	@$(MAKE) --no-print-directory lint > out/lint.log 2>&1 & lint=$$!; \
 	$(BIN)/python -m pytest training/tests > out/training-tests.log 2>&1 & training=$$!; \
-	$(BIN)/python -m pytest $(DDS) > out/dds-tests.log 2>&1 & dds=$$!; \
-	$(BIN)/python -m pytest test $(DDS:%=--ignore=%); runtime=$$?; \
-	wait $$dds; dds=$$?; wait $$training; training=$$?; wait $$lint; lint=$$?; \
-	cat out/dds-tests.log out/lint.log out/training-tests.log; \
-	[ $$runtime = 0 ] && [ $$dds = 0 ] && [ $$training = 0 ] && [ $$lint = 0 ]
+	$(BIN)/python -m pytest $(FIRST) > out/first-tests.log 2>&1 & first=$$!; \
+	$(BIN)/python -m pytest test $(FIRST:%=--ignore=%); second=$$?; \
+	wait $$first; first=$$?; wait $$training; training=$$?; wait $$lint; lint=$$?; \
+	cat out/first-tests.log out/lint.log out/training-tests.log; \
+	[ $$second = 0 ] && [ $$first = 0 ] && [ $$training = 0 ] && [ $$lint = 0 ]
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

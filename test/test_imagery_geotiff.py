@@ -564,6 +564,7 @@ np.save(sys.argv[2], np.stack([image.pixels for image in images]))
 """
 
 
+@pytest.mark.slow
 def test_more_files_than_may_be_open_are_read_by_many_threads(tmp_path):
     """Each of eight threads would hold as many files open as it has read; the system allows 320."""
     whole = town(tmp_path / "whole.tif")

@@ -138,6 +138,7 @@ print(kill_at - 1)
 """
 
 
+@pytest.mark.slow
 def test_build_killed_at_any_moment_resumes_to_the_same_bytes(bundle, imagery, tmp_path):
     result = subprocess.run([sys.executable, "-c", KILLED_BUILDS, str(imagery), str(bundle.path), str(tmp_path)],
                             capture_output=True, text=True, check=False)  # fmt: skip

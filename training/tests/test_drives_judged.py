@@ -32,7 +32,7 @@ def drives_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bag = write_bag(folder / "bag", world, ImageryGround([imagery], NETWORK.aerial).frame)
     file = folder / "drives.yaml"
     drive = {"bag": str(bag), "imagery": str(imagery), "set": VEHICLE}
-    file.write_text(yaml.safe_dump({"drives": [drive], "spacing_m": 4.0}), encoding="utf-8")
+    file.write_text(yaml.safe_dump({"drives": [drive], "spacing_m": 6.0}), encoding="utf-8")
     return file
 
 

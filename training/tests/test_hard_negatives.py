@@ -305,6 +305,7 @@ def _rank(rank: int, folder: str, port: int) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_draw_one_batch_and_resume_with_the_same_bits(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
