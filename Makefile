@@ -33,19 +33,19 @@ training: $(VENV)/.training
 # Libraries with thread pools of their own slow each other down; a test needs one thread.
 test test-slow test-gpu test-ros test-lowest: export OMP_NUM_THREADS := 1
 
-# Four processes at once: the linters, the training package's tests, all others in two parts of about the same length. Those that speak DDS,
-# which need a machine's DDS for themselves and wait for half of their time, are in one part. What the others print comes when all have ended.
-FIRST := test/test_evaluation_[lr]*.py $(wildcard test/test_ros_*.py) test/test_engines_*.py test/test_imagery_*.py test/test_index_*.py test/test_mounting.py
-FIRST := $(wildcard $(FIRST))
+# Four processes at once: the linters, and the tests in three parts of about the same length. Those that speak DDS, which need a machine's DDS
+# for themselves and wait for half of their time, are in one part. What the others print comes when all have ended.
+FIRST := $(wildcard test/test_evaluation_[lr]*.py test/test_ros_*.py test/test_engines_*.py test/test_imagery_*.py test/test_index_*.py test/test_mounting.py)
+TOWNS := $(wildcard training/tests/test_towns_*.py)
 test: $(VENV)/.test
 	@mkdir -p out && rm -f out/lint.log out/training-tests.log out/first-tests.log
 	@$(MAKE) --no-print-directory lint > out/lint.log 2>&1 & lint=$$!; \
-	$(BIN)/python -m pytest training/tests > out/training-tests.log 2>&1 & training=$$!; \
+	$(BIN)/python -m pytest training/tests $(TOWNS:%=--ignore=%) > out/training-tests.log 2>&1 & training=$$!; \
 	$(BIN)/python -m pytest $(FIRST) > out/first-tests.log 2>&1 & first=$$!; \
-	$(BIN)/python -m pytest test $(FIRST:%=--ignore=%); second=$$?; \
+	$(BIN)/python -m pytest test $(TOWNS) $(FIRST:%=--ignore=%); others=$$?; \
 	wait $$first; first=$$?; wait $$training; training=$$?; wait $$lint; lint=$$?; \
 	cat out/first-tests.log out/lint.log out/training-tests.log; \
-	[ $$second = 0 ] && [ $$first = 0 ] && [ $$training = 0 ] && [ $$lint = 0 ]
+	[ $$others = 0 ] && [ $$first = 0 ] && [ $$training = 0 ] && [ $$lint = 0 ]
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
