@@ -15,7 +15,7 @@ help:
 	@echo "make demo       see a vehicle being localized: index, node, drive, report (results in $(OUTPUT); MODEL=BUNDLE: another model)"
 	@echo "make training   what unifygeo-train needs: PyTorch and more, several GB"
 	@echo "make test       lint and all tests that need neither a GPU nor long"
-	@echo "make test-slow  the tests that take longer than a minute each"
+	@echo "make test-slow  the tests that make test leaves out because they take long"
 	@echo "make test-gpu   the tests that need an NVIDIA GPU"
 	@echo "make test-ros ROS=kilted            the tests of the node with another distribution's rclpy"
 	@echo "make test-lowest PYTHON=python3.10  the tests with the oldest libraries that setup.py allows"

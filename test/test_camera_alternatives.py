@@ -409,13 +409,15 @@ def test_parked_vehicle_is_given_no_fix_until_it_has_shown_its_mount_elsewhere()
     )
     made.place = 2.0
     rng = np.random.default_rng(1)
-    fixes = []
+    fixes, encodings = [], []
     for second in range(12):
         for ms in range(second * 1000 + 200, second * 1000 + 1200, 100):
             session.add_odometry(OdometrySample(ms * 10**6, "odom", max(0.0, ms / 1e3 - 9.0) * 5.0, 0.0, 0.0))
         image = CameraImage(rng.integers(0, 256, (32, 64, 3), np.uint8), (second + 1) * 10**9 + 10**8)
         fixes.append(isinstance(session.locate(image).result, Fix))
+        encodings.append(made.encodings)
     assert fixes == [False] * 9 + [True] * 3  # it drives from the ninth on, 5 m from image to image
+    assert 0 < encodings[0] == encodings[7] < encodings[11]  # what is not new is not looked at again
 
 
 def test_session_without_a_heading_compares_nothing() -> None:

@@ -64,6 +64,10 @@ CORRELATION_M = 6.0
 """Distance after which 63% of an image is new. The evidence of two images correlates by about 0.5 at 3 to 6 m, 0.2 to
 0.4 at 6 to 12 m and 0.0 beyond (three drives in rendered towns, two in the other land)."""
 
+LEAST_NEW = 0.01
+"""Share of an image that must be new for it to be compared, 6 cm of way: that of a vehicle that stands would count
+nothing, and costs an encoding for each alternative."""
+
 LEAST_TELLING = 0.6
 """Images that show a smaller share of the azimuths are not compared: with half of them seen, a mirrored or turned image
 fits the map as well as the right one in the mean (differences 0.00 ± 0.12), with three quarters by 0.04 worse."""

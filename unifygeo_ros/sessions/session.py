@@ -39,7 +39,13 @@ from unifygeo_ros.core.records import (
 )
 from unifygeo_ros.core.settings import check_only_live_changed
 from unifygeo_ros.core.time import ns_from_s
-from unifygeo_ros.localization.camera_alternatives import CORRELATION_M, LEAST_TELLING, Alternative, CameraWatch
+from unifygeo_ros.localization.camera_alternatives import (
+    CORRELATION_M,
+    LEAST_NEW,
+    LEAST_TELLING,
+    Alternative,
+    CameraWatch,
+)
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.imu_offset import ImuOffsetEstimator
 from unifygeo_ros.motion.increments import Motion, MotionNoise, share_new
@@ -314,13 +320,14 @@ class LocalizationSession(abc.ABC):
         # An image that shows too little is not compared. It does not end what images that showed more have said.
         telling = outcome.observation is None or outcome.observation.seen.azimuth >= LEAST_TELLING
         self._camera_by_track |= by_track and telling
-        alternatives = watch.due(outcome.image, self._localizer.mount) if telling else ()
+        new_share = share_new(self._uncompared_m, CORRELATION_M)
+        due = telling and new_share >= LEAST_NEW
+        alternatives = watch.due(outcome.image, self._localizer.mount) if due else ()
         if alternatives:
             start_s = time.perf_counter()
             configured = None if outcome.observation is None else outcome.observation.features
             prior = None if outcome.query is None else outcome.query.prior
             log_odds = self._localizer.camera_fits(outcome.image, heading, alternatives, configured, prior)
-            new_share = share_new(self._uncompared_m, CORRELATION_M)
             watch.compared(log_odds, new_share)
             self._uncompared_m = 0.0
             elapsed_ms = (time.perf_counter() - start_s) * 1e3
