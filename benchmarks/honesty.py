@@ -49,7 +49,13 @@ from unifygeo_ros.core.covariance import chi2_quantile, semi_major_sigma
 from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import CameraImage, Fix, Prior
 from unifygeo_ros.core.time import ns_from_s
-from unifygeo_ros.evaluation.metrics.definitions import anees_bounds, consistency, false_fixes, share
+from unifygeo_ros.evaluation.metrics.definitions import (
+    anees_bounds,
+    consistency,
+    effective_sample_size,
+    false_fixes,
+    share,
+)
 from unifygeo_ros.evaluation.recordings.truth import Truth
 from unifygeo_ros.evaluation.settings import Criteria
 from unifygeo_ros.inference.bundle import GROUND_FEATURES, PYRAMID, ModelBundle, load_bundle
@@ -157,6 +163,7 @@ class Situation:
     odometry: bool = True
     feed: str = "right"
     late_s: float = 0.0
+    stamp_sigma_s: float = SessionConfig().stamp_sigma_s
     quick_images: int = 1
     """With --quick, one image in so many."""
     quick_drives: int = 1
@@ -164,7 +171,7 @@ class Situation:
 
     @property
     def session(self) -> SessionConfig:
-        return SessionConfig(mode=self.mode, heading_source=self.heading)
+        return SessionConfig(mode=self.mode, heading_source=self.heading, stamp_sigma_s=self.stamp_sigma_s)
 
 
 def situations() -> list[Situation]:
@@ -173,6 +180,7 @@ def situations() -> list[Situation]:
         rows += [
             Situation("on the map, heading given", mode),
             Situation("on the map, heading searched", mode, heading="none"),
+            Situation("on the map, heading given, stamps declared exact", mode, stamp_sigma_s=0.0),
             Situation("another town", mode, ("other",)),
             Situation("another town, heading searched", mode, ("other",), heading="none"),
             Situation("half of the town", mode, ("west", "east"), quick_drives=2),
@@ -408,7 +416,9 @@ def run(args: argparse.Namespace) -> None:
 
 HEADER = (
     "| | on the map: images | fixes | false of the fixes | ANEES (95% bounds; for as many independent fixes as the "
-    "correlated are worth) | in 95% ellipse | yaw NEES | off the map: images | fixes there |\n" + "|---" * 9 + "|"
+    "correlated are worth) | in 95% ellipse | yaw NEES (bounds for the latter) | off the map: images | fixes there |\n"
+    + "|---" * 9
+    + "|"
 )
 
 
@@ -424,22 +434,16 @@ def line(name: str, drives: list[list[dict[str, Any]]]) -> str:
         errors, nees = (np.array([record[key] for record in fixed]) for key in ("error_m", "nees"))
         wrong = false_fixes(errors, nees, Criteria().alert_limit_m)
         cells.append(interval(int(wrong.sum()), len(fixed)))
-        independent, parts = 0.0, []
-        for drive in drives:
-            own = [r["nees"] for r in drive if r["on_map"] and r["outcome"] == "fix"]
-            found = consistency(own)
-            if found is not None:
-                independent += found.effective_count
-                parts += own
-        whole = consistency(parts)
+        whole = consistency(nees)
         assert whole is not None
-        low, high = effective_bounds(independent)
+        low, high = anees_bounds(independent(drives, "nees"))
         text = f"{whole.anees:.2f} ({whole.lower:.2f} … {whole.upper:.2f}; {low:.2f} … {high:.2f})"
         if wrong.any():
             text += f", without the false {np.mean(nees[~wrong]) / 2:.2f}"
         cells += [text, f"{100 * np.mean(nees < SIGMA95_2):.1f}%"]
         yaws = [record["yaw_nees"] for record in fixed if "yaw_nees" in record]
-        cells.append(f"{np.mean(yaws):.2f}" if yaws else "–")
+        low, high = anees_bounds(independent(drives, "yaw_nees"), dimensions=1)
+        cells.append(f"{np.mean(yaws):.2f} ({low:.2f} … {high:.2f})" if yaws else "–")
     else:
         cells += ["–"] * 4
     fixed_off = sum(record["outcome"] == "fix" for record in off)
@@ -447,8 +451,13 @@ def line(name: str, drives: list[list[dict[str, Any]]]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def effective_bounds(independent: float) -> tuple[float, float]:
-    return anees_bounds(max(independent, 1.0))
+def independent(drives: list[list[dict[str, Any]]], key: str) -> float:
+    """How many independent values the fixes' values on the map are worth: neighbours of a drive are correlated."""
+    count = 0.0
+    for drive in drives:
+        values = [r[key] for r in drive if r["on_map"] and r["outcome"] == "fix" and key in r]
+        count += effective_sample_size(values)
+    return max(count, 1.0)
 
 
 def interval(count: int, total: int) -> str:

@@ -121,6 +121,8 @@ def test_anees_bounds_equal_the_tables():
     assert result.anees == 1.0
     assert (result.lower, result.upper) == (pytest.approx(0.7422, abs=5e-5), pytest.approx(1.2956, abs=5e-5))
     assert result.within_bounds
+    # Of angles it takes a hundred fixes for as many degrees of freedom.
+    assert metrics.anees_bounds(100, dimensions=1) == pytest.approx((result.lower, result.upper))
 
 
 @pytest.mark.parametrize(("factor", "inside"), [(1.0, True), (2.0, False), (0.5, False)])

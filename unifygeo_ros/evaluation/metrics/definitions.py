@@ -257,12 +257,12 @@ def consistency(nees: npt.ArrayLike, confidence: float = 0.95) -> Consistency | 
     )
 
 
-def anees_bounds(count: float, confidence: float = 0.95) -> tuple[float, float]:
+def anees_bounds(count: float, confidence: float = 0.95, dimensions: int = DIMENSIONS) -> tuple[float, float]:
     """Bounds of the ANEES of so many independent, consistent fixes, which it keeps with this probability.
 
-    They are the quantiles of χ²(2n), divided by 2n (Bar-Shalom, Li and Kirubarajan, Estimation, §5.4).
+    They are the quantiles of χ²(dn), divided by dn, in d dimensions (Bar-Shalom, Li and Kirubarajan, Estimation, §5.4).
     """
-    degrees, tail = DIMENSIONS * count, (1 - confidence) / 2
+    degrees, tail = dimensions * count, (1 - confidence) / 2
     return chi2_quantile(tail, degrees) / degrees, chi2_quantile(1 - tail, degrees) / degrees
 
 
