@@ -15,6 +15,7 @@ from ros_drive import domain_id, make_region
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.demo import run
+from unifygeo_ros.demo.live_drive import LiveDrive
 from unifygeo_ros.demo.run import BAG, PARAMETERS, TOWN, check_files, run_demo
 from unifygeo_ros.parameters.settings import Settings, with_values
 
@@ -65,11 +66,31 @@ def test_demo_localizes_a_drive_and_writes_its_report(demo, tmp_path, capsys, mo
     assert same == common
     assert int(common) >= 3
     assert "0 only live" in printed
+    assert "dropped 11" not in printed  # then none was heard of
     assert (tmp_path / "report.html").stat().st_size > 100_000
     # A second run takes the index from the first.
     built = (tmp_path / "index" / "manifest.json").stat().st_mtime_ns
     run_demo(data, model, tmp_path, rate=4.0)
     assert (tmp_path / "index" / "manifest.json").stat().st_mtime_ns == built
+
+
+@pytest.mark.parametrize(
+    ("localized", "said"),
+    [
+        (20, ""),
+        (19, "dropped 1 of 20 images for newer ones"),
+        (17, "dropped 3 of 20 images for newer ones, .*Try `unifygeo demo --rate 0.5`"),
+    ],
+)
+def test_agreement_says_how_many_images_the_node_dropped(
+    monkeypatch: pytest.MonkeyPatch, localized: int, said: str
+) -> None:
+    """Rejected images count as well: a fix depends on what was seen before."""
+    monkeypatch.setattr(run, "read_frames", lambda path: [])
+    text = run._agreement(LiveDrive(20, {}, range(localized)), Path("frames"), rate=2.0)
+    assert re.search(said, text, re.DOTALL)
+    assert ("dropped" in text) == bool(said)
+    assert ("Try" in text) == ("Try" in said)
 
 
 def test_changed_file_is_refused(demo):

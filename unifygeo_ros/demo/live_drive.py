@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Callable, Collection, Mapping
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
@@ -25,7 +26,7 @@ SETTLE_S = 1.0
 """A writer that knows a reader may not yet be known to it, and a best-effort reader misses what comes before that."""
 
 QUIET_S = 2.0
-"""After the last image, silence for this long means that no further fix will come."""
+"""After the last image, silence for this long means that nothing further will come."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class LiveDrive:
     """Number of published images."""
     fixes: Mapping[int, LiveFix]
     """By the stamp of their image."""
+    localized: Collection[int]
+    """Stamps of the images that became a fix or a rejection. The others were dropped for newer ones, or lost."""
 
 
 def play_to_node(
@@ -70,6 +73,7 @@ def play_to_node(
     player = BagPlayer(node, bag, rate=rate, without=without)
     published_s: dict[int, float] = {}
     fixes: dict[int, LiveFix] = {}
+    localized: set[int] = set()
     arrived = threading.Event()
 
     def take(message: PoseWithCovarianceStamped) -> None:
@@ -78,7 +82,12 @@ def play_to_node(
         fixes[stamp] = LiveFix(stamp, position.x, position.y, latency_s)
         arrived.set()
 
+    def take_outcome(message: DiagnosticArray) -> None:
+        localized.add(stamp_ns(message.header))
+        arrived.set()
+
     node.create_subscription(PoseWithCovarianceStamped, f"/{NODE_NAME}/fix", take, QoSProfile(depth=100))
+    node.create_subscription(DiagnosticArray, f"/{NODE_NAME}/outcome", take_outcome, QoSProfile(depth=100))
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin, daemon=True)
@@ -101,7 +110,7 @@ def play_to_node(
         while arrived.wait(QUIET_S):
             arrived.clear()
         progress(len(published_s), len(fixes))
-        return LiveDrive(len(published_s), dict(fixes))
+        return LiveDrive(len(published_s), dict(fixes), frozenset(localized))
     finally:
         executor.shutdown()
         thread.join()

@@ -35,8 +35,8 @@ REMAPS = {"image/compressed": IMAGE_TOPIC, "odometry": ODOMETRY_TOPIC, "imu": IM
 CLOSE_M = 5.0
 SAME_M = 0.01
 """A live fix and the replay's fix of the same image agree if they are no further apart."""
-MISSING_SHARE = 0.1
-"""If the node gives so many fewer fixes than the replay, images were dropped."""
+DROPPED_SHARE = 0.1
+"""If the node drops more of the images, the drive is played too fast for the machine."""
 
 
 def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
@@ -165,7 +165,7 @@ def _live_errors_m(live: LiveDrive, bag_path: Path, index: TileIndex) -> dict[in
 
 
 def _agreement(live: LiveDrive, frames: Path, rate: float) -> str:
-    """How the live fixes compare with the replay's, image by image, and why if they are much fewer."""
+    """How the live fixes compare with the replay's, image by image, and how many images they are without."""
     replayed = {
         frame.outcome.stamp_ns: frame.outcome for frame in read_frames(frames) if isinstance(frame.outcome, Fix)
     }
@@ -174,15 +174,17 @@ def _agreement(live: LiveDrive, frames: Path, rate: float) -> str:
         math.hypot(live.fixes[s].east_m - replayed[s].east_m, live.fixes[s].north_m - replayed[s].north_m) for s in both
     ]
     same = sum(distance <= SAME_M for distance in apart_m)
-    missing = len(replayed.keys() - both)
     text = (
         f"live against replay: {same} of {len(both)} common fixes are the same to {SAME_M * 100:g} cm "
         f"(largest difference {max(apart_m, default=0.0):.2f} m); "
-        f"{len(live.fixes.keys() - both)} only live, {missing} only in the replay"
+        f"{len(live.fixes.keys() - both)} only live, {len(replayed.keys() - both)} only in the replay"
     )
-    if missing > MISSING_SHARE * len(replayed):
+    dropped = live.images - len(live.localized)
+    if dropped:
         text += (
-            f"\nThe node did not keep up: it dropped images, since this machine is busy or slow for a drive at "
-            f"{rate:g} times its pace. Try `unifygeo demo --rate {max(rate / 4, 0.1):g}`."
+            f"\nThe node dropped {dropped} of {live.images} images for newer ones, since this machine is busy or slow;\n"
+            "the replay localized them, so fixes after them may differ."
         )
+    if dropped > DROPPED_SHARE * live.images:
+        text += f" Try `unifygeo demo --rate {max(rate / 4, 0.1):g}`."
     return text
