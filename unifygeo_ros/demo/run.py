@@ -182,8 +182,8 @@ def _agreement(live: LiveDrive, frames: Path, rate: float) -> str:
     dropped = live.images - len(live.localized)
     if dropped:
         text += (
-            f"\nThe node dropped {dropped} of {live.images} images for newer ones, since this machine is busy or slow;\n"
-            "the replay localized them, so fixes after them may differ."
+            f"\nThe node dropped {dropped} of {live.images} images for newer ones, since this machine is busy or slow."
+            "\nThe replay localized them, so fixes after them may differ."
         )
     if dropped > DROPPED_SHARE * live.images:
         text += f" Try `unifygeo demo --rate {max(rate / 4, 0.1):g}`."
