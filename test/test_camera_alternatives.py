@@ -434,19 +434,19 @@ def test_check_under_a_tracks_heading_begins_afresh_with_the_next_track_and_does
         query = Query(heading=None if source is None else Heading(0.0, 0.01, source))
         status = TrackStatus(state, "", 1, 0.0, 1.0, 1, 1, None)
         observation = localizer.observe(image, query)
-        session._uncompared_m += 100.0
+        session._camera._uncompared_m += 100.0
         made = Outcome(localizer.decide(observation, query), image, query, observation, status)
-        return session._with_camera_checked(made).result
+        return session._camera.checked(made).result
 
     own = HeadingSource.TRACK
     for image in images[:4]:
         result = checked(image, TrackState.TRACKING, own)
         assert isinstance(result, Rejection)
         assert result.reason is RejectionReason.CAMERA_MISMATCH
-    assert session._camera_watch.verdict is not None
+    assert session._camera._watch.verdict is not None
     assert session._warnings_now(SessionConfig()) == {}
     checked(images[4], TrackState.LOST, own)
-    assert session._camera_watch.verdict is None
+    assert session._camera._watch.verdict is None
     # Images under the heading of a place that leads count for the track that it becomes, unless it is given up.
     localizer.better, localizer.place = lambda n: CONFIGURED, 2.0
     checked(images[5], TrackState.AMBIGUOUS, own)

@@ -10,8 +10,9 @@ from unifygeo_ros.core.settings import setting_fields
 from unifygeo_ros.inference.bundle import ModelBundle
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.image_localizer import ImageLocalizer
 from unifygeo_ros.sessions.sequence import SequenceSession
-from unifygeo_ros.sessions.session import ImageLocalizer, LocalizationSession
+from unifygeo_ros.sessions.session import LocalizationSession
 from unifygeo_ros.sessions.single import SingleImageSession
 from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_ros.tracking.region import region_of

@@ -8,8 +8,9 @@ import time
 from unifygeo_ros.core.records import CameraImage, Fix, Observation, Rejection
 from unifygeo_ros.motion.stamp_error import Place
 from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.image_localizer import ImageLocalizer
 from unifygeo_ros.sessions.outcome import Outcome
-from unifygeo_ros.sessions.session import ImageLocalizer, LocalizationSession
+from unifygeo_ros.sessions.session import LocalizationSession
 from unifygeo_ros.tracking.tracker import Tracker
 
 

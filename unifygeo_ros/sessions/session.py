@@ -14,13 +14,11 @@ from __future__ import annotations
 import abc
 import dataclasses
 import logging
-import math
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Mapping, Protocol, Sequence
+from typing import Mapping
 
 import numpy as np
 
@@ -28,76 +26,31 @@ from unifygeo_ros.core.geodesy import wrap_angle
 from unifygeo_ros.core.records import (
     CameraImage,
     Fix,
-    GroundFeatures,
     Heading,
     HeadingSource,
-    Observation,
-    Prior,
-    Query,
     Rejection,
     RejectionReason,
 )
 from unifygeo_ros.core.settings import check_only_live_changed
 from unifygeo_ros.core.time import ns_from_s
-from unifygeo_ros.localization.camera_alternatives import (
-    CORRELATION_M,
-    LEAST_NEW,
-    LEAST_TELLING,
-    Alternative,
-    CameraWatch,
-)
-from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.motion.imu_offset import ImuOffsetEstimator
-from unifygeo_ros.motion.increments import Motion, MotionNoise, share_new
+from unifygeo_ros.motion.increments import Motion, MotionNoise
 from unifygeo_ros.motion.samples import ImuSample, InitialPose, OdometrySample
 from unifygeo_ros.motion.stamp_error import Place, StampDoubt, StampErrorFilter, Velocity
+from unifygeo_ros.sessions.camera_check import CameraCheck
 from unifygeo_ros.sessions.config import SessionConfig
 from unifygeo_ros.sessions.corrections import NO_CORRECTIONS
 from unifygeo_ros.sessions.familiarity_watch import FamiliarityWatch
+from unifygeo_ros.sessions.image_localizer import ImageLocalizer
 from unifygeo_ros.sessions.image_rules import ImageRules
 from unifygeo_ros.sessions.inputs import Reading, SessionInputs
 from unifygeo_ros.sessions.outcome import Outcome
-from unifygeo_ros.tracking.track import TrackState, TrackStatus
+from unifygeo_ros.tracking.track import TrackStatus
 
 _LOG = logging.getLogger(__name__)
 
 FREE_YAW_SIGMA_RAD = 0.15
 """Standard deviation of the yaw that the drive's own begins with where it comes from the IMU that is judged by it."""
-
-_LOOKED_AT = frozenset(
-    {
-        RejectionReason.LOW_SCORE,
-        RejectionReason.AMBIGUOUS,
-        RejectionReason.UNCERTAIN,
-        RejectionReason.PRIOR_CONFLICT,
-        RejectionReason.SEARCHING,
-        RejectionReason.LOST,
-    }
-)
-"""Rejections of images that are as they should be."""
-
-
-class ImageLocalizer(Protocol):
-    """What a session needs of `unifygeo_ros.localization.localizer.Localizer`."""
-
-    @property
-    def config(self) -> LocalizerConfig: ...
-
-    @property
-    def mount(self) -> CameraMount: ...
-
-    def observe(self, image: CameraImage, query: Query) -> Observation | Rejection: ...
-
-    def decide(self, observation: Observation, query: Query) -> Fix | Rejection: ...
-
-    def camera_fits(
-        self,
-        image: CameraImage,
-        heading: Heading,
-        alternatives: Sequence[Alternative],
-        configured: GroundFeatures | None,
-        prior: Prior | None,
-    ) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -134,20 +87,27 @@ class LocalizationSession(abc.ABC):
         self._config = config
         self.apply_estimates = False
         """Whether to correct what the drive shows beyond doubt (`corrections`). May be set from any thread."""
-        self._corrections = NO_CORRECTIONS
         self._inputs = SessionInputs(config.buffer_limits, noise)
-        self._rules = ImageRules()
         self._generation = 0
         self._noise = noise
         self._velocity: Velocity | None = None  # at the stamp of the image being localized
-        self._begin_estimates()
-        self._begin_camera_check()
-        self._familiarity = FamiliarityWatch()
-        self._logged: set[str] = set()  # kinds of warnings of this drive
+        self._begin_drive()
         self._lock = threading.Lock()  # of those below
         self._warnings: tuple[str, ...] = ()
         self._track: TrackStatus | None = None
         self._outcomes: Counter[str] = Counter()
+
+    def _begin_drive(self) -> None:
+        """What the images of a drive have shown: nothing yet."""
+        self._rules = ImageRules()
+        self._corrections = NO_CORRECTIONS
+        self._camera = CameraCheck(self._localizer, self._config.camera_check_images)
+        self._familiarity = FamiliarityWatch()
+        self._logged: set[str] = set()  # kinds of warnings of this drive
+        mount = self._localizer.mount
+        self._stamp_error = StampErrorFilter(self._noise, (mount.x_m, mount.y_m))
+        self._imu_offset = ImuOffsetEstimator()
+        self._way_m = 0.0  # driven so far, by the odometry
 
     # -- inputs, from any thread ----------------------------------------------------------------------------------
 
@@ -218,20 +178,16 @@ class LocalizationSession(abc.ABC):
                 self._track, self._warnings = None, ()
         if generation != self._generation:
             self._generation = generation
-            self._rules = ImageRules()
             self._inputs.follow_from(None)
-            self._corrections, config = NO_CORRECTIONS, self._config
-            image = dataclasses.replace(image, stamp_ns=camera_ns + ns_from_s(config.stamp_offset_s))
-            self._begin_estimates()
-            self._begin_camera_check()
-            self._familiarity = FamiliarityWatch()
-            self._logged = set()
+            self._begin_drive()
             self._forget()
+            config = self._config
+            image = dataclasses.replace(image, stamp_ns=camera_ns + ns_from_s(config.stamp_offset_s))
         refusal = self._rules.refusal(image, self._inputs, config)
         if refusal is not None:
             outcome = Outcome(refusal, image)
         else:
-            outcome = self._committed(self._with_camera_checked(self._localize(image, config, known)))
+            outcome = self._committed(self._camera.checked(self._localize(image, config, known)))
         late, imu, corrections = self._stamp_error.estimate, self._imu_offset.estimate, self._corrections
         if outcome.query is not None:
             self._correct(outcome.image.stamp_ns)
@@ -287,60 +243,15 @@ class LocalizationSession(abc.ABC):
 
         The sentences hold numbers that change from image to image; each kind is logged once in a drive.
         """
-        estimate, watch = self._stamp_error.estimate, self._camera_watch
-        imu = self._imu_offset.estimate
+        estimate, imu = self._stamp_error.estimate, self._imu_offset.estimate
         late = "stamps late" if estimate.late_s > 0 else "stamps early"
-        mount = "camera" if watch.verdict is None else f"camera {watch.verdict.words}"
-        found = {late: estimate.warning(config.stamp_offset_s), mount: watch.warning}
-        found["imu offset"] = imu.warning(config.imu_yaw_offset_rad)
-        if self._camera_by_track and watch.verdict is not None and watch.verdict.turn_rad:
-            found[mount] = None  # it is the track whose heading is wrong
-        return {k: warning for k, warning in found.items() if warning is not None} | self._familiarity.warnings
-
-    def _begin_camera_check(self) -> None:
-        self._camera_watch = CameraWatch(self._config.camera_check_images)
-        self._camera_by_track = False  # it was compared under the heading of a track
-        self._uncompared_m = math.inf  # driven since an image was compared
-
-    def _with_camera_checked(self, outcome: Outcome) -> Outcome:
-        """The outcome, without its fix where the drive has not confirmed the camera's mount, or contradicts it."""
-        result = outcome.result
-        heading = None if outcome.query is None else outcome.query.heading
-        state = None if outcome.track is None else outcome.track.state
-        given_up = state is TrackState.LOST or (heading is None and state is not TrackState.TRACKING)
-        if given_up and self._camera_by_track:  # the next place may have another heading
-            self._begin_camera_check()
-        watch = self._camera_watch
-        fixed = isinstance(result, Fix) or result.reason is RejectionReason.CAMERA_MISMATCH
-        if heading is None or not (fixed or result.reason in _LOOKED_AT):  # type: ignore[union-attr]
-            return outcome
-        by_track = heading.source is HeadingSource.TRACK
-        if by_track and given_up:
-            return outcome
-        # An image that shows too little is not compared. It does not end what images that showed more have said.
-        telling = outcome.observation is None or outcome.observation.seen.azimuth >= LEAST_TELLING
-        self._camera_by_track |= by_track and telling
-        new_share = share_new(self._uncompared_m, CORRELATION_M)
-        due = telling and new_share >= LEAST_NEW
-        alternatives = watch.due(outcome.image, self._localizer.mount) if due else ()
-        if alternatives:
-            start_s = time.perf_counter()
-            configured = None if outcome.observation is None else outcome.observation.features
-            prior = None if outcome.query is None else outcome.query.prior
-            log_odds = self._localizer.camera_fits(outcome.image, heading, alternatives, configured, prior)
-            watch.compared(log_odds, new_share)
-            self._uncompared_m = 0.0
-            elapsed_ms = (time.perf_counter() - start_s) * 1e3
-            total_ms = result.timings_ms.get("total", 0.0) + elapsed_ms
-            result = dataclasses.replace(
-                result, timings_ms={**result.timings_ms, "camera_check": elapsed_ms, "total": total_ms}
-            )
-        problem = watch.problem if telling else watch.warning
-        if isinstance(result, Fix) and problem is not None:
-            timings_ms = result.timings_ms
-            reason = RejectionReason.CAMERA_MISMATCH
-            result = Rejection(result.stamp_ns, reason, problem, result.hypotheses, timings_ms)
-        return dataclasses.replace(outcome, result=result)
+        found = {
+            late: estimate.warning(config.stamp_offset_s),
+            **self._camera.warnings,
+            "imu offset": imu.warning(config.imu_yaw_offset_rad),
+            **self._familiarity.warnings,
+        }
+        return {kind: warning for kind, warning in found.items() if warning is not None}
 
     def _committed(self, outcome: Outcome) -> Outcome:
         """The outcome, remembered for the images to come, unless a reset came while it was made."""
@@ -356,12 +267,6 @@ class LocalizationSession(abc.ABC):
         if place is not None and self._velocity is not None:
             self._estimate(place, self._velocity, None if outcome.query is None else outcome.query.heading)
         return outcome
-
-    def _begin_estimates(self) -> None:
-        mount = self._localizer.mount
-        self._stamp_error = StampErrorFilter(self._noise, (mount.x_m, mount.y_m))
-        self._imu_offset = ImuOffsetEstimator()
-        self._way_m = 0.0  # driven so far, by the odometry
 
     def _estimate(self, place: Place, velocity: Velocity, heading: Heading | None) -> None:
         """Take in where an image shows the vehicle. heading: that it was looked at with."""
@@ -380,9 +285,7 @@ class LocalizationSession(abc.ABC):
         motion = self._inputs.take_motion(stamp_ns)
         self._stamp_error.move(motion)
         self._way_m += motion.distance_m
-        self._uncompared_m += motion.distance_m
-        if not motion.measured:  # as far as the vehicle may have driven in the gaps
-            self._uncompared_m += math.sqrt(float(motion.covariance[0, 0]))
+        self._camera.moved(motion)
         self._velocity = velocity = self._inputs.velocity(stamp_ns)
         moment_s2 = self._stamp_error.estimate.second_moment_s2(config.stamp_sigma_s)
         if velocity is None:

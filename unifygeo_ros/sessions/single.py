@@ -15,9 +15,10 @@ from unifygeo_ros.localization.fixes import stamp_error_m2
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.motion.stamp_error import Place
 from unifygeo_ros.sessions.config import SessionConfig
+from unifygeo_ros.sessions.image_localizer import ImageLocalizer
 from unifygeo_ros.sessions.inputs import Reading
 from unifygeo_ros.sessions.outcome import Outcome
-from unifygeo_ros.sessions.session import ImageLocalizer, LocalizationSession
+from unifygeo_ros.sessions.session import LocalizationSession
 from unifygeo_ros.tracking.belief import Belief, hypothesis
 from unifygeo_ros.tracking.filter import predict
 
