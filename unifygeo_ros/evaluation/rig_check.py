@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from unifygeo_ros.conversions.from_messages import camera_image, stamp_ns
-from unifygeo_ros.core.arrays import Float64
+from unifygeo_ros.core.arrays import Float64, UInt8
 from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.paths import home_path
 from unifygeo_ros.core.time import NS_PER_S, s_from_ns
@@ -25,9 +26,10 @@ from unifygeo_ros.parameters.settings import Settings
 from unifygeo_ros.rig.composer import STANDING, CameraView, Composed, Composer
 from unifygeo_ros.rig.description import read_rig
 from unifygeo_ros.rig.folder import SUFFIXES, read_folder
+from unifygeo_ros.rig.image_check import image_problem
 from unifygeo_ros.rig.pairing import ImageSet, Pairing
-from unifygeo_ros.rig.rig import Rig
-from unifygeo_ros.rig.seams import LEAST_MATCHES, Seam, camera_offsets, joined, match_seams
+from unifygeo_ros.rig.rig import BODY_FROM_OPTICAL, Rig, RigCamera
+from unifygeo_ros.rig.seams import LEAST_MATCHES, MAX_OFFSET_DEG, Seam, camera_turns, joined, match_seams
 from unifygeo_ros.sessions.inputs import SessionInputs
 
 COLUMNS = 2048
@@ -36,6 +38,14 @@ LEAST_OFFSET_DEG = 0.5
 """Smaller disagreements are not reported."""
 NEAR_M = 12.0
 """Things nearer than this are few among the matched features: the parallax that is allowed for is theirs."""
+LEAST_DETECTED = 50
+"""Two cameras that each show so many features in their overlap should have some of them in common."""
+LARGE_GAIN = 1.4
+"""A camera that needs a larger factor on its brightness than the others is named. Composing evens out up to
+`composer.MAX_GAIN`."""
+WIDE = 0.8
+"""A seam whose features' mean direction is shorter than this reaches far around: it shows a whole rotation, as the two
+sides of a dual fisheye do, and not only which way its features are shifted."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Views:
 
     views: Mapping[str, CameraView]
     offsets_s: Mapping[str, float]
-    """How long after the set's stamp each camera exposed."""
+    """How long after the set's stamp each camera exposed; empty where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,8 @@ class Gathered:
     """In how many of them each camera was missing."""
     without_motion: bool = False
     """Whether cameras could not be moved to one instant although they exposed at different ones."""
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """Why an image of a camera was left out, by camera: black or white ones show nothing."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +81,8 @@ class RigCheck:
     composed: Composed
     """The middle set."""
     seams: tuple[Seam, ...]
-    offsets_deg: Mapping[str, tuple[float, float]]
-    """How much further right and up than the others each camera looks."""
+    turns_deg: Mapping[str, Float64]
+    """By `camera_turns`, of the cameras with at least two judged seams: with one, either camera may be off."""
     gains: Mapping[str, float]
     """Median factor on each camera's brightness."""
     horizon_seen: Float64
@@ -92,22 +104,37 @@ def gather(source: Path, count: int, settings: Settings) -> Gathered:
         InputError: Something cannot be read.
     """
     if source.is_dir() and any(path.suffix.lower() in SUFFIXES for path in source.iterdir()):
-        return _gather_folder(source, settings.rig.file)
+        return _gather_folder(source, settings)
     return _gather_bag(source, count, settings)
 
 
-def _gather_folder(folder: Path, rig_file: str) -> Gathered:
-    if rig_file == AUTO:
+def _gather_folder(folder: Path, settings: Settings) -> Gathered:
+    if settings.rig.file == AUTO:
         raise ConfigurationError(f"{folder}: a folder of images brings no CameraInfo; give a rig file")
-    description = read_rig(home_path(rig_file))
+    description = read_rig(home_path(settings.rig.file))
     rig = description.rig()
-    views = {name: CameraView(pixels) for name, pixels in read_folder(folder, description).items()}
-    missing = {camera.name: 1 for camera in rig.cameras if camera.name not in views}
-    return Gathered(rig, (Views(views, dict.fromkeys(views, 0.0)),), 1, missing)
+    images = read_folder(folder, description)
+    faults = _faults(rig, images, settings)
+    views = {name: CameraView(pixels) for name, pixels in images.items() if name not in faults}
+    missing = {camera.name: 1 for camera in rig.cameras if camera.name not in images}
+    return Gathered(rig, (Views(views, {}),), 1, missing, faults=faults)
+
+
+def _faults(rig: Rig, images: Mapping[str, UInt8], settings: Settings) -> dict[str, str]:
+    """Why images show nothing, by camera."""
+    lenses = {camera.name: camera.lens for camera in rig.cameras}
+    problems = {
+        name: image_problem(pixels, lenses[name], settings.localizer.minimum_brightness)
+        for name, pixels in images.items()
+    }
+    return {name: problem[1] for name, problem in problems.items() if problem is not None}
 
 
 def _gather_bag(path: Path, count: int, settings: Settings) -> Gathered:
-    bag = Bag(path)
+    try:
+        bag = Bag(path)
+    except InputError as error:
+        raise InputError(f"{error}, or a folder with one image for each camera (front.jpg, left.png …)") from None
     transforms = StaticTransforms(bag)
     rig = recorded_rig(bag, settings.rig, transforms, settings.node.base_frame)
     topics = choose_topics(bag, truth="none", imu="none", rig=rig)
@@ -124,7 +151,7 @@ def _gather_bag(path: Path, count: int, settings: Settings) -> Gathered:
     accepted: MotionBuffer[OdometrySample] = MotionBuffer(settings.session.buffer_limits)
     motion = RecordedMotion(bag, topics, inputs, frames, settings.node.map_frame, accepted)
     odometry = {} if topics.odometry is None else {topics.odometry.name: motion}
-    judged, without_motion = [], False
+    judged, without_motion, faults = [], False, {}
     for found in _sets(bag, rig.sources, settings, chosen, odometry):
         views = {}
         for source, image in found.images.items():
@@ -134,14 +161,16 @@ def _gather_bag(path: Path, count: int, settings: Settings) -> Gathered:
                 known = inputs.moved(image.stamp_ns, found.stamp_ns)
                 without_motion |= known is None
                 moved = known or STANDING
-            views.update(dict.fromkeys(rig.sources[source], CameraView(pixels, moved)))
+            bad = _faults(rig.rig, dict.fromkeys(rig.sources[source], pixels), settings)
+            faults.update(bad)
+            views.update({name: CameraView(pixels, moved) for name in rig.sources[source] if name not in bad})
         offsets = {
             name: s_from_ns(image.stamp_ns - found.stamp_ns)
             for source, image in found.images.items()
             for name in rig.sources[source]
         }
         judged.append(Views(views, offsets))
-    return Gathered(rig.rig, tuple(judged), len(sets), missing, without_motion)
+    return Gathered(rig.rig, tuple(judged), len(sets), missing, without_motion, faults)
 
 
 def _sets(
@@ -176,6 +205,7 @@ def check_rig(gathered: Gathered) -> RigCheck:
         for seam in match_seams(composer, one.views):
             seams.setdefault((seam.first, seam.second), []).append(seam)
     together = tuple(joined(found) for found in seams.values())
+    ends = Counter(name for seam in together if len(seam) >= LEAST_MATCHES for name in (seam.first, seam.second))
     middle = composed[len(composed) // 2]
     names = dict.fromkeys(name for one in composed for name in one.gains)
     gains = {name: float(np.median([one.gains[name] for one in composed if name in one.gains])) for name in names}
@@ -187,7 +217,7 @@ def check_rig(gathered: Gathered) -> RigCheck:
         gathered,
         middle,
         together,
-        camera_offsets(together),
+        {name: turn for name, turn in camera_turns(together).items() if ends[name] >= 2},
         gains,
         np.array([part.mean() for part in columns]),
         np.array([part.mean() for part in elevations]),
@@ -201,36 +231,64 @@ def parallax_deg(rig: Rig, first: str, second: str) -> float:
     return math.degrees(apart_m * max(abs(1 / NEAR_M - 1 / rig.distance_m), 1 / rig.distance_m))
 
 
+def limit_deg(rig: Rig, seam: Seam) -> float:
+    """Disagreements of a seam up to this are not reported."""
+    return max(LEAST_OFFSET_DEG, parallax_deg(rig, seam.first, seam.second))
+
+
+def mount_change_deg(camera: RigCamera, turn_deg: Float64) -> tuple[float, float, float]:
+    """How a turned camera looks.
+
+    Args:
+        camera: As calibrated.
+        turn_deg: float64 (3,), axis in base_link's axes times the angle in degrees.
+
+    Returns:
+        How much further right, up and rolled clockwise, in degrees: what its mount's yaw_deg and pitch_deg are too
+        large by, and its roll_deg too small.
+    """
+    body = Rotation.from_matrix(camera.base_from_optical @ BODY_FROM_OPTICAL.T)
+    turned = Rotation.from_rotvec(np.radians(turn_deg)) * body
+    change = turned.as_euler("ZYX", degrees=True) - body.as_euler("ZYX", degrees=True)
+    yaw, pitch, roll = (change + 180) % 360 - 180
+    return -float(yaw), -float(pitch), float(roll)
+
+
 def verdict(check: RigCheck) -> list[str]:
     """What a person should do, the worst first; empty where nothing is wrong."""
     rig, gathered = check.gathered.rig, check.gathered
-    said: list[tuple[float, str]] = []
-    blamed = set()
-    limits: dict[str, float] = {}
-    for seam in check.seams:
-        limit = max(LEAST_OFFSET_DEG, parallax_deg(rig, seam.first, seam.second))
-        for name in (seam.first, seam.second):
-            limits[name] = max(limits.get(name, 0.0), limit)
-    for name, (right, up) in check.offsets_deg.items():
-        if math.hypot(right, up) > limits[name]:
-            blamed.add(name)
-            said.append((math.hypot(right, up), f"{name} looks {_directions(right, up)} than its calibration says"))
-    for seam in check.seams:
-        right, up = seam.offset_deg
-        size = math.hypot(right, up)
-        limit = max(LEAST_OFFSET_DEG, parallax_deg(rig, seam.first, seam.second))
-        if len(seam) >= LEAST_MATCHES and size > limit and not blamed & {seam.first, seam.second}:
-            where = f"than {seam.first} at their seam: check both"
-            said.append((size, f"{seam.second} looks {_directions(-right, -up)} {where}"))
-    sentences = [sentence for _, sentence in sorted(said, reverse=True)]
-    if not any(len(seam) >= LEAST_MATCHES for seam in check.seams):
+    judged = [seam for seam in check.seams if len(seam) >= LEAST_MATCHES]
+    sentences = _mounts(rig, judged, check.turns_deg)
+    silent = [seam for seam in check.seams if len(seam) < LEAST_MATCHES <= LEAST_DETECTED <= min(seam.detected)]
+    sentences += [
+        f"{seam.first} and {seam.second} show hardly anything in common where both look ({len(seam)} of "
+        f"{min(seam.detected)} features)"
+        for seam in silent
+    ]
+    if silent:
+        sentences.append(
+            "See in the picture (--plot) whether images are swapped or mirrored, a lens is another, a mount is off by "
+            f"more than {MAX_OFFSET_DEG:g}°, or everything is near there"
+        )
+    named = {name for seam in (*judged, *silent) for name in (seam.first, seam.second)}
+    if not judged and not silent:
         sentences.append("No two cameras see enough of the same: their mounts could not be compared")
+    else:
+        shown = {name for one in gathered.sets for name in one.views}
+        sentences += [
+            f"{camera.name} could not be compared with another camera, for too little overlap or texture: see in the "
+            "picture (--plot) whether it fits"
+            for camera in rig.cameras
+            if camera.name in shown - named
+        ]
     for name, count in gathered.missing.items():
         sentences.append(f"{name} is missing in {count} of {gathered.count} sets")
+    sentences += [f"{name} was left out: {why}" for name, why in gathered.faults.items()]
+    usual = float(np.median(list(check.gains.values()))) if check.gains else 1.0
     sentences += [
         f"{name} is {'darker' if gain > 1 else 'brighter'} than its neighbours by a factor of {max(gain, 1 / gain):.1f}"
-        for name, gain in check.gains.items()
-        if max(gain, 1 / gain) > 1.3
+        for name, gain in ((name, gain / usual) for name, gain in check.gains.items())
+        if max(gain, 1 / gain) > LARGE_GAIN
     ]
     for name, offset_s in time_offsets_s(gathered).items():
         if abs(offset_s) > 0.05:
@@ -245,6 +303,34 @@ def verdict(check: RigCheck) -> list[str]:
     return sentences
 
 
+def _mounts(rig: Rig, judged: list[Seam], turns_deg: Mapping[str, Float64]) -> list[str]:
+    """The cameras that look elsewhere than their calibration says, then the seams that no camera explains."""
+    cameras = {camera.name: camera for camera in rig.cameras}
+    said: list[tuple[float, str]] = []
+    blamed = set()
+    for name, turn in turns_deg.items():
+        seams = [seam for seam in judged if name in (seam.first, seam.second)]
+        moved = [np.median(np.linalg.norm(np.cross(turn, seam.directions), axis=1)) for seam in seams]
+        size = float(max(moved))
+        if any(moved_deg > limit_deg(rig, seam) for seam, moved_deg in zip(seams, moved, strict=True)):
+            blamed.add(name)
+            looks = _directions(*mount_change_deg(cameras[name], turn))
+            said.append((size, f"{name} looks {looks} than its calibration says"))
+    for seam in judged:
+        if blamed & {seam.first, seam.second}:
+            continue
+        right, up = seam.offset_deg
+        size, looks = math.hypot(right, up), _directions(-right, -up)
+        if np.linalg.norm(seam.directions.mean(0)) < WIDE:
+            size = seam.median_deg
+            turns = camera_turns([seam])
+            turn = turns[seam.second] - turns[seam.first]
+            looks = _directions(*mount_change_deg(cameras[seam.second], turn))
+        if size > limit_deg(rig, seam):
+            said.append((size, f"{seam.second} looks {looks} than {seam.first} at their seam: check both"))
+    return [sentence for _, sentence in sorted(said, reverse=True)]
+
+
 def time_offsets_s(gathered: Gathered) -> dict[str, float]:
     """Median time from the set's stamp to each camera's exposure."""
     names = dict.fromkeys(name for one in gathered.sets for name in one.offsets_s)
@@ -254,13 +340,16 @@ def time_offsets_s(gathered: Gathered) -> dict[str, float]:
     }
 
 
-def _directions(right: float, up: float) -> str:
-    parts = []
-    if abs(right) >= 0.3 * abs(up):
-        parts.append(f"{abs(right):.1f}° further {'right' if right > 0 else 'left'}")
-    if abs(up) >= 0.3 * abs(right):
-        parts.append(f"{abs(up):.1f}° further {'up' if up > 0 else 'down'}")
-    return " and ".join(parts)
+def _directions(right: float, up: float, clockwise: float = 0.0) -> str:
+    """In words, without what is small beside the rest."""
+    words = (
+        (right, f"{abs(right):.1f}° further {'right' if right > 0 else 'left'}"),
+        (up, f"{abs(up):.1f}° further {'up' if up > 0 else 'down'}"),
+        (clockwise, f"rolled {abs(clockwise):.1f}° further {'' if clockwise > 0 else 'counter'}clockwise"),
+    )
+    most = max(abs(angle) for angle, _ in words)
+    parts = [text for angle, text in words if abs(angle) >= 0.3 * most]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def report(check: RigCheck) -> str:
@@ -268,15 +357,24 @@ def report(check: RigCheck) -> str:
     gathered = check.gathered
     offsets_s = time_offsets_s(gathered)
     seen = f"{check.composed.seen.mean():.0%} of the sphere is seen"
-    lines = [f"{gathered.count} sets, {len(gathered.sets)} of them judged; {seen}", ""]
-    lines.append(f"{'camera':<16}{'exposed':>12}{'brightness':>12}{'looks right':>13}{'looks up':>10}")
+    sets = f"{gathered.count} {'set' if gathered.count == 1 else 'sets'}"
+    lines = [f"{sets}, {len(gathered.sets)} judged; {seen}", ""]
+    lines.append(f"{'camera':<16}{'exposed':>12}{'brightness':>12}{'looks right':>13}{'looks up':>10}{'clockwise':>11}")
     for camera in gathered.rig.cameras:
         name = camera.name
-        off = check.offsets_deg.get(name)
-        exposed = f"{1e3 * offsets_s[name]:+.0f} ms" if name in offsets_s else "missing"
-        gain = f"× {check.gains[name]:.2f}" if name in check.gains else ""
-        looks = "" if off is None else f"{f'{off[0]:+.2f}°':>13}{f'{off[1]:+.2f}°':>10}"
-        lines.append(f"{name:<16}{exposed:>12}{gain:>12}{looks}")
+        exposed = f"{1e3 * offsets_s[name]:+.0f} ms" if name in offsets_s else ""
+        gain = (
+            f"× {check.gains[name]:.2f}"
+            if name in check.gains
+            else "left out"
+            if name in gathered.faults
+            else "missing"
+        )
+        line = f"{name:<16}{exposed:>12}{gain:>12}"
+        if name in check.turns_deg:
+            right, up, clockwise = mount_change_deg(camera, check.turns_deg[name])
+            line += f"{f'{right:+.2f}°':>13}{f'{up:+.2f}°':>10}{f'{clockwise:+.2f}°':>11}"
+        lines.append(line)
     lines += ["", f"{'the second puts things':<30}{'features':>9}{'right':>9}{'up':>9}{'median':>9}{'near things':>13}"]
     for seam in check.seams:
         right, up = seam.offset_deg
@@ -289,8 +387,9 @@ def report(check: RigCheck) -> str:
         lines.append(f"{f'{seam.first} – {seam.second}':<30}{len(seam):>9}{values}{f'up to {allowed:.1f}°':>13}")
     if not check.seams:
         lines.append("no two cameras overlap: their mounts cannot be compared")
-    found = verdict(check)
-    lines += ["", "Verdict:", *(f"- {sentence}." for sentence in found or ["Nothing to correct"])]
+    limits = [limit_deg(gathered.rig, seam) for seam in check.seams if len(seam) >= LEAST_MATCHES]
+    fine = f"Nothing to correct; mounts that are off by less than {max(limits, default=0.0):.1f}° do not show here"
+    lines += ["", "Verdict:", *(f"- {sentence}." for sentence in verdict(check) or [fine])]
     return "\n".join(lines)
 
 

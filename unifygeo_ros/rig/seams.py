@@ -38,6 +38,8 @@ class Seam:
     """float64 (n,): how much further right the second camera puts each, degrees on the sphere."""
     up_deg: Float64
     """float64 (n,): how much further up."""
+    detected: tuple[int, int] = (0, 0)
+    """How many features either camera shows in the overlap, matched or not."""
 
     def __len__(self) -> int:
         return len(self.right_deg)
@@ -48,6 +50,13 @@ class Seam:
         if not len(self):
             return math.nan, math.nan
         return float(np.median(self.right_deg)), float(np.median(self.up_deg))
+
+    @property
+    def directions(self) -> Float64:
+        """float64 (n, 3): where the first camera puts each, unit vectors in base_link's axes."""
+        azimuth, elevation = np.radians(self.azimuth_deg), np.radians(self.elevation_deg)
+        level = np.cos(elevation)
+        return np.stack([level * np.cos(azimuth), -level * np.sin(azimuth), np.sin(elevation)], axis=-1)
 
     @property
     def median_deg(self) -> float:
@@ -94,48 +103,53 @@ def match_strips(strips: Mapping[str, Strip], width: int) -> list[Seam]:
 def joined(seams: Sequence[Seam]) -> Seam:
     """Seams of the same two cameras as one: of several sets, or the two ends of their overlap."""
     first = seams[0]
-    return Seam(
-        first.first,
-        first.second,
-        *(
-            np.concatenate([getattr(seam, name) for seam in seams])
-            for name in ("azimuth_deg", "elevation_deg", "right_deg", "up_deg")
-        ),
+    azimuth, elevation, right, up = (
+        np.concatenate([getattr(seam, name) for seam in seams])
+        for name in ("azimuth_deg", "elevation_deg", "right_deg", "up_deg")
     )
+    detected = sum(seam.detected[0] for seam in seams), sum(seam.detected[1] for seam in seams)
+    return Seam(first.first, first.second, azimuth, elevation, right, up, detected)
 
 
-def camera_offsets(seams: Sequence[Seam]) -> dict[str, tuple[float, float]]:
-    """How much further right and up each camera looks than its calibration says, in degrees, by what its seams show.
+def camera_turns(seams: Sequence[Seam]) -> dict[str, Float64]:
+    """How each camera is turned against its calibration, by what its seams show.
 
-    A camera that looks further right than the rig file says puts what it sees too far left.
+    Small rotations Δ of two cameras move what the second one shows at direction d by d × (Δ₂ − Δ₁) against the first.
+    The sum of the lengths that remain is made small, not that of their squares, each seam counting the same: one
+    camera that is off explains all its seams, and its neighbours stay at 0.
 
-    The sum of the absolute values that remain is made small, not that of their squares: one camera that is off explains
-    two seams, and its neighbours stay at 0. Cameras with one judged seam or none are left out: which of the two is
-    off cannot be said there.
+    Returns:
+        float64 (3,) by camera: the axis in base_link's axes times the angle in degrees. Cameras without a judged seam
+        are left out.
     """
     judged = [seam for seam in seams if len(seam) >= LEAST_MATCHES]
     names = list(dict.fromkeys(name for seam in judged for name in (seam.first, seam.second)))
-    if len(judged) < 2:
-        return {}
-    differences = np.zeros((len(judged), len(names)))
-    for row, seam in enumerate(judged):
-        differences[row, names.index(seam.first)], differences[row, names.index(seam.second)] = -1.0, 1.0
-    wanted = -np.array([seam.offset_deg for seam in judged])
-    offsets = np.stack([_least_absolute(differences, wanted[:, axis]) for axis in (0, 1)], axis=1)
-    degree = np.abs(differences).sum(0)
-    return {name: (float(offsets[i, 0]), float(offsets[i, 1])) for i, name in enumerate(names) if degree[i] >= 2}
+    parts = [(names.index(seam.first), names.index(seam.second), *_equations(seam)) for seam in judged]
+    turns = np.zeros((len(names), 3))
+    for _ in range(60):  # reweighted least squares
+        pull = 0.05 / np.maximum(np.linalg.norm(turns, axis=1), 1e-3)
+        system, wanted = np.diag(np.repeat(pull, 3)), np.zeros(3 * len(names))
+        for first, second, moves, seen in parts:
+            left = seen - moves @ (turns[second] - turns[first])
+            weights = 1 / np.maximum(np.linalg.norm(left, axis=1), 1e-3) / len(left)
+            own = np.einsum("nij,n,nik->jk", moves, weights, moves)
+            value = np.einsum("nij,n,ni->j", moves, weights, seen)
+            a, b = slice(3 * first, 3 * first + 3), slice(3 * second, 3 * second + 3)
+            for row, column, sign in ((a, a, 1), (b, b, 1), (a, b, -1), (b, a, -1)):
+                system[row, column] += sign * own
+            wanted[a] -= value
+            wanted[b] += value
+        turns = np.asarray(np.linalg.solve(system, wanted), np.float64).reshape(-1, 3)
+    return dict(zip(names, turns, strict=True))
 
 
-def _least_absolute(differences: Float64, wanted: Float64) -> Float64:
-    """The smallest offsets whose differences are those wanted: least absolute values, by reweighted least squares."""
-    count = differences.shape[1]
-    offsets = np.zeros(count)
-    for _ in range(60):
-        weights = 1 / np.maximum(np.abs(differences @ offsets - wanted), 1e-3)
-        pull = 0.05 / np.maximum(np.abs(offsets), 1e-3)
-        system = (differences.T * weights) @ differences + np.diag(pull)
-        offsets = np.linalg.solve(system, (differences.T * weights) @ wanted)
-    return np.asarray(offsets)
+def _equations(seam: Seam) -> tuple[Float64, Float64]:
+    """(n, 2, 3): how a turn moves each feature right and up. (n, 2): how far the second camera puts it right and up."""
+    azimuth, there = np.radians(seam.azimuth_deg), seam.directions
+    right = np.stack([-np.sin(azimuth), -np.cos(azimuth), np.zeros_like(azimuth)], axis=-1)
+    up = np.cross(right, there)
+    moves = np.stack([np.cross(right, there), np.cross(up, there)], axis=1)
+    return moves, np.stack([seam.right_deg, seam.up_deg], axis=-1)
 
 
 def _grey(pixels: UInt8) -> UInt8:
@@ -152,7 +166,9 @@ def _match(
     inside = cv2.erode(both.astype(np.uint8), np.ones((margin, margin), np.uint8), borderType=cv2.BORDER_CONSTANT)
     sift = cv2.SIFT.create(contrastThreshold=0.02)
     (points_a, words_a), (points_b, words_b) = (sift.detectAndCompute(grey, inside) for grey in greys)
-    nothing = Seam(first, second, *(np.zeros(0) for _ in range(4)))
+    detected = len(points_a), len(points_b)
+    none = np.zeros(0)
+    nothing = Seam(first, second, none, none, none, none, detected)
     if words_a is None or words_b is None or len(points_a) < 2 or len(points_b) < 2:
         return nothing
     forward = cv2.BFMatcher().knnMatch(words_a, words_b, k=2)
@@ -171,5 +187,4 @@ def _match(
     right = (at_b[:, 0] - at_a[:, 0]) * degrees * np.cos(np.radians(elevation_deg))
     up = (at_a[:, 1] - at_b[:, 1]) * degrees
     near = np.hypot(right, up) <= MAX_OFFSET_DEG
-    kept = (np.asarray(values[near], np.float64) for values in (azimuth_deg, elevation_deg, right, up))
-    return Seam(first, second, *kept)
+    return Seam(first, second, azimuth_deg[near], elevation_deg[near], right[near], up[near], detected)
