@@ -9,6 +9,8 @@ import pytest
 
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.core.records import CameraImage, Rejection, RejectionReason
+from unifygeo_ros.localization.camera_alternatives import ALTERNATIVES
+from unifygeo_ros.localization.config import CameraMount
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.motion.samples import OdometrySample
 from unifygeo_ros.rig.lenses import FisheyeCircle, Pinhole
@@ -99,6 +101,18 @@ def test_without_odometry_the_camera_is_not_moved_and_that_is_said():
     found = source.panorama(images(front=(400, POST), left=(500, GREY)))
     assert post_deg(found) == pytest.approx(0.0, abs=0.6)
     assert source.state.without_motion == ("front",)
+
+
+def test_panorama_of_cameras_that_see_everything_is_not_tried_as_a_stretched_image():
+    """What a rig's panorama shows at each elevation is given by its lenses, also where nothing is left unseen."""
+    lens = FisheyeCircle(200, 200, 99.5, 99.5, 99.0, math.radians(200))
+    rig = Rig((camera("front", 0.0, lens), camera("back", 180.0, lens)))
+    light = np.full((200, 200, 3), 90, np.uint8)
+    found = panoramas(still(), rig).panorama(images(front=(500, light), back=(500, light)))
+    assert found.seen is None
+    stretched = [alternative for alternative in ALTERNATIVES if alternative.elevations != 1]
+    assert not any(alternative.possible(found, CameraMount()) for alternative in stretched)
+    assert any(alternative.possible(CameraImage(found.pixels, 1), CameraMount()) for alternative in stretched)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ class CameraImage:
     """Rotation of the vehicle about base_link's y axis at exposure (REP-103); None: not known."""
     seen: Bool | None = None
     """bool (H, W), False where the image shows nothing of the world: transparent or cropped. None: all of it does."""
+    composed: bool = False
+    """Whether it was composed of the images of a rig: then its elevations are those of the whole sphere."""
 
 
 class HeadingSource(enum.Enum):

@@ -99,7 +99,7 @@ class Alternative:
         if self.elevations == 1.0:
             return True
         farthest_rad = max(mount.elevation_top_rad, -mount.elevation_bottom_rad) * self.elevations
-        return image.seen is None and farthest_rad <= math.pi / 2 + 1e-6
+        return not image.composed and farthest_rad <= math.pi / 2 + 1e-6
 
     def applied(self, image: CameraImage, mount: CameraMount) -> tuple[CameraImage, CameraMount]:
         """The image and the mount with which it would be right."""

@@ -185,7 +185,7 @@ def _read_rig(
         listed = "; ".join(f"{name}: {why}" for name, why in missing.items())
         raise InputError(f"{folder}: no camera of the rig can be used: {listed}")
     composed = composer.compose(views)
-    return CameraImage(composed.pixels, stamp_ns=0, seen=composed.seen), PanoramaMetadata(), missing
+    return CameraImage(composed.pixels, stamp_ns=0, seen=composed.seen, composed=True), PanoramaMetadata(), missing
 
 
 def _with_options(

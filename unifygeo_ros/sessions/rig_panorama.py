@@ -113,7 +113,8 @@ class RigPanoramas:
             return Rejection(images.stamp_ns, reason, f"no camera of the rig can be used: {listed}")
         composed = self._composer.compose(views)
         self.state = RigState(faults, kinds, composed.gains, tuple(without_motion), float(composed.seen.mean()))
-        return CameraImage(composed.pixels, images.stamp_ns, seen=None if composed.seen.all() else composed.seen)
+        seen = None if composed.seen.all() else composed.seen
+        return CameraImage(composed.pixels, images.stamp_ns, seen=seen, composed=True)
 
     def _decoded(self, source: str, image: StampedImage) -> UInt8 | InputError:
         """The pixels of a source's image, or why its cameras cannot use them."""
