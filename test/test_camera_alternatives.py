@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Callable, Sequence
 
 import cv2
@@ -39,7 +40,7 @@ from unifygeo_ros.localization.camera_alternatives import (
     CameraWatch,
 )
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
-from unifygeo_ros.localization.panorama import prepare_panorama
+from unifygeo_ros.localization.panorama import FILL_RGB, prepare_panorama
 from unifygeo_ros.motion.increments import MotionNoise
 from unifygeo_ros.motion.samples import OdometrySample
 from unifygeo_ros.sessions.config import SessionConfig
@@ -78,6 +79,30 @@ def test_alternative_makes_a_wrong_feed_right(words: str, mount: CameraMount) ->
 def reordered(applied: tuple[CameraImage, CameraMount]) -> tuple[CameraImage, GroundSpec, CameraMount]:
     image, mount = applied
     return image, GROUND, mount
+
+
+@pytest.mark.parametrize("words", ["mirrored", "upside down", "vertically stretched"])
+def test_alternative_takes_the_body_mask_along(words: str, tmp_path: Path) -> None:
+    """The mask is drawn over the images as they come: what is not seen stays with its pixels."""
+    noise = np.random.default_rng(0).integers(50, 256, (16, 32, 3), np.uint8)
+    pixels = np.asarray(cv2.resize(noise, (256, 128)), np.uint8)
+    hidden = np.zeros((128, 256), bool)
+    hidden[40:70, 30:90] = True
+    mask_path = tmp_path / "mask.png"
+    cv2.imwrite(str(mask_path), np.where(hidden, 0, 255).astype(np.uint8))
+    marked = pixels.copy()
+    marked[hidden] = 0  # nothing else is as dark
+    (alternative,) = (a for a in ALTERNATIVES if a.words == words)
+    masked = alternative.applied(CameraImage(pixels, 1), CameraMount(mask_path=str(mask_path)))
+    drawn = alternative.applied(CameraImage(marked, 1), CameraMount())
+    heading = Heading(0.7, 1e-4, HeadingSource.IMU)
+    filled = (prepare_panorama(*reordered(masked), heading).pixels == FILL_RGB).all(axis=2)
+    shown = prepare_panorama(*reordered(drawn), heading).pixels
+    dark = shown.max(axis=2) < 10
+    filled &= ~(shown == FILL_RGB).all(axis=2)  # beyond the image's elevations
+    assert 0.02 < dark.mean() < 0.2
+    assert filled[dark].mean() > 0.99
+    assert filled.mean() < 1.6 * dark.mean()  # and the pixels at its edges
 
 
 @pytest.mark.parametrize(("words", "pitch_rad"), [("pitched down by about 10°", 10), ("pitched up by about 10°", -10)])

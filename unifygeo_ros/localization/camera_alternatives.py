@@ -31,6 +31,7 @@ import numpy as np
 
 from unifygeo_ros.core.records import CameraImage
 from unifygeo_ros.localization.config import CameraMount
+from unifygeo_ros.localization.panorama import with_mask_as_seen
 
 CONFIGURED = "as configured"
 
@@ -102,7 +103,8 @@ class Alternative:
         return not image.composed and farthest_rad <= math.pi / 2 + 1e-6
 
     def applied(self, image: CameraImage, mount: CameraMount) -> tuple[CameraImage, CameraMount]:
-        """The image and the mount with which it would be right."""
+        """The image and the mount with which it would be right. Raises InputError where the mask cannot be used."""
+        image, mount = with_mask_as_seen(image, mount)
         if self.mirrored:
             seen = None if image.seen is None else np.ascontiguousarray(image.seen[:, ::-1])
             image = dataclasses.replace(image, pixels=np.ascontiguousarray(image.pixels[:, ::-1]), seen=seen)
@@ -110,7 +112,10 @@ class Alternative:
             height, width = image.pixels.shape[:2]
             size = width, max(1, round(height * self.elevations))
             pixels = np.asarray(cv2.resize(image.pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-            image = dataclasses.replace(image, pixels=pixels)
+            seen = image.seen
+            if seen is not None:
+                seen = cv2.resize(seen.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+            image = dataclasses.replace(image, pixels=pixels, seen=seen)
             mount = dataclasses.replace(
                 mount,
                 elevation_top_rad=mount.elevation_top_rad * self.elevations,

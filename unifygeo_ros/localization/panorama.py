@@ -19,6 +19,7 @@ Two ways lead from the one to the other, and both average over the area that an 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -183,6 +184,21 @@ def sharpness(pixels: UInt8, seen: Bool | None = None) -> float:
         inside = cv2.erode((share > 0.999).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         second = second[inside] if inside.any() else second
     return float(second.var())
+
+
+def with_mask_as_seen(image: CameraImage, mount: CameraMount) -> tuple[CameraImage, CameraMount]:
+    """The same image and mount, with the mount's body mask in what the image says is seen.
+
+    Raises:
+        InputError: the mask cannot be used.
+    """
+    if not mount.mask_path:
+        return image, mount
+    height, width = image.pixels.shape[:2]
+    seen = cv2.resize(body_mask(mount), (width, height), interpolation=cv2.INTER_AREA) >= 128
+    if image.seen is not None:
+        seen &= image.seen
+    return dataclasses.replace(image, seen=seen), dataclasses.replace(mount, mask_path="")
 
 
 def check_mask(mount: CameraMount) -> None:
