@@ -223,8 +223,9 @@ def test_rig_check_of_a_bag_shows_times_and_missing_cameras(place, tmp_path, cap
     arguments = ["rig", "check", place / "gone", "--rig", place / "rig.yaml", "--plot", tmp_path / "rig.png"]
     assert cli.main([str(argument) for argument in [*arguments, "--set", "rig.window_s=0.1"]]) == 1
     text = capsys.readouterr().out
-    assert "7 sets, 5 of them judged" in text
+    assert "7 sets, 5 judged" in text
     assert re.search(r"back +\+45 ms", text)
     assert "left is missing in 7 of 7 sets" in text
-    assert "right exposes 70 ms after the camera that paces" in text
+    assert re.search(r"right +\+70 ms", text)
+    assert "different times" not in text  # the odometry moves them to one instant
     assert (tmp_path / "rig.png").stat().st_size > 10_000

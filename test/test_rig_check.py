@@ -1,5 +1,6 @@
 """`unifygeo rig check`: a world painted on a far sphere, seen by cameras of which one or none is mounted as it says."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -11,6 +12,8 @@ import yaml
 from scipy.spatial.transform import Rotation
 
 from unifygeo_ros import cli
+from unifygeo_ros.evaluation.rig_check import Views, check_rig, gather, verdict
+from unifygeo_ros.parameters.settings import Settings, with_values
 from unifygeo_ros.rig.composer import CameraView, Composer
 from unifygeo_ros.rig.description import read_rig
 from unifygeo_ros.rig.seams import Seam, camera_turns, match_seams
@@ -209,6 +212,19 @@ def test_image_that_shows_nothing_is_left_out_and_said(tmp_path, capsys, brightn
     text = capsys.readouterr().out
     assert f"cam3 was left out: {word}" in text
     assert "than its neighbours" not in text
+
+
+def test_exposures_at_different_times_are_a_fault_where_no_odometry_moves_them(tmp_path):
+    folder(tmp_path)
+    settings = with_values(Settings(), {"rig.file": str(tmp_path / "rig.yaml")})
+    (images,) = gather(tmp_path, 1, settings).sets
+    late = Views(images.views, {"cam0": 0.0, "cam3": 0.07, "cam4": -0.02})
+    found = dataclasses.replace(gather(tmp_path, 1, settings), sets=(late,))
+    assert verdict(check_rig(found)) == []
+    (sentence,) = verdict(check_rig(dataclasses.replace(found, without_motion=True)))
+    assert sentence.startswith(
+        "Cameras expose at different times (cam3 +70 ms, cam4 -20 ms), and no odometry moves them"
+    )
 
 
 def test_error_of_a_folder_without_images_names_what_it_may_hold(tmp_path, capsys):

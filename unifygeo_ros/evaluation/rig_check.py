@@ -290,13 +290,11 @@ def verdict(check: RigCheck) -> list[str]:
         for name, gain in ((name, gain / usual) for name, gain in check.gains.items())
         if max(gain, 1 / gain) > LARGE_GAIN
     ]
-    for name, offset_s in time_offsets_s(gathered).items():
-        if abs(offset_s) > 0.05:
-            order = "after" if offset_s > 0 else "before"
-            late_ms = abs(offset_s) * 1e3
-            sentences.append(f"{name} exposes {late_ms:.0f} ms {order} the camera that paces: it takes odometry")
     if gathered.without_motion:
-        sentences.append("Cameras expose at different times, and no odometry moves them to one instant")
+        apart = [f"{name} {1e3 * offset_s:+.0f} ms" for name, offset_s in time_offsets_s(gathered).items() if offset_s]
+        sentences.append(
+            f"Cameras expose at different times ({', '.join(apart)}), and no odometry moves them to one instant"
+        )
     blind = 10 * int((check.horizon_seen < 0.5).sum())
     if blind:
         sentences.append(f"{blind}° of the horizon are not seen")
