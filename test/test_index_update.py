@@ -228,7 +228,18 @@ def test_update_refuses_other_encoders_other_weights_and_a_damaged_index(
 def test_update_without_the_imagery_of_a_part_drops_its_tiles(earlier, folder, bundle, engines, tmp_path):
     """A file that is gone from the folder: its tiles are not kept from the earlier index."""
     report = update_index(earlier.path, [folder / "north.tif"], bundle, engines, tmp_path / "index")
-    assert open_index(report.path).centres_m[:, 1].min() > 5 - SIDE_M / 2
+    old, new = open_index(earlier.path), open_index(report.path)
+    assert new.centres_m[:, 1].min() > 5 - SIDE_M / 2
+    gone = {tuple(centre) for centre in old.centres_m} - {tuple(centre) for centre in new.centres_m}
+    assert report.dropped == len(gone) > 10
+
+
+def test_update_with_imagery_of_another_place_is_refused(earlier, folder, bundle, engines, tmp_path):
+    picture, transform = picture_of(folder / "north.tif")
+    write_geotiff(tmp_path / "far.tif", picture, "EPSG:32632", Affine.translation(0, 9000) @ transform)
+    with pytest.raises(ConfigurationError, match=f"none of its {earlier.tiles} tiles lies in this imagery"):
+        update_index(earlier.path, [tmp_path / "far.tif"], bundle, engines, tmp_path / "index")
+    assert not list(tmp_path.glob("index*"))
 
 
 # -- merge ------------------------------------------------------------------------------------------------------------
@@ -333,6 +344,7 @@ def test_commands_update_and_merge(halves, earlier, changed, fresh, bundle, tmp_
     told = capsys.readouterr().out
     assert f"{fresh.tiles} tiles" in told
     assert f"taken from {earlier.path}" in told
+    assert f"; {earlier.tiles - fresh.tiles} tiles of that index are not in this one, for lack of imagery" in told
     assert main(["index", "update", str(earlier.path), str(changed / "*.jpg"), *model]) == 2
     assert main(["index", "merge", str(halves / "west"), str(halves / "east"), "-o", str(tmp_path / "merged")]) == 0
     assert json.loads((tmp_path / "merged" / "manifest.json").read_text())["tiles"] == len(open_index(halves / "whole"))

@@ -52,6 +52,8 @@ class BuildReport:
     """Duration of this run."""
     encoder_share: float
     """Share of that time during which the encoder was running."""
+    dropped: int = 0
+    """Tiles of an earlier index at whose places this one has none; of an update."""
 
 
 def build_index(

@@ -148,6 +148,7 @@ def _update(args: argparse.Namespace) -> int:
     print(
         f"{report.path}: {report.tiles} tiles, {report.skipped} left out as empty; {report.encoded} encoded in "
         f"{report.seconds:.1f} s, the others by an earlier run or taken from {args.index}"
+        + (f"; {report.dropped} tiles of that index are not in this one, for lack of imagery" if report.dropped else "")
     )
     return 0
 

@@ -7,7 +7,7 @@ from typing import Sequence
 import numpy as np
 
 from unifygeo_ros.aerial.index import TileIndex
-from unifygeo_ros.core.arrays import Float16, Float32, Float64, UInt8
+from unifygeo_ros.core.arrays import Float16, Float32, Float64, Int64, UInt8
 
 
 class KnownTiles:
@@ -21,6 +21,11 @@ class KnownTiles:
         order = np.argsort(known, kind="stable")
         places = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
         self._tile_ids = np.where(known[places] == wanted, places, -1)
+
+    @property
+    def tile_ids(self) -> Int64:
+        """int64 (k,): the index's tiles at whose places the plan has tiles."""
+        return np.asarray(self._tile_ids[self._tile_ids >= 0], np.int64)
 
     def find(self, number: int, pixels: UInt8) -> int | None:
         """The index's tile with the place of tile `number` of the plan and with these pixels, uint8 (L, L, 3).

@@ -10,6 +10,8 @@ import dataclasses
 from pathlib import Path
 from typing import Sequence
 
+import numpy as np
+
 from unifygeo_ros.aerial.build import BuildReport, encode_region, report_of_finished
 from unifygeo_ros.aerial.imagery import ImageryOptions
 from unifygeo_ros.aerial.index import open_index
@@ -67,8 +69,15 @@ def update_index(
         settings = dataclasses.replace(settings, stride=_stride_of(manifest.stride_m, manifest.side_m))
     region = plan_region(sources, _options_of(manifest, options or ImageryOptions()), bundle, manifest.datum, settings)
     known = KnownTiles(index, region.tiles.centres_m)
+    if not len(known.tile_ids):
+        raise ConfigurationError(
+            f"{index.path}: none of its {len(index)} tiles lies in this imagery; give all of its region's imagery as it "
+            "is now, or build an index of another region with `unifygeo index build`"
+        )
     identity = manifest.files[TILES].sha256  # holds a checksum of every tile's content
-    return encode_region(region, bundle, engines, output, readers, progress, known, identity)
+    report = encode_region(region, bundle, engines, output, readers, progress, known, identity)
+    kept = KnownTiles(index, np.asarray(open_index(report.path).centres_m)).tile_ids
+    return dataclasses.replace(report, dropped=len(index) - len(kept))
 
 
 def _stride_of(stride_m: float, side_m: float) -> float:
