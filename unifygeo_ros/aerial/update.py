@@ -71,8 +71,8 @@ def update_index(
     known = KnownTiles(index, region.tiles.centres_m)
     if not len(known.tile_ids):
         raise ConfigurationError(
-            f"{index.path}: none of its {len(index)} tiles lies in this imagery; give all of its region's imagery as it "
-            "is now, or build an index of another region with `unifygeo index build`"
+            f"{index.path}: none of its {len(index)} tiles lies in this imagery; give all of its region's imagery as "
+            "it is now, or build an index of another region with `unifygeo index build`"
         )
     identity = manifest.files[TILES].sha256  # holds a checksum of every tile's content
     report = encode_region(region, bundle, engines, output, readers, progress, known, identity)
