@@ -229,6 +229,16 @@ def test_server_that_stays_broken_ends_the_download_and_keeps_what_is_there(tile
     assert (report.tiles, report.fetched) == (len(region()), len(region()) - 4)
 
 
+def test_server_that_sends_pages_in_place_of_images_is_quoted_with_the_remedy(tiles, tmp_path):
+    tiles.faults[region()[0]] = ["words"] * 2
+    with pytest.raises(InputError) as refused:
+        fetch(tiles, tmp_path / "tiles", attempts=2)
+    message = str(refused.value)
+    assert "no image but '<html>Service is being maintained</html>'; check the URL, and the key" in message
+    assert message.count("http://") == 1
+    assert "convert" not in message
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 451])
 def test_refusal_is_not_asked_again(tiles, tmp_path, status):
     tiles.faults[region()[0]] = [status] * 9

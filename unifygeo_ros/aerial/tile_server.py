@@ -163,7 +163,7 @@ class TileServer:
             try:
                 data = self._request(self._source.tile_url(zoom, x, y))
                 if data is not None:
-                    decode_rgba(data, name)
+                    _check_image(data)
                 return data
             except urllib.error.HTTPError as error:
                 problem = f"status {error.code} {error.reason}"
@@ -203,6 +203,14 @@ class TileServer:
         if stated is not None and stated.isdecimal() and len(data) != int(stated):
             raise InputError(f"{len(data)} bytes of {stated} came")
         return data
+
+
+def _check_image(data: bytes) -> None:
+    """Raises InputError for what is no whole image; the beginning of an HTML, XML or JSON answer is quoted."""
+    if data.lstrip().startswith((b"<", b"{")):
+        words = " ".join(data[:200].decode("utf-8", errors="replace").split())
+        raise InputError(f"the server sends no image but {words[:60]!r}; check the URL, and the key if it takes one")
+    decode_rgba(data, "what the server sends")
 
 
 def _retry_after_s(text: str | None) -> float | None:
