@@ -269,6 +269,34 @@ def browser(tmp_path):
         made.close()
 
 
+class SlowPictures:
+    """Pictures as wide as 100 and their number, which are sent from a moment on."""
+
+    def __init__(self):
+        self.asked, self.go = [], threading.Event()
+
+    def picture(self, number):
+        self.asked.append(number)
+        assert self.go.wait(60)
+        return bytes(cv2.imencode(".jpg", np.zeros((8, 100 + number, 3), np.uint8))[1])
+
+
+def test_pictures_that_come_slower_than_the_frames_are_shown_one_after_the_other(serve, browser, results):
+    source = ReplaySource(results, None, None, None)
+    source.pictures = pictures = SlowPictures()
+    page = browser()
+    page.open(serve(source).url)
+    width = "document.querySelector('#camera').naturalWidth"
+    page.wait_for("past.frames.length === 30 && document.querySelector('#camera').src !== ''")
+    page.evaluate(f"window.widths = []; document.addEventListener('load', () => widths.push({width}), true)")
+    page.evaluate("[5, 6, 7, 8, 9].forEach((index) => { select(index, true); describe(); })")
+    pictures.go.set()
+    page.wait_for(f"{width} === 109 && widths.length === 2")
+    (first, last) = pictures.asked
+    assert page.evaluate("widths") == [100 + first, 109]
+    assert last == 9
+
+
 ALL_LOADED = "[...map.tiles.values()].length > 0 && [...map.tiles.values()].every(tile => !tile || tile.complete)"
 
 

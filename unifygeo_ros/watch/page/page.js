@@ -246,8 +246,18 @@ function describeCamera(frame) {
   $("camera-part").hidden = !info?.pictures;
   $("camera").hidden = !best;
   $("camera-note").textContent = best ? "" : "no picture of this moment";
-  const source = best && `images/${best.image}.jpg?${info.epoch}`;
-  if (best && $("camera").getAttribute("src") !== source) $("camera").src = source;
+  if (best) showPicture(`images/${best.image}.jpg?${info.epoch}`);
+}
+
+// One picture at a time: where they come slower than the frames, each new one would end the loading of the last, and none be shown.
+const picture = { wanted: "", loading: false };
+$("camera").onload = $("camera").onerror = () => { picture.loading = false; showPicture(picture.wanted); };
+
+function showPicture(source) {
+  picture.wanted = source;
+  if (picture.loading || $("camera").getAttribute("src") === source) return;
+  picture.loading = true;
+  $("camera").src = source;
 }
 
 function describeHealth() {
