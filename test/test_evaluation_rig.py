@@ -229,3 +229,20 @@ def test_rig_check_of_a_bag_shows_times_and_missing_cameras(place, tmp_path, cap
     assert re.search(r"right +\+70 ms", text)
     assert "different times" not in text  # the odometry moves them to one instant
     assert (tmp_path / "rig.png").stat().st_size > 10_000
+
+
+def test_hints_of_a_replay_with_hardly_a_fix_are_those_of_a_rig(place, tmp_path, capsys):
+    """The camera's parameters do not act with a rig."""
+    options = ("--max-frames", 3, "--set", "session.imu_yaw_offset_rad=1.5")
+    assert run(place, tmp_path / "out.mcap", *options, rig=place / "rig.yaml") == 0
+    hints = capsys.readouterr().out.split("What to check:")[1]
+    assert "check session.imu_yaw_offset_rad (yaw is counter-clockwise from east) and the mounts of the rig's" in hints
+    assert "unifygeo rig check BAG --rig" in hints
+    assert "camera.yaw_rad" not in hints
+
+
+def test_bag_of_several_cameras_without_a_rig_is_refused_with_both_remedies(place, tmp_path, capsys):
+    assert run(place, tmp_path / "out.mcap", rig=None) == 2
+    error = capsys.readouterr().err
+    assert "4 topics can serve as images; choose by --image-topic one of: " in error
+    assert error.strip().endswith("; or take several together by --rig")

@@ -110,6 +110,12 @@ def test_locate_leaves_out_black_and_white_cameras_and_says_why(files, rig, caps
     assert "night: no camera of the rig can be used: front: black, mean brightness 2.0" in night["detail"]
 
 
+def test_locate_of_a_folder_without_a_rig_says_that_it_takes_one(files, rig, capsys):
+    status, (record,), _ = run(capsys, files[1], rig / "all", *OPEN)
+    assert status == 1
+    assert record["detail"].endswith("all: is a folder; name its images, or give --rig if they are of a rig's cameras")
+
+
 def test_locate_refuses_a_rig_of_which_too_little_is_left_or_whose_options_contradict_it(files, rig, capsys):
     _, folder = files
     arguments = (rig / "front", "--rig", rig / "rig.yaml")

@@ -84,7 +84,9 @@ def choose_topics(
     """
     says_truth = {name for name in bag.topics if _TRUTH_NAME.search(name)}
     if rig is None:
-        panoramas = choose_topic(bag, image, IMAGE_TYPES, purpose="images", option="--image-topic", required=True)
+        panoramas = choose_topic(
+            bag, image, IMAGE_TYPES, purpose="images", option="--image-topic", required=True, together="--rig"
+        )
         assert panoramas is not None  # required
         images: tuple[BagTopic, ...] = (panoramas,)
     elif image is not None:

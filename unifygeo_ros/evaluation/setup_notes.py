@@ -162,12 +162,16 @@ def advice(results: Iterable[FrameResult], settings: Settings, topics: Topics) -
     else:
         made.append(
             "A heading that is off by more than about 10° prevents fixes: check session.imu_yaw_offset_rad (yaw is "
-            "counter-clockwise from east) and camera.yaw_rad."
+            "counter-clockwise from east) and "
+            + ("camera.yaw_rad." if topics.rig is None else "the mounts of the rig's cameras.")
         )
-    made.append(
-        f"The mount is {_mount(settings.camera)}: camera.yaw_rad is where the middle column of the image looks, "
-        "counter-clockwise from base_link's x axis."
-    )
+    if topics.rig is None:
+        made.append(
+            f"The mount is {_mount(settings.camera)}: camera.yaw_rad is where the middle column of the image looks, "
+            "counter-clockwise from base_link's x axis."
+        )
+    else:
+        made.append("Whether the rig's cameras are as described: unifygeo rig check BAG --rig … --plot rig.png.")
     if session.mode == "single" and topics.odometry is not None:
         made.append("session.mode is single; sequence also uses the odometry and gives far more fixes.")
     if not session.stamp_offset_s:

@@ -147,6 +147,8 @@ def _locate(args: argparse.Namespace) -> int:
 def _read_file(path: Path, localizer: Localizer) -> tuple[CameraImage, PanoramaMetadata]:
     from unifygeo_ros.localization.panorama_file import read_panorama
 
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name its images, or give --rig if they are of a rig's cameras")
     file = read_panorama(path, localizer.mount, localizer.enough_columns)
     return file.image, file.metadata
 

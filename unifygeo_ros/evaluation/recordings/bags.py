@@ -221,6 +221,7 @@ def choose_topic(
     option: str,
     required: bool,
     taken: Collection[str | None] = (),
+    together: str = "",
 ) -> BagTopic | None:
     """The topic for a purpose: the one that was named, or the only one of the right types.
 
@@ -232,6 +233,7 @@ def choose_topic(
         option: of the command line, for the error's words.
         required: whether there must be one.
         taken: topics with another purpose.
+        together: option that takes several topics, for the error's words.
 
     Raises:
         InputError: the topic is not there, of another type, or not the only one; lists the choices.
@@ -255,6 +257,7 @@ def choose_topic(
             f"{bag.path}: {len(free)} topics can serve as {purpose}; choose by {option} one of: "
             + ", ".join(f"{topic.name} ({topic.type}, {topic.count})" for topic in free)
             + ("" if required else ", or none")
+            + (f"; or take several together by {together}" if together else "")
         )
     if not free and required:
         everything = ", ".join(f"{topic.name} ({topic.type})" for topic in bag.topics.values())
