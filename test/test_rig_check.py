@@ -89,6 +89,20 @@ def test_camera_that_looks_elsewhere_is_named_with_angle_and_direction(tmp_path,
     assert len(verdict) == 1
 
 
+@pytest.mark.parametrize(("distance_m", "near", "found"), [(1000.0, "0.1", True), (30.0, "2.9", False)])
+def test_far_surroundings_show_finer_errors_of_cameras_that_stand_apart(tmp_path, capsys, distance_m, near, found):
+    """Six cameras 1 m apart, one off by 2°: as much as things 12 m away may differ by, if the file says 30 m."""
+    path = folder(tmp_path, wrong=[("cam2", (-2.0, 0.0))])
+    rig = yaml.safe_load((path / "rig.yaml").read_text())
+    for i, camera in enumerate(rig["cameras"].values()):
+        camera["mount"] |= {"x_m": math.cos(math.radians(60 * i)), "y_m": math.sin(math.radians(60 * i))}
+    (path / "rig.yaml").write_text(yaml.safe_dump({**rig, "distance_m": distance_m}))
+    check(path)
+    text = capsys.readouterr().out
+    assert bool(re.search(r"cam2 looks (1\.9|2\.0)° further right than its calibration says", text)) == found
+    assert f"up to {near}°" in text
+
+
 def test_two_cameras_alone_are_both_named_since_either_may_be_wrong(tmp_path, capsys):
     path = folder(tmp_path, wrong=[("cam1", (-2.0, 0.0))], left_out=("cam2", "cam3", "cam4", "cam5"))
     assert check(path) == 1

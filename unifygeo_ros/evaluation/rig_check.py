@@ -36,8 +36,9 @@ COLUMNS = 2048
 """Of the panorama in which features are matched: 0.18° each."""
 LEAST_OFFSET_DEG = 0.5
 """Smaller disagreements are not reported."""
-NEAR_M = 12.0
-"""Things nearer than this are few among the matched features: the parallax that is allowed for is theirs."""
+NEAR = 0.4
+"""Things nearer than this share of `Rig.distance_m` (12 m of 30 m) are few among the matched features: so much parallax
+is allowed for."""
 LEAST_DETECTED = 50
 """Two cameras that each show so many features in their overlap should have some of them in common."""
 LARGE_GAIN = 1.4
@@ -225,10 +226,10 @@ def check_rig(gathered: Gathered) -> RigCheck:
 
 
 def parallax_deg(rig: Rig, first: str, second: str) -> float:
-    """By how much two cameras may disagree about things at `NEAR_M` and further, without any fault."""
+    """By how much two cameras may disagree about things at `NEAR` · distance_m and further, without any fault."""
     at = {camera.name: camera.position_m for camera in rig.cameras}
     apart_m = float(np.linalg.norm(at[first] - at[second]))
-    return math.degrees(apart_m * max(abs(1 / NEAR_M - 1 / rig.distance_m), 1 / rig.distance_m))
+    return math.degrees(apart_m * max(1 / NEAR - 1, 1) / rig.distance_m)
 
 
 def limit_deg(rig: Rig, seam: Seam) -> float:
