@@ -387,6 +387,38 @@ def test_student_that_is_right_nowhere_leaves_the_old_bundle_and_says_so(finishe
     assert not (tmp_path / "adapted").exists()
 
 
+def with_wrong_fixes(done: Path, work: Path, wrong: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Copy the steps of an adaptation, with the student's fixes moved, and its reports not written yet.
+
+    The replays go on after their last image, so that all that judges the fixes runs again.
+    """
+    shutil.copytree(done, work)
+    for name in ("student-1-sequence", "student-1-single"):
+        file, record = work / name / "out.frames.jsonl", work / f"{name}.json"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        fixes = [line["outcome"] for line in lines if line.get("outcome", {}).get("kind") == "fix"]
+        moved = wrong(np.array([[fix["east_m"], fix["north_m"]] for fix in fixes]))
+        for fix, (east_m, north_m) in zip(fixes, moved.tolist(), strict=True):
+            fix.update(east_m=east_m, north_m=north_m)
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        record.write_text(json.dumps({"inputs": json.loads(record.read_text())["inputs"]}))  # as if it was interrupted
+
+
+@pytest.mark.parametrize("wrong", [carried, wrong_town, twenty_percent])
+def test_gate_refuses_a_student_whose_fixes_are_wrong(
+    finished: Any, tmp_path: Path, wrong: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """For false fixes, of which the same student had none before. Against the parent's track all of them are found."""
+    place, folder, _, _ = finished
+    honest = (folder / "work" / "report.txt").read_text()
+    assert "yes  no more false fixes on apart: 0, before 0" in honest
+    with_wrong_fixes(folder / "work", tmp_path / "work", wrong)
+    outcome = adapt(place.request(tmp_path), learner=None)
+    assert not outcome.accepted
+    assert "NO   no more false fixes on" in outcome.report
+    assert not (tmp_path / "adapted").exists()
+
+
 def colours_of_panorama(pixels: np.ndarray) -> np.ndarray:
     """Normalised mean colour below the horizon of each of four sectors, (4, 3), as `random_bundle` takes it."""
     colours = (pixels / 255 - MEAN) / STD

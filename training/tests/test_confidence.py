@@ -13,7 +13,7 @@ from scipy import optimize, special
 
 from unifygeo_ros.core.arrays import UInt8
 from unifygeo_ros.core.errors import ConfigurationError, InputError
-from unifygeo_ros.inference.bundle import Calibration, Clues, Confidence, load_bundle, log_odds
+from unifygeo_ros.inference.bundle import MISSING_PARTS, Calibration, Clues, Confidence, load_bundle, log_odds
 from unifygeo_ros.inference.familiarity import Familiarity, UsualFeatures, usual_features
 from unifygeo_ros.localization.config import CameraMount
 from unifygeo_training.confidence import (
@@ -32,7 +32,9 @@ from unifygeo_training.confidence import (
     joined,
     judge,
     near_outcomes,
+    opened,
     photographed_outcomes,
+    places_elsewhere,
     squared_distances,
     unfamiliar_weights,
     with_missing_weights,
@@ -105,6 +107,46 @@ def test_right_against_off_the_map_is_the_ratio_of_the_likelihoods() -> None:
         some = (scores > low) & (scores <= low + 0.5)
         assert ambiguity[some].mean() == pytest.approx(np.mean(~right[some]), abs=0.02)
         assert gone[some].mean() == pytest.approx(outside[some].mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("count", [30, 30_000])
+def test_constants_of_before_hold_where_the_answers_do_not_tell(count: int) -> None:
+    """Answers with the odds ln = −12 + 12 · score: thirty find less than half of that from nothing, thousands find it
+    from anywhere."""
+    rng = np.random.default_rng(4)
+    scores = rng.normal(1.0, 0.2, count)
+    right = rng.random(count) < special.expit(-12.0 + 12.0 * scores)
+    outside = ~right
+    fits: list[Any] = [
+        lambda before: fit_confidence(outcomes_of(np.full(count, 0.5), scores, right), before),
+        lambda before: fit_on_map(outcomes_of(np.full(count, 0.5), scores, right, outside=outside), before),
+    ]
+    before = Confidence(bias=-12.0, belief_weight=0.0, score_weight=12.5, spread_weight=-2.0, agreeing_weight=0.5)
+    for fitted in fits:
+        from_nothing, from_before = fitted(None), fitted(before)
+        if count == 30:
+            assert from_nothing.score_weight < 6.0
+            assert from_before.score_weight == pytest.approx(12.5, abs=1.5)
+        else:
+            assert (from_nothing.score_weight, from_before.score_weight) == pytest.approx((12.0, 12.0), abs=0.5)
+        # Without spreads and agreeing tiles nothing speaks against what was known of them.
+        assert (from_before.spread_weight, from_before.agreeing_weight) == pytest.approx((-2.0, 0.5), abs=0.01)
+
+
+def test_constants_of_missing_parts_of_before_hold_where_all_is_seen() -> None:
+    rng = np.random.default_rng(4)
+    scores = rng.normal(1.0, 0.3, 200)
+    outside = rng.random(200) > special.expit(8 * (scores - 1.0))
+    answers = outcomes_of(np.full(200, 0.5), scores, ~outside, outside=outside)
+    before = Confidence(0.0, 0.0, 12.0, azimuth_weight=20.0, elevation_weight=12.0, azimuth_fade=1.4, unseen_bias=-9.0)
+    known = known_by_one_number()
+    found = fit_near(answers, answers, known, before)
+    assert [getattr(found, name) for name in MISSING_PARTS] == pytest.approx(
+        [getattr(before, name) for name in MISSING_PARTS], abs=0.01
+    )
+    assert [getattr(fit_near(answers, answers, known), name) for name in MISSING_PARTS] == pytest.approx([0.0] * 5)
+    pair = with_missing_weights(answers, known, before, before, (before, before))
+    assert [one.azimuth_weight for one in pair] == pytest.approx([20.0, 20.0], abs=0.01)
 
 
 def test_without_images_off_the_map_there_is_nothing_to_fit() -> None:
@@ -252,6 +294,14 @@ def test_constants_near_a_place_are_those_of_the_odds_which_made_the_outcomes() 
         assert np.abs(differences).mean() < 0.25
 
 
+def test_place_elsewhere_is_one_of_those_that_are_far_enough() -> None:
+    """A tile of 70 m that holds a place 69 m east may hold the camera; 71 m away in either axis none does."""
+    places = np.array([[0.0, 0.0], [69.0, 69.0], [-71.0, 5.0], [3.0, 200.0]])
+    drawn = {tuple(places_elsewhere(places[:1], places, 70.0, np.random.default_rng(n))[0]) for n in range(40)}
+    assert drawn == {(-71.0, 5.0), (3.0, 200.0)}
+    assert np.isnan(places_elsewhere(places[:1], places[:2], 70.0, np.random.default_rng(0))).all()
+
+
 @pytest.mark.parametrize("field_deg", FIELDS_DEG)
 def test_field_mask_shows_the_directions_of_its_field(field_deg: tuple[float, float, float]) -> None:
     mount = CameraMount(elevation_top_rad=np.pi / 4, elevation_bottom_rad=-np.pi / 2)
@@ -312,38 +362,40 @@ def test_shipped_model_localizes_in_a_small_town(tmp_path: Path) -> None:
     the index of its western half the panoramas of the eastern half are off the map."""
     town = TownStreets(load_town(render_pairs(903, 8, tmp_path, size_m=240.0)))
     bundle = load_bundle(SHIPPED)
-    gathered = gather(bundle, town, town)
-    given, searched = gathered.given, gathered.searched
-    on_map = ~given.outside
-    assert on_map.sum() == (~searched.outside).sum() == 8
-    assert 1 <= given.outside.sum() <= 6
-    assert not given.right[given.outside].any()
-    assert given.right[on_map].mean() > 0.6
-    assert searched.right.any()
-    # Photographed by another camera, over another provider's imagery, the places are where they were, and the model
-    # knows the pictures less.
-    known = familiarity_of([gathered, gathered], given)
-    other = photographed_outcomes(bundle, [town])
-    assert 8 < len(other) <= 8 * len(STYLES)  # too dark ones are left out, as the localizer refuses them
-    assert not other.outside.any()
-    assert other.right.any()
+    with opened(bundle) as runtime:
+        gathered = gather(runtime, town, town)
+        given, searched = gathered.given, gathered.searched
+        on_map = ~given.outside
+        assert on_map.sum() == (~searched.outside).sum() == 8
+        assert 1 <= given.outside.sum() <= 6
+        assert not given.right[given.outside].any()
+        assert given.right[on_map].mean() > 0.6
+        assert searched.right.any()
+        # Photographed by another camera, over another provider's imagery, the places are where they were, and the model
+        # knows the pictures less.
+        known = familiarity_of([gathered, gathered], given)
+        other = photographed_outcomes(runtime, [town])
+        # Too dark ones are left out, as the localizer refuses them. Off the map are those that its other half shows.
+        assert 8 < (~other.outside).sum() <= 8 * len(STYLES)
+        assert 1 <= other.outside.sum() <= 6 * len(STYLES)
+        assert other.right.any()
 
-    def median(outcomes: Outcomes) -> float:
-        return float(np.median([d.ground + d.aerial for d in outcomes.distances(known)]))
+        def median(outcomes: Outcomes) -> float:
+            return float(np.median([d.ground + d.aerial for d in outcomes.distances(known)]))
 
-    assert median(given.select(on_map)) < median(other)
-    # Looked for near its place more are right than in the whole index.
-    near = near_outcomes(bundle, [town])
-    assert near.right.mean() > given.right[on_map].mean()
+        assert median(given.select(on_map)) < median(other)
+        # Looked for near its place more are right than in the whole index.
+        near = near_outcomes(runtime, [town])
+        assert near.right[~near.outside].mean() > given.right[on_map].mean()
 
-    class Capped(TownStreets):
-        """The lens cap is on, but for a few images."""
+        class Capped(TownStreets):
+            """The lens cap is on, but for a few images."""
 
-        def camera_image(self, number: int, roll: int) -> UInt8:
-            return super().camera_image(number, roll) // (1 if number < 4 else 200)
+            def camera_image(self, number: int, roll: int) -> UInt8:
+                return super().camera_image(number, roll) // (1 if number < 4 else 200)
 
-    capped = Capped(town.town)
-    with pytest.raises(InputError, match="panorama 4: mean brightness"):
-        gather(bundle, capped, capped)
-    # Bright noise of some styles is looked at, for all that.
-    assert len(photographed_outcomes(bundle, [capped])) < len(other)
+        capped = Capped(town.town)
+        with pytest.raises(InputError, match="panorama 4: mean brightness"):
+            gather(runtime, capped, capped)
+        # Bright noise of some styles is looked at, for all that.
+        assert len(photographed_outcomes(runtime, [capped])) < len(other)

@@ -14,11 +14,22 @@ from drive_bags import NETWORK, VEHICLE, write_bag
 from worlds import colour_world
 
 from unifygeo_ros.aerial.build import build_index
-from unifygeo_ros.aerial.index import open_index
+from unifygeo_ros.aerial.gate import Gate
+from unifygeo_ros.aerial.index import TileIndex, open_index
 from unifygeo_ros.core.errors import BundleError
-from unifygeo_ros.inference.bundle import Calibration, load_bundle, replace_manifest, with_calibration
+from unifygeo_ros.core.records import Prior
+from unifygeo_ros.inference.bundle import (
+    BundleManifest,
+    Calibration,
+    Confidence,
+    ModelBundle,
+    load_bundle,
+    replace_manifest,
+    with_calibration,
+)
 from unifygeo_ros.inference.select import open_engines
 from unifygeo_training.cli import main
+from unifygeo_training.confidence import gather, near_outcomes, opened, partly_seen_outcomes
 from unifygeo_training.drives.ground import ImageryGround
 from unifygeo_training.drives.judged import DriveImages, neighbouring, streets_of
 from unifygeo_training.drives.opened import open_part
@@ -81,9 +92,7 @@ def test_index_of_the_streets_imagery_holds_the_same_ground(parts, tmp_path: Pat
     bundle = random_bundle(tmp_path / "bundle", columns=4)
     (streets,) = streets_of(parts, "drives", 0)
     file = streets.imagery(tmp_path)
-    with open_engines(bundle, backend="onnx_cpu") as engines:
-        build_index([file], bundle, engines, tmp_path / "index")
-    index = open_index(tmp_path / "index")
+    index = index_of(bundle, file, tmp_path / "index")
     truth = streets.truth(index.frame)
     ground = parts[0].drive.ground
     for tile in (0, len(index) // 2):
@@ -96,9 +105,56 @@ def test_index_of_the_streets_imagery_holds_the_same_ground(parts, tmp_path: Pat
         assert away.mean() < 4.0
     assert truth - truth[0] == pytest.approx(streets._cameras_m - streets._cameras_m[0], abs=0.01)
     (tmp_path / "half").mkdir()
-    assert streets.western_half(tmp_path / "half").stat().st_size < file.stat().st_size
+    assert streets.half(tmp_path / "half").stat().st_size < file.stat().st_size
     image = streets.camera_image(2, 32)
     assert image.shape[0] / image.shape[1] == pytest.approx(0.25, rel=0.01)
+
+
+def index_of(bundle: ModelBundle, file: Path, output: Path) -> TileIndex:
+    with open_engines(bundle, backend="onnx_cpu") as engines:
+        build_index([file], bundle, engines, output)
+    return open_index(output)
+
+
+def test_half_of_a_drive_along_one_street_has_cameras_off_it(tmp_path: Path) -> None:
+    """From south to north, where its western half would hold all of them."""
+    world = colour_world(3, side_m=192.0)
+    imagery = world.write_geotiff(tmp_path / "world.tif")
+    frame = ImageryGround([imagery], NETWORK.aerial).frame
+    bag = write_bag(
+        tmp_path / "bag", world, frame, pose=lambda time_s: (0.0, time_s - 60.0, np.pi / 2),
+        image_times_s=np.arange(0, 120, 6.0), truth_times_s=np.arange(-1, 122, 0.1),
+    )  # fmt: skip
+    file = tmp_path / "drives.yaml"
+    file.write_text(yaml.safe_dump({"drives": [{"bag": str(bag), "imagery": str(imagery), "set": VEHICLE}]}))
+    (streets,) = streets_of(open_part(file, NETWORK, "all"), "street", 0)
+    index = index_of(random_bundle(tmp_path / "bundle", columns=4), streets.half(tmp_path), tmp_path / "index")
+    gates = [Gate(Prior(float(e), float(n), 1e-6 * np.eye(2)), 1.0) for e, n in streets.truth(index.frame)]
+    held = [len(index.tiles_within(gate)) for gate in gates]
+    assert min(held[:8]) > 0
+    assert held[-2] == held[-1] == 0
+
+
+def near_of(manifest: BundleManifest) -> Confidence:
+    near = manifest.calibration.near_on_map_confidence
+    assert near is not None
+    return near
+
+
+def test_drives_of_another_year_through_the_same_streets_are_on_the_map(drives_file: Path, parts, tmp_path) -> None:
+    """Only in an index that does not hold their places are these off the map. Two years of one town had right answers
+    that counted as off it."""
+    both = [*parts, *open_part(drives_file, NETWORK, "all")]
+    first, second = streets_of(neighbouring(both, tiles=10_000, queries=8, seed=0), "two years", 0)
+    bundle = uncalibrated(tmp_path / "bundle")
+    with opened(bundle) as runtime:
+        answers = gather(runtime, first, second).given
+        partly_seen = partly_seen_outcomes(runtime, [first, second])
+    off_map = answers.select(answers.outside)
+    assert 0 < len(off_map) < len(first)  # of the half of its own imagery alone
+    assert (~answers.outside).sum() == len(first) == 8
+    assert (~partly_seen.outside).sum() == 16
+    assert 0 < partly_seen.outside.sum() < 16
 
 
 def test_images_for_calibration_are_neighbours_that_fit_in_memory(parts) -> None:
@@ -117,7 +173,7 @@ def test_images_for_calibration_are_neighbours_that_fit_in_memory(parts) -> None
 
 
 def test_uncalibrated_bundle_is_calibrated_in_place_with_its_lineage(
-    drives_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    drives_file: Path, parts, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     bundle = uncalibrated(tmp_path / "bundle")
@@ -138,6 +194,14 @@ def test_uncalibrated_bundle_is_calibrated_in_place_with_its_lineage(
     assert "drives.yaml, part all" in step["data"]
     assert "2023-11-14" in step["data"]  # the day of the drive's stamps
     assert manifest.weights_sha256 == bundle.manifest.weights_sha256  # indexes stay valid
+    # One drive tells what images near a track look like on the map and off it: those near another place of the drive.
+    some = neighbouring(parts, tiles=10_000, queries=20, seed=1)
+    with opened(load_bundle(bundle.path)) as runtime:
+        answers, near = near_outcomes(runtime, streets_of(some, "some", 0)), near_of(manifest)
+    assert (~answers.outside).sum() == 20 >= answers.outside.sum() > 10
+    odds = np.array([near.log_odds(clues) for clues in answers.clues(manifest.calibration.familiarity)])
+    assert np.median(odds[~answers.outside]) > 1 > -1 > np.median(odds[answers.outside])
+    assert not answers.right[answers.outside].any()
 
 
 def test_without_a_place_for_the_result_nothing_is_computed(drives_file: Path, tmp_path: Path, capsys) -> None:

@@ -4,7 +4,8 @@ The belief of an answer is shared out among the candidates, as if one of them ha
 known how often none is, in two ways: another place on the map looks more like it, or the place is not on the map. For
 the second the panoramas are localized in the index of another town (or part of a city) and, the harder case, in an
 index of the other half of their own. Two logistic regressions on the same clues say how probable each is, once for
-images with a heading and once for images whose heading was searched.
+images with a heading and once for images whose heading was searched. A third says how probably an image that was
+looked for near a place only, as by the tracker, is on the map.
 
 The mean features of all these panoramas and tiles are what the model knows (`unifygeo_ros.inference.familiarity`). What
 a distance from them means is fitted on the same places, photographed by other cameras and providers: with changed
@@ -16,6 +17,7 @@ than the whole field: for the confidences, and for the covariance of right answe
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +37,7 @@ from unifygeo_ros.core.errors import ConfigurationError, InputError
 from unifygeo_ros.core.geodesy import Datum, yaw_from_azimuth
 from unifygeo_ros.core.records import CameraImage, Distances, Heading, HeadingSource, Prior, Query, Rejection
 from unifygeo_ros.inference.bundle import (
+    ALWAYS_ON_MAP,
     MANIFEST_NAME,
     MISSING_PARTS,
     BundleManifest,
@@ -66,6 +69,8 @@ from unifygeo_training.files import locked, new_folder
 from unifygeo_training.model import UnifyGeo
 from unifygeo_training.streets import PhotographedStreets, Streets
 
+logger = logging.getLogger(__name__)
+
 GATES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 HEADING_SIGMA_RAD = LocalizerConfig().heading_sigma_rad
 CONFIG = LocalizerConfig(check_projection=False)
@@ -96,7 +101,8 @@ LEAST_LIMIT = 1.2
 """Limits of `Familiarity` are not below this: a few towns do not tell how much others of their kind differ. Of three
 held-out drives one had 3.5% of its images between 1.0 and 1.18, with fixes as good as the others'."""
 _SHRINKAGE = 0.1
-"""Weight, against one answer's, of the squared distance from "as sure as the belief": where the data do not tell."""
+"""Weight, against one answer's, of the squared distance from the constants of before, or from "as sure as the belief":
+where the data do not tell. A town's hundreds of answers do; a drive's dozens hardly find a `score_weight` of 12."""
 
 
 @dataclass(frozen=True)
@@ -170,11 +176,20 @@ class Answers:
 
 
 def with_confidence(
-    network: UnifyGeo, report: CalibrationReport, streets: Sequence[Streets], bundle: ModelBundle | None = None
+    network: UnifyGeo,
+    report: CalibrationReport,
+    streets: Sequence[Streets],
+    bundle: ModelBundle | None = None,
+    before: Calibration | None = None,
 ) -> CalibrationReport:
     """A calibration report with all confidences, fitted on the answers that the rest of it leads to.
 
-    bundle: the one that the weights came from; None: the network is exported for it.
+    Args:
+        network: the weights.
+        report: the rest of the calibration.
+        streets: where the answers come from.
+        bundle: the one that the weights came from; None: the network is exported for it.
+        before: see `fit_bundle`.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bundle"
@@ -183,7 +198,7 @@ def with_confidence(
             bundle = export_bundle(network, folder, text, precisions=("fp32",), calibration=report.calibration)
         else:
             bundle = write_calibrated(bundle, report, folder)
-        calibration, answers = fit_bundle(bundle, streets)
+        calibration, answers = fit_bundle(bundle, streets, before)
     return replace(report, calibration=calibration, answers=answers)
 
 
@@ -222,31 +237,50 @@ def known_pictures(bundle: ModelBundle) -> Familiarity:
     return known
 
 
-def fit_bundle(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibration, dict[str, Any]]:
-    """The bundle's calibration with all confidences fitted again, and what became of the answers (`Answers`)."""
-    gathered = [gather(bundle, of_one, streets[(n + 1) % len(streets)]) for n, of_one in enumerate(streets)]
+def fit_bundle(
+    bundle: ModelBundle, streets: Sequence[Streets], before: Calibration | None = None
+) -> tuple[Calibration, dict[str, Any]]:
+    """The bundle's calibration with all confidences fitted again, and what became of the answers (`Answers`).
+
+    Args:
+        bundle: with the rest of a calibration.
+        streets: where the answers come from.
+        before: of weights that these are still near to. Its confidences hold where the answers do not tell, as the few
+            of an adaptation. None: nothing is known.
+    """
     calibration, answers = bundle.manifest.calibration, {}
+    with opened(bundle) as runtime:
+        gathered = [gather(runtime, of_one, streets[(n + 1) % len(streets)]) for n, of_one in enumerate(streets)]
+        photographed = photographed_outcomes(runtime, streets)
+        partly_seen = {way: partly_seen_outcomes(runtime, streets, searched=way) for way in (False, True)}
+        near = _near_outcomes(runtime, streets)
     usual = joined([one.given for one in gathered])
-    photographed = photographed_outcomes(bundle, streets)
-    partly_seen = {searched: partly_seen_outcomes(bundle, streets, searched=searched) for searched in (False, True)}
     known = familiarity_of(gathered, joined([usual, photographed]))
     calibration = replace(calibration, familiarity=known)
     for name, parts in (("", [one.given for one in gathered]), ("searched_", [one.searched for one in gathered])):
         outcomes = joined(parts)
-        confidence, on_map = fit_confidence(outcomes), fit_on_map(outcomes)
+        base = _known_before(before, f"{name}confidence"), _known_before(before, f"{name}on_map_confidence")
+        confidence, on_map = fit_confidence(outcomes, base[0]), fit_on_map(outcomes, base[1])
         if not name:
             weights = unfamiliar_weights(photographed, known, confidence, on_map)
         confidence = replace(confidence, unfamiliar_weight=weights[0])
         on_map = replace(on_map, unfamiliar_weight=weights[1])
-        confidence, on_map = with_missing_weights(partly_seen[bool(name)], known, confidence, on_map)
+        confidence, on_map = with_missing_weights(partly_seen[bool(name)], known, confidence, on_map, base)
         fitted: dict[str, Any] = {f"{name}confidence": confidence, f"{name}on_map_confidence": on_map}
         calibration = replace(calibration, **fitted)
         answers[f"{name}confidence"] = asdict(judge(outcomes, calibration, searched=bool(name)))
-    near, widening = _near(bundle, streets, known), fit_elevation_widening(partly_seen[False])
-    calibration = replace(calibration, near_on_map_confidence=near, elevation_widening=widening)
+    of_near = _near(*near, known, _known_before(before, "near_on_map_confidence"))
+    widening = fit_elevation_widening(partly_seen[False])
+    calibration = replace(calibration, near_on_map_confidence=of_near, elevation_widening=widening)
     answers["photographed"] = asdict(judge(photographed, calibration))
     answers["partly_seen"] = asdict(judge(partly_seen[False], calibration))
     return calibration, answers
+
+
+def _known_before(before: Calibration | None, name: str) -> Confidence | None:
+    """A confidence of a calibration, None where it says nothing."""
+    found: Confidence | None = None if before is None else getattr(before, name)
+    return None if found == ALWAYS_ON_MAP else found
 
 
 def familiarity_of(gathered: Sequence[Gathered], all_answers: Outcomes) -> Familiarity:
@@ -298,7 +332,11 @@ def unfamiliar_weights(
 
 
 def with_missing_weights(
-    partly_seen: Outcomes, known: Familiarity, confidence: Confidence, on_map: Confidence
+    partly_seen: Outcomes,
+    known: Familiarity,
+    confidence: Confidence,
+    on_map: Confidence,
+    before: tuple[Confidence | None, Confidence | None] = (None, None),
 ) -> tuple[Confidence, Confidence]:
     """Both with the weights and fades of missing parts under which the answers to partly seen streets are likeliest.
 
@@ -310,18 +348,19 @@ def with_missing_weights(
         known: what the model knows.
         confidence: all its other constants stay.
         on_map: the same.
+        before: of both, see `fit_bundle`.
     """
     clues, blind, right, outside = partly_seen.clues(known), partly_seen.blind, partly_seen.right, partly_seen.outside
     if not right.any():
         return confidence, on_map  # a network that finds nothing in a part
     confidence, on_map = (replace(base, **dict.fromkeys(MISSING_PARTS, 0.0)) for base in (confidence, on_map))
     of_place = np.where(outside, 0.0, 1.0 / (~outside).sum())
-    confidence = _with_missing(confidence, clues, np.zeros(len(clues)), blind, right, of_place)
+    confidence = _with_missing(confidence, clues, np.zeros(len(clues)), blind, right, of_place, before[0])
     if not outside.any():
         return confidence, on_map  # one town alone
     # on the map : off it = (1 + wrong place : right) · (right : off the map)
     of_right = np.logaddexp(0.0, -_log_odds(confidence, clues))
-    return confidence, _with_missing(on_map, clues, of_right, blind, ~outside, _halves(outside))
+    return confidence, _with_missing(on_map, clues, of_right, blind, ~outside, _halves(outside), before[1])
 
 
 def fit_elevation_widening(partly_seen: Outcomes) -> float:
@@ -351,17 +390,20 @@ _MISSING_SCALE = 10.0
 a score_weight of 12 makes 4."""
 
 
-def fit_near(whole: Outcomes, partly_seen: Outcomes, known: Familiarity) -> Confidence:
+def fit_near(
+    whole: Outcomes, partly_seen: Outcomes, known: Familiarity, before: Confidence | None = None
+) -> Confidence:
     """On the map against off it, as if half of the images were, of answers near a place (`near_outcomes`).
 
     Args:
         whole: answers to panoramas that show all.
         partly_seen: to parts of them.
         known: what the model knows.
+        before: see `fit_bundle`.
     """
-    base = _fit(whole, ~whole.outside, _halves(whole.outside) * len(whole))
-    clues, nothing = partly_seen.clues(known), np.zeros(len(partly_seen))
-    return _with_missing(base, clues, nothing, partly_seen.blind, ~partly_seen.outside, _halves(partly_seen.outside))
+    base = _fit(whole, ~whole.outside, _halves(whole.outside) * len(whole), before)
+    clues, nothing, outside = partly_seen.clues(known), np.zeros(len(partly_seen)), partly_seen.outside
+    return _with_missing(base, clues, nothing, partly_seen.blind, ~outside, _halves(outside), before)
 
 
 def _halves(outside: Bool) -> Float64:
@@ -370,7 +412,13 @@ def _halves(outside: Bool) -> Float64:
 
 
 def _with_missing(
-    base: Confidence, clues: Sequence[Clues], more: Float64, blind: Float64, true: Bool, weights: Float64
+    base: Confidence,
+    clues: Sequence[Clues],
+    more: Float64,
+    blind: Float64,
+    true: Bool,
+    weights: Float64,
+    before: Confidence | None = None,
 ) -> Confidence:
     """With the constants of missing parts under which what is true is likeliest.
 
@@ -381,6 +429,7 @@ def _with_missing(
         blind: shares of azimuth and elevation that were not seen, (n, 2).
         true: what the odds are of, (n,).
         weights: of each of the n, (n,).
+        before: whose constants of missing parts hold where the data do not tell; None: zeros.
     """
     shown = _log_odds(base, clues)
 
@@ -389,7 +438,8 @@ def _with_missing(
         return np.asarray(trust * (shown + blind @ constants[:2]) + (1 - trust) * constants[4] + more)
 
     bounds = [(-50.0, 50.0)] * 2 + [(0.0, 10.0)] * 2 + [(-50.0, 50.0)]
-    found = _likeliest(odds_of, true, weights, bounds, _MISSING_SCALE)
+    start = np.array([0.0 if before is None else getattr(before, name) for name in MISSING_PARTS])
+    found = _likeliest(odds_of, true, weights, bounds, _MISSING_SCALE, start)
     return replace(base, **dict(zip(MISSING_PARTS, found.tolist(), strict=True)))
 
 
@@ -403,6 +453,7 @@ def _likeliest(
     weights: Float64,
     bounds: Sequence[tuple[float, float]],
     scale: float = 1.0,
+    start: Float64 | None = None,
 ) -> Float64:
     """The constants under which what is true is likeliest.
 
@@ -412,35 +463,30 @@ def _likeliest(
         weights: of each of the n, (n,).
         bounds: of each constant.
         scale: what is usual for the constants.
+        start: the constants where the outcomes do not tell; None: zeros.
     """
-    signs = np.where(true, 1.0, -1.0)
+    signs, start = np.where(true, 1.0, -1.0), np.zeros(len(bounds)) if start is None else start
 
     def loss(constants: Float64) -> float:
         likelihood = weights * special.log_expit(signs * odds_of(constants))
-        return float(-likelihood.sum() + _SHRINKAGE * ((constants / scale) ** 2).sum() / len(true))
+        return float(-likelihood.sum() + _SHRINKAGE * (((constants - start) / scale) ** 2).sum() / len(true))
 
-    found = optimize.minimize(loss, np.zeros(len(bounds)), method="L-BFGS-B", bounds=bounds)
+    found = optimize.minimize(loss, start, method="L-BFGS-B", bounds=bounds)
     return np.asarray(found.x, np.float64)
 
 
-def photographed_outcomes(bundle: ModelBundle, streets: Sequence[Streets]) -> Outcomes:
+def photographed_outcomes(runtime: Runtime, streets: Sequence[Streets]) -> Outcomes:
     """Answers to all streets photographed in each of `STYLES`, with a heading.
 
-    They are localized in their own index and in that of the streets after them.
+    They are localized on the map and off it (`_visits`).
     """
     parts = []
     for style, config in enumerate(STYLES):
         changed = [PhotographedStreets(of_one, config, 100 * style + n) for n, of_one in enumerate(streets)]
-        for number, shown in enumerate(changed):
-            with _runtime(bundle) as runtime:
-                index = runtime.index(shown.imagery)
-                visitors = {number, (number - 1) % len(changed)}  # one whose streets these are, one from elsewhere
-                for own in (changed[visitor] for visitor in sorted(visitors)):
-                    truth = own.truth(index.frame)
-                    outside = np.full(len(truth), own is not shown)
-                    localizer = runtime.localizer(index, own)
-                    rows = np.arange(len(truth))
-                    parts.append(_localized(localizer, own, truth, outside, rows, leave_out_refused=True))
+        for index, own, chosen, off_map in _visits(runtime, changed):
+            localizer, outside = runtime.localizer(index, own), np.full(len(own), off_map)
+            truth, rows = own.truth(index.frame), np.flatnonzero(chosen)
+            parts.append(_localized(localizer, own, truth, outside, rows, leave_out_refused=True))
     return joined(parts)
 
 
@@ -449,7 +495,7 @@ def fit_missing(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibr
 
     Args:
         bundle: a calibrated one; all its other constants stay.
-        streets: two or more.
+        streets: one or more.
 
     Raises:
         InputError: The bundle does not know what is usual.
@@ -458,8 +504,11 @@ def fit_missing(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibr
     known = calibration.familiarity
     if known is None:
         raise InputError(f"{bundle.path}: its calibration knows no usual pictures; fit all of it again")
+    with opened(bundle) as runtime:
+        seen = {way: partly_seen_outcomes(runtime, streets, searched=way) for way in (False, True)}
+        near = _near_outcomes(runtime, streets)
     for name in ("", "searched_"):
-        partly_seen = partly_seen_outcomes(bundle, streets, searched=bool(name))
+        partly_seen = seen[bool(name)]
         if not name:
             calibration = replace(calibration, elevation_widening=fit_elevation_widening(partly_seen))
         bases = (getattr(calibration, f"{name}confidence"), getattr(calibration, f"{name}on_map_confidence"))
@@ -467,66 +516,98 @@ def fit_missing(bundle: ModelBundle, streets: Sequence[Streets]) -> tuple[Calibr
         fitted: dict[str, Any] = {f"{name}confidence": confidence, f"{name}on_map_confidence": on_map}
         calibration = replace(calibration, **fitted)
         answers[f"{name}partly_seen"] = asdict(judge(partly_seen, calibration, searched=bool(name)))
-    return replace(calibration, near_on_map_confidence=_near(bundle, streets, known)), answers
+    return replace(calibration, near_on_map_confidence=_near(*near, known)), answers
 
 
-def _near(bundle: ModelBundle, streets: Sequence[Streets], known: Familiarity) -> Confidence | None:
-    """Fitted to answers near a place; None where the data are of one town alone, so that nothing is off the map."""
-    if len(streets) < 2:
-        return None
-    return fit_near(near_outcomes(bundle, streets), near_outcomes(bundle, streets, FIELDS_DEG), known)
+def _near_outcomes(runtime: Runtime, streets: Sequence[Streets]) -> tuple[Outcomes, Outcomes]:
+    """Answers near a place to panoramas that show all, and to parts of them."""
+    return near_outcomes(runtime, streets), near_outcomes(runtime, streets, FIELDS_DEG)
 
 
-def partly_seen_outcomes(bundle: ModelBundle, streets: Sequence[Streets], *, searched: bool = False) -> Outcomes:
+def _near(
+    whole: Outcomes, partly_seen: Outcomes, known: Familiarity, before: Confidence | None = None
+) -> Confidence | None:
+    """Fitted to answers near a place; that of before where all places are so near each other that none is elsewhere."""
+    if not whole.outside.any() or not partly_seen.outside.any():
+        logger.warning(
+            "the data lie within a tile: what images near a track look like off the map is not learnt from them; give "
+            "drives of several hundred metres"
+        )
+        return before
+    return fit_near(whole, partly_seen, known, before)
+
+
+def partly_seen_outcomes(runtime: Runtime, streets: Sequence[Streets], *, searched: bool = False) -> Outcomes:
     """Answers to all streets, each panorama seen in one of `FIELDS_DEG`, with a heading or with it searched.
 
-    They are localized in their own index and in that of the streets after them.
+    They are localized on the map and off it (`_visits`).
     """
     parts = []
-    with _runtime(bundle) as runtime:
-        for number, shown in enumerate(streets):
-            index = runtime.index(shown.imagery)
-            visitors = {number, (number - 1) % len(streets)}
-            for own in (streets[visitor] for visitor in sorted(visitors)):
-                truth = own.truth(index.frame)
-                outside = np.full(len(truth), own is not shown)
-                localizer, rows = runtime.localizer(index, own), np.arange(len(truth))
-                answers = _localized(
-                    localizer, own, truth, outside, rows, searched=searched, leave_out_refused=True, fields=FIELDS_DEG
-                )
-                parts.append(answers)
+    for index, own, chosen, off_map in _visits(runtime, streets):
+        localizer, outside = runtime.localizer(index, own), np.full(len(own), off_map)
+        truth, rows = own.truth(index.frame), np.flatnonzero(chosen)
+        answers = _localized(
+            localizer, own, truth, outside, rows, searched=searched, leave_out_refused=True, fields=FIELDS_DEG
+        )
+        parts.append(answers)
     return joined(parts)
 
 
 def near_outcomes(
-    bundle: ModelBundle, streets: Sequence[Streets], fields: Sequence[tuple[float, float, float]] = ()
+    runtime: Runtime, streets: Sequence[Streets], fields: Sequence[tuple[float, float, float]] = ()
 ) -> Outcomes:
     """Answers to all streets, looked for near a place as the tracker does, with a heading.
 
-    On the map near the truth, and in the index of the streets after them near a place on a street that is not theirs.
+    On the map near the truth, and off it: in the index of the streets after them near a place on a street that is not
+    theirs. Near a place only the tiles there are looked at. So where the streets are alone, another place of their own
+    is off the map as well, if it is so far away that these tiles do not hold the camera.
 
     Args:
-        bundle: a calibrated one.
-        streets: two or more.
+        runtime: with a calibrated bundle.
+        streets: one or more.
         fields: as `FIELDS_DEG`, in turn; empty: all is seen.
     """
     parts = []
-    with _runtime(bundle) as runtime:
-        for number, shown in enumerate(streets):
-            index = runtime.index(shown.imagery)
-            places = shown.truth(index.frame)
-            for own in (shown, streets[number - 1]):
-                truth = own.truth(index.frame)
-                rng = np.random.default_rng(own.seed)
-                outside = np.full(len(truth), own is not shown)
-                near = truth if own is shown else places[rng.integers(len(places), size=len(truth))]
-                near = near + rng.normal(0.0, NEAR_SIGMA_M, near.shape)
-                localizer, rows = runtime.localizer(index, own), np.arange(len(truth))
-                answers = _localized(
-                    localizer, own, truth, outside, rows, leave_out_refused=True, fields=fields, near=near
-                )
-                parts.append(answers)
+    for number, shown in enumerate(streets):
+        index, stranger = runtime.index(shown.imagery), streets[number - 1]
+        places, cameras = shown.truth(index.frame), stranger.truth(index.frame)
+        rng = np.random.default_rng(stranger.seed)
+        elsewhere = places_elsewhere(cameras, places, index.manifest.side_m + 6 * NEAR_SIGMA_M, rng)
+        for own, near, outside in ((shown, places, False), (stranger, elsewhere, True)):
+            truth, rows = own.truth(index.frame), np.flatnonzero(~np.isnan(near[:, 0]))
+            near = near + np.random.default_rng(own.seed).normal(0.0, NEAR_SIGMA_M, near.shape)
+            answers = _localized(
+                runtime.localizer(index, own),
+                own,
+                truth,
+                np.full(len(truth), outside),
+                rows,
+                leave_out_refused=True,
+                fields=fields,
+                near=near,
+            )
+            parts.append(answers)
     return joined(parts)
+
+
+def places_elsewhere(cameras_m: Float64, places_m: Float64, apart_m: float, rng: np.random.Generator) -> Float64:
+    """For each camera one of the places, at random, that is far away.
+
+    Args:
+        cameras_m: float64 (n, 2).
+        places_m: float64 (m, 2), of the same frame.
+        apart_m: how far a place must be, in the larger of the two axes.
+        rng: what chooses.
+
+    Returns:
+        float64 (n, 2), NaN for a camera with no such place.
+    """
+    found = np.full(cameras_m.shape, np.nan)
+    for row, camera in enumerate(cameras_m):
+        far = places_m[np.abs(places_m - camera).max(axis=1) > apart_m]
+        if len(far):
+            found[row] = far[rng.integers(len(far))]
+    return found
 
 
 def field_mask(mount: CameraMount, shape: tuple[int, int], field_deg: tuple[float, float, float]) -> Bool:
@@ -583,56 +664,59 @@ class Gathered:
     """Mean features of the tiles of their imagery, (m, C)."""
 
 
-class _Runtime:
-    """Indexes in a temporary folder, and localizers on ONNX Runtime's CPU."""
+class Runtime:
+    """Indexes in a temporary folder, each built once, and localizers on ONNX Runtime's CPU."""
 
     def __init__(self, bundle: ModelBundle, engines: EngineSet, folder: Path) -> None:
-        self._bundle, self._engines, self._folder, self._indexes = bundle, engines, folder, 0
+        self.bundle = bundle
+        self._engines, self._folder = engines, folder
+        self._indexes: dict[tuple[Callable[[Path], Path], Datum | None], TileIndex] = {}
 
     def index(self, imagery: Callable[[Path], Path], datum: Datum | None = None) -> TileIndex:
-        """imagery: writes it into a folder and returns what `build_index` takes."""
-        self._indexes += 1
-        folder = self._folder / str(self._indexes)
-        folder.mkdir()
-        build_index([imagery(folder)], self._bundle, self._engines, folder / "index", datum=datum)
-        return open_index(folder / "index", bundle=self._bundle)
+        """imagery: `Streets.imagery` or `Streets.half`."""
+        if (imagery, datum) not in self._indexes:
+            folder = self._folder / str(len(self._indexes))
+            folder.mkdir()
+            build_index([imagery(folder)], self.bundle, self._engines, folder / "index", datum=datum)
+            self._indexes[imagery, datum] = open_index(folder / "index", bundle=self.bundle)
+        return self._indexes[imagery, datum]
 
     def localizer(self, index: TileIndex, streets: Streets) -> Localizer:
-        return Localizer(index, self._bundle, self._engines, CONFIG, streets.mount)
+        return Localizer(index, self.bundle, self._engines, CONFIG, streets.mount)
 
 
 @contextlib.contextmanager
-def _runtime(bundle: ModelBundle) -> Iterator[_Runtime]:
+def opened(bundle: ModelBundle) -> Iterator[Runtime]:
+    """The whole localizer with a bundle, as long as the context lasts."""
     precision = choose_precision(bundle, "onnx_cpu", "auto")
     with (
         tempfile.TemporaryDirectory() as temporary,
         open_engines(bundle, backend="onnx_cpu", precision=precision) as engines,
     ):
-        yield _Runtime(bundle, engines, Path(temporary))
+        yield Runtime(bundle, engines, Path(temporary))
 
 
-def gather(bundle: ModelBundle, streets: Streets, stranger: Streets) -> Gathered:
+def gather(runtime: Runtime, streets: Streets, stranger: Streets) -> Gathered:
     """Localize all panoramas with the bundle: with a heading, and with it searched.
 
-    In the index of the whole imagery, in that of its western half (only those that are not on it), and in that of the
-    stranger, where it is another.
+    In the index of the whole imagery, in that of half of it, and in that of the stranger, where it is another: in these
+    two only those that are not on it.
     """
-    with _runtime(bundle) as runtime:
-        whole = runtime.index(streets.imagery)
-        truth = streets.truth(whole.frame)
-        half = runtime.index(streets.western_half, whole.manifest.datum)
-        beyond = np.array([not len(half.tiles_within(Gate(_place(point), 1.0))) for point in truth])
-        everywhere, nowhere = np.ones(len(truth), np.bool_), np.zeros(len(truth), np.bool_)
-        trials = [(whole, nowhere, everywhere), (half, everywhere, beyond)]
-        if stranger is not streets:
-            trials.append((runtime.index(stranger.imagery), everywhere, everywhere))
-        given, searched = [], []
-        for index, outside, chosen in trials:
-            localizer, places = runtime.localizer(index, streets), np.flatnonzero(chosen)
-            given.append(_localized(localizer, streets, truth, outside, places))
-            searched.append(_localized(localizer, streets, truth, outside, places, searched=True))
-        tiles = tile_features(whole.match_maps[np.arange(len(whole))], bundle.manifest.ground.columns)
-        return Gathered(joined(given), joined(searched), tiles)
+    whole = runtime.index(streets.imagery)
+    truth = streets.truth(whole.frame)
+    half = runtime.index(streets.half, whole.manifest.datum)
+    everywhere, nowhere = np.ones(len(truth), np.bool_), np.zeros(len(truth), np.bool_)
+    trials = [(whole, nowhere, everywhere), (half, everywhere, _off_map(half, streets))]
+    if stranger is not streets:
+        strange = runtime.index(stranger.imagery)
+        trials.append((strange, everywhere, _off_map(strange, streets)))
+    given, searched = [], []
+    for index, outside, chosen in trials:
+        localizer, places = runtime.localizer(index, streets), np.flatnonzero(chosen)
+        given.append(_localized(localizer, streets, truth, outside, places))
+        searched.append(_localized(localizer, streets, truth, outside, places, searched=True))
+    tiles = tile_features(whole.match_maps[np.arange(len(whole))], runtime.bundle.manifest.ground.columns)
+    return Gathered(joined(given), joined(searched), tiles)
 
 
 def squared_distances(errors_m: Float64, covariances_m2: Float64, right: Sequence[bool]) -> Float64:
@@ -648,8 +732,30 @@ def squared_distances(errors_m: Float64, covariances_m2: Float64, right: Sequenc
     return np.asarray(np.einsum("ni,nij,nj->n", errors_m, np.linalg.inv(covariances_m2), errors_m))
 
 
-def _place(point: Float64) -> Prior:
-    return Prior(float(point[0]), float(point[1]), 1e-6 * np.eye(2))
+def _off_map(index: TileIndex, streets: Streets) -> Bool:
+    """Which of the cameras are on no tile of an index: bool (n,)."""
+    places = streets.truth(index.frame).tolist()
+    gates = (Gate(Prior(east, north, 1e-6 * np.eye(2)), 1.0) for east, north in places)
+    return np.array([not len(index.tiles_within(gate)) for gate in gates], np.bool_)
+
+
+def _visits(runtime: Runtime, streets: Sequence[Streets]) -> Iterator[tuple[TileIndex, Streets, Bool, bool]]:
+    """The index of each of the streets, and what is looked for in it: all that is theirs, and what is off its map.
+
+    Off the map are the streets before them, as far as they are elsewhere. Where there are none (one town alone, or
+    drives of two years through one), the index is that of half of the imagery, and their own other half is off it.
+
+    Yields:
+        The index, the streets whose images are looked for, which of them, bool (n,), and whether those are off the map.
+    """
+    for number, shown in enumerate(streets):
+        index, stranger = runtime.index(shown.imagery), streets[number - 1]
+        yield index, shown, np.ones(len(shown), np.bool_), False
+        off_map = _off_map(index, stranger)
+        if not off_map.any():
+            index, stranger = runtime.index(shown.half, index.manifest.datum), shown
+            off_map = _off_map(index, shown)
+        yield index, stranger, off_map, True
 
 
 def _localized(
@@ -729,14 +835,14 @@ def _localized(
     )
 
 
-def fit_confidence(outcomes: Outcomes) -> Confidence:
-    """Right against a wrong place on the map, from the images on the map."""
+def fit_confidence(outcomes: Outcomes, before: Confidence | None = None) -> Confidence:
+    """Right against a wrong place on the map, from the images on the map. before: see `fit_bundle`."""
     on_map = outcomes.select(~outcomes.outside)
-    return _fit(on_map, on_map.right, np.ones(len(on_map)))
+    return _fit(on_map, on_map.right, np.ones(len(on_map)), before)
 
 
-def fit_on_map(outcomes: Outcomes) -> Confidence:
-    """Right against a place that is not on the map, as if half of the images were.
+def fit_on_map(outcomes: Outcomes, before: Confidence | None = None) -> Confidence:
+    """Right against a place that is not on the map, as if half of the images were. before: see `fit_bundle`.
 
     The wrong answers on the map have their own odds (`fit_confidence`) and are left out.
     """
@@ -748,16 +854,25 @@ def fit_on_map(outcomes: Outcomes) -> Confidence:
         raise InputError("no image off the map: render more panoramas, in at least one town")
     share = float(np.mean(outcomes.right[on_map]))
     weights = np.where(either.right, 0.5 / either.right.sum(), 0.5 / either.outside.sum()) * len(either)
-    found = _fit(either, either.right, weights)
+    if before is not None:
+        before = replace(before, bias=before.bias - float(np.log(share)))
+    found = _fit(either, either.right, weights, before)
     return replace(found, bias=found.bias + float(np.log(share)))
 
 
-def _fit(outcomes: Outcomes, right: Bool, weights: Float64) -> Confidence:
-    """The constants under which the outcomes are likeliest; no clue may count against its meaning."""
+AS_SURE_AS_THE_BELIEF = Confidence(bias=0.0, belief_weight=1.0)
+
+
+def _fit(outcomes: Outcomes, right: Bool, weights: Float64, before: Confidence | None = None) -> Confidence:
+    """The constants under which the outcomes are likeliest; no clue may count against its meaning.
+
+    before: where the data do not tell.
+    """
     columns = (log_odds(outcomes.beliefs), outcomes.scores, outcomes.spreads, outcomes.agreeing)
     features = np.stack([np.ones(len(right)), *columns], axis=-1)
     signs = np.where(right, 1.0, -1.0)
-    start = np.array([0.0, 1.0, 0.0, 0.0, 0.0])
+    base = AS_SURE_AS_THE_BELIEF if before is None else before
+    start = np.array([base.bias, base.belief_weight, base.score_weight, base.spread_weight, base.agreeing_weight])
 
     def loss(constants: Float64) -> float:
         likelihood = weights * special.log_expit(signs * (features @ constants))

@@ -43,8 +43,8 @@ class Streets(Protocol):
         """Write the imagery into a folder; what `build_index` takes."""
         ...
 
-    def western_half(self, folder: Path) -> Path:
-        """Write the western half of the imagery into a folder, as `imagery` does the whole."""
+    def half(self, folder: Path) -> Path:
+        """Write half of the imagery into a folder, as `imagery` does the whole."""
         ...
 
     def truth(self, frame: LocalFrame) -> Float64:
@@ -74,7 +74,7 @@ class TownStreets:
     def imagery(self, folder: Path) -> Path:
         return self._written(folder, np.asarray(self.town.orthophotos[0]))
 
-    def western_half(self, folder: Path) -> Path:
+    def half(self, folder: Path) -> Path:
         pixels = np.asarray(self.town.orthophotos[0])
         return self._written(folder, pixels[:, : pixels.shape[1] // 2])
 
@@ -114,7 +114,7 @@ class RegionStreets:
     def imagery(self, folder: Path) -> Path:
         return self._linked(folder, self.region.rows)
 
-    def western_half(self, folder: Path) -> Path:
+    def half(self, folder: Path) -> Path:
         longitude_deg = self.region.data.split.gallery_lat_lon[self.region.rows][:, 1]
         return self._linked(folder, self.region.rows[longitude_deg < np.median(longitude_deg)])
 
@@ -151,8 +151,8 @@ class PhotographedStreets:
     def imagery(self, folder: Path) -> Path:
         return self._changed(self._streets.imagery(folder))
 
-    def western_half(self, folder: Path) -> Path:
-        return self._changed(self._streets.western_half(folder))
+    def half(self, folder: Path) -> Path:
+        return self._changed(self._streets.half(folder))
 
     def truth(self, frame: LocalFrame) -> Float64:
         return self._streets.truth(frame)

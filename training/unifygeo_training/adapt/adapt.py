@@ -276,7 +276,7 @@ def _calibrate(request: AdaptRequest, parent: ModelBundle, sources: list[Track],
     name = request.output.resolve().name
     lineage = (*parent.manifest.lineage, step)
     student = replace_manifest(student, dataclasses.replace(student.manifest, name=name, lineage=lineage))
-    student = calibrated(student, learnt / "drives.yaml", MADE_BY)
+    student = calibrated(student, learnt / "drives.yaml", MADE_BY, parent.manifest.calibration)
     if parent.manifest.calibration.familiarity is not None:
         # The drives' pictures are familiar now; those that the parent was calibrated on are still.
         known = also_familiar(student.manifest.calibration, parent)

@@ -9,7 +9,14 @@ import numpy as np
 import torch
 
 from unifygeo_ros.core.errors import ConfigurationError
-from unifygeo_ros.inference.bundle import FLOAT_PRECISIONS, ModelBundle, load_bundle, replace_manifest, with_calibration
+from unifygeo_ros.inference.bundle import (
+    FLOAT_PRECISIONS,
+    Calibration,
+    ModelBundle,
+    load_bundle,
+    replace_manifest,
+    with_calibration,
+)
 from unifygeo_training.adapt.settings import LearnSettings
 from unifygeo_training.calibrate import calibrate
 from unifygeo_training.checkpoint import load_network
@@ -101,11 +108,11 @@ def room(pairs: PairSet, wanted: int) -> int:
     )
 
 
-def calibrated(bundle: ModelBundle, drives_file: Path, made_by: str) -> ModelBundle:
-    """The bundle, calibrated in place on the places that were kept for it. Raises InputError."""
+def calibrated(bundle: ModelBundle, drives_file: Path, made_by: str, before: Calibration) -> ModelBundle:
+    """The bundle, calibrated in place on the places that were kept for it. before: the parent's. Raises InputError."""
     weights = open_weights(bundle.path)
     opened = neighbouring(open_part(drives_file, weights.network.config, "val"), tiles=1500, queries=400, seed=0)
     name = describe(opened, drives_file, "val")
     report = calibrate(weights.network, [DriveImages(opened, name)])
-    report = with_confidence(weights.network, report, streets_of(opened, name, 0), bundle)
+    report = with_confidence(weights.network, report, streets_of(opened, name, 0), bundle, before)
     return replace_manifest(bundle, with_calibration(bundle.manifest, report.calibration, made_by, report.data))

@@ -117,11 +117,16 @@ class DriveStreets:
     def imagery(self, folder: Path) -> Path:
         return self._written(folder, *self._mosaic())
 
-    def western_half(self, folder: Path) -> Path:
-        pixels, origin = self._mosaic()
-        middle = float(np.median(self._cameras_m[:, 0]))
-        columns = round((middle - origin[0]) / self._ground.aerial.metres_per_pixel)
-        return self._written(folder, pixels[:, : max(columns, self._ground.aerial.size)], origin)
+    def half(self, folder: Path) -> Path:
+        """Across the longer of the two axes: of a drive along one street, half of the cameras are off it, too."""
+        pixels, (west, south) = self._mosaic()
+        middle, extent = np.median(self._cameras_m, axis=0), np.ptp(self._cameras_m, axis=0)
+        east, north = (np.array(middle) - (west, south)) / self._ground.aerial.metres_per_pixel
+        if extent[0] >= extent[1]:
+            pixels = pixels[:, : max(round(float(east)), self._ground.aerial.size)]
+        else:
+            pixels = pixels[-max(round(float(north)), self._ground.aerial.size) :]
+        return self._written(folder, pixels, (west, south))
 
     def truth(self, frame: LocalFrame) -> Float64:
         return frame.map_from_geodetic(*self._ground.frame.geodetic_from_map(*self._cameras_m.T).T)
