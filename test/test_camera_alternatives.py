@@ -478,3 +478,17 @@ def test_check_under_a_tracks_heading_begins_afresh_with_the_next_track_and_does
     checked(images[6], TrackState.AMBIGUOUS, None)
     assert isinstance(checked(images[7], TrackState.AMBIGUOUS, own), Rejection)
     assert isinstance(checked(images[8], TrackState.TRACKING, own), Fix)
+
+
+@pytest.mark.parametrize(("composed", "remedy"), [(False, "add π to camera.yaw_rad"), (True, "mounts in the rig file")])
+def test_remedy_of_a_rig_names_the_rig_file_since_the_cameras_parameters_do_not_act(
+    composed: bool, remedy: str
+) -> None:
+    watch = CameraWatch(5)
+    for _ in range(6):
+        due = watch.due(dataclasses.replace(SPHERE, composed=composed), CameraMount())
+        odds = {alternative.words: PLACE if alternative.words == "turned by 180°" else NONE for alternative in due}
+        watch.compared({CONFIGURED: NONE, **odds})
+    assert watch.warning is not None
+    assert remedy in watch.warning
+    assert ("camera.yaw_rad" in watch.warning) != composed

@@ -102,6 +102,10 @@ class Alternative:
         farthest_rad = max(mount.elevation_top_rad, -mount.elevation_bottom_rad) * self.elevations
         return not image.composed and farthest_rad <= math.pi / 2 + 1e-6
 
+    def of(self, image: CameraImage) -> Alternative:
+        """The same with the remedy for this image: of a rig the parameters `camera.*` do not act."""
+        return dataclasses.replace(self, remedy=_RIG) if image.composed else self
+
     def applied(self, image: CameraImage, mount: CameraMount) -> tuple[CameraImage, CameraMount]:
         """The image and the mount with which it would be right. Raises InputError where the mask cannot be used."""
         image, mount = with_mask_as_seen(image, mount)
@@ -132,6 +136,7 @@ _FIELD = (
     "the images seem to show about {} of the configured elevations: have them sent unstretched, with the elevations of "
     "their edges in camera.elevation_top_rad and camera.elevation_bottom_rad"
 )
+_RIG = "correct the topics and mounts in the rig file (see `unifygeo rig check`), or check the heading"
 _PITCH = "add about {} to camera.pitch_rad, or check the IMU's pitch"
 
 ALTERNATIVES = (
@@ -186,7 +191,7 @@ class CameraWatch:
         if not self._every:
             return ()
         if not self._alternatives:
-            self._alternatives = tuple(a for a in ALTERNATIVES if a.possible(image, mount))
+            self._alternatives = tuple(a.of(image) for a in ALTERNATIVES if a.possible(image, mount))
             self._evidence = {alternative.words: 0.0 for alternative in self._alternatives}
             self._compared_at = dict.fromkeys(self._evidence, 0)
         self._images += 1
@@ -226,7 +231,7 @@ class CameraWatch:
         left = [words for words, evidence in self._evidence.items() if evidence < FOR_CONFIGURED]
         return self.warning or (
             f"the images have not shown yet that the camera is mounted as configured, and not {' or '.join(left)}; if "
-            "that goes on, check the camera's parameters and the heading"
+            "that goes on, check the camera's parameters, or those of the rig, and the heading"
         )
 
     @property
