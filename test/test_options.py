@@ -102,3 +102,12 @@ def test_wrong_option_is_one_line(capsys, arguments, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_interrupted_command_ends_with_one_line(monkeypatch, capsys):
+    def interrupted(_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unifygeo_ros.aerial.command._info", interrupted)
+    assert main(["index", "info", "town"]) == 130
+    assert capsys.readouterr().err == "unifygeo: interrupted\n"

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The subcommand's exit status. 2 after one line on stderr for an error that the user can correct, a library
         that is not installed or cannot be loaded among them. 141 where the reader of the output went away
-        (`unifygeo … | head`).
+        (`unifygeo … | head`), 130 where the user interrupted it.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What the encoding of the locale lacks, such as …, and names of files that are no text: shown as numbers.
@@ -65,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except UnifyGeoError as error:
         print(f"unifygeo: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("unifygeo: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # Python flushes stdout again when it ends; the pipe must not be there any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
