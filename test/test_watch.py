@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 from browser import Browser
 from colour_region import COPYRIGHT, write_colour_region
+from drives import IMAGE, STORE, image
+from rosbags.rosbag2 import StoragePlugin, Writer
 
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.errors import ConfigurationError, InputError
@@ -31,6 +33,7 @@ from unifygeo_ros.evaluation.recordings.truth import TruthPose
 from unifygeo_ros.watch.entries import frame_of_replay, position
 from unifygeo_ros.watch.journal import Journal
 from unifygeo_ros.watch.orthophoto import TILE_PIXELS, Orthophoto
+from unifygeo_ros.watch.pictures import BagPictures
 from unifygeo_ros.watch.replay import ReplaySource, results_file
 from unifygeo_ros.watch.server import WatchServer
 
@@ -267,6 +270,26 @@ def browser(tmp_path):
     yield start
     for made in browsers:
         made.close()
+
+
+def test_pictures_of_a_rigs_replay_are_those_that_came_last_before_its_panorama(tmp_path):
+    """It has the time of the camera that came last; the front camera came 0.1 s before. Grey is 20 · seconds."""
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        front, left = (writer.add_connection(f"/{name}", IMAGE, typestore=STORE) for name in ("front", "left"))
+        for second in range(1, 9):
+            for connection, later_ns in ((front, 0), (left, SECOND // 10)):
+                message = image(second, np.full((8, 16, 3), 20 * second if connection is front else 0, np.uint8))
+                writer.write(connection, START_NS + second * SECOND + later_ns, STORE.serialize_cdr(message, IMAGE))
+    at = {
+        2: START_NS + 2 * SECOND + SECOND // 10,
+        5: START_NS + 5 * SECOND,
+        7: START_NS + 7 * SECOND + 7 * SECOND // 10,
+    }
+    pictures = BagPictures(tmp_path / "bag", "/front", at)
+    for number in (2, 5):
+        shown = cv2.imdecode(np.frombuffer(pictures.picture(number), np.uint8), cv2.IMREAD_COLOR)
+        assert shown.mean() == pytest.approx(20 * number, abs=2)
+    assert pictures.picture(7) is None  # 0.7 s without an image
 
 
 class SlowPictures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.evaluation.recordings.bags import Bag
 
 WIDTH = 1024
+RECENT_NS = 500_000_000
+"""The images of a rig that make a panorama arrive within this time."""
 KEPT = 600
 """Pictures that a running node's page can scroll back to: 40 MB."""
 
@@ -78,9 +80,12 @@ class BagPictures:
             return self._kept.get(number)
 
     def _read(self, log_time_ns: int) -> bytes | None:
-        for message in self._bag.messages([self._topic], start_ns=log_time_ns, stop_ns=log_time_ns + 1):
-            try:
-                return small_jpeg(self._bag.deserialize(message))
-            except InputError:
-                return None  # the replay's own rejection of it says why
-        return None
+        """The last image at a frame's time. A rig's frame has the time of the image that completed it."""
+        recent = self._bag.messages([self._topic], start_ns=log_time_ns - RECENT_NS, stop_ns=log_time_ns + 1)
+        last = next(iter(deque(recent, maxlen=1)), None)
+        if last is None:
+            return None
+        try:
+            return small_jpeg(self._bag.deserialize(last))
+        except InputError:
+            return None  # the replay's own rejection of it says why
