@@ -5,7 +5,8 @@ Network of the published size with random weights, ONNX Runtime on the CPU, a wa
 * a fix against the bare sessions it needs, ground encoder and decoder (at most 1.15 ×);
 * a plain eager PyTorch pass that encodes the query and its five candidates and decodes, against a fix (at least 3 ×);
 * re-ranking five candidates from the mapped maps, as a part of a fix (under 2%);
-* the heading search's matching, as a part of a fix (under 10%).
+* the heading search's matching, as a part of a fix without a heading (under 10%), and how often such a fix takes the
+  time of one with a heading.
 
 The network is made and exported here (a minute) unless --bundle gives one exported before. Needs the training package
 and PyTorch. Exits with 1 when a limit is missed. The first is judged by processor time, and by the clock unless other
@@ -148,14 +149,15 @@ def compare(model: UnifyGeo, bundle: ModelBundle, folder: Path, rounds: int) -> 
         "  stages of a fix, ms: " + ", ".join(f"{n[6:]} {v:.1f}" for n, v in stages.items() if n.startswith("given "))
     )
     fix_cost, bare_cost, eager_cost = costs["fix"], costs["bare sessions"], costs["eager PyTorch"]
-    fix_ms = fix_cost.clock * 1e3
+    fix_ms, searched_ms = fix_cost.clock * 1e3, costs["fix without heading"].clock * 1e3
     kept = [
         clock_verdict("fix / bare sessions", fix_cost.clock / bare_cost.clock, 1.15, quiet=quiet),
         verdict("fix / bare sessions, by processor time", fix_cost.processor / bare_cost.processor, 1.15),
         verdict("eager PyTorch with five candidates / fix", eager_cost.clock / fix_cost.clock, 3.0, at_least=True),
         verdict("re-ranking / fix", stages["given reranking"] / fix_ms, 0.02),
-        verdict("heading search / fix", stages["searched heading_search"] / fix_ms, 0.10),
+        verdict("heading search / fix without heading", stages["searched heading_search"] / searched_ms, 0.10),
     ]
+    print(f"fix without heading / fix {searched_ms / fix_ms:.1f}")
     print(f"by processor time: eager PyTorch / fix {eager_cost.processor / fix_cost.processor:.3f}")
     return 0 if all(kept) else 1
 

@@ -158,10 +158,10 @@ def test_region_of_two_halves_is_forecast_as_one_index(alone, tmp_path):
 
 def test_first_fix_comes_as_two_random_confirmations_do():
     rng = np.random.default_rng(0)
-    along_m = np.arange(0.0, 400.0, 5.0)
-    share = np.where(along_m < 100, 0.2, 0.9)
+    along_m = np.arange(0.0, 200.0, 2.0)
+    share = np.where(along_m < 50, 0.2, 0.9)
     rate = 1.6783 / FIRST_FIX_M["searched"] * share / TYPICAL_AVAILABILITY
-    counts = rng.poisson(rate * 5.0, (20_000, len(along_m))).cumsum(axis=1)
+    counts = rng.poisson(rate * 2.0, (20_000, len(along_m))).cumsum(axis=1)
     simulated = (counts >= 2).mean(axis=0)
     np.testing.assert_allclose(confirmed(share, along_m, "searched")[1:], simulated[:-1], atol=0.03)
 
@@ -208,6 +208,10 @@ def test_first_fix_is_not_before_the_imagery_begins_and_none_where_it_hardly_com
     assert first["given"].median_m == pytest.approx(first_m + FIRST_FIX_M["given"], abs=6.0)
     assert first["given"].late_m == pytest.approx(first_m + 3.8897 / 1.6783 * FIRST_FIX_M["given"], abs=6.0)
     assert first["searched"].median_m == pytest.approx(first_m + FIRST_FIX_M["searched"], abs=6.0)
+    assert first["searched"].late_m == pytest.approx(first_m + 3.8897 / 1.6783 * FIRST_FIX_M["searched"], abs=6.0)
+    monkeypatch.setattr(module, lambda found: 0.5 * TYPICAL_AVAILABILITY * found.covered)
+    first = forecast(alone, route, 100.0).first_fix
+    assert first["searched"].median_m == pytest.approx(first_m + 2 * FIRST_FIX_M["searched"], abs=6.0)
     assert first["searched"].late_m is None  # the route ends before
     monkeypatch.setattr(module, lambda found: 0.01 * found.covered)
     assert forecast(alone, route, 100.0).first_fix["searched"].median_m is None

@@ -30,6 +30,7 @@ from unifygeo_ros.inference.bundle import Confidence, load_bundle
 from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.familiarity import Familiarity, UsualFeatures
 from unifygeo_ros.inference.select import open_engines
+from unifygeo_ros.localization import localizer as localizer_module
 from unifygeo_ros.localization.camera_alternatives import ALTERNATIVES, CONFIGURED, Alternative
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.localizer import Localizer
@@ -184,6 +185,22 @@ def test_heading_is_found_where_none_is_given(setting, localizer):
         found += error < 3.0 and turn < math.radians(30)
     assert found >= 4
     assert {"heading_encoder", "heading_search"} <= set(result.timings_ms)
+
+
+def test_heading_search_encodes_the_image_under_headings_all_around(setting, localizer, monkeypatch):
+    """The descriptor, which finds the tiles, does not roll."""
+    world, *_ = setting
+    yaws_rad = []
+
+    def recorded(image, ground, mount, heading):
+        yaws_rad.append(heading.yaw_rad)
+        return prepare_panorama(image, ground, mount, heading)
+
+    monkeypatch.setattr(localizer_module, "prepare_panorama", recorded)
+    localizer.observe(CameraImage(world.panorama(2.0, 3.0, 1.0), 0), Query())
+    searched = np.sort(np.mod(yaws_rad[:-1], 2 * math.pi))  # the last one is the heading that was found
+    gaps_rad = np.diff(np.append(searched, searched[0] + 2 * math.pi))
+    assert math.degrees(gaps_rad.max()) < 50.0  # a sector has 45° here
 
 
 def test_each_decoded_tile_has_its_own_heading_where_it_was_searched(setting, localizer):

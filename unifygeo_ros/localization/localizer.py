@@ -66,13 +66,13 @@ from unifygeo_ros.localization.tile_axes import observation_in_map, query_along_
 NOTHING_KNOWN = Query()
 """Neither position nor heading."""
 
-HEADING_SEARCH_ENCODINGS = 2
-"""Encodings of a heading search before the last one. With two of them and ten sectors no heading is further than 9°
-from a roll, and D tolerates about 10°; the time of the search grows with their number."""
+HEADING_SEARCH_ENCODINGS = 10
+"""Encodings of a heading search before the last one, 36° apart. The descriptor does not roll and needs one that is
+near: on four drives the right tile with the right heading is among the first five in 45% of the images with two
+encodings, in 52% with six, 62% with ten and 64% with twenty. The time of the search grows with their number."""
 
-HEADING_SEARCH_CANDIDATES = 20
-"""Tiles retrieved for each encoding of a heading search. The descriptor does not roll, so the right tile ranks lower
-than with a heading, and more tiles are taken; to match a tile costs little beside an encoding."""
+HEADING_SEARCH_CANDIDATES = 5
+"""Tiles retrieved for each encoding of a heading search. With twenty the right one leads no more often."""
 
 
 class Localizer:
@@ -151,7 +151,7 @@ class Localizer:
         count = self.config.candidates if query.candidates is None else query.candidates
         search = None
         if heading is None:
-            search = self._search_heading(image, self.gate(prior, None), count, clock)
+            search = self._search_heading(image, self.gate(prior, None), clock)
             if search is not None:
                 heading = estimate_heading(search, self._model.calibration.heading_temperature)
         if heading is None:
@@ -309,9 +309,7 @@ class Localizer:
     def _match(self, f0s: Float32, tile_ids: Int64) -> Float32:
         return match(f0s, np.asarray(self.index.match_maps[tile_ids], np.float16))
 
-    def _search_heading(
-        self, image: CameraImage, gate: Gate | None, count: int, clock: _StageClock
-    ) -> HeadingSearch | None:
+    def _search_heading(self, image: CameraImage, gate: Gate | None, clock: _StageClock) -> HeadingSearch | None:
         """All rolls of one or more encodings against all tiles that any of the encodings retrieves; None: no tile."""
         ground = self._model.ground
         azimuths = encoding_azimuths(HEADING_SEARCH_ENCODINGS, ground.columns)
@@ -319,8 +317,7 @@ class Localizer:
             headings = [Heading(float(yaw_from_azimuth(azimuth)), 0.0, HeadingSource.SEARCH) for azimuth in azimuths]
             encodings = [self._encode(prepare_panorama(image, ground, self.mount, h)) for h in headings]
         with clock.stage("heading_search"):
-            count = max(count, HEADING_SEARCH_CANDIDATES)
-            found = [self.index.search(features.descriptor, count, gate) for features in encodings]
+            found = [self.index.search(e.descriptor, HEADING_SEARCH_CANDIDATES, gate) for e in encodings]
             tile_ids = np.unique(np.concatenate([candidates.tile_ids for candidates in found]))
             if not len(tile_ids):
                 return None
