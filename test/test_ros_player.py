@@ -1,9 +1,11 @@
 """The bag player over real DDS: every message arrives, unchanged and in order, and the clock never runs backwards."""
 
+import itertools
 import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CompressedImage  # noqa: E402
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError  # noqa: E402
+from unifygeo_ros.demo import player as player_module  # noqa: E402
 from unifygeo_ros.demo.player import BagPlayer  # noqa: E402
 
 COUNT = 20
@@ -87,6 +90,20 @@ def test_every_message_arrives_in_order_and_the_clock_is_monotone(tmp_path, node
     stamps = [message.clock.sec * 10**9 + message.clock.nanosec for message in clock]
     assert len(stamps) >= COUNT
     assert stamps == sorted(stamps)
+
+
+def test_clock_does_not_run_ahead_of_the_next_message(tmp_path, node, monkeypatch):
+    """However late the thread wakes up: each look at the wall clock is 30 ms after the one before."""
+    write_bag(tmp_path / "bag")
+    player = BagPlayer(node, tmp_path / "bag", rate=1.0)
+    ticks, looks = [], itertools.count()
+    monkeypatch.setattr(player, "_tick", ticks.append)
+    clock = SimpleNamespace(monotonic=lambda: 0.03 * next(looks), sleep=lambda seconds: None)
+    monkeypatch.setattr(player_module, "time", clock)
+    player.play()
+    player.close()
+    assert len(ticks) > COUNT
+    assert ticks == sorted(ticks)
 
 
 LISTENER = f"""

@@ -89,7 +89,7 @@ class BagPlayer:
         for topic, stamp_ns, data in self._messages():
             due = start_wall + s_from_ns(stamp_ns - start_ns) / self.rate
             while (left := due - time.monotonic()) > 0:
-                self._tick(start_ns + ns_from_s((time.monotonic() - start_wall) * self.rate))
+                self._tick(min(start_ns + ns_from_s((time.monotonic() - start_wall) * self.rate), stamp_ns))
                 time.sleep(min(left, CLOCK_PERIOD_S))
             self._tick(stamp_ns)
             before(topic, data)
