@@ -20,12 +20,14 @@ from tqdm import tqdm
 from unifygeo_ros.core.errors import ConfigurationError, InputError, UnifyGeoError
 from unifygeo_ros.core.files import new_file
 from unifygeo_ros.inference.bundle import load_bundle
-from unifygeo_training.checkpoint import load_strictly, read_tensors
+from unifygeo_training.checkpoint import load_network, load_strictly, read_tensors
 from unifygeo_training.data.hard_negatives import ComparablePairs, DescriptorTable, HardNegatives
 from unifygeo_training.data.pairs import Batches, PairSet
 from unifygeo_training.descriptor_table import describe
+from unifygeo_training.distillation import Teacher
 from unifygeo_training.fit_config import FitConfig, OptimiserConfig, with_kind
 from unifygeo_training.loading import loaded
+from unifygeo_training.model.lite_trunk import load_lite_weights
 from unifygeo_training.model.network import UnifyGeo
 from unifygeo_training.objective import Objective, exact
 from unifygeo_training.unfold import freeze_norms, network_of_bundle
@@ -124,9 +126,13 @@ class Run:
     def __init__(self, config: FitConfig, fabric: Fabric) -> None:
         self.config, self.fabric = config, fabric
         fabric.seed_everything(config.seed, verbose=False)  # the same initial weights on every rank
-        objective = Objective(UnifyGeo(config.network, pretrained=config.pretrained), config.losses)
+        network = UnifyGeo(config.network, pretrained=config.pretrained)
+        if config.trunk_weights:
+            for branch in (network.ground, network.aerial):
+                load_lite_weights(branch.trunk, config.trunk_weights)
         if config.start_from:
-            load_strictly(objective.network, first_weights(config.start_from), str(config.start_from))
+            load_strictly(network, first_weights(config.start_from), str(config.start_from))
+        objective = _objective(network, config, fabric.device)
         self.network = objective.network.to(memory_format=torch.channels_last)
         if config.hardware.compile:
             _compile(self.network)
@@ -239,6 +245,16 @@ class Run:
         return int(state["step"])
 
 
+def _objective(network: UnifyGeo, config: FitConfig, device: torch.device) -> Objective:
+    """The losses of a run, with its teacher if it has one."""
+    if config.distillation is None:
+        return Objective(network, config.losses)
+    path = config.distillation.teacher
+    master = network_of_bundle(load_bundle(path)) if path.is_dir() else load_network(path)[0]
+    teacher = Teacher(master.to(device), config.network)
+    return Objective(network, config.losses, teacher, config.distillation.weight)
+
+
 def first_weights(path: Path) -> Mapping[str, Tensor]:
     """The state dict of a checkpoint or of a bundle. Raises InputError or BundleError."""
     if path.is_dir():
@@ -258,10 +274,13 @@ def schedule_of(optimiser: torch.optim.Optimizer, config: OptimiserConfig, steps
 
 def optimiser_of(network: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
     """AdamW; no decay for biases, norms, layer scales and temperatures."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+    groups: list[dict[str, Any]] = []
+    for rate, of_trunk in ((1.0, False), (config.trunk_rate, True)):
+        parameters = [p for name, p in network.named_parameters() if (".trunk." in name) == of_trunk]
+        for decay, is_matrix in ((config.weight_decay, True), (0.0, False)):
+            members = [p for p in parameters if (p.ndim > 1) == is_matrix]
+            groups.append({"params": members, "weight_decay": decay, "lr": rate * config.learning_rate})
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate)
 
 
 def _compile(network: UnifyGeo) -> None:

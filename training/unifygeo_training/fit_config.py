@@ -11,7 +11,9 @@ from unifygeo_training.data.augmentation import AugmentationConfig
 from unifygeo_training.data.hard_negatives import HardNegativesConfig
 from unifygeo_training.data.split_pairs import CentreAlignedConfig, VigorConfig
 from unifygeo_training.data.towns import TownsConfig
+from unifygeo_training.distillation import DistillationConfig
 from unifygeo_training.drives.pairs import DrivesConfig
+from unifygeo_training.model import lite_trunk
 from unifygeo_training.model.config import NetworkConfig
 from unifygeo_training.objective import LossConfig
 
@@ -24,6 +26,8 @@ class OptimiserConfig(_Settings):
     """AdamW with linear warm-up and cosine decay to zero, both counted in steps."""
 
     learning_rate: float = Field(default=4.5e-4, gt=0.0)
+    trunk_rate: float = Field(default=1.0, gt=0.0)
+    """Of the learning rate, for the trunks: below 1, pretrained ones keep more of what they know."""
     weight_decay: float = Field(default=0.04, ge=0.0)
     warmup_steps: int = Field(default=500, ge=0)
     clip_norm: float = Field(default=100.0, gt=0.0)
@@ -67,6 +71,11 @@ class FitConfig(_Settings):
     start_from: Path | None = None
     """A checkpoint or a bundle of the same network whose weights are the initial ones; the optimiser starts afresh. A
     bundle's batch norms are folded into its weights and stay as they are (`unifygeo_training.unfold`)."""
+    trunk_weights: Path | None = None
+    """A file of EfficientNet-Lite0's weights, from which both trunks start; of the backbone efficientnet_lite0_short
+    alone (`unifygeo_training.model.lite_trunk`). `start_from` overrides it."""
+    distillation: DistillationConfig | None = None
+    """None: nobody teaches."""
     data: DataConfig
     """A data set of the kind that its key `kind` names; towns if it has none."""
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -87,6 +96,17 @@ class FitConfig(_Settings):
     @classmethod
     def _has_a_kind(cls, value: Any) -> Any:
         return with_kind(value)
+
+    @field_validator("trunk_weights")
+    @classmethod
+    def _fit_the_trunk(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        network = info.data.get("network")
+        if value is not None and network is not None and network.backbone != lite_trunk.NAME:
+            raise ValueError(
+                f"are of another trunk than network.backbone {network.backbone}; set that to {lite_trunk.NAME}, or use "
+                "pretrained: true"
+            )
+        return value
 
     @field_validator("losses")
     @classmethod

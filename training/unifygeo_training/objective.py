@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_training import losses
+from unifygeo_training.distillation import Teacher, taught_descriptors, taught_distribution, taught_matching
 from unifygeo_training.model.network import UnifyGeo
 
 PUBLISHED_SIZE = 384
@@ -40,11 +41,14 @@ class LossConfig(BaseModel):
 
 
 class Objective(nn.Module):
-    """Eq. 5. The forward pass runs under the trainer's autocast; the losses themselves are float32."""
+    """Eq. 5, and what a teacher adds. The forward pass runs under the trainer's autocast; the losses are float32."""
 
-    def __init__(self, network: UnifyGeo, config: LossConfig) -> None:
+    def __init__(
+        self, network: UnifyGeo, config: LossConfig, teacher: Teacher | None = None, teacher_weight: float = 0.0
+    ) -> None:
         super().__init__()
         self.network, self.config = network, config
+        self.teacher, self.teacher_weight = teacher, teacher_weight
         size = network.config.distribution_size
         self.sigma_px = config.gaussian_sigma * size / PUBLISHED_SIZE
         if self.sigma_px < SMALLEST_SIGMA_PX:
@@ -64,7 +68,8 @@ class Objective(nn.Module):
         numbers as int32 (`exact`).
 
         Returns:
-            Scalars: "loss" (with gradient), each term unweighted and the descriptors' effective rank (detached).
+            Scalars: "loss" (with gradient), each term unweighted and the descriptors' effective rank (detached). The
+            teacher's terms are T_G, T_D and T_M.
         """
         config, network = self.config, self.network
         position = position.view(torch.float32) if position.dtype == torch.int32 else position
@@ -72,6 +77,7 @@ class Objective(nn.Module):
         ground = network.encode_ground(panorama, descriptor=alpha > 0)
         aerial = network.encode_aerial(tile, descriptor=alpha > 0)
         decoded = network.decode(ground.levels, aerial.pyramid) if detailed else None
+        taught = None if self.teacher is None else self.teacher(panorama, tile, descriptor=alpha > 0)
         terms: list[tuple[str, float, Tensor]] = []
         with torch.autocast(panorama.device.type, enabled=False):
             if ground.descriptor is not None and aerial.descriptor is not None:
@@ -95,6 +101,17 @@ class Objective(nn.Module):
                         ground.levels[0], aerial.match_map, weights[0], network.reranking_scale, counts
                     )
                     terms.append(("L_R", config.reranking, loss))
+            if taught is not None:
+                alike, answer = taught
+                weight = self.teacher_weight
+                if alike is not None and ground.descriptor is not None and aerial.descriptor is not None:
+                    loss = taught_descriptors(ground.descriptor, aerial.descriptor, network.retrieval_scale, alike)
+                    terms.append(("T_G", weight * alpha, loss))
+                if decoded is not None:
+                    loss = taught_distribution(decoded.logits, answer.logits)
+                    terms.append(("T_D", weight * config.distribution, loss))
+                    matching = [taught_matching(*both) for both in zip(decoded.matches, answer.matches, strict=True)]
+                    terms.append(("T_M", weight * config.matching, torch.stack(matching).sum()))
             total = torch.stack([weight * loss for _, weight, loss in terms if weight > 0]).sum()
         values = {"loss": total, **{name: loss.detach() for name, _, loss in terms}}
         if aerial.descriptor is not None:

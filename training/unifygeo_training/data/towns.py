@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from unifygeo_ros.core.errors import ConfigurationError, InputError
+from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_training.data.hard_negatives import Tiles
 from unifygeo_training.data.pairs import Pair
 from unifygeo_training.model.config import NetworkConfig
@@ -86,11 +86,8 @@ class TownPairs:
         self.size, self.side_m = network.aerial_size, network.aerial.side_m
         self.reach_m = camera_range * self.side_m / 2
         for town in towns:
-            if town.panoramas.shape[1:3] != (network.ground_height, network.ground_width):
-                raise InputError(
-                    f"town {town.record.seed} has panoramas of {town.panoramas.shape[1:3]}, the network takes "
-                    f"{(network.ground_height, network.ground_width)}; render the towns again or change the config"
-                )
+            town.check_view(network.ground_height, network.ground_width)
+        self.width = network.ground_width
         self._first = np.cumsum([0, *(len(town.positions) for town in towns)])
         self._town = np.repeat(np.arange(len(towns)), np.diff(self._first))
 
@@ -152,4 +149,4 @@ class TownPairs:
             0.5 - (north_m - member.north_m) / self.side_m,
             0.5 + (east_m - member.east_m) / self.side_m,
         )
-        return Pair(np.asarray(town.panoramas[member.panorama]), tile, position)
+        return Pair(town.panorama(member.panorama, self.width), tile, position)

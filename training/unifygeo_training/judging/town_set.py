@@ -22,11 +22,8 @@ class TownImages:
     """
 
     def __init__(self, town: CachedTown, config: NetworkConfig) -> None:
-        if town.panoramas.shape[1:3] != (config.ground_height, config.ground_width):
-            raise InputError(
-                f"town {town.record.seed} has panoramas of {town.panoramas.shape[1:3]}, the network takes "
-                f"{(config.ground_height, config.ground_width)}; render the town for this network"
-            )
+        town.check_view(config.ground_height, config.ground_width)
+        self.width = config.ground_width
         self.town, self.size, self.side = town, config.aerial_size, config.aerial.side_m
         stride = self.side / 2
         count = int((town.record.size_m - self.side) / stride + 1e-9) + 1
@@ -57,7 +54,7 @@ class TownImages:
         return np.full(len(self.centres), self.side)
 
     def ground_image(self, query: int) -> UInt8:
-        return np.asarray(self.town.panoramas[query])
+        return self.town.panorama(query, self.width)
 
     def aerial_image(self, tile: int) -> UInt8:
         east_m, north_m = self.centres[tile]

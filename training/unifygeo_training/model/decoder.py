@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unifygeo_training.model.config import NetworkConfig
-from unifygeo_training.model.layers import EPS, ChannelNorm32, LayerNorm32, unit_length
+from unifygeo_training.model.layers import EPS, TINY, ChannelNorm32, LayerNorm32, unit_length
 
 
 class Projector(nn.Module):
@@ -105,8 +105,18 @@ class Decoder(nn.Module):
     def forward(self, levels: tuple[Tensor, ...], pyramid: tuple[Tensor, ...]) -> Decoded:
         x, matches = pyramid[0], []
         for level, f in enumerate(levels):
-            match = (f.float()[:, :, None, None] * self.match_map(x, level)).sum(dim=1)  # cosine at each position
+            match = _cosines(f, self.match_norms[level](x))
             matches.append(match)
             x = torch.cat([match[:, None], unit_length(x, dim=1)], dim=1).to(x.dtype)
             x = self.upsamples[level](x, pyramid[level + 1]) if level < 3 else self.output(x)
         return Decoded(x[:, 0].float(), tuple(matches))
+
+
+def _cosines(f: Tensor, x: Tensor) -> Tensor:
+    """Of f (N, C), unit length, and a map (N, C, S, S) at each position: float32 (N, S, S).
+
+    The products are divided by the lengths: dividing the map would take C times as many divisions.
+    """
+    features = x.float().permute(0, 2, 3, 1).flatten(1, 2)  # (N, S², C), as the norm before it has computed them
+    products = (features @ f.float()[:, :, None])[..., 0]
+    return (products / torch.linalg.vector_norm(features, dim=2).clamp(min=TINY)).unflatten(1, x.shape[2:])

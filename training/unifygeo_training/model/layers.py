@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 EPS = 1e-6
 """Of every normalisation layer."""
+TINY = 1e-12
+"""Least length that anything is divided by."""
 
 
 def unit_length(x: Tensor, dim: int) -> Tensor:
     """x / |x| along dim, float32. A zero vector stays zero."""
-    return F.normalize(x.float(), dim=dim, eps=1e-12)
+    return F.normalize(x.float(), dim=dim, eps=TINY)
 
 
 class LayerNorm32(nn.LayerNorm):

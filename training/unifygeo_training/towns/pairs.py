@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from unifygeo_ros.core.arrays import Float64, UInt8
@@ -79,6 +80,21 @@ class CachedTown:
     def tile(self, view: int, east_m: float, north_m: float, size: int, side_m: float) -> UInt8:
         """The north-up tile of orthophoto `view` centred at a town point: uint8 (size, size, 3)."""
         return crop_tile(self.orthophotos[view], self.record.metres_per_pixel, east_m, north_m, size, side_m)
+
+    def panorama(self, number: int, width: int) -> UInt8:
+        """A panorama of the width that a network takes, up to the rendered one: uint8 (H, width, 3)."""
+        image = np.asarray(self.panoramas[number])
+        height, rendered = image.shape[:2]
+        return image if width == rendered else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+    def check_view(self, height: int, width: int) -> None:
+        """Raise InputError unless `panorama` can give images of this size."""
+        rows, columns = self.panoramas.shape[1:3]
+        if height != rows or width > columns:
+            raise InputError(
+                f"town {self.record.seed} has panoramas of {rows} × {columns}, the network takes {height} × {width}; "
+                f"set network.ground_height to {rows} and network.ground_width to at most {columns}"
+            )
 
 
 def folder_of(output: Path, seed: int) -> Path:
