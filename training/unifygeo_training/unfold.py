@@ -4,8 +4,8 @@ The exporter keeps the network's names for most weights. Three kinds it changes,
 
 * the matrices of the blocks' two linear layers are transposed and have lost their names, which their biases still have;
 * so have the blocks' layer scales, which multiply what the second linear layer gives;
-* the decoder's batch norms are folded into the convolutions before them: y = W'x + b'. Here the convolution gets W' and
-  its norm the rest: mean 0, variance 1, weight √(1 + ε), bias b'.
+* batch norms (the decoder's, a trunk's) are folded into the convolutions before them: y = W'x + b'. Here the convolution
+  gets W' and its norm the rest: mean 0, variance 1, weight √(1 + ε), bias b'.
 
 The temperatures of the losses are in no graph; they start where every training starts. A folded norm knows no
 statistics of its inputs, so training must leave the norms in evaluation mode (`freeze_norms`).
@@ -118,19 +118,17 @@ def _with_norms(network: UnifyGeo, found: Mapping[str, Tensor]) -> Iterator[tupl
     """What was found, and the norms that were folded."""
     names = set(network.state_dict())
     yield from ((name, value) for name, value in found.items() if name in names)
-    for path, sequence in network.named_modules():
-        if not isinstance(sequence, nn.Sequential):
-            continue
-        for place, norm in enumerate(sequence):
-            if not isinstance(norm, nn.BatchNorm2d) or f"{path}.{place}.weight" in found:
-                continue
-            channels = norm.num_features
-            bias = found.get(f"{path}.{place - 1}.weight_bias", torch.zeros(channels))
-            yield f"{path}.{place}.weight", torch.full((channels,), (1 + norm.eps) ** 0.5)
-            yield f"{path}.{place}.bias", bias
-            yield f"{path}.{place}.running_mean", torch.zeros(channels)
-            yield f"{path}.{place}.running_var", torch.ones(channels)
-            yield f"{path}.{place}.num_batches_tracked", torch.tensor(0)
+    convolution = ""  # the last one before a norm, in the order in which the modules run
+    for path, module in network.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            convolution = path
+        elif isinstance(module, nn.BatchNorm2d) and f"{path}.weight" not in found:
+            channels = module.num_features
+            yield f"{path}.weight", torch.full((channels,), (1 + module.eps) ** 0.5)
+            yield f"{path}.bias", found.get(f"{convolution}.weight_bias", torch.zeros(channels))
+            yield f"{path}.running_mean", torch.zeros(channels)
+            yield f"{path}.running_var", torch.ones(channels)
+            yield f"{path}.num_batches_tracked", torch.tensor(0)
 
 
 @torch.no_grad()
