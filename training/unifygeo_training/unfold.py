@@ -4,8 +4,8 @@ The exporter keeps the network's names for most weights. Three kinds it changes,
 
 * the matrices of the blocks' two linear layers are transposed and have lost their names, which their biases still have;
 * so have the blocks' layer scales, which multiply what the second linear layer gives;
-* batch norms (the decoder's, a trunk's) are folded into the convolutions before them: y = W'x + b'. Here the convolution
-  gets W' and its norm the rest: mean 0, variance 1, weight √(1 + ε), bias b'.
+* batch norms (the decoder's, a trunk's) are folded into the convolutions before them: y = W'x + b'. The convolution
+  gets W' here and its norm the rest: mean 0, variance 1, weight √(1 + ε), bias b'.
 
 The temperatures of the losses are in no graph; they start where every training starts. A folded norm knows no
 statistics of its inputs, so training must leave the norms in evaluation mode (`freeze_norms`).
