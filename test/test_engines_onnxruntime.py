@@ -6,10 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from bundles import random_bundle
+from onnx import TensorProto, helper, numpy_helper
 
 from unifygeo_ros.core.errors import EngineError
+from unifygeo_ros.inference import onnxruntime_engine
 from unifygeo_ros.inference.bundle import LEVELS, ModelBundle
 from unifygeo_ros.inference.engine import EngineSet
 from unifygeo_ros.inference.onnxruntime_engine import session_options, share_memory
@@ -171,3 +174,39 @@ def test_unknown_names_are_refused(bundle: ModelBundle) -> None:
         open_engines(bundle, backend="openvino")
     with pytest.raises(EngineError, match="precision 'fp8' is not known"):
         open_engines(bundle, precision="fp8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "option"), [("avx2 avx512f", "1"), ("avx2 avx_vnni", ""), ("avx512f avx512_vnni", ""), (None, "1")]
+)
+def test_kernels_that_may_overflow_are_left_out_where_the_processor_has_no_vnni(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str | None, option: str
+) -> None:
+    """Where nothing is known, too."""
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse\n")
+    monkeypatch.setattr(onnxruntime_engine, "CPU_INFO", tmp_path / "cpuinfo")
+    options = session_options(1)
+    try:
+        found = options.get_session_config_entry("session.x64quantprecision")
+    except RuntimeError:  # not set
+        found = ""
+    assert found == option
+
+
+def test_sums_of_products_of_int8_do_not_overflow() -> None:
+    """Sixty-four products of 127 and 127. As bytes and int8, two of them are more than 16 bits hold."""
+    zero = numpy_helper.from_array(np.int8(0), "zero")
+    scale = numpy_helper.from_array(np.float32(1), "scale")
+    weight = numpy_helper.from_array(np.full((64, 16), 127, np.int8), "weight")
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["a"]),
+        helper.make_node("DequantizeLinear", ["weight", "scale", "zero"], ["b"]),
+        helper.make_node("MatMul", ["a", "b"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size]) for name, size in (("x", 64), ("y", 16)))
+    graph = helper.make_graph(nodes, "products", [x], [y], [zero, scale, weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(1))
+    assert (session.run(None, {"x": np.full((1, 64), 127, np.float32)})[0] == 64 * 127 * 127).all()

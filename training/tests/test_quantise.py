@@ -397,10 +397,10 @@ def test_shipped_model_localizes_as_well_in_int8(shipped: ModelBundle) -> None:
     assert before.within_5_m > 70
     assert before.losses(after, Limits()) == []
     assert {name: graph["int8_layers"] for name, graph in step["graphs"].items() if name != "decoder"} == {
-        "ground_encoder": 41,
+        "ground_encoder": 36,
         "aerial_encoder": 33,
     }
-    assert 0 < step["graphs"]["decoder"]["int8_layers"] < 8
+    assert 0 < step["graphs"]["decoder"]["int8_layers"] <= 7
     sizes = [sum(f.stat().st_size for f in path.iterdir()) for path in (shipped.path, ROOT / "models/towns-atto")]
     assert sizes[0] < 0.7 * sizes[1]
 

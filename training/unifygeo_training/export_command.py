@@ -54,7 +54,7 @@ def _add_quantise_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SHARE",
         help="error of a graph's outputs that its INT8 layers may make together; the most sensitive layers beyond it "
-        "stay in fp32 (default: 0.05)",
+        "stay in fp32 (default: 0.15)",
     )
     group.add_argument(
         "--accept-loss",
@@ -99,7 +99,7 @@ def _quantise(options: argparse.Namespace) -> int:
     budget = ERROR_BUDGET if options.error_budget is None else options.error_budget
     limits = Limits(*options.accept_loss) if options.accept_loss else Limits()
     if not 0 < budget < float("inf"):
-        raise ConfigurationError(f"--error-budget is {budget:g}, must be above 0; 0.05 is usual")
+        raise ConfigurationError(f"--error-budget is {budget:g}, must be above 0; 0.15 is usual")
     if not all(0 <= value < float("inf") for value in dataclasses.astuple(limits)):
         raise ConfigurationError(f"--accept-loss is {options.accept_loss}, must be three numbers of at least 0")
     if options.precision or options.compact:

@@ -25,6 +25,9 @@ DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float1
 """ONNX Runtime's names of the element types that the graphs of a bundle have as inputs and outputs."""
 
 
+CPU_INFO = Path("/proc/cpuinfo")
+
+
 @dataclass(frozen=True)
 class OrtArray:
     """An output left in ONNX Runtime's own memory, on its device."""
@@ -43,6 +46,15 @@ class OrtArray:
         return np.asarray(self.value.numpy(), np.float32)
 
 
+def _has_vnni() -> bool:
+    """Whether an x86 processor sums products of int8 in 32 bits, as Linux tells it; False where nothing is known."""
+    try:
+        words = set(CPU_INFO.read_text(encoding="utf-8").split())
+    except OSError:
+        return False
+    return bool(words & {"avx512_vnni", "avx_vnni"})
+
+
 def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
     """Options of every session. threads are those of the session's pool; 0: one for each physical core."""
     options = onnxruntime.SessionOptions()
@@ -52,8 +64,9 @@ def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     # Idle threads sleep instead of spinning: between two images the vehicle's cores belong to others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without VNNI, sums of products of int8 overflow 16 bits; this takes slower kernels where they can.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not _has_vnni():
+        # Sums of products of int8 overflow 16 bits; this takes kernels that are right, and slower.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     return options
 

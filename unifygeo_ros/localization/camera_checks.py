@@ -105,9 +105,10 @@ def _near_pole(distance_rad: Float64) -> Bool:
 
 def _noise_energy(image: Float32) -> float:
     """Mean squared difference of neighbouring rows in the evenest tenth of the image's blocks that are not filled."""
-    across = np.diff(image, axis=0) ** 2
-    rows, columns = (length // _BLOCK * _BLOCK for length in across.shape)
-    blocks = across[:rows, :columns].reshape(rows // _BLOCK, _BLOCK, columns // _BLOCK, _BLOCK).mean(axis=(1, 3))
+    across = (image[1:] - image[:-1]) ** 2
+    rows, columns = (length // _BLOCK for length in across.shape)
+    inside = across[: rows * _BLOCK, : columns * _BLOCK]
+    blocks = cv2.resize(inside, (columns, rows), interpolation=cv2.INTER_AREA) if rows else inside[:0]
     varied = blocks[blocks > 0]
     return float(np.quantile(varied, 0.1)) if varied.size else 0.0
 
@@ -121,21 +122,24 @@ def _share_along_rows(
     """
     if not len(rows) or not rows.min() + min(inwards, 0) >= 0 or rows.max() + max(inwards, 0) >= len(image):
         return None
-    band, next_band = image[rows], image[rows + inwards]
+    band, clear = image[rows], seen[rows]
     along = (np.roll(band, -1, axis=1) - band) ** 2
-    across = (next_band - band) ** 2
-    clear = seen[rows] & np.roll(seen[rows], -1, axis=1) & np.roll(seen[rows], 1, axis=1) & seen[rows + inwards]
-    shares, energies = [], []
-    for columns in np.array_split(np.arange(WIDTH), SECTORS):
-        usable = clear[:, columns]
-        if usable.mean() < _LEAST_SEEN:
-            continue
-        horizontal, vertical = float(along[:, columns][usable].mean()), float(across[:, columns][usable].mean())
-        shares.append(horizontal / max(horizontal + vertical, 1e-6))
-        energies.append(horizontal if shares[-1] > POLE_SHARE_LIMIT else vertical)
-    if not shares or float(np.median(energies)) < least_energy:
+    across = (image[rows + inwards] - band) ** 2
+    clear = clear & np.roll(clear, -1, axis=1) & np.roll(clear, 1, axis=1) & seen[rows + inwards]
+    usable = _by_sector(clear)
+    enough = usable >= _LEAST_SEEN * len(rows) * (WIDTH // SECTORS)
+    if not enough.any():
         return None
-    return float(np.median(shares))
+    counts = usable[enough]
+    horizontal, vertical = (_by_sector(np.where(clear, squares, 0.0))[enough] / counts for squares in (along, across))
+    shares = horizontal / np.maximum(horizontal + vertical, 1e-6)
+    energies = np.where(shares > POLE_SHARE_LIMIT, horizontal, vertical)
+    return None if float(np.median(energies)) < least_energy else float(np.median(shares))
+
+
+def _by_sector(values: Float32 | Bool) -> Float64:
+    """Sums over the rows and the columns of each sector: float64 (SECTORS,). values: (rows, WIDTH)."""
+    return np.asarray(values.reshape(len(values), SECTORS, -1).sum(axis=(0, 2), dtype=np.float64))
 
 
 def _seam_problem(image: Float32, seen: Bool) -> str | None:
@@ -146,6 +150,8 @@ def _seam_problem(image: Float32, seen: Bool) -> str | None:
         return None
     left, right = image[usable, 0], image[usable, -1]
     step = float(np.abs(left - right).mean())
+    if step <= SEAM_LEAST_STEP:
+        return None
     sharpest = float(np.abs(np.diff(image[usable], axis=1)).mean(axis=0).max())
     limit = max(SEAM_LEAST_STEP, SEAM_STEP_RATIO * sharpest)
     if step <= limit:

@@ -105,23 +105,23 @@ def check_image(image: CameraImage, mount: CameraMount, config: LocalizerConfig)
             f"mean brightness {brightness:.1f} of 255 is under minimum_brightness {config.minimum_brightness:g}; "
             "check the lens cap and the exposure",
         )
-    if config.minimum_sharpness > 0.0:
-        value = sharpness(pixels, image.seen)
+    small = _small_grey(pixels) if config.minimum_sharpness > 0.0 or config.check_projection else None
+    if small is not None and config.minimum_sharpness > 0.0:
+        value = _detail(small, image.seen)
         if value < config.minimum_sharpness:
             return rejection(
                 RejectionReason.BLURRED_IMAGE,
                 f"sharpness {value:.2f} is under minimum_sharpness {config.minimum_sharpness:g}; "
                 "check focus, dirt on the lens and motion blur",
             )
-    if config.check_projection:
+    if small is not None and config.check_projection:
         body = body_mask(mount) < 128 if mount.mask_path else None
         if image.seen is not None:
             rows, columns = image.seen.shape
             hidden = None if body is None else cv2.resize(body.astype(np.uint8), (columns, rows)) > 0
             body = ~image.seen if hidden is None else hidden | ~image.seen
-        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
         top, bottom = mount.elevation_top_rad, mount.elevation_bottom_rad
-        if problem := projection_problem(np.asarray(grey, np.uint8), top, bottom, body):
+        if problem := projection_problem(small, top, bottom, body):
             return rejection(
                 RejectionReason.BAD_IMAGE,
                 f"not an equirectangular image: {problem}; stitch the camera's images first, or mask or crop what is "
@@ -168,14 +168,25 @@ def sharpness(pixels: UInt8, seen: Bool | None = None) -> float:
         pixels: uint8 (H, W, 3), RGB.
         seen: bool (H, W), the pixels that count, with at least one; None: all.
     """
+    return _detail(_small_grey(pixels), seen)
+
+
+def _small_grey(pixels: UInt8) -> UInt8:
+    """Grey values, averaged down to the columns that sharpness and projection are judged on: uint8 (rows, columns)."""
     height, width = pixels.shape[:2]
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     if width > _SHARPNESS_WIDTH:
         # Averaging in whole blocks first is several times faster; to not much more than the goal, it would blur.
         factor = max(1, width // (4 * _SHARPNESS_WIDTH))
-        grey = cv2.resize(grey, (width // factor, max(1, height // factor)), interpolation=cv2.INTER_AREA)
+        if factor > 1:
+            grey = cv2.resize(grey, (width // factor, max(1, height // factor)), interpolation=cv2.INTER_AREA)
         rows = max(1, round(height * _SHARPNESS_WIDTH / width))
         grey = cv2.resize(grey, (_SHARPNESS_WIDTH, rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(grey, np.uint8)
+
+
+def _detail(grey: UInt8, seen: Bool | None) -> float:
+    """Variance of the Laplacian of a small grey image. seen: as in `sharpness`."""
     second = cv2.Laplacian(grey, cv2.CV_32F)
     if seen is not None:
         # The edge of what is seen is no detail of the world.
@@ -183,7 +194,8 @@ def sharpness(pixels: UInt8, seen: Bool | None = None) -> float:
         share = cv2.resize(seen.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
         inside = cv2.erode((share > 0.999).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         second = second[inside] if inside.any() else second
-    return float(second.var())
+    _, deviation = cv2.meanStdDev(second)
+    return float(deviation[0, 0]) ** 2
 
 
 def with_mask_as_seen(image: CameraImage, mount: CameraMount) -> tuple[CameraImage, CameraMount]:

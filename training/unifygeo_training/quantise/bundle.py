@@ -41,7 +41,7 @@ PAIRS = 32
 """Panoramas, each with its tile, that the ranges of the activations are taken from. They are not judged."""
 SENSITIVITY_PAIRS = 8
 """Of them, those on which the layers' errors are measured."""
-ERROR_BUDGET = 0.05
+ERROR_BUDGET = 0.15
 """Default of the largest error that the layers of one graph may make together, relative to its outputs."""
 WITHIN_M = 5.0
 LEAST_WITHIN_PERCENT = 20.0
