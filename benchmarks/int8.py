@@ -25,16 +25,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-import cv2
 import numpy as np
 import onnxruntime
+from fix import coloured_panorama
 from index_build import write_imagery
 from measuring import describe_machine, measure, verdict
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.arrays import Array
-from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Query
+from unifygeo_ros.core.records import Heading, HeadingSource, Query
 from unifygeo_ros.inference.bundle import (
     GRAPHS,
     GROUND_FEATURES,
@@ -109,7 +109,7 @@ def fixes(pair: Pair, folder: Path, options: argparse.Namespace) -> bool:
     imagery = write_imagery(folder / "imagery.tif", 3.1 * spec.side_m, spec.metres_per_pixel / 2)
     rng = np.random.default_rng(1)
     north = Heading(np.pi / 2, 1e-4, HeadingSource.CONSTANT)
-    images = [_coloured(rng, options.columns, n) for n in range(IMAGES)]
+    images = [coloured_panorama(rng, options.columns, n) for n in range(IMAGES)]
     runs = {}
     for precision, bundle in pair.bundles.items():
         index_folder = folder / f"index-{precision}"
@@ -183,14 +183,6 @@ def _bare_sessions(pair: Pair, threads: int) -> Callable[[], object]:
         sessions["decoder"].run(("logits",), {**dict(zip(GROUND_FEATURES, levels, strict=True)), **pyramid})
 
     return run
-
-
-def _coloured(rng: np.random.Generator, columns: int, stamp_ns: int) -> CameraImage:
-    """Colours that change every few degrees; both ends are one direction, the first and the last row one point each."""
-    coarse = rng.integers(0, 256, (18, 36, 3), dtype=np.uint8)
-    coarse[[0, -1]], coarse[:, -1] = coarse[[0, -1], :1], coarse[:, 0]
-    pixels = cv2.resize(coarse, (columns, columns // 2), interpolation=cv2.INTER_CUBIC)
-    return CameraImage(np.asarray(pixels, np.uint8), stamp_ns)
 
 
 def _noise(bundle: ModelBundle, graph: str) -> dict[str, Array]:
