@@ -23,7 +23,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import numpy as np
 import onnxruntime
@@ -34,7 +34,7 @@ from measuring import describe_machine, measure, verdict
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.core.arrays import Array
-from unifygeo_ros.core.records import Heading, HeadingSource, Query
+from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, Query
 from unifygeo_ros.inference.bundle import (
     GRAPHS,
     GROUND_FEATURES,
@@ -110,7 +110,7 @@ def fixes(pair: Pair, folder: Path, options: argparse.Namespace) -> bool:
     rng = np.random.default_rng(1)
     north = Heading(np.pi / 2, 1e-4, HeadingSource.CONSTANT)
     images = [coloured_panorama(rng, options.columns, n) for n in range(IMAGES)]
-    runs = {}
+    runs: dict[str, Callable[[], object]] = {}
     for precision, bundle in pair.bundles.items():
         index_folder = folder / f"index-{precision}"
         build_index([imagery], bundle, pair.engines[precision], index_folder)
@@ -118,8 +118,7 @@ def fixes(pair: Pair, folder: Path, options: argparse.Namespace) -> bool:
         for image in images:  # every tile that wins is warm
             found = localizer.observe(image, Query(heading=north))
             assert hasattr(found, "matches"), found
-        turn = itertools.cycle(images)
-        runs[precision] = lambda localizer=localizer, turn=turn: localizer.locate(next(turn), Query(heading=north))
+        runs[precision] = functools.partial(_locate_next, localizer, itertools.cycle(images), Query(heading=north))
     runs["bare"] = _bare_sessions(pair, options.threads)
     costs = measure(runs, options.rounds)
     _print_row("a fix with a warm tile", {p: 1e3 * costs[p].processor for p in PRECISIONS}, "ms")
@@ -164,6 +163,10 @@ def _published(folder: Path) -> list[Path]:
     manifest = dataclasses.replace(parent.manifest, graphs=graphs)
     (output / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return [parent.path, output]
+
+
+def _locate_next(localizer: Localizer, images: Iterator[CameraImage], query: Query) -> None:
+    localizer.locate(next(images), query)
 
 
 def _bare_sessions(pair: Pair, threads: int) -> Callable[[], object]:
