@@ -20,6 +20,8 @@ from unifygeo_training.quantise.rewrite import rewrite
 CONSTANTS = {
     "scale": np.array([0.01, 0.02, 0.03]),
     "shift": np.array([-1.0, 0.5, 2.0]),
+    "scale of planes": np.array([0.01, 0.02, 0.03]).reshape(3, 1, 1),
+    "shift of planes": np.array([-1.0, 0.5, 2.0]).reshape(3, 1, 1),
     "kernel": np.random.default_rng(0).normal(size=(4, 3, 2, 2)),
     "bias": np.array([1.0, -2.0, 3.0, 0.5]),
     "A": np.random.default_rng(1).normal(size=(4, 5)),
@@ -81,6 +83,24 @@ def test_normalisation_goes_into_the_first_convolution() -> None:
     blocks = normalised.reshape(2, 2, 3, 2, 3)  # rows, in a block; columns, in a block; channels
     expected = np.einsum("rackd,odac->ork", blocks.transpose(0, 1, 3, 2, 4), CONSTANTS["kernel"])
     np.testing.assert_allclose(_run(model, x)[0], expected + CONSTANTS["bias"][:, None, None], rtol=1e-4, atol=1e-4)
+
+
+def test_normalisation_after_the_change_of_the_axes_goes_too() -> None:
+    """As exports have it now: the bytes become planes first."""
+    nodes = [
+        ("Transpose", "x", "turned"),
+        ("Cast", "turned", "cast"),
+        ("Mul", "cast", "scale of planes", "scaled"),
+        ("Add", "scaled", "shift of planes", "shifted"),
+        ("Conv", "shifted", "kernel", "bias", "y"),
+    ]
+    x = np.random.default_rng(2).integers(0, 256, (1, 4, 6, 3), dtype=np.uint8)
+    model = _model(nodes, TensorProto.UINT8, [1, 4, 6, 3], **IMAGE)
+    interleaved = _model(_image_nodes(), TensorProto.UINT8, [1, 4, 6, 3], **IMAGE)
+    expected = _run(interleaved, x)
+    rewrite(model)
+    assert _kinds(model) == ["Transpose", "Cast", "Sub", "Conv"]
+    np.testing.assert_allclose(_run(model, x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_normalisation_stays_before_a_convolution_with_a_border() -> None:

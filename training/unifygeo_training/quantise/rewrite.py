@@ -33,20 +33,26 @@ def rewrite(model: onnx.ModelProto) -> None:
 def _normalisation(graph: _Graph, node: onnx.NodeProto) -> Replacement | None:
     """scale · x + shift of an image's bytes: into the convolution that follows, but for a shift by one number.
 
-    A product of (N, H, W, 3) and (3,) takes as long as the convolution: its rows have but three elements.
+    Before NHWC → NCHW, as older exports have it, a product with (3,) takes as long as the convolution: its rows have
+    but three elements.
     """
     if node.op_type != "Conv" or any(_attribute(node, "pads", ())):
         return None
-    chain = graph.chain(node, "Transpose", "Add", "Mul", "Cast")
+    turned = graph.chain(node, "Transpose", "Add", "Mul", "Cast")
+    if turned and list(_attribute(turned[0], "perm", ())) != [0, 3, 1, 2]:
+        return None
+    chain = turned[1:] or graph.chain(node, "Add", "Mul", "Cast")
     if not chain:
         return None
-    transpose, add, mul, cast = chain
+    add, mul, cast = chain
     scale, shift = graph.operand(mul, cast), graph.operand(add, mul)
     weight = graph.constant(node.input[1])
-    if scale is None or shift is None or weight is None or not scale.shape == shift.shape == weight.shape[1:2]:
+    if scale is None or shift is None or weight is None:
         return None
-    if list(_attribute(transpose, "perm", ())) != [0, 3, 1, 2]:
+    colours = weight.shape[1:2] if turned else (*weight.shape[1:2], 1, 1)
+    if not scale.shape == shift.shape == colours:
         return None
+    scale, shift = scale.reshape(-1), shift.reshape(-1)
     bias = graph.constant(node.input[2]) if len(node.input) > 2 else np.zeros(len(weight))
     if bias is None:
         return None
@@ -57,7 +63,8 @@ def _normalisation(graph: _Graph, node: onnx.NodeProto) -> Replacement | None:
     less = helper.make_node("Sub", [cast.output[0], zero], [centred], name=centred)
     kernel = graph.add(f"{node.name}.normalised_weight", weight * scale[channels])
     constants = [kernel, graph.add(f"{node.name}.normalised_bias", bias + offset)]
-    return [mul, add, transpose, node], [less, _on(transpose, [centred]), _on(node, [node.input[0], *constants])]
+    conv = _on(node, [node.input[0] if turned else centred, *constants])
+    return [mul, add, *turned[:1], node], [less, *(_on(transpose, [centred]) for transpose in turned[:1]), conv]
 
 
 def _gelu(graph: _Graph, node: onnx.NodeProto) -> Replacement | None:
