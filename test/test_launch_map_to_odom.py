@@ -1,6 +1,7 @@
 """Which process publishes map → odom, by our launch files: never two. And the parameter files of nav2 and fuse.
 
-nav2 and fuse do not install with pip, so their files are checked against the names that their sources declare.
+nav2 and fuse do not install with pip, so their files are checked against the names that their sources declare. Where
+fuse is installed, test_ros_launch.py drives with it.
 """
 
 import importlib.util
@@ -124,6 +125,15 @@ def test_launch_with_nav2_refuses_what_it_cannot_do(share):
 # -- parameter files --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda file: file.name)
+def test_ros_itself_reads_every_parameter_file(file):
+    """rcl's parser takes y, n, on and off for booleans, unlike PyYAML, and refuses the file."""
+    rclpy = pytest.importorskip("rclpy")
+    context = rclpy.Context()
+    rclpy.init(args=["--ros-args", "--params-file", str(file)], context=context)
+    rclpy.shutdown(context=context)
+
+
 def test_nav2_file_has_no_second_source_of_map_to_odom_and_no_map():
     text = (ROOT / "config/nav2.yaml").read_text()
     parameters = yaml.safe_load(text)
@@ -138,7 +148,7 @@ def test_nav2_file_has_no_second_source_of_map_to_odom_and_no_map():
         assert all("plugin" in section[name] for name in section["plugins"])
 
 
-# What fuse 1.1 (Jazzy) declares: fuse_models' parameters/*.hpp and unicycle_2d.cpp, fuse_optimizers, CauchyLoss.
+# What fuse 1.1 (Jazzy) declares: fuse_models' parameters/*.hpp and unicycle_2d.cpp, fuse_optimizers.
 FUSE_PARAMETERS = {
     "fuse_models::Unicycle2D": """
 process_noise_diagonal scale_process_noise velocity_norm_min disable_checks buffer_length

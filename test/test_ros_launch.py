@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -352,6 +353,33 @@ def test_drive_of_the_demo_through_the_real_ekfs(installed, demo_index, tmp_path
     command = [sys.executable, "-c", program, str(ROOT / "test/launch/localizer_ekf_launch.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd="/")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def fuse_drive(demo_index):
+    """The demo's drive through the real node and the real fuse, by benchmarks/fuse_drive.py; halfway a false fix."""
+    for package in ("fuse_optimizers", "fuse_models", "tf2_msgs"):
+        skip_without(package)
+    specification = importlib.util.spec_from_file_location("fuse_drive", ROOT / "benchmarks/fuse_drive.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(domain_id()))
+        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        drive = module.Drive(ROOT / "demo/drive/bag", demo_index, ROOT / "models/towns-atto", false_fix=(40.0, 15.0))
+        drive.run()
+    return drive
+
+
+def test_fuse_puts_map_to_base_link_where_the_vehicle_is(fuse_drive):
+    """Before a false fix and from 4 s after it on: while it is in fuse's window, it moves the pose."""
+    track, said_s = fuse_drive.map_to_base(), fuse_drive.false_fix_s
+    for begin_s, end_s in ((fuse_drive.settled_s, said_s - 1.0), (said_s + 4.0, 100.0)):
+        errors = fuse_drive.between(track, begin_s, end_s)
+        assert len(errors) > 200
+        assert np.median(errors) < 0.6, np.quantile(errors, (0.5, 0.95, 1.0))
+        assert np.max(errors) < 3.0, np.quantile(errors, (0.5, 0.95, 1.0))
+    assert np.max(fuse_drive.between(track, said_s, said_s + 4.0)) < 8.0  # of 15
 
 
 def test_drive_is_replayed_and_recorded_with_ros2_bag(installed, tmp_path):

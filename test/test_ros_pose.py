@@ -1,12 +1,15 @@
 """~/pose, map → odom, fromLL and toLL over real DDS, seen by real tf2 where it is installed."""
 
 import math
+import re
 import sys
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("rclpy")
 
@@ -298,6 +301,42 @@ def test_from_ll_and_to_ll_as_nav2_calls_them(bench):
         assert all(map(math.isnan, from_ll(*beyond))), beyond
     request.map_point.x = 1e6
     assert math.isnan(call("/toLL", request).ll_point.latitude)
+    services.close()
+
+
+def fill(message, values):
+    """Set fields of a message from nested dicts, as `ros2 action send_goal` does; a name that it lacks is an error."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            fill(getattr(message, name), value)
+        else:
+            assert name in message.get_fields_and_field_types()
+            setattr(message, name, value)
+    return message
+
+
+def test_waypoints_of_the_nav2_page_are_what_nav2_takes_and_asks_from_ll_for(bench):
+    """nav2's waypoint follower copies latitude, longitude and altitude of each of the goal's poses into the request."""
+    goals = pytest.importorskip("nav2_msgs.action")
+    geographic = pytest.importorskip("geographic_msgs.msg")
+    srv = pytest.importorskip("robot_localization.srv")
+    page = (Path(__file__).parents[1] / "docs/how-to/nav2.md").read_text()
+    kind, text = re.search(r"nav2_msgs/action/(\w+) \\\n *\"(.*)\"$", page, re.MULTILINE).groups()
+    given = yaml.safe_load(text)
+    poses = [fill(geographic.GeoPose(), pose) for pose in given.pop("gps_poses")]
+    goal = fill(getattr(goals, kind).Goal(gps_poses=poses), given)
+    bench = bench()
+    services = GeographicServices(bench.node, LocalFrame(Datum(48.5, 9.0)))
+    client = bench.other.create_client(srv.FromLL, "/fromLL")
+    bench.spin_until(client.service_is_ready, "/fromLL")
+    (waypoint,) = goal.gps_poses
+    request = srv.FromLL.Request(ll_point=waypoint.position)
+    future = client.call_async(request)
+    bench.spin_until(future.done, "answer")
+    point = future.result().map_point
+    # 0.0021° of longitude and 0.0012° of latitude from the datum, by the radii of curvature at 48.5°.
+    assert point.x == pytest.approx(math.radians(0.0021) * 6390.2e3 * math.cos(math.radians(48.5006)), rel=1e-3)
+    assert point.y == pytest.approx(math.radians(0.0012) * 6371.2e3, rel=1e-3)
     services.close()
 
 
