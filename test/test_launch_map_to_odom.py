@@ -122,6 +122,13 @@ def test_launch_with_nav2_refuses_what_it_cannot_do(share):
         started("localizer_nav2", namespace="robot1")
 
 
+def test_rviz_is_started_where_it_is_asked_for(share):
+    assert [node.package for node in started("localizer")] == ["unifygeo_ros"]
+    for arguments in ({}, {"namespace": "robot1"}):
+        nodes = started("localizer", rviz="true", **arguments)
+        assert [node.package for node in nodes] == ["unifygeo_ros", "rviz2"]
+
+
 # -- parameter files --------------------------------------------------------------------------------------------------
 
 
