@@ -72,7 +72,8 @@ lint: $(VENV)/.test
 
 # Each prints its numbers beside their limits (docs/measurements/benchmarks.md) on a machine that does nothing else; all of them run, and the
 # last line says which missed one. sequence_table.py, which needs drives, is docs/measurements/sequences.md's; ekf_drive.py, which needs
-# robot_localization, too, and ekf_process_noise.py, which needs its source, are docs/measurements/node.md's.
+# robot_localization, too, and ekf_process_noise.py, which needs its source, are docs/measurements/node.md's; fuse_drive.py is
+# docs/how-to/fuse.md's.
 BENCHMARKS := render_towns training_stages fix decode compose index_search region index_build tracking long_replay node_load
 bench: $(VENV)/.test
 	@missed=; for name in $(BENCHMARKS); do \
