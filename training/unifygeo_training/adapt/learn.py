@@ -25,7 +25,7 @@ from unifygeo_training.data.pairs import PairSet
 from unifygeo_training.drives.judged import DriveImages, describe, neighbouring, streets_of
 from unifygeo_training.drives.opened import open_part
 from unifygeo_training.export import BundleText, export_bundle
-from unifygeo_training.fit import fit
+from unifygeo_training.fit import fastest_precision, fit
 from unifygeo_training.fit_config import FitConfig
 from unifygeo_training.unfold import network_of_bundle
 from unifygeo_training.weights import open_weights
@@ -62,7 +62,7 @@ def learn(parent: ModelBundle, drives_file: Path, folder: Path, settings: LearnS
                 "photography": {"missing": settings.hidden},
             },
             "optimiser": {"learning_rate": settings.learning_rate, "warmup_steps": min(20, settings.steps // 5)},
-            "hardware": {"precision": "32-true", "workers": 1},
+            "hardware": {"precision": fastest_precision(), "workers": 1},
             "steps": settings.steps,
             "batch_size": settings.batch_size,
             "log_every": max(1, min(20, settings.steps // 10)),
