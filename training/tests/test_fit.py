@@ -264,16 +264,6 @@ def test_bf16_time_ratio_is_of_processor_times(monkeypatch: pytest.MonkeyPatch) 
     assert fit_module.bf16_time_ratio() == pytest.approx(1.5)
 
 
-@pytest.mark.parametrize(
-    ("cuda", "ratio", "precision"),
-    [(False, 0.4, "bf16-mixed"), (False, 1.0, "32-true"), (False, 9.0, "32-true"), (True, 9.0, "bf16-mixed")],
-)
-def test_fastest_precision(monkeypatch: pytest.MonkeyPatch, cuda: bool, ratio: float, precision: str) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(fit_module, "bf16_time_ratio", lambda: ratio)
-    assert fit_module.fastest_precision() == precision
-
-
 def test_run_warns_once_and_writes_plain_lines_where_there_is_no_terminal(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
