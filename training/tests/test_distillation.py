@@ -13,6 +13,7 @@ from scipy.special import log_softmax, softmax
 from small_runs import SMALL, Dots, small_config
 
 from unifygeo_ros.core.errors import ConfigurationError, InputError
+from unifygeo_training import losses
 from unifygeo_training.distillation import Teacher, taught_descriptors, taught_distribution, taught_matching
 from unifygeo_training.fit import Run, fit, optimiser_of
 from unifygeo_training.fit_config import FitConfig, OptimiserConfig
@@ -57,7 +58,7 @@ def test_a_network_taught_by_itself_learns_nothing_from_it() -> None:
     """The gradient of a cross-entropy against one's own answer is zero, so the teacher adds a constant."""
     torch.manual_seed(0)
     network = UnifyGeo(SMALL).eval()  # norms as the teacher's
-    teacher = Teacher(UnifyGeo(SMALL), SMALL)
+    teacher = Teacher(UnifyGeo(SMALL), SMALL, float(1 / losses.scale(network.retrieval_scale)))
     teacher.network.load_state_dict(network.state_dict())
     gradients = []
     for objective in (Objective(network, LossConfig()), Objective(network, LossConfig(), teacher, 0.5)):
@@ -73,7 +74,7 @@ def test_a_network_taught_by_itself_learns_nothing_from_it() -> None:
 def test_loss_is_the_sum_of_all_terms_and_the_teacher_is_not_trained() -> None:
     torch.manual_seed(0)
     student = UnifyGeo(SMALL).eval()
-    teacher = Teacher(UnifyGeo(SMALL), SMALL)
+    teacher = Teacher(UnifyGeo(SMALL), SMALL, 0.05)
     objective = Objective(student, LossConfig(), teacher, 0.5)
     found = {name: float(value.detach()) for name, value in objective(**batch(), alpha=100.0).items()}
     of_labels = found["L_D"] + 100 * found["L_G"] + 10 * found["L_M"] + found["L_R"]
@@ -84,6 +85,15 @@ def test_loss_is_the_sum_of_all_terms_and_the_teacher_is_not_trained() -> None:
         name: float(value.detach()) for name, value in Objective(student, LossConfig())(**batch(), alpha=100.0).items()
     }
     assert plain["loss"] == pytest.approx(of_labels, rel=1e-5)
+    with torch.no_grad():
+        ours, theirs = (
+            (network.encode_ground(batch()["panorama"]).descriptor, network.encode_aerial(batch()["tile"]).descriptor)
+            for network in (student, teacher.network)
+        )
+    logits = (ours[0] @ ours[1].T).numpy() / 0.07  # where the student's temperature starts
+    taught = (theirs[0] @ theirs[1].T).numpy() / 0.05
+    wanted = 0.5 * (cross_entropy(logits, taught) + cross_entropy(logits.T, taught.T))
+    assert found["T_G"] == pytest.approx(wanted, rel=1e-4)
     assert not any(name.startswith("teacher") for name in objective.state_dict())
     assert not any(p.requires_grad for p in teacher.network.parameters())
     assert len(list(objective.parameters())) == len(list(student.parameters()))
@@ -96,7 +106,7 @@ def test_teacher_sees_the_panorama_in_its_own_size() -> None:
     master = UnifyGeo(wide).eval()
     grey = torch.full((1, 32, 64, 3), 90, dtype=torch.uint8)
     tile = batch()["tile"][:1]
-    _, answer = Teacher(master, SMALL)(grey, tile, descriptor=False)
+    _, answer = Teacher(master, SMALL, 0.05)(grey, tile, descriptor=False)
     with torch.no_grad():
         levels = master.encode_ground(torch.full((1, 32, 128, 3), 90, dtype=torch.uint8), descriptor=False).levels
         wanted = master.decode(levels, master.encode_aerial(tile, descriptor=False).pyramid)
@@ -110,7 +120,7 @@ def test_teacher_sees_the_panorama_in_its_own_size() -> None:
 def test_a_teacher_whose_answers_are_of_other_places_is_refused(name: str, value: float) -> None:
     teacher = UnifyGeo(SMALL.model_copy(update={name: value}))
     with pytest.raises(ConfigurationError, match=f"network.{name}: the teacher has {value}"):
-        Teacher(teacher, SMALL)
+        Teacher(teacher, SMALL, 0.05)
 
 
 def test_run_with_a_teacher_resumes_to_the_same_bits(tmp_path: Path) -> None:

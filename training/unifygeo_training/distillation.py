@@ -25,12 +25,15 @@ class DistillationConfig(BaseModel):
     """A checkpoint or bundle. Tiles and D must be of the student's size, panoramas of its elevations."""
     weight: float = Field(default=0.5, gt=0.0)
     """Of the teacher's answers; those of Eq. 5 keep the weight 1."""
+    descriptor_temperature: float = Field(default=0.03, gt=0.0)
+    """Of the teacher's similarities. Its own is in no bundle, and one that a training starts with makes all tiles
+    alike."""
 
 
 class Teacher:
     """A network in evaluation mode that answers batches of the student's. Not a module: nothing of it is trained."""
 
-    def __init__(self, network: UnifyGeo, student: NetworkConfig) -> None:
+    def __init__(self, network: UnifyGeo, student: NetworkConfig, descriptor_temperature: float) -> None:
         """Raises ConfigurationError where the answers of both cannot be compared."""
         theirs = network.config
         for name in (
@@ -45,11 +48,12 @@ class Teacher:
                     f"network.{name}: the teacher has {getattr(theirs, name)}, the student {getattr(student, name)}; "
                     "they must be equal, or leave `distillation` out"
                 )
+        self.descriptor_temperature = descriptor_temperature
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def __call__(self, panorama: Tensor, tile: Tensor, *, descriptor: bool) -> tuple[Tensor | None, Decoded]:
-        """Descriptors' similarities (N, N), ground by aerial, as logits at the teacher's temperature, and its decoding.
+        """Descriptors' similarities (N, N), ground by aerial, over their temperature, and the teacher's decoding.
 
         Inputs as `Objective`; the panorama is resized to what the teacher takes.
         """
@@ -62,7 +66,7 @@ class Teacher:
         aerial = network.encode_aerial(tile, descriptor=descriptor)
         alike = None
         if ground.descriptor is not None and aerial.descriptor is not None:
-            alike = losses.scale(network.retrieval_scale) * ground.descriptor.float() @ aerial.descriptor.float().T
+            alike = ground.descriptor.float() @ aerial.descriptor.float().T / self.descriptor_temperature
         return alike, network.decode(ground.levels, aerial.pyramid)
 
 

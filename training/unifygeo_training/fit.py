@@ -249,9 +249,9 @@ def _objective(network: UnifyGeo, config: FitConfig, device: torch.device) -> Ob
     """The losses of a run, with its teacher if it has one."""
     if config.distillation is None:
         return Objective(network, config.losses)
-    path = config.distillation.teacher
+    path, temperature = config.distillation.teacher, config.distillation.descriptor_temperature
     master = network_of_bundle(load_bundle(path)) if path.is_dir() else load_network(path)[0]
-    teacher = Teacher(master.to(device), config.network)
+    teacher = Teacher(master.to(device), config.network, temperature)
     return Objective(network, config.losses, teacher, config.distillation.weight)
 
 
