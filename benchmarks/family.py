@@ -34,19 +34,20 @@ def main() -> None:
         precision = choose_precision(bundle, "onnx_cpu", "auto")
         engines = open_engines(bundle, backend="onnx_cpu", precision=precision, threads=1)
         for graph in GRAPHS:
-            runs[name, graph] = functools.partial(getattr(engines, graph).run, noise_input(bundle, graph, precision))
-    costs = {key: 1e3 * cost.processor for key, cost in measure(runs, options.rounds).items()}
+            runs[f"{name} {graph}"] = functools.partial(getattr(engines, graph).run, noise_input(bundle, graph))
+    costs = {name: 1e3 * cost.processor for name, cost in measure(runs, options.rounds).items()}
     print(describe_machine("onnxruntime"))
     print(f"{'':20} {'parameters':>10} {'10⁶ multiplications':>22} {'ms, by graph':>20} {'a fix':>8} {'share':>6}")
     first = next(iter(bundles))
     for name, bundle in bundles.items():
-        fix = sum(costs[name, graph] for graph in FIX)
-        share = fix / sum(costs[first, graph] for graph in FIX)
+        by_graph = [costs[f"{name} {graph}"] for graph in GRAPHS]
+        fix = sum(costs[f"{name} {graph}"] for graph in FIX)
+        share = fix / sum(costs[f"{first} {graph}"] for graph in FIX)
         parameters, multiplications = arithmetic(bundle)
         print(
             f"{name:20} {parameters / 1e6:8.2f} M "
             f"{' + '.join(f'{1e-6 * n:.0f}' for n in multiplications):>22} "
-            f"{' + '.join(f'{costs[name, graph]:.1f}' for graph in GRAPHS):>20} {fix:5.1f} ms {share:6.2f}"
+            f"{' + '.join(f'{ms:.1f}' for ms in by_graph):>20} {fix:5.1f} ms {share:6.2f}"
         )
 
 

@@ -94,7 +94,7 @@ def graphs(pair: Pair, rounds: int) -> None:
     """The three graphs, and the bundles' files."""
     total = dict.fromkeys(PRECISIONS, 0.0)
     for graph in GRAPHS:
-        feed = _noise(pair.bundles["fp32"], graph)
+        feed = noise_input(pair.bundles["fp32"], graph)
         runs = {p: functools.partial(getattr(engines, graph).run, feed) for p, engines in pair.engines.items()}
         costs = {p: 1e3 * cost.processor for p, cost in measure(runs, rounds).items()}
         total = {p: total[p] + cost for p, cost in costs.items()}
@@ -158,7 +158,7 @@ def _published(folder: Path) -> list[Path]:
     graphs = {}
     for graph in GRAPHS:
         file = output / f"{graph}.int8.onnx"
-        onnx.save(quantise_all(parent.graph_path(graph, "fp32"), [_noise(parent, graph)]), file)
+        onnx.save(quantise_all(parent.graph_path(graph, "fp32"), [noise_input(parent, graph)]), file)
         graphs[graph] = {"int8": GraphFile(file.name, sha256_of_file(file))}
     manifest = dataclasses.replace(parent.manifest, graphs=graphs)
     (output / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
@@ -178,8 +178,8 @@ def _bare_sessions(pair: Pair, threads: int) -> Callable[[], object]:
         )
         for graph in ("ground_encoder", "decoder")
     }
-    ground = _noise(bundle, "ground_encoder")
-    pyramid = pair.engines["fp32"].aerial_encoder.run(_noise(bundle, "aerial_encoder"), PYRAMID)
+    ground = noise_input(bundle, "ground_encoder")
+    pyramid = pair.engines["fp32"].aerial_encoder.run(noise_input(bundle, "aerial_encoder"), PYRAMID)
 
     def run() -> None:
         levels = sessions["ground_encoder"].run(GROUND_FEATURES, ground)
@@ -188,7 +188,7 @@ def _bare_sessions(pair: Pair, threads: int) -> Callable[[], object]:
     return run
 
 
-def _noise(bundle: ModelBundle, graph: str) -> dict[str, Array]:
+def noise_input(bundle: ModelBundle, graph: str) -> dict[str, Array]:
     """Inputs of one image."""
     rng = np.random.default_rng(0)
     return {
