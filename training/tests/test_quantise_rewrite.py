@@ -86,11 +86,11 @@ def test_normalisation_goes_into_the_first_convolution() -> None:
 
 
 def test_normalisation_after_the_change_of_the_axes_goes_too() -> None:
-    """As exports have it now: the bytes become planes first."""
+    """As exports have it now: planes first."""
     nodes = [
-        ("Transpose", "x", "turned"),
-        ("Cast", "turned", "cast"),
-        ("Mul", "cast", "scale of planes", "scaled"),
+        ("Cast", "x", "cast"),
+        ("Transpose", "cast", "turned"),
+        ("Mul", "turned", "scale of planes", "scaled"),
         ("Add", "scaled", "shift of planes", "shifted"),
         ("Conv", "shifted", "kernel", "bias", "y"),
     ]
@@ -99,7 +99,7 @@ def test_normalisation_after_the_change_of_the_axes_goes_too() -> None:
     interleaved = _model(_image_nodes(), TensorProto.UINT8, [1, 4, 6, 3], **IMAGE)
     expected = _run(interleaved, x)
     rewrite(model)
-    assert _kinds(model) == ["Transpose", "Cast", "Sub", "Conv"]
+    assert _kinds(model) == ["Cast", "Transpose", "Sub", "Conv"]
     np.testing.assert_allclose(_run(model, x), expected, rtol=1e-4, atol=1e-4)
 
 

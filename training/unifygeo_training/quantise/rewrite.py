@@ -41,10 +41,10 @@ def _normalisation(graph: _Graph, node: onnx.NodeProto) -> Replacement | None:
     turned = graph.chain(node, "Transpose", "Add", "Mul", "Cast")
     if turned and list(_attribute(turned[0], "perm", ())) != [0, 3, 1, 2]:
         return None
-    chain = turned[1:] or graph.chain(node, "Add", "Mul", "Cast")
+    chain = turned[1:] or graph.chain(node, "Add", "Mul", "Transpose", "Cast")[:3]
     if not chain:
         return None
-    add, mul, cast = chain
+    add, mul, cast = chain  # what the scale multiplies; as exports have it now, the transposed floats
     scale, shift = graph.operand(mul, cast), graph.operand(add, mul)
     weight = graph.constant(node.input[1])
     if scale is None or shift is None or weight is None:
