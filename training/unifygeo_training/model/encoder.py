@@ -175,6 +175,6 @@ class Normalise(nn.Module):
         self.register_buffer("shift", (-torch.tensor(mean) / torch.tensor(std)).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        # First NHWC → NCHW: ONNX Runtime scales planes ten times faster than interleaved colours. In floats: TensorRT moves
-        # no bytes.
+        # First NHWC → NCHW: ONNX Runtime scales planes ten times faster than interleaved colours. In floats, since
+        # TensorRT moves no bytes.
         return image.float().permute(0, 3, 1, 2) * self.scale.float() + self.shift.float()
