@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import numpy as np
 import pytest
 from small_runs import TOWNS_ATTO
@@ -92,7 +93,17 @@ def test_places_are_counted_through_the_towns() -> None:
     assert np.array(pair.position) * 70 - 35 == pytest.approx([offsets[3, 1], -offsets[3, 0]])
 
 
-def test_panoramas_of_another_size_are_refused() -> None:
+@pytest.mark.parametrize("other", [{"ground_width": 640}, {"ground_height": 64}], ids=str)
+def test_panoramas_that_are_too_narrow_or_of_other_rows_are_refused(other: dict[str, int]) -> None:
     town = _town(np.array([[140.0, 140.0]]))
-    with pytest.raises(InputError, match="render the town"):
-        TownImages(town, TOWNS_ATTO.model_copy(update={"ground_width": 640}))
+    with pytest.raises(InputError, match=r"has panoramas of 96 × 320, the network takes"):
+        TownImages(town, TOWNS_ATTO.model_copy(update=other))
+
+
+def test_narrower_network_sees_panoramas_averaged_over_their_columns() -> None:
+    """Half the columns: each is the mean of two."""
+    town = _town(np.array([[140.0, 140.0]]))
+    noise = np.random.default_rng(0).integers(0, 256, town.panoramas.shape, dtype=np.uint8)
+    images = TownImages(dataclasses.replace(town, panoramas=noise), TOWNS_ATTO.model_copy(update={"ground_width": 160}))
+    expected = noise[0].reshape(96, 160, 2, 3).astype(float).mean(axis=2)
+    assert np.abs(images.ground_image(0) - expected).max() <= 0.5
