@@ -181,3 +181,9 @@ def test_other_weights_are_refused_with_the_layer(tmp_path: Path) -> None:
         load_lite_weights(lite_trunk(), tmp_path / "text.pth")
     with pytest.raises(ValueError, match=r"another trunk than network.backbone test_convnext2"):
         FitConfig.model_validate({**small_config().model_dump(), "trunk_weights": tmp_path / "short.pth"})
+
+
+def test_pretrained_does_not_pass_for_weights_that_timm_has_not() -> None:
+    network = NetworkConfig(backbone=NAME, ground_height=32, ground_width=64, aerial_size=64, output_stride=2)
+    with pytest.raises(ConfigurationError, match="give a file as trunk_weights"):
+        UnifyGeo(network, pretrained=True)

@@ -20,8 +20,6 @@ from unifygeo_ros.core.errors import InputError
 
 NAME = "efficientnet_lite0_short"
 """As `network.backbone`; not one of timm's."""
-MEAN, STD = 127 / 255, 128 / 255
-"""Of each colour, with which the published weights were learnt."""
 
 _STAGES = [["ds_r1_k3_s1_e1_c16"], ["ir_r2_k3_s2_e6_c24"], ["ir_r2_k5_s2_e6_c40"], ["ir_r3_k3_s2_e6_c80"]]
 """The first four of seven (Table 1 of the paper), in timm's notation."""
