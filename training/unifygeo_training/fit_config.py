@@ -72,8 +72,11 @@ class FitConfig(_Settings):
     """A checkpoint or a bundle of the same network whose weights are the initial ones; the optimiser starts afresh. A
     bundle's batch norms are folded into its weights and stay as they are (`unifygeo_training.unfold`)."""
     trunk_weights: Path | None = None
-    """A file of EfficientNet-Lite0's weights, from which both trunks start; of the backbone efficientnet_lite0_short
-    alone (`unifygeo_training.model.lite_trunk`). `start_from` overrides it."""
+    """A file of an EfficientNet-Lite's weights, from which both trunks start; of the backbones
+    `unifygeo_training.model.lite_trunk.NAMES` alone. `start_from` overrides it."""
+    frozen_maps: int = Field(default=0, ge=0, le=lite_trunk.MAPS)
+    """How many of the trunks' maps (1/4, 1/8, 1/16) stay as they start, with the norms of all three: what is
+    learnt from rendered images then cannot undo what photographs taught. Of the same backbones."""
     distillation: DistillationConfig | None = None
     """None: nobody teaches."""
     data: DataConfig
@@ -97,14 +100,14 @@ class FitConfig(_Settings):
     def _has_a_kind(cls, value: Any) -> Any:
         return with_kind(value)
 
-    @field_validator("trunk_weights")
+    @field_validator("trunk_weights", "frozen_maps")
     @classmethod
-    def _fit_the_trunk(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+    def _fit_the_trunk(cls, value: Path | int | None, info: ValidationInfo) -> Path | int | None:
         network = info.data.get("network")
-        if value is not None and network is not None and network.backbone != lite_trunk.NAME:
+        if value and network is not None and network.backbone not in lite_trunk.NAMES:
             raise ValueError(
-                f"are of another trunk than network.backbone {network.backbone}; set that to {lite_trunk.NAME}, or use "
-                "pretrained: true"
+                f"is of other trunks than network.backbone {network.backbone}; set that to one of "
+                f"{', '.join(lite_trunk.NAMES)}, or leave {info.field_name} out"
             )
         return value
 

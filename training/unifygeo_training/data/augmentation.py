@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +26,9 @@ class AugmentationConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     geometry: bool = True
+    turned_twins: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of a batch's pairs that come in twos: a pair, and the same place turned by 180° in both views. Each is the
+    other's hardest negative: the course of the road is the same, what stands beside it is exchanged."""
     heading_sigma_deg: float = Field(default=0.0, ge=0.0)
     """Standard deviation of a turn of the panorama alone, so that the network forgives a heading that is not quite
     right; rounded to whole columns."""
@@ -38,14 +43,37 @@ class AugmentationConfig(BaseModel):
     """What photographs have and rendered images lack; None: nothing of it."""
 
 
+@dataclass(frozen=True)
+class Orientation:
+    """How both views of a pair are turned and mirrored."""
+
+    mirrored: bool = False
+    turns: int = 0
+    """Quarter turns, after the mirror."""
+
+    @property
+    def twin(self) -> Orientation:
+        """Half a turn away."""
+        return Orientation(self.mirrored, (self.turns + 2) % 4)
+
+
+def draw_orientation(rng: np.random.Generator, config: AugmentationConfig) -> Orientation:
+    return Orientation(bool(rng.random() < 0.5), int(rng.integers(4))) if config.geometry else Orientation()
+
+
 def augment(
-    panorama: UInt8, tile: UInt8, position: Position, rng: np.random.Generator, config: AugmentationConfig
+    panorama: UInt8,
+    tile: UInt8,
+    position: Position,
+    rng: np.random.Generator,
+    config: AugmentationConfig,
+    orientation: Orientation | None = None,
 ) -> tuple[UInt8, UInt8, Position]:
-    """Shapes and conventions as in `Pair`."""
-    if config.geometry:
-        if rng.random() < 0.5:
-            panorama, tile, position = mirror(panorama, tile, position)
-        panorama, tile, position = quarter_turns(panorama, tile, position, int(rng.integers(4)))
+    """Shapes and conventions as in `Pair`. The orientation is drawn where none is given."""
+    orientation = orientation or draw_orientation(rng, config)
+    if orientation.mirrored:
+        panorama, tile, position = mirror(panorama, tile, position)
+    panorama, tile, position = quarter_turns(panorama, tile, position, orientation.turns)
     if config.heading_sigma_deg > 0:
         columns = rng.normal(0.0, config.heading_sigma_deg) / 360.0 * panorama.shape[1]
         panorama = np.roll(panorama, round(columns), axis=1)

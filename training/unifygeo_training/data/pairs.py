@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from unifygeo_ros.core.arrays import UInt8
-from unifygeo_training.data.augmentation import AugmentationConfig, augment
+from unifygeo_training.data.augmentation import AugmentationConfig, augment, draw_orientation
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,21 @@ class Batches(Dataset[dict[str, npt.NDArray[Any]]]):
 
     def __getitem__(self, step: int) -> dict[str, npt.NDArray[Any]]:
         """As `collate`."""
-        members = self.draw(np.random.default_rng((self.seed, step)), self.batch_size * self.world_size)
+        whole = self.batch_size * self.world_size
+        twins = round(whole * self.augmentation.turned_twins / 2)  # at the places 1, 3, 5 …, beside what they turn
+        members = self.draw(np.random.default_rng((self.seed, step)), whole - twins)
         first = self.rank * self.batch_size
         pairs = []
         for place in range(first, first + self.batch_size):
+            member, orientation = members[max(place - twins, place // 2)], None
+            if place < 2 * twins:
+                orientation = draw_orientation(
+                    np.random.default_rng((self.seed, step, place // 2, 2)), self.augmentation
+                )
+                orientation = orientation.twin if place % 2 else orientation
             rng = np.random.default_rng((self.seed, step, place))
-            pair = self.pairs.read(members[place], rng)
-            augmented = augment(pair.panorama, pair.tile, pair.position, rng, self.augmentation)
+            pair = self.pairs.read(member, rng)
+            augmented = augment(pair.panorama, pair.tile, pair.position, rng, self.augmentation, orientation)
             pairs.append(Pair(*augmented, pair.sigma))
         return collate(pairs)
 

@@ -133,12 +133,12 @@ def _is_convnext(backbone: str) -> bool:
 
 def _trunk(backbone: str, *, pretrained: bool, **options: Any) -> Any:
     """The stages of a timm model that give maps at 1/4, 1/8 and 1/16, as a module."""
-    if backbone == lite_trunk.NAME:
+    if backbone in lite_trunk.NAMES:
         if pretrained:
             raise ConfigurationError(
                 f"pretrained: timm has no weights of {backbone}; leave it out and give a file as trunk_weights"
             )
-        return lite_trunk.lite_trunk()
+        return lite_trunk.lite_trunk(backbone)
     problem = "its last four maps cannot be taken"
     try:
         trunk = _timm_model(backbone, pretrained=pretrained, features_only=True, out_indices=(-4, -3, -2), **options)
