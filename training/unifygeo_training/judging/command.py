@@ -64,7 +64,9 @@ def add_command(subparsers: Any) -> None:
     )
     sensitivity.add_argument("town", type=Path, help="folder of a cached town")
     sensitivity.add_argument("weights", type=Path, nargs="+", help="checkpoints, bundles or published weights")
-    sensitivity.add_argument("--only", choices=("missing", "photography"), help="kind of changes (default: both)")
+    sensitivity.add_argument(
+        "--only", choices=("missing", "photography", "turned"), help="kind of changes (default: all)"
+    )
     sensitivity.add_argument("--panoramas", type=int, default=160, help="evenly spread (default: %(default)s)")
     sensitivity.add_argument("--seed", type=int, default=0, help="of what the changes draw (default: %(default)s)")
     sensitivity.add_argument("--network", type=Path, help="YAML of the network config of published weights, if another")
@@ -199,7 +201,7 @@ def _sensitivity(options: argparse.Namespace) -> int:
     import json
     import tempfile
 
-    from unifygeo_training.judging.sensitivity import losses, missing_parts, photographic_changes, report
+    from unifygeo_training.judging.sensitivity import losses, missing_parts, photographic_changes, report, turns
     from unifygeo_training.judging.town_set import TownImages
     from unifygeo_training.towns.pairs import load_town
     from unifygeo_training.weights import open_weights
@@ -208,8 +210,9 @@ def _sensitivity(options: argparse.Namespace) -> int:
     for path in options.weights:
         weights = open_weights(path, options.network)
         data = TownImages(town, weights.network.config)
-        changes = [] if options.only == "photography" else missing_parts(weights.network.config.ground)
-        changes += [] if options.only == "missing" else photographic_changes()
+        changes = missing_parts(weights.network.config.ground) if options.only in (None, "missing") else []
+        changes += photographic_changes() if options.only in (None, "photography") else []
+        changes += turns() if options.only in (None, "turned") else []
         with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
             found[str(path)] = losses(
                 weights.network,

@@ -1,8 +1,9 @@
 """What a network loses when panoramas or tiles are changed in one way at a time.
 
-Two kinds of changes: parts of the panorama that no camera sees (`missing_parts`), and the looks of photographs and of
-providers' imagery (`photographic_changes`), each as `unifygeo_training.data.photography` draws it in training. Every
-network sees the same changes of the same images, so that networks can be compared row by row.
+Three kinds of changes: parts of the panorama that no camera sees (`missing_parts`), the looks of photographs and of
+providers' imagery (`photographic_changes`), each as `unifygeo_training.data.photography` draws it in training, and
+panoramas with a wrong heading (`turns`). Every network sees the same changes of the same images, so that networks can
+be compared row by row.
 """
 
 from __future__ import annotations
@@ -120,6 +121,22 @@ def photographic_changes() -> list[Change]:
         )
 
     return [change(name) for name in (*BOTH, *STREET, *ABOVE)]
+
+
+TURNS_DEG = (5, 10, 90, 180)
+"""Errors of a heading that a network should forgive, and two with which it should find no place."""
+
+
+def turns() -> list[Change]:
+    """Panoramas turned by TURNS_DEG, to whole columns. At 180° the course of the road is still right."""
+
+    def change(turn_deg: int) -> Change:
+        def turned(image: UInt8, _: np.random.Generator) -> UInt8:
+            return np.roll(image, round(turn_deg / 360 * image.shape[1]), axis=1)
+
+        return Change(f"turned by {turn_deg}°", street=turned)
+
+    return [change(turn_deg) for turn_deg in TURNS_DEG]
 
 
 class ChangedImages:
