@@ -46,6 +46,18 @@ def test_temperature_of_drawn_labels_is_found_again() -> None:
     assert found == pytest.approx(0.4, rel=0.08)
 
 
+def test_images_of_which_the_network_knows_nothing_do_not_flatten_the_others() -> None:
+    """Labels drawn at a temperature of 0.4, but of one row in ten at random."""
+    rng = np.random.default_rng(3)
+    scores = rng.normal(0, 1, (4000, 20)).astype(np.float32)
+    weights = np.exp(scores / 0.4)
+    label = (weights.cumsum(axis=1) / weights.sum(axis=1, keepdims=True) < rng.random((4000, 1))).sum(axis=1)
+    label[::10] = rng.integers(20, size=400)
+    true = label[:, None] == np.arange(20)
+    found = minimise(lambda t: negative_log_likelihood(scores, true, t), 1e-3, 1e2)
+    assert found == pytest.approx(0.4, rel=0.08)
+
+
 def test_covariances_constants_are_found_again() -> None:
     """Errors drawn from 0.6 · M + (0.3² + 4² · v) · I, half of them with an exact heading."""
     rng = np.random.default_rng(1)

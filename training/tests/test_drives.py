@@ -25,7 +25,9 @@ from unifygeo_ros.inference.select import open_engines
 from unifygeo_training import losses
 from unifygeo_training.checkpoint import read_tensors
 from unifygeo_training.cli import main
+from unifygeo_training.data.photography import PhotographyConfig
 from unifygeo_training.data.rehearsal import RehearsedPairs
+from unifygeo_training.drives import pairs as drive_pairs
 from unifygeo_training.drives.ground import ImageryGround, IndexGround
 from unifygeo_training.drives.opened import check_drives, open_drives, part_of
 from unifygeo_training.drives.pairs import DrivesConfig
@@ -292,6 +294,30 @@ def test_two_drives_on_different_days_share_places_but_no_batch(place: Place, go
         pairs.draw(rng, 64)
 
 
+def test_batch_for_which_one_draw_has_no_room_is_drawn_again(
+    place: Place, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = place.drives_file(tmp_path, {"bag": str(good)}, val_share=0.0, test_share=0.0)
+    drives = DrivesConfig(kind="drives", file=file).open(NETWORK)
+
+    def failures(count: int) -> int:
+        failed = 0
+        for seed in range(20):
+            try:
+                assert len(drives.draw(np.random.default_rng(seed), count)) == count
+            except ConfigurationError:
+                failed += 1
+        return failed
+
+    with monkeypatch.context() as once:
+        once.setattr(drive_pairs, "TRIES", 1)
+        tight = next(count for count in range(2, len(drives)) if failures(count))
+        assert failures(tight) < 14
+    assert failures(tight) == 0
+    with pytest.raises(ConfigurationError, match=f"of {len(drives)} tiles half a side"):
+        drives.draw(np.random.default_rng(0), len(drives))
+
+
 def test_truth_with_gaps_leaves_out_their_images_and_says_where(place: Place, tmp_path: Path) -> None:
     times = np.arange(-1, 62, 0.1)
     bag = place.bag(tmp_path, truth_times_s=times[(times < 20) | (times > 30)])
@@ -456,14 +482,28 @@ def test_check_data_draws_each_drive_and_tells_by_its_exit_status(
     network = tmp_path / "network.yaml"
     network.write_text(yaml.safe_dump(NETWORK.model_dump(mode="json")), encoding="utf-8")
     bags = ({"bag": str(good)}, {"bag": str(tmp_path / "nowhere")})
-    file = place.drives_file(tmp_path, *bags, val_share=0.0, test_share=0.0)  # all of it for training: green
+    split = {"val_share": 0.0, "test_share": 0.0, "cell_m": 400.0}  # all of it for training: green
+    file = place.drives_file(tmp_path, *bags, **split)
     arguments = ["check-data", "drives", str(file), "--network", str(network), "--output", str(tmp_path / "check")]
     assert main(arguments) == 1
     printed = capsys.readouterr().out
     assert printed.count("ERROR") == 1
     assert "there is no such bag" in printed
+    ((_, drive), _) = findings(file)
+    assert f"train: {len(drive)} images in 1 squares of 400 m, 0 of them too near another part" in printed
+    assert "val: 0 images in 0 squares" in printed
     picture = cv2.imread(str(tmp_path / "check" / "drive_0.png"))
     green = (picture[..., 1] > 240) & (picture[..., 0] < 60) & (picture[..., 2] < 60)
     assert green.sum() > 300  # the used images, drawn over the imagery
+    samples = tmp_path / "check" / "samples"
+    PhotographyConfig(styles=samples)
+    streets, tiles = (sorted((samples / kind).iterdir()) for kind in ("street", "above"))
+    assert [file.name for file in streets] == [file.name for file in tiles]
+    assert len(streets) == min(32, len(drive))
+    for street, above in ((streets[0], tiles[0]), (streets[-1], tiles[-1])):
+        number = int(street.stem.removeprefix("drive_0_"))
+        assert np.array_equal(cv2.imread(str(street))[..., ::-1], drive.panoramas[number])
+        tile = drive.ground.cut(drive.ground.snapped(drive.positions_m[number])).pixels
+        assert np.array_equal(cv2.imread(str(above))[..., ::-1], tile)
     assert main(["check-data", "drives", str(file)]) == 1
     assert "by --model BUNDLE or --network" in capsys.readouterr().out

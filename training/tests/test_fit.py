@@ -214,7 +214,7 @@ def test_average_refuses_shares_beyond_its_checkpoints(
     tmp_path: Path, share: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["average", "a.pt", "b.pt", f"--share={share}", "--output", str(tmp_path / "c.pt")]) == 2
-    assert "must be between 0, the first checkpoint, and 1, the second" in capsys.readouterr().err
+    assert "must be between 0, the first weights, and 1, the second" in capsys.readouterr().err
 
 
 def test_average_names_what_differs_and_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +222,7 @@ def test_average_names_what_differs_and_overwrites_nothing(tmp_path: Path, capsy
     coarser = SMALL.model_copy(update={"metres_per_pixel": 2.0})
     second = fit(small_config(steps=1, network=coarser), Dots(), tmp_path / "second")
     assert main(["average", str(first), str(second), "--output", str(tmp_path / "mean.pt")]) == 2
-    assert "differ in network.metres_per_pixel; give checkpoints of the same network" in capsys.readouterr().err
+    assert "differ in network.metres_per_pixel; give weights of the same network" in capsys.readouterr().err
     before = second.read_bytes()
     assert main(["average", str(first), str(first), "--output", str(second)]) == 2
     assert "exists" in capsys.readouterr().err

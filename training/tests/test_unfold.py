@@ -15,9 +15,11 @@ from torch import nn
 from unifygeo_ros.core.errors import InputError
 from unifygeo_ros.inference.bundle import ModelBundle, load_bundle
 from unifygeo_training import unfold
-from unifygeo_training.checkpoint import read_tensors
+from unifygeo_training.checkpoint import load_network, read_tensors
+from unifygeo_training.cli import main
 from unifygeo_training.data.pairs import Pair
 from unifygeo_training.fit import fit
+from unifygeo_training.losses import scale
 from unifygeo_training.model import UnifyGeo
 from unifygeo_training.weights import BundleNetwork
 
@@ -87,6 +89,20 @@ class Noise:
         return Pair(panorama, tile, (0.4, 0.6))
 
 
+def test_temperatures_start_at_what_the_bundle_was_calibrated_to(bundle: ModelBundle, network: UnifyGeo) -> None:
+    def found(calibrated: bool, tile_temperature: float) -> list[float]:
+        calibration = dataclasses.replace(bundle.manifest.calibration, tile_temperature=tile_temperature)
+        manifest = dataclasses.replace(bundle.manifest, calibration=calibration, calibrated=calibrated)
+        rebuilt = unfold.network_of_bundle(dataclasses.replace(bundle, manifest=manifest))
+        return [1 / float(scale(value)) for value in (rebuilt.retrieval_scale, rebuilt.reranking_scale)]
+
+    assert bundle.manifest.calibration.tile_temperature == pytest.approx(0.048, abs=5e-4)
+    assert 1 / float(scale(network.reranking_scale)) == pytest.approx(0.048, abs=5e-4)
+    assert found(True, 0.03) == pytest.approx([0.03, 0.03])
+    assert found(True, 0.001) == pytest.approx([0.01, 0.01])  # the sharpest that training knows
+    assert found(False, 0.05) == pytest.approx([0.07, 0.07])  # rough guesses of no data
+
+
 def test_training_from_a_bundle_starts_with_its_weights_and_leaves_folded_norms(
     network: UnifyGeo, tmp_path: Path
 ) -> None:
@@ -100,3 +116,25 @@ def test_training_from_a_bundle_starts_with_its_weights_and_leaves_folded_norms(
     assert all(moved[name] == 0 for name in norms)
     # A step of AdamW is the learning rate at most, and its decay.
     assert 0 < max(moved[name] for name in moved.keys() - norms) < 1e-4
+
+
+def test_average_of_a_bundle_and_what_was_trained_from_it(
+    network: UnifyGeo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"start_from": SHIPPED, "batch_size": 2, "steps": 1, "losses": {}}
+    config = small_config(network=TOWNS_ATTO, optimiser={"warmup_steps": 0, "learning_rate": 1e-3}, **changes)
+    tuned, output = fit(config, Noise(), tmp_path / "run"), tmp_path / "mean.pt"
+    assert main(["average", str(SHIPPED), str(tuned), "--share", "0.25", "--output", str(output)]) == 0
+    before, after = network.state_dict(), read_tensors(tuned)["model"]
+    mean, content = load_network(output)
+    learnt = [name for name, value in before.items() if not torch.equal(value, after[name])]
+    assert len(learnt) > 100
+    for name in learnt:
+        expected = 0.75 * before[name].double() + 0.25 * after[name].double()
+        torch.testing.assert_close(mean.state_dict()[name].double(), expected, atol=1e-7, rtol=1e-6)
+    assert load_bundle(SHIPPED).manifest.trained_on in content["trained_on"]
+    # Norms that have statistics of their own: a training from the beginning.
+    other = fit(small_config(network=TOWNS_ATTO, batch_size=2, steps=1, losses={}), Noise(), tmp_path / "other")
+    assert main(["average", str(SHIPPED), str(other), "--output", str(tmp_path / "no.pt")]) == 2
+    assert f"did not start from {SHIPPED}" in capsys.readouterr().err
+    assert not (tmp_path / "no.pt").exists()

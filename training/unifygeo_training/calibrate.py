@@ -1,6 +1,9 @@
 """Fit the constants of a bundle's `Calibration` on validation towns: neither trained on nor tested on.
 
-Every temperature minimises the mean negative log-likelihood of the truth. What the truth is:
+Every temperature minimises the mean negative log-likelihood of the truth. Of some images the network knows nothing:
+the tracker gives every image a share of doubt for that (`TrackerConfig.outlier`), and so do these fits, up to that
+share and as far as it makes the truth likelier. Without it, a few such images among some dozens of a drive would
+flatten what the network says of all the others. What the truth is:
 * distribution: the camera's pixel of D on the positive tile;
 * tile: any of the k candidates that holds the camera (queries with none of them are left out);
 * heading: roll 0 among the rolls of a panorama that faces north, on the positive tile.
@@ -34,6 +37,7 @@ from unifygeo_ros.localization.decision import most_probable_position, position_
 from unifygeo_ros.localization.decoding import probabilities
 from unifygeo_ros.localization.heading import rolled_columns
 from unifygeo_ros.localization.reranking import match, rerank
+from unifygeo_ros.tracking.config import TrackerConfig
 from unifygeo_training import metrics
 from unifygeo_training.judging.evaluation_set import EvaluationSet
 from unifygeo_training.judging.judge import CANDIDATES
@@ -47,6 +51,8 @@ WORTH_CORRECTING_M = 0.2
 HEADING_ERROR_RAD = np.radians(4.0)
 """Standard deviation of the wrong headings."""
 TEMPERATURES = (1e-3, 1e2)
+DOUBTS = np.linspace(0.0, TrackerConfig().outlier, 16)
+"""Shares of images of which the network knows nothing."""
 
 
 class NothingRightError(InputError):
@@ -202,15 +208,24 @@ def _on_imagery(evidence: Evidence, offset_m: Float64) -> Evidence:
 
 
 def negative_log_likelihood(scores: Float32, true: Bool, temperature: float) -> float:
-    """Mean of −log Σ_true softmax(scores / T) over the rows that hold a true entry. scores, true: (n, m)."""
+    """Mean of −log(b · u + (1 − b) · Σ_true softmax(scores / T)) over the rows that hold a true entry.
+
+    u is the share of true entries, what chance would find, and b the one of `DOUBTS` that makes the mean least.
+
+    Args:
+        scores: (n, m).
+        true: (n, m).
+        temperature: T.
+    """
     rows = true.any(axis=1)
     if not rows.any():
         raise NothingRightError("no query has a true entry among its candidates: train the network first")
     scaled = scores[rows].astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     weights = np.exp(scaled)
-    right = np.where(true[rows], weights, 0.0).sum(axis=1)
-    return float(np.mean(np.log(weights.sum(axis=1)) - np.log(np.maximum(right, 1e-300))))
+    right = np.where(true[rows], weights, 0.0).sum(axis=1) / weights.sum(axis=1)
+    known = (1 - DOUBTS)[:, None] * right + DOUBTS[:, None] * true[rows].mean(axis=1)
+    return float((-np.log(np.maximum(known, 1e-300))).mean(axis=1).min())
 
 
 def minimise(function: Callable[[float], float], low: float, high: float) -> float:

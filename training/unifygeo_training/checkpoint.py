@@ -13,8 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unifygeo_ros.core.errors import ConfigurationError, InputError
-from unifygeo_ros.core.files import new_file
+from unifygeo_ros.core.errors import InputError
 from unifygeo_training.model.config import NetworkConfig
 from unifygeo_training.model.network import UnifyGeo
 
@@ -182,46 +181,3 @@ def load_network(path: Path | str) -> tuple[UnifyGeo, dict[str, Any]]:
     network = UnifyGeo(NetworkConfig.model_validate(content["network"]))
     load_strictly(network, content["model"], str(path))
     return network.eval(), content
-
-
-def average(first: Path, second: Path, share: float, output: Path) -> None:
-    """Write a checkpoint with the weighted mean of two checkpoints' weights (Wortsman et al., WiSE-FT, CVPR 2022).
-
-    Statistics of norms are averaged like weights. The new checkpoint can be judged, calibrated, exported and started
-    from, not resumed: it has no optimiser. Its config is the second's.
-
-    Args:
-        first: a checkpoint of `fit`, such as the weights that a fine-tuning started from.
-        second: one of the same network, such as the fine-tuning's end.
-        share: of the second, 0 to 1.
-        output: a new file.
-
-    Raises:
-        ConfigurationError: the share is not between 0 and 1, or the output exists.
-        InputError: a file is no checkpoint, or the networks differ.
-    """
-    if not 0.0 <= share <= 1.0:
-        raise ConfigurationError(f"share {share:g} must be between 0, the first checkpoint, and 1, the second")
-    if output.exists():
-        raise ConfigurationError(f"{output} exists; remove it or choose another file")
-    (a, told_a), (b, told_b) = load_network(first), load_network(second)
-    if a.config != b.config:
-        ours, theirs = a.config.model_dump(), b.config.model_dump()
-        differing = ", ".join(sorted(name for name in ours if ours[name] != theirs[name]))
-        raise InputError(f"{first} and {second} differ in network.{differing}; give checkpoints of the same network")
-    kept = a.state_dict()
-    mean = {
-        name: torch.lerp(kept[name], value, share) if value.is_floating_point() else value
-        for name, value in b.state_dict().items()
-    }
-    sources = dict.fromkeys(str(content.get("trained_on", "unstated")) for content in (told_a, told_b))
-    state = {
-        "network": told_b["network"],
-        "model": mean,
-        "config": told_b.get("config", {}),
-        "trained_on": "; ".join(sources),
-        "ablation": told_b.get("ablation", {}),
-        "averaged": {"first": weights_sha256(a), "second": weights_sha256(b), "share": share},
-    }
-    with new_file(output) as stream:
-        torch.save(state, stream)

@@ -25,9 +25,9 @@ def add_command(subparsers: Any) -> None:
     parser.set_defaults(run=_run)
 
     average = subparsers.add_parser(
-        "average", help="average the weights of two checkpoints, as of a fine-tuning and what it started from"
+        "average", help="average the weights of a fine-tuning with those that it started from"
     )
-    average.add_argument("first", type=Path, help="a checkpoint of `unifygeo-train fit`")
+    average.add_argument("first", type=Path, help="a checkpoint of `unifygeo-train fit`, or a bundle")
     average.add_argument("second", type=Path, help="a checkpoint of the same network")
     average.add_argument("--share", type=float, default=0.5, help="of the second, 0 to 1 (default: %(default)s)")
     average.add_argument("--output", type=Path, required=True, help="the new checkpoint; must not exist")
@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _average(options: argparse.Namespace) -> int:
-    from unifygeo_training.checkpoint import average
+    from unifygeo_training.averaging import average
 
     average(options.first, options.second, options.share, options.output)
     print(options.output)

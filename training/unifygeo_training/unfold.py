@@ -7,12 +7,14 @@ The exporter keeps the network's names for most weights. Three kinds it changes,
 * batch norms (the decoder's, a trunk's) are folded into the convolutions before them: y = W'x + b'. The convolution
   gets W' here and its norm the rest: mean 0, variance 1, weight √(1 + ε), bias b'.
 
-The temperatures of the losses are in no graph; they start where every training starts. A folded norm knows no
-statistics of its inputs, so training must leave the norms in evaluation mode (`freeze_norms`).
+The temperatures of the losses are in no graph. Of a calibrated bundle both start at `tile_temperature`, which was
+fitted to the sum of the two similarities that they divide; of another one, where every training starts. A folded norm
+knows no statistics of its inputs, so training must leave the norms in evaluation mode (`freeze_norms`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -26,6 +28,7 @@ from unifygeo_ros.inference.bundle import GRAPHS, ModelBundle
 from unifygeo_ros.inference.select import choose_precision
 from unifygeo_training.checkpoint import load_strictly
 from unifygeo_training.configuration import check_settings
+from unifygeo_training.losses import MAX_SCALE
 from unifygeo_training.model.config import NetworkConfig
 from unifygeo_training.model.network import UnifyGeo
 from unifygeo_training.weights import BundleNetwork
@@ -56,6 +59,9 @@ def network_of_bundle(bundle: ModelBundle) -> UnifyGeo:
             found[name] = torch.from_numpy(np.array(value, np.float32))
     start = network.state_dict()
     temperatures = {name: start[name] for name in _TEMPERATURES}
+    if bundle.manifest.calibrated:
+        scale = min(1 / bundle.manifest.calibration.tile_temperature, MAX_SCALE)
+        temperatures = dict.fromkeys(_TEMPERATURES, torch.tensor(math.log(scale)))
     load_strictly(network, {**temperatures, **dict(_with_norms(network, found))}, str(bundle.path))
     network.eval()
     _check(network, bundle, TOLERANCE if precision == "fp32" else 10 * TOLERANCE)

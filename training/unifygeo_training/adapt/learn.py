@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from unifygeo_ros.core.errors import ConfigurationError
 from unifygeo_ros.inference.bundle import (
@@ -18,6 +17,7 @@ from unifygeo_ros.inference.bundle import (
     with_calibration,
 )
 from unifygeo_training.adapt.settings import LearnSettings
+from unifygeo_training.averaging import mean_weights
 from unifygeo_training.calibrate import calibrate
 from unifygeo_training.checkpoint import load_network
 from unifygeo_training.confidence import with_confidence
@@ -80,11 +80,7 @@ def learn(parent: ModelBundle, drives_file: Path, folder: Path, settings: LearnS
     config = config.model_copy(update={"batch_size": count})
     tuned, _ = load_network(fit(config, pairs, folder / "run"))
     student = network_of_bundle(parent)
-    with torch.no_grad():
-        ours, theirs = student.state_dict(), tuned.state_dict()
-        student.load_state_dict(
-            {n: torch.lerp(v, theirs[n], settings.share) if v.is_floating_point() else v for n, v in ours.items()}
-        )
+    student.load_state_dict(mean_weights(student, tuned, settings.share))
     graphs = parent.manifest.graphs["decoder"]
     text = BundleText(parent.manifest.name, parent.manifest.licence, parent.manifest.trained_on)
     compact = any(entry.data_file is not None for entry in graphs.values())

@@ -104,9 +104,9 @@ def _check_drives(args: argparse.Namespace) -> int:
     """Judge each drive of a file and draw it; 0 if all are fit."""
     from unifygeo_ros.inference.bundle import load_bundle
     from unifygeo_training.configuration import check_settings, read_network_config
-    from unifygeo_training.drives.check import draw
+    from unifygeo_training.drives.check import draw, write_samples
     from unifygeo_training.drives.opened import check_drives
-    from unifygeo_training.drives.places import parts_of
+    from unifygeo_training.drives.places import PARTS, cells_of, near_other_part, parts_of
     from unifygeo_training.drives.settings import read_drives_file
     from unifygeo_training.model.config import NetworkConfig
 
@@ -125,7 +125,18 @@ def _check_drives(args: argparse.Namespace) -> int:
         if drive is not None:
             args.output.mkdir(parents=True, exist_ok=True)
             picture = args.output / f"drive_{number}.png"
-            shares = file.val_share, file.test_share
-            draw(drive, parts_of(drive.geodetic_deg, cell_m=file.cell_m, shares=shares, seed=file.seed), picture)
+            split: dict[str, Any] = {
+                "cell_m": file.cell_m, "shares": (file.val_share, file.test_share), "seed": file.seed
+            }  # fmt: skip
+            parts = parts_of(drive.geodetic_deg, **split)
+            near = near_other_part(drive.geodetic_deg, "train", guard_m=network.aerial.side_m / 2, **split)
+            for part in PARTS:
+                own = parts == part
+                squares = len(np.unique(cells_of(drive.geodetic_deg[own], file.cell_m), axis=0))
+                border = f", {(own & near).sum()} of them too near another part" if part == "train" else ""
+                print(f"  {part}: {own.sum()} images in {squares} squares of {file.cell_m:g} m{border}")
+            draw(drive, parts, picture)
             print(f"  drawn in {picture}")
+            write_samples(drive, parts == "train", args.output / "samples", f"drive_{number}")
+            print(f"  panoramas and tiles as the network sees them in {args.output / 'samples'}")
     return 0 if all_ok else 1

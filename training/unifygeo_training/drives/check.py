@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +15,7 @@ from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import UnifyGeoError
 from unifygeo_ros.core.time import NS_PER_S, s_from_ns
 from unifygeo_ros.evaluation.recordings.truth import Truth
+from unifygeo_training.data.photography import ABOVE, STREET
 from unifygeo_training.drives.places import PARTS
 from unifygeo_training.drives.recorded import Drive, Exposures, Use
 from unifygeo_training.drives.turns import Turns
@@ -29,6 +31,8 @@ LARGEST_COURSE_OFFSET_S = 0.45
 car that turns at 15 km/h."""
 REACHED_M = 20.0
 """Around the cameras, for the covered area."""
+SAMPLES = 32
+"""Of a drive (`write_samples`)."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,26 @@ def area_m2(positions_m: Float64, reached_m: float = REACHED_M) -> float:
     disc = disc[np.hypot(*disc.T) <= reached_m]
     cells = {tuple(row) for position in positions_m for row in np.rint((position + disc) / cell).astype(int).tolist()}
     return len(cells) * cell**2
+
+
+def write_samples(drive: Drive, chosen: npt.NDArray[np.bool_], folder: Path, name: str) -> None:
+    """Write some panoramas and the tiles around their cameras, as the network sees them.
+
+    The folder is one of `PhotographyConfig.styles`.
+
+    Args:
+        drive: whose images.
+        chosen: bool (k,), which of its used images; of these, `SAMPLES` at even steps.
+        folder: `street` and `above` are written into it.
+        name: that the files' names begin with.
+    """
+    numbers = np.flatnonzero(chosen)
+    for number in numbers[np.unique(np.linspace(0, len(numbers) - 1, SAMPLES).astype(int))] if len(numbers) else ():
+        tile = drive.ground.cut(drive.ground.snapped(drive.positions_m[number])).pixels
+        for kind, pixels in ((STREET, drive.panoramas[number]), (ABOVE, tile)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            file = folder / kind / f"{name}_{number:05d}.png"
+            cv2.imwrite(str(file), cv2.cvtColor(np.asarray(pixels), cv2.COLOR_RGB2BGR))
 
 
 def draw(drive: Drive, parts: npt.NDArray[np.str_] | None, path: Path) -> None:

@@ -22,6 +22,9 @@ from unifygeo_training.drives.ground import is_known
 from unifygeo_training.drives.opened import PartOfDrive, open_drives, part_of
 from unifygeo_training.model.config import NetworkConfig
 
+TRIES = 20
+"""Draws of a batch until the drives are said to have no room for it."""
+
 
 class DrivesConfig(BaseModel):
     """Training pairs of recorded drives."""
@@ -92,17 +95,23 @@ class DrivePairs:
         return Member(place, (east_m, north_m))
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Member]:
-        """Places at random whose tiles are at least half a side apart, in the larger of the two axes."""
-        offsets, order = self._offsets(rng), rng.permutation(len(self))
-        centres = self._common_m + offsets
-        taken: list[int] = []
-        for place in order.tolist():
-            if np.abs(centres[taken] - centres[place]).max(axis=1).min(initial=np.inf) >= self.side_m / 2:
-                taken.append(place)
-                if len(taken) == count:
-                    return [Member(n, (float(offsets[n, 0]), float(offsets[n, 1]))) for n in taken]
+        """Places at random whose tiles are at least half a side apart, in the larger of the two axes.
+
+        Where the drives have hardly room for so many, a first draw may not find it: several are tried.
+        """
+        most = 0
+        for _ in range(TRIES):
+            offsets, order = self._offsets(rng), rng.permutation(len(self))
+            centres = self._common_m + offsets
+            taken: list[int] = []
+            for place in order.tolist():
+                if np.abs(centres[taken] - centres[place]).max(axis=1).min(initial=np.inf) >= self.side_m / 2:
+                    taken.append(place)
+                    if len(taken) == count:
+                        return [Member(n, (float(offsets[n, 0]), float(offsets[n, 1]))) for n in taken]
+            most = max(most, len(taken))
         raise ConfigurationError(
-            f"the drives have room for {len(taken)} of {count} tiles half a side ({self.side_m / 2:.0f} m) apart; "
+            f"the drives have room for {most} of {count} tiles half a side ({self.side_m / 2:.0f} m) apart; "
             "lower batch_size, add drives, or add rehearsal"
         )
 
