@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from unifygeo_training.export import build_graphs
-from unifygeo_training.quantise.rewrite import rewrite
+from unifygeo_training.quantise.rewrite import rewrite, rewrite_floats
 
 CONSTANTS = {
     "scale": np.array([0.01, 0.02, 0.03]),
@@ -225,3 +225,42 @@ def _scaled(model: onnx.ModelProto) -> int:
     """Products with a constant of several elements."""
     constants = {tensor.name for tensor in model.graph.initializer if math.prod(tensor.dims) > 1}
     return sum(bool(set(node.input) & constants) for node in model.graph.node if node.op_type == "Mul")
+
+
+@pytest.mark.parametrize("name", ["ground_encoder", "aerial_encoder"])
+def test_exports_in_floats_have_gelu_as_onnx_runtime_knows_it(
+    prepared: dict[str, onnx.ModelProto], name: str, tmp_path: Path
+) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    exported = prepared[name].SerializeToString()
+    assert "Erf" in _kinds(onnx.load_from_string(exported))
+    onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
+    kinds = _kinds(onnx.load(tmp_path / "optimised.onnx"))
+    assert any(kind.endswith("Gelu") for kind in kinds)
+    assert "Erf" not in kinds
+
+
+def test_colours_are_turned_into_planes_before_they_are_normalised() -> None:
+    """To the bit; and without the weights, which are left in their file."""
+    model = _model(_image_nodes(), TensorProto.UINT8, [1, 4, 6, 3], **IMAGE)
+    x = np.random.default_rng(2).integers(0, 256, (1, 4, 6, 3), dtype=np.uint8)
+    expected = _run(model, x)
+    kernel = next(tensor for tensor in model.graph.initializer if tensor.name == "kernel")
+    whole = onnx.TensorProto.FromString(kernel.SerializeToString())
+    kernel.ClearField("raw_data")
+    kernel.data_location = TensorProto.EXTERNAL
+    rewrite_floats(model)
+    assert _kinds(model) == ["Cast", "Transpose", "Mul", "Add", "Conv"]
+    next(tensor for tensor in model.graph.initializer if tensor.name == "kernel").CopyFrom(whole)
+    onnx.checker.check_model(model, full_check=True)
+    np.testing.assert_array_equal(_run(model, x), expected)
+
+
+def test_constants_of_a_half_precision_graph_stay_so() -> None:
+    model = _model(_image_nodes(), TensorProto.UINT8, [1, 4, 6, 3], **{**IMAGE, "cast": {"to": TensorProto.FLOAT16}})
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    rewrite_floats(model)
+    assert _kinds(model) == ["Cast", "Transpose", "Mul", "Add", "Conv"]
+    assert {tensor.data_type for tensor in model.graph.initializer} == {TensorProto.FLOAT16}

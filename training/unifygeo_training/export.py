@@ -28,6 +28,7 @@ from unifygeo_ros.inference.bundle import (
 from unifygeo_training.checkpoint import weights_sha256
 from unifygeo_training.files import locked, new_folder
 from unifygeo_training.model.network import UnifyGeo
+from unifygeo_training.quantise.rewrite import rewrite_floats
 from unifygeo_training.shared_weights import round_to_float16, share_weights
 
 WEIGHTS_NAME = "weights.float16.bin"
@@ -214,4 +215,5 @@ def _to_onnx(
     for node in model.graph.node:  # source lines and paths of the machine that exported
         del node.metadata_props[:]
         node.doc_string = ""
+    rewrite_floats(model)
     return model

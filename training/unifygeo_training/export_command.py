@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 def add_command(subparsers: Any) -> None:
     export = subparsers.add_parser("export", help="turn a checkpoint into a model bundle, or make an INT8 bundle")
     export.add_argument(
-        "checkpoint", type=Path, help="a checkpoint that `unifygeo-train fit` wrote; with --quantise also a bundle"
+        "checkpoint",
+        type=Path,
+        help="a checkpoint that `unifygeo-train fit` wrote; or a bundle, whose graphs are written anew or quantised",
     )
     _add_bundle_options(export)
     _add_quantise_options(export)
@@ -74,11 +76,25 @@ def _export(options: argparse.Namespace) -> int:
     if options.error_budget is not None or options.accept_loss is not None:
         raise ConfigurationError("--error-budget and --accept-loss are for INT8; give --quantise DATA, too")
     if options.checkpoint.is_dir():
-        raise ConfigurationError(
-            f"{options.checkpoint} is a folder; give a checkpoint, or --quantise DATA to make INT8 graphs of a bundle"
-        )
+        return _rewrite(options)
     network, content = load_network(options.checkpoint)
     return _write(options, network, str(content.get("trained_on", "unstated")))
+
+
+def _rewrite(options: argparse.Namespace) -> int:
+    from unifygeo_ros.core.errors import ConfigurationError
+    from unifygeo_ros.inference.bundle import load_bundle
+    from unifygeo_training.rewritten import rewrite_bundle
+
+    if options.precision or options.compact or options.calibration or options.trained_on:
+        raise ConfigurationError(
+            f"{options.checkpoint} is a bundle, whose graphs are written anew as they are; leave --precision, "
+            "--compact, --calibration and --trained-on out, or give the checkpoint"
+        )
+    _print_size(
+        rewrite_bundle(load_bundle(options.checkpoint), options.output, name=options.name or options.output.name)
+    )
+    return 0
 
 
 def _quantise(options: argparse.Namespace) -> int:

@@ -30,6 +30,16 @@ def rewrite(model: onnx.ModelProto) -> None:
         _apply(model, step)
 
 
+def rewrite_floats(model: onnx.ModelProto) -> None:
+    """Apply, in place, what changes no weight, so that graphs in floats can have it.
+
+    What else `rewrite` does would take the weights apart that a compact bundle's graphs share, and from which
+    `unifygeo_training.unfold` makes a network again. Weights in a file of their own need not be loaded.
+    """
+    for step in (_planes_first, _gelu):
+        _apply(model, step)
+
+
 def _normalisation(graph: _Graph, node: onnx.NodeProto) -> Replacement | None:
     """scale · x + shift of an image's bytes: into the convolution that follows, but for a shift by one number.
 
@@ -65,6 +75,29 @@ def _normalisation(graph: _Graph, node: onnx.NodeProto) -> Replacement | None:
     constants = [kernel, graph.add(f"{node.name}.normalised_bias", bias + offset)]
     conv = _on(node, [node.input[0] if turned else centred, *constants])
     return [mul, add, *turned[:1], node], [less, *(_on(transpose, [centred]) for transpose in turned[:1]), conv]
+
+
+def _planes_first(graph: _Graph, node: onnx.NodeProto) -> Replacement | None:
+    """scale · x + shift of an image before NHWC → NCHW, as older exports have it: after that, as exports have it now.
+
+    With the three colours last, ONNX Runtime computes rows of three elements.
+    """
+    chain = graph.chain(node, "Add", "Mul", "Cast") if node.op_type == "Transpose" else []
+    if not chain or list(_attribute(node, "perm", ())) != [0, 3, 1, 2]:
+        return None
+    add, mul, cast = chain
+    scale, shift = graph.operand(mul, cast), graph.operand(add, mul)
+    if scale is None or shift is None or scale.ndim != 1 or scale.shape != shift.shape:
+        return None
+    planes = _on(node, [cast.output[0]])
+    planes.output[0] = f"{node.name}.planes"
+    constants = [
+        graph.add(f"{old.name}.of_planes", value.reshape(-1, 1, 1), value.dtype)
+        for old, value in ((mul, scale), (add, shift))
+    ]
+    scaled, shifted = _on(mul, [planes.output[0], constants[0]]), _on(add, [mul.output[0], constants[1]])
+    shifted.output[0] = node.output[0]
+    return [mul, add, node], [planes, scaled, shifted]
 
 
 def _gelu(graph: _Graph, node: onnx.NodeProto) -> Replacement | None:
@@ -119,7 +152,11 @@ class _Graph:
         self._makers = {name: node for node in model.graph.node for name in node.output}
         self._uses = collections.Counter(name for node in model.graph.node for name in node.input)
         self._uses.update(output.name for output in model.graph.output)
-        self._constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        self._constants = {
+            tensor.name: numpy_helper.to_array(tensor)
+            for tensor in model.graph.initializer
+            if tensor.data_location != onnx.TensorProto.EXTERNAL
+        }
         self.added: dict[str, Array] = {}
 
     def constant(self, name: str) -> Array | None:
@@ -149,9 +186,9 @@ class _Graph:
         """The input of a node of two that another node does not make, where it is a constant."""
         return self.constant(_other(node, maker))
 
-    def add(self, name: str, value: npt.ArrayLike) -> str:
-        """A new constant, in float32."""
-        self.added[name] = np.asarray(value, np.float32)
+    def add(self, name: str, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
+        """A new constant."""
+        self.added[name] = np.asarray(value, dtype)
         return name
 
 
