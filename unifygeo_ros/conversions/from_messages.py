@@ -10,7 +10,6 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from unifygeo_ros.conversions.sensor_frames import SensorPose, frame_name
 from unifygeo_ros.core.arrays import Float64
@@ -72,6 +71,8 @@ def odometry_sample(message: Any, map_frame: str = MAP_FRAME, child: SensorPose 
     norm = math.sqrt(sum(value * value for value in quaternion))
     if child is not None and math.isfinite(norm) and norm > 1e-6:
         # base_link is a lever arm away from the child frame, which also sweeps with the turn rate and the yaw's error.
+        from scipy.spatial.transform import Rotation  # slow to import: see `unifygeo_ros.tracking.region`
+
         arm_m = child.base_in_sensor_m()
         east, north, _ = Rotation.from_quat(quaternion).apply(arm_m).tolist()
         x_m, y_m = x_m + east, y_m + north

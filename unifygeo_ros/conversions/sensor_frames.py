@@ -10,13 +10,15 @@ import abc
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import InputError
+
+if TYPE_CHECKING:
+    from scipy.spatial.transform import Rotation
 
 MIN_TURN_RAD = 1e-6
 MIN_OFFSET_M = 1e-6
@@ -48,6 +50,8 @@ class SensorPose:
         Raises:
             InputError: The transform is not finite, or its quaternion is zero.
         """
+        from scipy.spatial.transform import Rotation  # slow to import: see `unifygeo_ros.tracking.region`
+
         q, t = transform.rotation, transform.translation
         position_m = np.array([t.x, t.y, t.z], np.float64)
         quaternion = np.array([q.x, q.y, q.z, q.w], np.float64)
@@ -67,6 +71,8 @@ class SensorPose:
         Args:
             quaternion: x, y, z, w of any length. Zero or not finite: returned as it is, for the samples' own check.
         """
+        from scipy.spatial.transform import Rotation
+
         if not np.isfinite(quaternion).all() or np.linalg.norm(quaternion) < 1e-6:
             return quaternion
         x, y, z, w = (Rotation.from_quat(quaternion) * self.rotation.inv()).as_quat().tolist()
@@ -115,6 +121,11 @@ class SensorFrames(abc.ABC):
         if frame not in self._poses:
             self._look_up(frame)
         return self._poses[frame]
+
+    def is_known(self, frame_id: str) -> bool:
+        """Whether `pose` of a message's frame needs no look-up. May be called from any thread."""
+        frame = frame_name(frame_id)
+        return not self._look_ups or frame in ("", self.base_frame) or frame in self._poses
 
     def known(self) -> dict[str, str]:
         """What was looked up so far, for people: frame → where it is, or why that is not known."""
