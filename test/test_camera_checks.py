@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from unifygeo_ros.core.records import CameraImage, RejectionReason
+from unifygeo_ros.localization import camera_checks
 from unifygeo_ros.localization.camera_checks import projection_problem
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
 from unifygeo_ros.localization.panorama import check_image
@@ -173,3 +174,13 @@ def test_real_dual_fisheye_is_refused_at_every_size():
 def test_real_fisheye_images_are_refused(name):
     (image,) = real(f"rigs/four_fisheyes/{name}.png")
     assert problem(image[80:560]) is not None
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(256, 512), (17, 16), (33, 16), (17, 48)])
+def test_noise_energy_is_the_tenth_percentile_of_the_blocks(rows, columns):
+    """By numpy's quantile of block means that are written out; 1, 2 and 3 blocks, too."""
+    image = np.random.default_rng(rows).integers(0, 256, (rows, columns)).astype(np.float32)
+    across = np.diff(image.astype(float), axis=0) ** 2
+    height, width = across.shape[0] // 16, columns // 16
+    blocks = across[: height * 16].reshape(height, 16, width, 16).mean(axis=(1, 3))
+    assert camera_checks._noise_energy(image) == pytest.approx(np.quantile(blocks, 0.1), rel=1e-5)

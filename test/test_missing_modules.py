@@ -1,5 +1,6 @@
 """Every subcommand imports only what it needs; what is missing is one line with the remedy."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -123,3 +124,15 @@ def test_missing_module_is_named_with_the_extra_to_install(tmp_path):
     assert "rasterio" in error
     assert "pip install" in error
     assert "tools" in error
+
+
+def test_localizer_and_node_start_without_scipy():
+    """SciPy takes a third of the processor time of their imports, and 30 MB."""
+    modules = ["unifygeo_ros.localization.localizer", "unifygeo_ros.sessions.factory"]
+    if importlib.util.find_spec("rclpy"):
+        modules.append("unifygeo_ros.ros.node")
+    program = (
+        f"import sys, {', '.join(modules)}; print(sorted(m for m in sys.modules if m.partition('.')[0] == 'scipy'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"

@@ -16,7 +16,14 @@ from unifygeo_ros.core.geodesy import yaw_from_azimuth
 from unifygeo_ros.core.records import CameraImage, Heading, HeadingSource, RejectionReason
 from unifygeo_ros.inference.bundle import GroundSpec
 from unifygeo_ros.localization.config import CameraMount, LocalizerConfig
-from unifygeo_ros.localization.panorama import FILL_RGB, check_image, check_seen, how_much_is_seen, prepare_panorama
+from unifygeo_ros.localization.panorama import (
+    FILL_RGB,
+    check_image,
+    check_seen,
+    how_much_is_seen,
+    prepare_panorama,
+    sharpness,
+)
 
 DEG = math.pi / 180
 FULL = GroundSpec(180, 360, 90 * DEG, -90 * DEG, 12)  # one pixel a degree
@@ -401,3 +408,12 @@ def test_grey_sphere_stays_grey_for_every_size_and_direction(rows, height, colum
     ).pixels
     assert pixels.shape == (ground.height, ground.width, 3)
     assert (pixels == 77).all()
+
+
+def test_sharpness_is_the_variance_of_the_laplacian():
+    """Written out: at 512 columns nothing is averaged. OpenCV mirrors the image at its edge."""
+    grey = np.random.default_rng(0).integers(0, 256, (256, 512), np.uint8)
+    values = np.pad(grey.astype(float), 1, mode="reflect")
+    inner = values[1:-1, 1:-1]
+    second = values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:] - 4 * inner
+    assert sharpness(np.repeat(grey[..., None], 3, axis=2)) == pytest.approx(second.var(), rel=1e-9)

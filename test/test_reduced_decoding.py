@@ -114,7 +114,8 @@ def test_panorama_that_reaches_the_network_hardly_changes(image, ground, tilt_ra
 def test_checks_of_an_image_say_the_same_of_a_reduced_one(image):
     data = image()
     full, reduced = decode_image(data, "a.jpg"), decode_image(data, "a.jpg", enough_columns(SMALL))
-    assert sharpness(reduced) == pytest.approx(sharpness(full), rel=0.15)
+    # At 960 columns, nearly twice the 512 at which it is measured, it is lower by up to a fifth.
+    assert sharpness(reduced) == pytest.approx(sharpness(full), rel=0.25)
     for pixels in (full, reduced):
         assert check_image(CameraImage(pixels, 1), CameraMount(), LocalizerConfig()) is None
     small = cv2.resize(full, (24, 12), interpolation=cv2.INTER_AREA)  # 15° a pixel
@@ -126,7 +127,7 @@ def test_checks_of_an_image_say_the_same_of_a_reduced_one(image):
 
 def test_demo_s_images_are_not_reduced():
     ground = load_bundle(ROOT / "models/towns-atto").manifest.ground
-    assert enough_columns(ground) == 1024
+    assert enough_columns(ground) == 960
     assert decode_image(random_jpeg(768, 384), "demo", enough_columns(ground)).shape == (384, 768, 3)
 
 

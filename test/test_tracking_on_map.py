@@ -181,3 +181,11 @@ def test_vehicle_that_leaves_the_map_gets_no_more_fixes() -> None:
     assert any(isinstance(result, Fix) for result in run.results)
     reasons = {getattr(result, "reason", None) for result in run.results}
     assert RejectionReason.OFF_MAP in reasons
+
+
+def test_prepared_region_has_its_search() -> None:
+    region = Region(LocalFrame(Datum(48.5, 9.0)), 1e4, 70.0, np.array([[0.0, 0.0], [200.0, 0.0]]))
+    assert "_centres" not in vars(region)
+    region.prepare()
+    assert "_centres" in vars(region)
+    assert region.covers(np.array([[210.0, -20.0], [100.0, 0.0]])).tolist() == [True, False]

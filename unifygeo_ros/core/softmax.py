@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 from unifygeo_ros.core.arrays import Float64
 
@@ -20,4 +19,5 @@ def softmax(scores: npt.ArrayLike, temperature: float) -> Float64:
         float64 of the same shape.
     """
     values = np.asarray(scores, np.float64)
-    return np.asarray(special.softmax((values - values.max()) / temperature))
+    weights = np.exp((values - values.max()) / temperature)
+    return np.asarray(weights / weights.sum())

@@ -15,7 +15,9 @@ circle, a missing sector of a rig) and those of the body mask do not count.
 
 from __future__ import annotations
 
+import functools
 import math
+import statistics
 
 import cv2
 import numpy as np
@@ -80,12 +82,11 @@ def projection_problem(
     seen = small >= _FILL
     if body is not None:
         seen &= cv2.resize(body.astype(np.uint8), (WIDTH, rows), interpolation=cv2.INTER_NEAREST) == 0
-    edges = np.linspace(elevation_top_rad, elevation_bottom_rad, rows + 1)
-    elevation = (edges[:-1] + edges[1:]) / 2
+    near_top, near_bottom = _rows_near_poles(rows, elevation_top_rad, elevation_bottom_rad)
     least = min(max(POLE_LEAST_ENERGY, POLE_NOISE_RATIO * _noise_energy(small)), POLE_ENOUGH_ENERGY)
     shares = {
-        "top": _share_along_rows(small, seen, np.flatnonzero(_near_pole(math.pi / 2 - elevation)), 1, least),
-        "bottom": _share_along_rows(small, seen, np.flatnonzero(_near_pole(math.pi / 2 + elevation)), -1, least),
+        "top": _share_along_rows(small, seen, near_top, 1, least),
+        "bottom": _share_along_rows(small, seen, near_bottom, -1, least),
     }
     judged = {name: share for name, share in shares.items() if share is not None}
     # With both poles judged, one that is as it must be is proof: a patch over the tripod may spoil the other.
@@ -99,6 +100,15 @@ def projection_problem(
     return _seam_problem(small, seen)
 
 
+@functools.lru_cache(maxsize=4)
+def _rows_near_poles(rows: int, top_rad: float, bottom_rad: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Of an image's rows of equal elevation steps, those that are looked at: near the upper pole, near the lower."""
+    edges = np.linspace(top_rad, bottom_rad, rows + 1)
+    elevation = (edges[:-1] + edges[1:]) / 2
+    upper, lower = (np.flatnonzero(_near_pole(math.pi / 2 + sign * elevation)) for sign in (-1, 1))
+    return upper, lower
+
+
 def _near_pole(distance_rad: Float64) -> Bool:
     return np.asarray((distance_rad >= POLE_FROM_RAD) & (distance_rad <= POLE_TO_RAD))
 
@@ -110,7 +120,13 @@ def _noise_energy(image: Float32) -> float:
     inside = across[: rows * _BLOCK, : columns * _BLOCK]
     blocks = cv2.resize(inside, (columns, rows), interpolation=cv2.INTER_AREA) if rows else inside[:0]
     varied = blocks[blocks > 0]
-    return float(np.quantile(varied, 0.1)) if varied.size else 0.0
+    if not varied.size:
+        return 0.0
+    # As np.quantile(varied, 0.1), in a third of the time.
+    place = 0.1 * (varied.size - 1)
+    below = min(int(place), max(varied.size - 2, 0))
+    low, high = np.partition(varied, (below, min(below + 1, varied.size - 1)))[[below, min(below + 1, varied.size - 1)]]
+    return float(low) + (place - below) * (float(high) - float(low))
 
 
 def _share_along_rows(
@@ -134,7 +150,7 @@ def _share_along_rows(
     horizontal, vertical = (_by_sector(np.where(clear, squares, 0.0))[enough] / counts for squares in (along, across))
     shares = horizontal / np.maximum(horizontal + vertical, 1e-6)
     energies = np.where(shares > POLE_SHARE_LIMIT, horizontal, vertical)
-    return None if float(np.median(energies)) < least_energy else float(np.median(shares))
+    return None if statistics.median(energies.tolist()) < least_energy else statistics.median(shares.tolist())
 
 
 def _by_sector(values: Float32 | Bool) -> Float64:

@@ -129,10 +129,16 @@ def clues_of(
     Returns:
         The clues; float64 (k,), how much of each candidate agrees with the answer, 0 … 1; and float64 (2,), the answer.
     """
+    beliefs = tile_beliefs(observation.matches, calibration.tile_temperature)
+    return _clues(observation, beliefs, match_peaks_m(observation.matches, centres_m, side_m), side_m, config)
+
+
+def _clues(
+    observation: Observation, beliefs: Float64, peaks_m: Float64, side_m: float, config: LocalizerConfig
+) -> tuple[Clues, Float64, Float64]:
+    """`clues_of`, with the belief in each candidate and where it matches best."""
     winner = observation.distributions[0]
     position = most_probable_position(winner)
-    beliefs = tile_beliefs(observation.matches, calibration.tile_temperature)
-    peaks_m = match_peaks_m(observation.matches, centres_m, side_m)
     half_cell_m = side_m / observation.matches.match_maps.shape[-1] / 2
     reach_m = config.answer_radius_m + math.sqrt(2) * half_cell_m
     agreement = (np.hypot(*(peaks_m - position).T) <= reach_m).astype(np.float64)
@@ -196,10 +202,10 @@ def answer(
     """The answer of an observation and the probability that it is wrong."""
     winner = observation.distributions[0]
     radius_m = config.answer_radius_m
-    clues, agreement, position = clues_of(observation, centres_m, side_m, config, calibration)
-    east_m, north_m, belief = float(position[0]), float(position[1]), clues.belief
     beliefs = tile_beliefs(observation.matches, calibration.tile_temperature)
     peaks_m = match_peaks_m(observation.matches, centres_m, side_m)
+    clues, agreement, position = _clues(observation, beliefs, peaks_m, side_m, config)
+    east_m, north_m, belief = float(position[0]), float(position[1]), clues.belief
     # A distribution with a heading of its own was decoded with one that was searched.
     ambiguity, outside = calibration.wrong_probabilities(
         clues, searched=winner.heading is not None, on_map_prior=config.on_map_prior

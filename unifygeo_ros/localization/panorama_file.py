@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from unifygeo_ros.core.arrays import Bool, UInt8
 from unifygeo_ros.core.errors import InputError
@@ -83,6 +82,8 @@ def vehicle_attitude(metadata: PanoramaMetadata, azimuth_rad: float, mount: Came
         return Attitude(0.0, 0.0, wrap_angle(yaw_rad - mount.yaw_rad))
     # The camera's x axis looks along its middle column, z is up: GPano's pitch raises x, REP-103's lowers it.
     pitch_rad, roll_rad = -math.radians(metadata.pitch_deg or 0.0), math.radians(metadata.roll_deg or 0.0)
+    from scipy.spatial.transform import Rotation  # slow to import: see `unifygeo_ros.tracking.region`
+
     map_from_camera = Rotation.from_euler("ZYX", [yaw_rad, pitch_rad, roll_rad])
     base_from_camera = Rotation.from_euler("ZYX", [mount.yaw_rad, mount.pitch_rad, mount.roll_rad])
     yaw, pitch, roll = (map_from_camera * base_from_camera.inv()).as_euler("ZYX").tolist()

@@ -15,7 +15,6 @@ from typing import Any, Callable, Iterable, Mapping, NamedTuple
 
 import numpy as np
 import yaml
-from scipy.spatial.transform import Rotation
 
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import ConfigurationError
@@ -45,6 +44,8 @@ class FramePose(NamedTuple):
                 f"its transform (translation {position.tolist()}, quaternion {quaternion.tolist()}) is not finite or "
                 "its quaternion is zero; publish a valid one"
             )
+        from scipy.spatial.transform import Rotation  # slow to import: see `unifygeo_ros.tracking.region`
+
         return cls(np.asarray(Rotation.from_quat(quaternion).as_matrix()), position)
 
 
@@ -227,6 +228,8 @@ def rig_file(rig: Rig, topics: Mapping[str, str]) -> dict[str, Any]:
     """
     cameras = {}
     for camera in rig.cameras:
+        from scipy.spatial.transform import Rotation
+
         body = Rotation.from_matrix(camera.base_from_optical @ BODY_FROM_OPTICAL.T)
         yaw, pitch, roll = body.as_euler("ZYX", degrees=True)
         place = (*camera.position_m, roll, pitch, yaw)

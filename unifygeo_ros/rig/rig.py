@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from unifygeo_ros.core.arrays import Float64
 from unifygeo_ros.core.errors import ConfigurationError
@@ -97,5 +96,7 @@ def rotation_from_mount(roll_rad: float, pitch_rad: float, yaw_rad: float) -> Fl
     Returns:
         float64 (3, 3).
     """
+    from scipy.spatial.transform import Rotation  # slow to import: see `unifygeo_ros.tracking.region`
+
     body = Rotation.from_euler("ZYX", [yaw_rad, pitch_rad, roll_rad]).as_matrix()
     return np.asarray(body @ BODY_FROM_OPTICAL)

@@ -55,7 +55,9 @@ def make_session(
         return SingleImageSession(localizer, config, noise)
     mount = localizer.mount
     calibration = localizer.bundle.manifest.calibration
-    tracker = Tracker(region_of(localizer.index), calibration, tracker_config, (mount.x_m, mount.y_m), noise)
+    region = region_of(localizer.index)
+    region.prepare()
+    tracker = Tracker(region, calibration, tracker_config, (mount.x_m, mount.y_m), noise)
     return SequenceSession(localizer, config, tracker)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from unifygeo_ros.aerial.map_index import MapIndex
 from unifygeo_ros.core.arrays import Bool, Float64
 from unifygeo_ros.core.geodesy import LocalFrame
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,15 @@ class Region:
         distance_m, _ = self._centres.query(positions_m, p=np.inf, distance_upper_bound=self.tile_side_m / 2)
         return np.asarray(np.isfinite(distance_m))
 
+    def prepare(self) -> None:
+        """Do now what the first `covers` would do, which takes a second of its image otherwise."""
+        _ = self._centres
+
     @functools.cached_property
     def _centres(self) -> cKDTree:
+        # Half a second of processor time, with what SciPy imports of NumPy: for who follows a track alone.
+        from scipy.spatial import cKDTree
+
         return cKDTree(np.asarray(self.centres_m, np.float64))
 
     @functools.cached_property
