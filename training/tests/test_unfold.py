@@ -38,9 +38,9 @@ def network(bundle: ModelBundle) -> UnifyGeo:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("model", ["towns-atto", "towns-lite"])
+@pytest.mark.parametrize("model", ["towns-atto", "towns-lite", "towns-photo"])
 def test_network_of_a_bundle_computes_what_its_graphs_compute(model: str) -> None:
-    """towns-lite's trunks have batch norms, which its graphs have not."""
+    """The trunks of towns-lite and towns-photo have batch norms, which their graphs have not."""
     bundle = load_bundle(MODELS / model)
     network = unfold.network_of_bundle(bundle)
     smooth = torch.rand(2, 12, 20, 3).permute(0, 3, 1, 2)
