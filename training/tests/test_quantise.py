@@ -353,7 +353,6 @@ def test_command_refuses_what_does_not_belong_to_int8(
     data = tmp_path / "town"
     data.mkdir()
     for more, message in (
-        ([], "give a checkpoint, or --quantise DATA"),
         (["--error-budget", "0.1"], "give --quantise DATA, too"),
         (["--quantise", str(data), "--compact"], "leave --precision and --compact out"),
         (["--quantise", str(data), "--precision", "fp16"], "leave --precision and --compact out"),
