@@ -94,7 +94,7 @@ def run():
         log = types.SimpleNamespace(error=lambda text: None)
         health, outlet = Health(), Outlet()
         watch = SourceWatch((), TimeRules(0.2, 0.5, 30.0), 0.0)
-        worker = Worker(session, outlet, health, watch, camera_image, lambda: None, log, lambda: False)
+        worker = Worker(session, outlet, health, watch, camera_image, log, lambda: False)
         for number in range(1, len(outcomes) + 1):
             worker.inbox.put(frame(number))
             assert done.acquire(timeout=5.0)

@@ -122,11 +122,6 @@ class SensorFrames(abc.ABC):
             self._look_up(frame)
         return self._poses[frame]
 
-    def is_known(self, frame_id: str) -> bool:
-        """Whether `pose` of a message's frame needs no look-up. May be called from any thread."""
-        frame = frame_name(frame_id)
-        return not self._look_ups or frame in ("", self.base_frame) or frame in self._poses
-
     def known(self) -> dict[str, str]:
         """What was looked up so far, for people: frame → where it is, or why that is not known."""
         return {frame: self._text(frame) for frame in self._poses} | self._faults

@@ -8,8 +8,6 @@ from typing import Any, Callable, Sequence
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
-from rclpy.callback_groups import CallbackGroup
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.subscription import Subscription
@@ -32,7 +30,6 @@ from unifygeo_ros.ros.sources import (
     TimeRules,
     configured_sources,
 )
-from unifygeo_ros.ros.taken import TakenMessages
 from unifygeo_ros.sessions.session import LocalizationSession
 
 try:
@@ -44,13 +41,11 @@ IMAGE_QUEUE = 5
 """The inbox keeps one image; the queue lets the executor receive and count the others."""
 MOTION_QUEUE = 200
 """One second of a fast IMU, for when the executor is late."""
-IMU_PERIOD_S = 0.1
-"""The IMU's messages are taken for every image, and so often without one."""
 INITIAL_POSE = "initial pose"
 
 
 class Inputs:
-    """The subscriptions of an active node. Belongs to the executor's thread; `watch` and `before_image` to any."""
+    """The subscriptions of an active node. Belongs to the executor's thread; `watch` may be used from any."""
 
     def __init__(
         self,
@@ -94,25 +89,15 @@ class Inputs:
             kind = CompressedImage if topic.endswith("/compressed") else Image
             self._listen(kind, topic, functools.partial(on_image, topic), IMAGE_QUEUE)
         self._listen(Odometry, "odometry", self._on_odometry, MOTION_QUEUE)
-        self._imu = TakenMessages(self._on_imu, self._imu_is_settled)
-        self._imu.open(self._listen(Imu, "imu", self._on_imu, MOTION_QUEUE, self._imu.group))
-        # A steady clock, since a simulated one may stand still while messages arrive.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._imu_timer = node.create_timer(IMU_PERIOD_S, self._imu.period, clock=steady)
+        self._listen(Imu, "imu", self._on_imu, MOTION_QUEUE)
         self._listen(PoseWithCovarianceStamped, "initial_pose", self._on_initial_pose, 1)
 
     def close(self) -> None:
         """Stop listening."""
-        self._node.destroy_timer(self._imu_timer)
-        self._imu.close()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
         self._frames.close()
-
-    def before_image(self) -> None:
-        """Take in what has arrived, before an image is localized with it."""
-        self._imu.take(executor=False)
 
     def reports(self) -> list[SourceReport]:
         """How each configured source stands."""
@@ -124,14 +109,7 @@ class Inputs:
         """Where the sensors sit whose frames were looked up in TF."""
         return self._frames.known()
 
-    def _listen(
-        self,
-        kind: type,
-        topic: str,
-        callback: Callable[[Any], None],
-        depth: int,
-        group: CallbackGroup | None = None,
-    ) -> Subscription:
+    def _listen(self, kind: type, topic: str, callback: Callable[[Any], None], depth: int) -> None:
         reliability = ReliabilityPolicy.RELIABLE if self._reliable else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=depth, reliability=reliability)
         resolved = self._node.resolve_topic_name(topic)
@@ -145,19 +123,16 @@ class Inputs:
             )
 
         def lost(event: Any) -> None:
-            self._health.images_lost(event.total_count_change)
+            if kind in (CompressedImage, Image):
+                self._health.images_lost(event.total_count_change)
 
-        counted = lost if kind in (CompressedImage, Image) else None
         try:
-            events = SubscriptionEventCallbacks(incompatible_qos=incompatible, message_lost=counted)
-            subscription = self._node.create_subscription(
-                kind, topic, callback, qos, callback_group=group, event_callbacks=events
-            )
+            events = SubscriptionEventCallbacks(incompatible_qos=incompatible, message_lost=lost)
+            subscription = self._node.create_subscription(kind, topic, callback, qos, event_callbacks=events)
         except UnsupportedEventTypeError:
             self._node.get_logger().info(f"This middleware does not report incompatible or lost messages on {resolved}")
-            subscription = self._node.create_subscription(kind, topic, callback, qos, callback_group=group)
+            subscription = self._node.create_subscription(kind, topic, callback, qos)
         self._subscriptions.append(subscription)
-        return subscription
 
     def _on_odometry(self, message: Odometry) -> None:
         in_map = frame_name(message.header.frame_id) == self._map_frame
@@ -170,10 +145,6 @@ class Inputs:
         self._take(MAP_ODOMETRY if sample.frame == MAP_FRAME else ODOMETRY, sample.stamp_ns, refusal)
         if refusal is None and sample.frame != MAP_FRAME and self._on_drifting_odometry is not None:
             self._on_drifting_odometry(sample, frame_name(message.header.frame_id))
-
-    def _imu_is_settled(self, message: Imu) -> bool:
-        """Whether its frame is known: TF is asked in the executor's thread alone."""
-        return self._frames.is_known(message.header.frame_id)
 
     def _on_imu(self, message: Imu) -> None:
         try:

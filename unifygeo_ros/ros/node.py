@@ -190,7 +190,6 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
             functools.partial(decode, least_width=self._loaded.localizer.enough_columns)
             if rig is None
             else panoramas.panorama,
-            self._inputs.before_image,
             self.get_logger(),
             self._shutting_down,
         )

@@ -31,7 +31,6 @@ class Worker:
         health: Health,
         watch: SourceWatch,
         decode: Callable[[Any], CameraImage | Rejection],
-        before_image: Callable[[], None],
         log: Any,
         shutting_down: Callable[[], bool],
     ) -> None:
@@ -43,14 +42,13 @@ class Worker:
             health: Counts every image.
             watch: Judges the age of the other sources when an image is localized.
             decode: An image message to pixels, or why there are none; raises InputError.
-            before_image: Takes in samples that have arrived and that the session does not have yet.
             log: An rclpy logger.
             shutting_down: Whether errors are the middleware going away.
         """
         self.inbox = Inbox()
         self._session = session
         self._watch = watch
-        self._decode_message, self._before_image = decode, before_image
+        self._decode_message = decode
         self._outlet = outlet
         self._health = health
         self._log = log
@@ -85,7 +83,6 @@ class Worker:
             self._health.rejected(image)
             self._outlet.publish_outcome(image)
             return
-        self._before_image()
         self._watch.image(image.stamp_ns)
         outcome = self._session.locate(image)
         result = outcome.result
