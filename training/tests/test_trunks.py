@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from lightning.fabric import Fabric
 from small_runs import Dots, small_config
 from torch import nn
 
+from unifygeo_ros.core.errors import InputError
 from unifygeo_training.checkpoint import read_tensors
 from unifygeo_training.data.augmentation import AugmentationConfig
 from unifygeo_training.data.pairs import Batches
@@ -58,6 +60,15 @@ def test_members_of_the_family(
     other = lite_trunk(name)
     load_lite_weights(other, read_tensors(tmp_path / "weights.pth"), "weights")
     assert all(torch.equal(a, b) for a, b in zip(trunk.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_file_of_weights_that_is_cut_off_is_refused_with_a_reason(tmp_path: Path) -> None:
+    """In torch's format of before 1.6, as the published ones are: its end comes without a word."""
+    whole = tmp_path / "whole.pth"
+    torch.save(lite_trunk().state_dict(), whole, _use_new_zipfile_serialization=False)
+    (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[: len(pickle.dumps(torch.serialization.MAGIC_NUMBER, 2))])
+    with pytest.raises(InputError, match=r"cut\.pth: cannot be read as weights \(EOFError"):
+        read_tensors(tmp_path / "cut.pth")
 
 
 @pytest.mark.parametrize("maps", [1, 2, 3])
@@ -130,6 +141,15 @@ def test_twins_are_one_place_turned_by_half_a_turn(world_size: int) -> None:
         assert np.array_equal(panorama[1], np.roll(panorama[0], panorama.shape[2] // 2, axis=1))
         assert position[1] == pytest.approx(1 - position[0])
         assert len(np.unique(tile[1:].reshape(7, -1).mean(axis=1).round(6))) == 7
+
+
+@pytest.mark.parametrize("size", [2, 3, 6, 7])
+def test_all_pairs_can_have_twins_but_the_last_of_an_odd_batch(size: int) -> None:
+    tile = Batches(Dots(), size, PLAIN.model_copy(update={"turned_twins": 1.0}), seed=0)[0]["tile"]
+    assert len(tile) == size
+    for first in range(0, size - 1, 2):
+        assert np.array_equal(tile[first + 1], tile[first, ::-1, ::-1])
+    assert len(np.unique(tile.reshape(size, -1).mean(axis=1).round(6))) == (size + 1) // 2
 
 
 def test_without_twins_batches_are_what_they_were() -> None:

@@ -81,7 +81,8 @@ def read_tensors(path: Path | str) -> dict[str, Any]:
         _check_bytes(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read as weights ({error}); give a state dict or .safetensors") from error
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path}: cannot be read as weights ({reason}); give a state dict or .safetensors") from error
     except Exception as error:  # pickle.UnpicklingError for anything but plain data
         raise InputError(
             f"{path}: holds more than tensors and plain data and is not opened, because unpickling it could run code "

@@ -124,8 +124,8 @@ def _noise_energy(image: Float32) -> float:
         return 0.0
     # As np.quantile(varied, 0.1), in a third of the time.
     place = 0.1 * (varied.size - 1)
-    below = min(int(place), max(varied.size - 2, 0))
-    low, high = np.partition(varied, (below, min(below + 1, varied.size - 1)))[[below, min(below + 1, varied.size - 1)]]
+    below, above = math.floor(place), math.ceil(place)
+    low, high = np.partition(varied, (below, above))[[below, above]]
     return float(low) + (place - below) * (float(high) - float(low))
 
 

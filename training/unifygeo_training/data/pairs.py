@@ -61,7 +61,8 @@ class Batches(Dataset[dict[str, npt.NDArray[Any]]]):
     def __getitem__(self, step: int) -> dict[str, npt.NDArray[Any]]:
         """As `collate`."""
         whole = self.batch_size * self.world_size
-        twins = round(whole * self.augmentation.turned_twins / 2)  # at the places 1, 3, 5 …, beside what they turn
+        # At the places 1, 3, 5 …, beside what they turn; of an odd batch one pair is left alone.
+        twins = min(round(whole * self.augmentation.turned_twins / 2), whole // 2)
         members = self.draw(np.random.default_rng((self.seed, step)), whole - twins)
         first = self.rank * self.batch_size
         pairs = []
