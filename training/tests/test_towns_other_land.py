@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import rasterio
@@ -139,14 +140,94 @@ def test_imagery_is_coarser_and_lies_08_m_aside(town: Town) -> None:
     assert np.hypot(origin[0] - town.origin[0], origin[1] - town.origin[1]) == pytest.approx(0.4)
 
 
+def test_beyond_1_the_land_is_no_older_and_its_imagery_no_worse(town: Town) -> None:
+    one, beyond = (OtherLand(strength).changed(town).objects for strength in (1.0, 1.7))
+    assert np.array_equal(one["views"], beyond["views"])
+    pixels = np.random.default_rng(0).integers(256, size=(600, 600, 3), dtype=np.uint8)
+    (a, *same), (b, *as_there) = (OtherLand(strength).imagery(pixels, town) for strength in (1.0, 1.7))
+    assert np.array_equal(a, b)
+    assert same == as_there
+    suns = [OtherLand(2.0).appearance(np.random.default_rng(seed)) for seed in range(40)]
+    assert all(np.radians(7) <= sun.sun_elevation_rad <= np.radians(13) for sun in suns)
+    assert all(sun.clouds == 0 and min(*sun.sun, *sun.sky) >= other_land.LEAST_LIGHT for sun in suns)
+
+
+def test_beyond_1_colours_go_on_along_the_same_line_as_far_as_colours_reach(town: Town) -> None:
+    roofs = town.objects["kind"] == Kind.BUILDING
+    before, one, beyond = (
+        o["top_b"][roofs]
+        for o in (town.objects, OtherLand(1.0).changed(town).objects, OtherLand(1.5).changed(town).objects)
+    )
+    line = one + 0.5 * (one - before)
+    inside = (line > 0.03) & (line < 1)
+    assert 0.5 < inside.mean() < 1
+    assert np.allclose(beyond[inside], line[inside])
+    assert np.array_equal(beyond[~inside], np.where(line < 0.5, 0.03, 1.0)[~inside])
+    grass = town.ground[..., 3] == 255
+    blue, withered, farther = (
+        o.ground[grass][:, 2].astype(float).mean()
+        for o in (town, OtherLand(1.0).changed(town), OtherLand(1.5).changed(town))
+    )
+    assert farther == pytest.approx(withered + 0.5 * (withered - blue), abs=2)
+
+
+def test_camera_goes_on_beyond_1_and_clips_before_it_blurs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_land, "NOISE", 0.0)
+    grey = OtherLand(1.5).photograph(np.full((8, 16, 3), 160, np.uint8), FULL_SPHERE, 0)[4, 8]
+    # By hand, of red: 160/255 · (1 + 1.5 · 0.12) is 0.740; the curve has 0.896 there; 0.740 + 1.5 · 0.156 is 0.974.
+    assert grey[0] == pytest.approx(0.974 * 255, abs=1.5)
+    # By hand, of blue: white is above 1; 70/255 · (2 · 0.86 − 1) is 0.198, where the curve has 0.065: −0.067, below 0.
+    # What is darker than black must not swallow the light of every eighth column when the blur spreads it.
+    lines = np.full((8, 768, 3), 70, np.uint8)
+    lines[:, ::8] = 255
+    shot = OtherLand(2.0).photograph(lines, FULL_SPHERE, 0)[4, :, 2]
+    assert shot.mean() == pytest.approx(255 / 8, abs=1.5)
+
+
+def test_infrared_imagery_has_red_plants_and_the_camera_delivers_negatives(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land = OtherLand(1.5, infrared=True)
+    changed = land.changed(town)
+    flown = land.flown(changed, town)
+    leaves, roofs = (town.objects["kind"] == kind for kind in (Kind.LEAVES, Kind.BUILDING))
+    o = flown.objects
+    assert np.all(o["top_r"][leaves] == 0.85)
+    assert np.array_equal(o["top_g"][leaves], town.objects["top_r"][leaves])  # summer's red, shown as green
+    assert np.array_equal(o["top_b"][roofs], changed.objects["top_g"][roofs])
+    visible = np.mean([changed.objects[name][roofs] for name in ("top_r", "top_g", "top_b")], axis=0)
+    assert np.allclose(o["top_r"][roofs], visible)
+    grass, bare = town.ground[..., 3] == 255, town.ground[..., 3] == 0
+    assert flown.ground[grass][:, 0].mean() > 1.6 * flown.ground[grass][:, 1].mean()
+    assert np.array_equal(flown.ground[..., 2], town.ground[..., 1])
+    near, seen = flown.ground[bare][:, 0].astype(float), town.ground[bare][:, :3].mean(axis=1)
+    assert np.abs(near - seen).max() <= 1
+    assert np.array_equal(o["views"], changed.objects["views"])
+    assert OtherLand(1.5).flown(changed, town) is changed
+    monkeypatch.setattr(other_land, "NOISE", 0.0)
+    shot = [
+        OtherLand(0.01, infrared=True).photograph(np.full((8, 16, 3), colour, np.uint8), FULL_SPHERE, 0)[4, 8]
+        for colour in ((200, 40, 60), (20, 20, 20))
+    ]
+    assert shot[0] == pytest.approx([155, 155, 155], abs=3)
+    assert shot[1] == pytest.approx([235, 235, 235], abs=3)
+
+
 def test_recorded_drives_share_the_imagery_of_the_other_land(
     town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unifygeo_training.towns.drive.build_town", lambda *_: town)
     folders = [
-        record_drive(1000, tmp_path / str(n), DriveSettings(40.0, number=n, land=OtherLand(1.0), view=TINY))
-        for n in (1, 2)
+        record_drive(1000, tmp_path / str(n), DriveSettings(40.0, number=n, land=OtherLand(1.0, infrared), view=TINY))
+        for n, infrared in ((1, False), (2, False), (3, True))
     ]
+    folders, flown = folders[:2], folders[2]
+    assert "(strength 1, infrared)" in (flown / "README.md").read_text()
+    with rasterio.open(folders[0] / "town.tif") as visible, rasterio.open(flown / "town.tif") as infrared:
+        (red, green, _), (near, shown, _) = visible.read().astype(float), infrared.read().astype(float)
+    grass = cv2.resize(town.ground[..., 3], near.shape, interpolation=cv2.INTER_AREA) == 255
+    ratios = (red[grass].mean() / green[grass].mean(), near[grass].mean() / shown[grass].mean())
+    assert ratios == pytest.approx((1.1, 1.5), abs=0.1)
     a, b = ((folder / "town.tif").read_bytes() for folder in folders)
     assert a == b
     with rasterio.open(folders[0] / "town.tif") as file:
@@ -164,8 +245,8 @@ def test_recorded_drives_share_the_imagery_of_the_other_land(
 
 
 def test_other_land_refuses_no_strength_and_rigs(tmp_path: Path) -> None:
-    for strength in (0.0, 1.2):
-        with pytest.raises(ConfigurationError, match=r"must lie in \(0, 1\]"):
+    for strength in (0.0, 2.1):
+        with pytest.raises(ConfigurationError, match=r"must lie in \(0, 2\]"):
             OtherLand(strength)
     rig = read_rig(Path(__file__).parents[2] / "config/rigs/six_pinholes.yaml")
     with pytest.raises(ConfigurationError, match="record it without a rig"):

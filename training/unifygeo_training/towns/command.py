@@ -66,7 +66,15 @@ def add_command(subparsers: Any) -> None:
         help="other: roofs, vegetation, light, camera and imagery as training never draws them (default: %(default)s)",
     )
     drive.add_argument(
-        "--strength", type=float, default=1.0, help="of the other land, above 0 to 1 (default: %(default)s)"
+        "--strength",
+        type=float,
+        default=1.0,
+        help="of the other land, above 0 to 2; beyond 1 it only looks stranger (default: %(default)s)",
+    )
+    drive.add_argument(
+        "--infrared",
+        action="store_true",
+        help="of the other land: imagery in colour infrared, and a camera of one channel that delivers negatives",
     )
     drive.add_argument(
         "--image-rate-hz", type=float, default=2.0, help="images a second of each camera (default: %(default)s)"
@@ -177,7 +185,7 @@ def _drive(args: argparse.Namespace) -> int:
         length_m=args.length_m,
         number=args.number,
         area_m=None if args.area_m is None else tuple(args.area_m),
-        land=OtherLand(args.strength) if args.land == "other" else None,
+        land=OtherLand(args.strength, args.infrared) if args.land == "other" else None,
         image_rate_hz=args.image_rate_hz,
         jpeg_quality=args.jpeg_quality,
         orthophoto_jpeg_quality=args.orthophoto_jpeg_quality,

@@ -138,10 +138,12 @@ def record_drive(
     drive = plan_drive(town, seed, settings.length_m, number=settings.number, area_m=settings.area_m)
     land = settings.land
     appearance = draw_appearance if land is None else land.appearance
+    flown = town
     if land is not None:
-        town = land.changed(town)
+        before, town = town, land.changed(town)
+        flown = land.flown(town, before)
     rng = np.random.default_rng([seed, 3])
-    orthophoto = render_orthophoto(town, appearance(rng))
+    orthophoto = render_orthophoto(flown, appearance(rng))
     origin, metres_per_pixel = town.origin, town.metres_per_pixel
     if land is not None:
         orthophoto, origin, metres_per_pixel = land.imagery(orthophoto, town)
@@ -485,10 +487,14 @@ def _imagery_words(town: Town, settings: DriveSettings) -> str:
         return f"`town.tif`: orthophoto, {CRS}, {town.metres_per_pixel} m per pixel"
     datum = town_datum(town)
     return (
-        f"`town.tif`: orthophoto of another land (strength {settings.land.strength:g}), {CRS}, coarser, shifted and\n"
+        f"`town.tif`: orthophoto of another land ({_land_words(settings.land)}), {CRS}, coarser, shifted and\n"
         "older than the drive. Its middle is not the origin of frame `map` below: judge with the truth's own datum,\n"
         f"`--truth-frame {datum.latitude_deg:.7f},{datum.longitude_deg:.7f}`"
     )
+
+
+def _land_words(land: OtherLand) -> str:
+    return f"strength {land.strength:g}" + (", infrared" if land.infrared else "")
 
 
 def _panorama_words(settings: DriveSettings) -> str:

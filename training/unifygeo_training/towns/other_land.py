@@ -2,6 +2,9 @@
 
 Streets and solids are those of the town's seed. Different are the palette of roofs and vegetation, the light, the
 camera, and the imagery, which is coarser, shifted and older than the drive.
+
+Beyond strength 1 the land gets no older, and its imagery no worse: palette, light and camera alone go on, along the
+same line, as far as colours reach. What they take from a network can be learnt, unlike a house that is gone.
 """
 
 from __future__ import annotations
@@ -49,6 +52,11 @@ SUN_ELEVATIONS_RAD = (np.radians(7.0), np.radians(13.0))
 BLUR_PX, NOISE = 1.8, 14.0
 """Of the camera: standard deviations of its blur, for panoramas of 768 columns, and of its noise in 8-bit counts."""
 COLUMNS = 768
+GREATEST_STRENGTH = 2.0
+DARKEST, LEAST_LIGHT = 0.03, 0.05
+"""Where colours of solids and of light end beyond strength 1."""
+NEAR_INFRARED_OF_PLANTS = 0.85
+"""Their albedo just beyond red."""
 TONES = (0.0, 0.03, 0.12, 0.34, 0.66, 0.88, 0.97, 1.0)
 """Tone curve of the camera, at even steps of its input: it crushes shadows and highlights."""
 COLOURS = ((0.68, 0.30, 0.14), (0.26, 0.58, 0.10), (0.10, 0.26, 0.50))
@@ -57,13 +65,22 @@ COLOURS = ((0.68, 0.30, 0.14), (0.26, 0.58, 0.10), (0.10, 0.26, 0.50))
 
 @dataclass(frozen=True)
 class OtherLand:
-    """How far the land is from the towns of training: 0, not at all, to 1."""
+    """How far the land is from the towns of training: 0, not at all, to 1; beyond that it only looks stranger."""
 
     strength: float
+    infrared: bool = False
+    """Imagery in colour infrared, flown in summer, and a camera of one channel that shows bright what is dark."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1:
-            raise ConfigurationError(f"strength of the other land {self.strength:g} must lie in (0, 1]")
+        if not 0 < self.strength <= GREATEST_STRENGTH:
+            raise ConfigurationError(
+                f"strength of the other land {self.strength:g} must lie in (0, {GREATEST_STRENGTH:g}]"
+            )
+
+    @property
+    def age(self) -> float:
+        """Of what is different and not only looks different, and of the imagery's faults: 0 to 1."""
+        return min(self.strength, 1.0)
 
     def changed(self, town: Town) -> Town:
         """The town with the other palette, three years after its imagery was taken."""
@@ -72,20 +89,44 @@ class OtherLand:
         self._recolour(rng, objects)
         self._age(rng, objects)
         ground = town.ground.copy()
-        plants = self.strength * ground[..., 3:] / np.float32(255)
+        plants = self.strength * ground[..., 3:] / np.float32(255)  # beyond 1: away from the grass
         # Its brightness varies as that of the grass, so that patches and stains stay.
         tone = ground[..., :3].mean(axis=2, keepdims=True, dtype=np.float32) / 110
         meadow = np.asarray(MEADOW, np.float32) * 255 * tone
         ground[..., :3] = np.clip((1 - plants) * ground[..., :3] + plants * meadow, 0, 255)
         return replace(town, objects=objects, ground=ground)
 
+    def flown(self, changed: Town, town: Town) -> Town:
+        """The changed town in the colours that the imagery is taken in.
+
+        In colour infrared red is what lies just beyond it, green is red, and blue is green. Leaves and grass, in their
+        colours of summer, are bright red; of anything else near infrared is as bright as what is seen.
+        """
+        if not self.infrared:
+            return changed
+        objects = changed.objects.copy()
+        leaves = objects["kind"] == Kind.LEAVES
+        for names in (("r", "g", "b"), ("top_r", "top_g", "top_b")):
+            visible = np.stack([np.where(leaves, town.objects[name], objects[name]) for name in names])
+            for name, band in zip(
+                names, (np.where(leaves, NEAR_INFRARED_OF_PLANTS, visible.mean(axis=0)), *visible[:2]), strict=True
+            ):
+                objects[name] = band
+        ground = town.ground.copy()
+        plants, grey = ground[..., 3] / 255, ground[..., :3].mean(axis=2)
+        # Its brightness varies as that of the grass, as in `changed`.
+        near = (1 - plants) * grey + plants * np.minimum(NEAR_INFRARED_OF_PLANTS * 255 * grey / 110, 255)
+        ground[..., :3] = np.stack([near, town.ground[..., 0], town.ground[..., 1]], axis=2)
+        return replace(changed, objects=objects, ground=ground)
+
     def appearance(self, rng: np.random.Generator) -> Appearance:
         """A clear winter day, at any hour: a low yellow sun, blue shadows. Drawn as by `draw_appearance`."""
         drawn, s = draw_appearance(rng), self.strength
-        elevation = (1 - s) * drawn.sun_elevation_rad + s * rng.uniform(*SUN_ELEVATIONS_RAD)
+        low = self.age  # a lower sun lights hardly anything
+        elevation = (1 - low) * drawn.sun_elevation_rad + low * rng.uniform(*SUN_ELEVATIONS_RAD)
         ambient = rng.uniform(0.28, 0.4)
-        sun = (1 - s) * np.array(drawn.sun) + s * np.array([1.5, 1.05, 0.55])
-        sky = (1 - s) * np.array(drawn.sky) + s * ambient * np.array([0.75, 0.95, 1.35])
+        sun = np.maximum((1 - s) * np.array(drawn.sun) + s * np.array([1.5, 1.05, 0.55]), LEAST_LIGHT)
+        sky = np.maximum((1 - s) * np.array(drawn.sky) + s * ambient * np.array([0.75, 0.95, 1.35]), LEAST_LIGHT)
         plants = (1 - s) * np.array(drawn.plants) + s
         exposure = 1.25 / (sky[1] + sun[1] * np.sin(elevation)) * np.exp(rng.normal(0, 0.18))
         return replace(
@@ -96,7 +137,7 @@ class OtherLand:
             plants=_rgb(plants),
             gain=(float(exposure),) * 3,
             gamma=1.0,
-            clouds=(1 - s) * drawn.clouds,
+            clouds=(1 - low) * drawn.clouds,
         )
 
     def photograph(self, pixels: UInt8, view: View, noise_seed: int) -> UInt8:
@@ -106,9 +147,13 @@ class OtherLand:
         """
         s, (height, width, _) = self.strength, pixels.shape
         colours = (1 - s) * np.eye(3) + s * np.array(COLOURS)
+        if self.infrared:
+            pixels = np.repeat(255 - pixels.mean(axis=2, keepdims=True, dtype=np.float32), 3, axis=2)
         values = pixels.astype(np.float32) @ colours.T.astype(np.float32) / 255
         steps = np.linspace(0, 1, len(TONES))
         values = (1 - s) * values + s * np.interp(values, steps, TONES).astype(np.float32)
+        if s > 1:
+            values = np.clip(values, 0, 1)
         sigma = s * BLUR_PX * width / COLUMNS
         pad = int(np.ceil(4 * sigma))
         around = np.concatenate([values[:, -pad:], values, values[:, :pad]], axis=1) if pad else values
@@ -120,9 +165,9 @@ class OtherLand:
 
     def imagery(self, pixels: UInt8, town: Town) -> tuple[UInt8, tuple[float, float], float]:
         """The orthophoto as it is delivered: its pixels, uint8 (P, P, 3), its origin and its metres per pixel."""
-        count = round(len(pixels) / (1 + self.strength * (COARSER - 1)))
+        count = round(len(pixels) / (1 + self.age * (COARSER - 1)))
         azimuth = np.random.default_rng([town.seed, 23]).uniform(0, 2 * np.pi)
-        shift = self.strength * SHIFT_M * np.array([np.sin(azimuth), np.cos(azimuth)])
+        shift = self.age * SHIFT_M * np.array([np.sin(azimuth), np.cos(azimuth)])
         origin = (town.origin[0] + float(shift[0]), town.origin[1] + float(shift[1]))
         return cv2.resize(pixels, (count, count), interpolation=cv2.INTER_AREA), origin, town.size_m / count
 
@@ -139,11 +184,12 @@ class OtherLand:
             number = (place.astype(np.int64) * 2654435761 % 2**32) >> 7
             new = np.array(palette)[number % len(palette)] * rng.uniform(0.9, 1.1, (len(number), 1))
             for k, name in enumerate(names):
-                objects[name][chosen] = (1 - self.strength) * objects[name][chosen] + self.strength * new[:, k]
+                mixed = (1 - self.strength) * objects[name][chosen] + self.strength * new[:, k]
+                objects[name][chosen] = np.clip(mixed, DARKEST, 1) if self.strength > 1 else mixed
 
     def _age(self, rng: np.random.Generator, objects: npt.NDArray[np.void]) -> None:
         """Cars of another day, and some houses and trees that stand in one view alone."""
-        s = self.strength
+        s = self.age
         cars = np.flatnonzero(objects["kind"] == Kind.CAR)
         for k in cars[(objects["views"][cars] == AERIAL | GROUND) & (rng.random(len(cars)) < s)]:
             view = int(rng.choice([AERIAL, GROUND]))
