@@ -18,6 +18,7 @@ from builtin_interfaces.msg import Time
 from bundles import random_bundle
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from ros_drive import (
@@ -34,9 +35,11 @@ from ros_drive import (
 from rosgraph_msgs.msg import Clock
 
 import unifygeo_ros.ros.node
+import unifygeo_ros.ros.rare_events
 from unifygeo_ros.inference.bundle import load_bundle
 from unifygeo_ros.localization.panorama import enough_columns
 from unifygeo_ros.ros.node import LocalizerNode
+from unifygeo_ros.ros.rare_events import OPEN_S
 from unifygeo_ros.ros.to_messages import jpeg_message
 
 PLACE = (-20.0, 11.0)
@@ -167,6 +170,27 @@ def local_node(region, monkeypatch):
     node.close()
     node.destroy_node()
     rclpy.shutdown(context=context)
+
+
+def test_events_are_waited_for_after_each_diagnostics_alone(local_node, monkeypatch):
+    """Each of them would cost a wait for a message as much as a subscription does."""
+    now_s = time.monotonic() + 3600.0
+    monkeypatch.setattr(unifygeo_ros.ros.rare_events.time, "monotonic", lambda: now_s)
+    assert local_node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert local_node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    executor = SingleThreadedExecutor(context=local_node.context)
+    waited_for = lambda: [event for event in local_node.waitables if executor.can_execute(event)]  # noqa: E731
+    assert len(list(local_node.waitables)) > 20
+    now_s += 1.0
+    assert waited_for() == []
+    assert len([sub for sub in local_node.subscriptions if executor.can_execute(sub)]) >= 4
+    local_node._publish_diagnostics()
+    assert waited_for() == list(local_node.waitables)
+    now_s += 0.9 * OPEN_S
+    assert waited_for() == list(local_node.waitables)
+    now_s += 0.2 * OPEN_S
+    assert waited_for() == []
+    executor.shutdown()
 
 
 def broken(*_args, **_keywords):

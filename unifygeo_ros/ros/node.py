@@ -7,7 +7,7 @@ active) localizes. Loading runs in a thread of its own while the configure trans
 of engines may take minutes and a signal must end the process meanwhile.
 
 rclpy's MultiThreadedExecutor is not used: with 30 images and 150 IMU samples a second it took 80% of a core, the
-single-threaded one 7%.
+single-threaded one 7%. What that waits for in vain costs as much as what it waits for: `RareEvents`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from rclpy.clock import Clock, ClockType, JumpHandle, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.waitable import Waitable
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger
 
@@ -47,6 +48,7 @@ from unifygeo_ros.ros.outputs import Outputs
 from unifygeo_ros.ros.parameters import changed_settings, declare_parameters, read_settings, refused
 from unifygeo_ros.ros.pose_output import PoseOutput
 from unifygeo_ros.ros.python_logging import logged_by
+from unifygeo_ros.ros.rare_events import EventHandler, RareEvents
 from unifygeo_ros.ros.rig import LiveRig, RigSets, live_rig
 from unifygeo_ros.ros.worker import Worker
 from unifygeo_ros.sessions.rig_panorama import RigPanoramas
@@ -93,6 +95,7 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
 
     def __init__(self, **options: Any) -> None:
         """options: of rclpy's LifecycleNode. Raises ConfigurationError for a parameter override that cannot be used."""
+        self._rare_events = RareEvents()  # rclpy creates publishers at once
         super().__init__(NODE_NAME, **options)
         declare_parameters(self)
         self._settings = read_settings(self)
@@ -395,6 +398,12 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
 
     # -- events ------------------------------------------------------------------------------------------------------
 
+    def add_waitable(self, waitable: Waitable) -> None:
+        """rclpy's, which calls it for each event of a publisher or subscription."""
+        if isinstance(waitable, EventHandler):
+            waitable.callback_group = self._rare_events
+        super().add_waitable(waitable)
+
     def _on_image(self, topic: str, message: Image | CompressedImage) -> None:
         self._take(message, stamp_ns(message.header))
 
@@ -499,5 +508,6 @@ class LocalizerNode(LifecycleNode):  # type: ignore[misc]  # rclpy brings no typ
         message = DiagnosticArray(status=self.report())
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics_publisher.publish(message)
+        self._rare_events.open()
         if self._outputs is not None:
             self._outputs.tend()
