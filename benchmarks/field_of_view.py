@@ -1,7 +1,7 @@
 """Fixes by field of view: the same drives seen by a panoramic camera, by rigs, and by sectors of the panorama.
 
     python benchmarks/field_of_view.py record drives --seeds 1001 1004 1007 --length-m 600
-    python benchmarks/field_of_view.py table drives --model models/towns-atto
+    python benchmarks/field_of_view.py table drives --model models/towns-photo
 
 `record` makes for each seed a folder with one drive (`unifygeo-train towns drive`) for each kind of camera; what is
 there already is kept. All drives of a seed have the same route, light, odometry and IMU. `table` replays each row as

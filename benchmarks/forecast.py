@@ -3,10 +3,10 @@
     for seed in $(seq 19000 19007) $(seq 20000 20009); do
         unifygeo-train towns drive --seed $seed --length-m 300 --output drives/$seed
     done
-    python benchmarks/forecast.py replay --model models/towns-atto --work forecast drives/1900[0-7] drives/2000?
+    python benchmarks/forecast.py replay --model models/towns-photo --work forecast drives/1900[0-7] drives/2000?
     python benchmarks/forecast.py fit --work forecast 1900
-    python benchmarks/forecast.py replay --model models/towns-atto --work forecast --kind patchwork drives/2000?
-    python benchmarks/forecast.py replay --model models/towns-atto --work forecast --kind sequence drives/2000?
+    python benchmarks/forecast.py replay --model models/towns-photo --work forecast --kind patchwork drives/2000?
+    python benchmarks/forecast.py replay --model models/towns-photo --work forecast --kind sequence drives/2000?
     python benchmarks/forecast.py judge --work forecast 2000
 
 Kinds of replay, each through the session that the node runs:

@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bag", type=Path, default=ROOT / "demo/drive/bag", help="the drive")
     parser.add_argument("--index", type=Path, required=True, help="index of its town")
-    parser.add_argument("--model", type=Path, default=ROOT / "models/towns-atto", help="bundle of the index")
+    parser.add_argument("--model", type=Path, default=ROOT / "models/towns-photo", help="bundle of the index")
     parser.add_argument("--start", type=float, help="seconds of the drive when fuse is started (by the first fix)")
     parser.add_argument(
         "--false-fix",

@@ -3,7 +3,7 @@
     for seed in $(seq 20000 20012); do
         unifygeo-train towns drive --seed $seed --length-m 300 --output drives/$seed
     done
-    python benchmarks/honesty.py run --model models/towns-atto --work honesty drives/2*
+    python benchmarks/honesty.py run --model models/towns-photo --work honesty drives/2*
     python benchmarks/honesty.py table --work honesty
 
 A drive is a folder with `town.tif` and `bag`, as `unifygeo-train towns drive` makes it. Every situation is a replay

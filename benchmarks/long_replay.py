@@ -32,7 +32,7 @@ from unifygeo_ros.core.se2 import Pose2
 from unifygeo_ros.core.time import NS_PER_S
 
 ROOT = Path(__file__).parents[1]
-DRIVE, MODEL = ROOT / "demo/drive", ROOT / "models/towns-atto"
+DRIVE, MODEL = ROOT / "demo/drive", ROOT / "models/towns-photo"
 IMAGES, ODOMETRY = "/camera/image/compressed", "/odom"
 LEFT_OUT = ("/ground_truth/odometry", "/tf_static")
 KB, MB = 1e3, 1e6

@@ -28,7 +28,7 @@ PREPARED_S = 30.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=ROOT / "models/towns-atto")
+    parser.add_argument("--model", type=Path, default=ROOT / "models/towns-photo")
     parser.add_argument("--index", type=Path, help="made with the model (default: of the demo's town)")
     parser.add_argument("--image", type=Path, help="a panorama (default: one of the demo's)")
     parser.add_argument("--backend", default="onnx_cpu")
@@ -61,7 +61,7 @@ def _demo_index(folder: Path, model: Path) -> Path:
 def _demo_image(folder: Path) -> Path:
     command = [str(ROOT / "examples/extract_images.py"), str(ROOT / "demo/drive/bag"), "/camera/image/compressed"]
     subprocess.run([sys.executable, *command, str(folder / "images")], check=True, capture_output=True)
-    return folder / "images/00060.jpg"
+    return folder / "images/00080.jpg"
 
 
 def _child(step: str, index: Path, *more: str) -> None:
@@ -122,7 +122,7 @@ def _start(model: Path, index_folder: Path, image_file: Path, backend: str) -> N
     localizer = Localizer(index, bundle, engines)
     table.total()
     image = CameraImage(read_image(image_file), stamp_ns=0)
-    heading = Heading(yaw_from_azimuth(math.radians(207)), math.radians(3) ** 2, HeadingSource.CONSTANT)
+    heading = Heading(yaw_from_azimuth(math.radians(195)), math.radians(3) ** 2, HeadingSource.CONSTANT)
     for what, query in (
         ("first image", Query(heading=heading)),
         ("second image", Query(heading=heading)),

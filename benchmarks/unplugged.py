@@ -1,6 +1,6 @@
 """A camera of a rig is unplugged in the middle of a drive: what becomes of the fixes.
 
-    python benchmarks/unplugged.py drives/1001/six_pinholes --index INDEX --model models/towns-atto --camera left
+    python benchmarks/unplugged.py drives/1001/six_pinholes --index INDEX --model models/towns-photo --camera left
 
 The drive is one of `unifygeo-train towns drive --rig`. Its first `--seconds` are replayed, as `unifygeo replay --rig`
 does, in mode sequence with the IMU's heading: once whole, and once from a copy of the bag whose messages of the camera

@@ -38,7 +38,7 @@ from unifygeo_ros.parameters.settings import NodeConfig, Settings
 from unifygeo_ros.ros.loading import load
 from unifygeo_ros.sessions.config import SessionConfig
 
-SHIPPED = Path(__file__).parents[1] / "models" / "towns-atto"
+SHIPPED = Path(__file__).parents[1] / "models" / "towns-photo"
 
 FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

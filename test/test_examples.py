@@ -31,7 +31,7 @@ from unifygeo_ros.localization.localizer import Localizer
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples/localize_image.py"
-MODEL = ROOT / "models/towns-atto"
+MODEL = ROOT / "models/towns-photo"
 PANORAMAS = ROOT.parent / "shared/data/panoramas"
 AROUND_M = 75.0
 
@@ -49,7 +49,7 @@ def shown(tmp_path_factory):
     def stamp_s(message):
         return message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
 
-    image = of[topics[0]][60]
+    image = of[topics[0]][80]
     navsat, odometry = (min(of[t], key=lambda m: abs(stamp_s(m) - stamp_s(image))) for t in topics[1:])
     assert abs(stamp_s(navsat) - stamp_s(image)) < 0.05
     (folder / "image.jpg").write_bytes(bytes(image.data))
@@ -131,7 +131,7 @@ def test_readme_s_lines_for_a_region_and_a_drive_run_as_typed(shown, monkeypatch
         else:
             assert cli.main(arguments + (["--max-frames", "2"] if arguments[0] == "replay" else [])) == 0, line
     fix = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (fix["image"], fix["status"]) == ("panoramas/00060.jpg", "fix")
+    assert (fix["image"], fix["status"]) == ("panoramas/00080.jpg", "fix")
     assert pyproj.Geod(ellps="WGS84").inv(
         fix["longitude_deg"], fix["latitude_deg"], shown[1].longitude, shown[1].latitude
     )[2] == pytest.approx(0.2, abs=1.0)  # base_link is 0.2 m behind the camera

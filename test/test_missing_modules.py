@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BUNDLE = ROOT / "models" / "towns-atto"
+BUNDLE = ROOT / "models" / "towns-photo"
 OPTIONAL = {
     *("faiss", "jinja2", "lz4", "matplotlib", "onnxruntime", "PIL", "rasterio", "rclpy", "rosbags", "tqdm", "yaml"),
 }
@@ -70,7 +70,7 @@ def test_bundle_info_and_help_need_nothing_that_is_optional(tmp_path):
     wanted = commands(tmp_path)
     info, text = run_without(OPTIONAL, wanted["bundle info"], wanted["help"])
     assert info[0] == 0, info
-    assert "towns-atto" in info[1]
+    assert "towns-photo" in info[1]
     assert text[0] == 0, text
     for command in ("index", "bundle", "compile", "locate", "replay", "compare", "demo"):
         assert command in text[1]

@@ -66,7 +66,7 @@ def test_reader_that_goes_away_ends_the_command_without_a_traceback():
     """As `unifygeo … | head -1` does."""
     reading, writing = os.pipe()
     os.close(reading)
-    program = [sys.executable, "-m", "unifygeo_ros.cli", "bundle", "info", ROOT / "models/towns-atto"]
+    program = [sys.executable, "-m", "unifygeo_ros.cli", "bundle", "info", ROOT / "models/towns-photo"]
     done = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=300, cwd=ROOT)
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")

@@ -126,7 +126,7 @@ def test_checks_of_an_image_say_the_same_of_a_reduced_one(image):
 
 
 def test_demo_s_images_are_not_reduced():
-    ground = load_bundle(ROOT / "models/towns-atto").manifest.ground
+    ground = load_bundle(ROOT / "models/towns-photo").manifest.ground
     assert enough_columns(ground) == 960
     assert decode_image(random_jpeg(768, 384), "demo", enough_columns(ground)).shape == (384, 768, 3)
 

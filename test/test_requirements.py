@@ -260,9 +260,9 @@ def test_replay_without_the_tools_is_one_line_with_the_remedy():
 
 
 def test_commands_that_need_none_of_the_tools_run_without_them():
-    done = without(TOOLS, "from unifygeo_ros.cli import main; sys.exit(main(['bundle', 'info', 'models/towns-atto']))")
+    done = without(TOOLS, "from unifygeo_ros.cli import main; sys.exit(main(['bundle', 'info', 'models/towns-photo']))")
     assert done.returncode == 0, done.stderr
-    assert "towns-atto" in done.stdout
+    assert "towns-photo" in done.stdout
 
 
 def test_missing_module_of_the_package_itself_is_a_traceback():

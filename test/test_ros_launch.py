@@ -328,7 +328,7 @@ def test_launched_node_localizes_and_ends_cleanly(installed):
 @pytest.fixture(scope="module")
 def demo_index(tmp_path_factory):
     """Index of the demo's town for the shipped model."""
-    bundle = load_bundle(ROOT / "models/towns-atto")
+    bundle = load_bundle(ROOT / "models/towns-photo")
     folder = tmp_path_factory.mktemp("demo") / "index"
     with open_engines(bundle, backend="onnx_cpu") as engines:
         build_index([ROOT / "demo/drive/town.tif"], bundle, engines, folder)
@@ -366,7 +366,7 @@ def fuse_drive(demo_index):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROS_DOMAIN_ID", str(domain_id()))
         patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-        drive = module.Drive(ROOT / "demo/drive/bag", demo_index, ROOT / "models/towns-atto", false_fix=(40.0, 15.0))
+        drive = module.Drive(ROOT / "demo/drive/bag", demo_index, ROOT / "models/towns-photo", false_fix=(40.0, 15.0))
         drive.run()
     return drive
 

@@ -43,7 +43,7 @@ def generate_test_description():
     both = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(f"{SHARE}/launch/localizer_ekf.launch.py"),
         launch_arguments={
-            "bundle": str(ROOT / "models/towns-atto"),
+            "bundle": str(ROOT / "models/towns-photo"),
             "index": os.environ["UNIFYGEO_TEST_INDEX"],
             "params_file": os.environ["UNIFYGEO_TEST_PARAMETERS"],
             "backend": "onnx_cpu",

@@ -39,7 +39,7 @@ def add_command(subparsers: Any) -> None:
         "--data", type=Path, default=shipped_folder("demo"), help="folder of town.tif, drive and localizer.yaml"
     )
     demo.add_argument(
-        "--model", type=Path, default=shipped_folder("models") / "towns-atto", help="folder of the model bundle"
+        "--model", type=Path, default=shipped_folder("models") / "towns-photo", help="folder of the model bundle"
     )
     demo.add_argument("--output", type=Path, default=Path("out/demo"), help="folder of the results (%(default)s)")
     demo.add_argument("--rate", type=float, default=1.0, help="seconds of the drive a second (%(default)s)")

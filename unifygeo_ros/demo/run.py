@@ -75,9 +75,9 @@ def run_demo(data: Path, model: Path, output: Path, rate: float) -> None:
     print(_agreement(live, output / "fixes.frames.jsonl", rate))
     print(verdict(summary))
     print(
-        "\nThe model learned from procedural towns alone, and this town was not among them: the numbers say that the\n"
-        "system works, not how well it would do on real streets. For real imagery and the published weights see\n"
-        "docs/how-to/real_imagery.md."
+        "\nThe model learned where images belong from procedural towns alone, and this town was not among them: the\n"
+        "numbers say that the system works, not how well it would do on real streets. For real imagery and the\n"
+        "published weights see docs/how-to/real_imagery.md."
     )
     print(f"\nReport: {report.resolve()}")
     print(f"Play the drive in a browser: unifygeo watch {index.path} --replay {output} --bag {data / BAG}")
