@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from exported import random_network
 from onnx import TensorProto, helper, numpy_helper
 from small_runs import SMALL
 
+import unifygeo_training.quantise.graph
 from unifygeo_ros.core.errors import BundleError, ConfigurationError, InputError
 from unifygeo_ros.inference.bundle import GRAPHS, GROUND_FEATURES, PYRAMID, Calibration, ModelBundle, load_bundle
 from unifygeo_ros.inference.engine_cache import EngineCache
@@ -28,8 +30,10 @@ from unifygeo_training.export import BundleText, export_bundle
 from unifygeo_training.model import UnifyGeo
 from unifygeo_training.parity import check_parity
 from unifygeo_training.quantise import bundle as quantise
+from unifygeo_training.quantise import timing
 from unifygeo_training.quantise.bundle import PAIRS, Accuracy, Limits, quantise_bundle
 from unifygeo_training.quantise.graph import QuantisedGraph, output_errors, quantise_graph, within_budget
+from unifygeo_training.quantise.timing import LEAST_ROUNDS, in_turn
 from unifygeo_training.unfold import network_of_bundle
 from unifygeo_training.weights import BundleNetwork
 
@@ -85,8 +89,9 @@ def int8(parent: ModelBundle, tmp_path_factory: pytest.TempPathFactory) -> Model
 def graphs_of_before(int8: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graphs are not made again, which takes most of the time."""
 
-    def read(file: Path, *_: object) -> QuantisedGraph:
-        return QuantisedGraph(onnx.load(int8.graph_path(file.name.split(".")[0], "int8")), {}, (), 0.0)
+    def read(file: Path, *_: object, where_faster: bool) -> QuantisedGraph:
+        model = onnx.load(int8.graph_path(file.name.split(".")[0], "int8"))
+        return QuantisedGraph(model, {}, () if where_faster else ("any",), 0.0)
 
     monkeypatch.setattr(quantise, "quantise_graph", read)
 
@@ -148,6 +153,79 @@ def test_budget_that_no_layer_keeps_is_refused(tmp_path: Path) -> None:
     x = np.ones((4, 4, 16), np.float32) * np.linspace(0.1, 1, 16, dtype=np.float32)
     with pytest.raises(InputError, match=r"least sensitive of 2 layers makes an error of .* give a larger --error-bud"):
         quantise_graph(_two_products(tmp_path, 2.0), [{"x": x[:1]}], {"x": x}, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("cost", "where_faster", "taken"),
+    [
+        ({"plain": -1, "with_outlier": 2}, False, ("plain", "with_outlier")),
+        ({"plain": -1, "with_outlier": 2}, True, ("plain",)),
+        ({"plain": -1, "with_outlier": -2}, True, ("plain", "with_outlier")),
+        ({"plain": -1, "with_outlier": 1, "together": -1}, True, ("plain", "with_outlier")),
+        ({"plain": -1, "with_outlier": 2, "together": -1}, True, ("plain",)),  # 9 ms, both 10 ms
+        ({"plain": 1, "with_outlier": 2}, True, ()),
+        ({"plain": -0.6, "with_outlier": -0.05}, True, ("plain", "with_outlier")),
+        ({"plain": -0.6, "with_outlier": -0.05, "together": 0.1}, True, ("plain",)),
+        ({"plain": -0.6, "with_outlier": -0.2, "together": 0.1}, True, ("plain", "with_outlier")),
+        ({"plain": -0.4, "with_outlier": 0}, True, ()),
+        ({"plain": 1, "with_outlier": 2, "together": -4}, True, ("plain", "with_outlier")),
+        ({"plain": 1, "with_outlier": 2, "together": -3}, True, ()),
+    ],
+)
+def test_layers_that_cost_time_stay_in_fp32_where_time_counts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cost: dict[str, float],
+    where_faster: bool,
+    taken: tuple[str, ...],
+) -> None:
+    """With made-up costs: 10 ms, and so much more with each layer in INT8, and with both."""
+
+    def int8_layers(model: onnx.ModelProto) -> set[str]:
+        made_by = {output: node.op_type for node in model.graph.node for output in node.output}
+        return {n.name for n in model.graph.node if n.op_type == "MatMul" and made_by.get(n.input[1]) is not None}
+
+    def made_up(first: onnx.ModelProto, second: onnx.ModelProto, feed: dict[str, np.ndarray]) -> tuple[float, float]:
+        assert not int8_layers(first)
+        assert feed["x"].shape == (1, 4, 16)
+        found = int8_layers(second)
+        both = cost.get("together", 0) if len(found) == 2 else 0
+        return 0.010, 0.010 + 0.001 * (sum(cost[name] for name in found) + both)
+
+    monkeypatch.setattr(unifygeo_training.quantise.graph, "processor_s", made_up)
+    x = np.random.default_rng(1).normal(size=(32, 4, 16)).astype(np.float32)
+    feeds = [{"x": row[None]} for row in x]
+    found = quantise_graph(_two_products(tmp_path, 2.0), feeds, {"x": x}, 0.1, where_faster=where_faster)
+    assert set(found.quantised) == int8_layers(found.model) == set(taken)
+    assert set(found.kept) == {"plain", "with_outlier"} - set(taken)
+    both = cost.get("together", 0) if len(taken) == 2 else 0
+    assert found.milliseconds == pytest.approx((10, 10 + sum(cost[name] for name in taken) + both))
+    assert (found.error > 0) == bool(taken)
+
+
+def test_times_are_those_of_the_processor_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "LEAST_S", 0.2)
+    order = []
+
+    def work(name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            order.append(name)
+            end_s = time.process_time() + seconds
+            while time.process_time() < end_s:
+                pass
+            time.sleep(0.001)  # takes time, but not the processor's
+
+        return run
+
+    before_s, after_s = in_turn(work("before", 0.002), work("after", 0.003))
+    assert before_s == pytest.approx(0.002, rel=0.2)
+    assert after_s == pytest.approx(0.003, rel=0.2)
+    assert order[:4] == ["before", "after"] * 2
+    assert order.count("before") == order.count("after") >= 0.2 / 0.006
+    order.clear()
+    monkeypatch.setattr(timing, "LEAST_S", 0.0)
+    in_turn(work("before", 0.0), work("after", 0.0))
+    assert order == ["before", "after"] * (LEAST_ROUNDS + 1)
 
 
 # What they compute ----------------------------------------------------------------------------------------------------
@@ -247,6 +325,11 @@ def test_manifest_says_precision_parent_data_and_accuracy(parent: ModelBundle, i
     assert step["made_by"] == "unifygeo-train export --quantise"
     assert step["parent_sha256"] == parent.manifest.sha256
     assert step["data"] == "noise: 32 pairs, 48 judged"
+    assert step["where_faster"] is False
+    for graph in GRAPHS:
+        before_ms, after_ms = step["graphs"][graph]["milliseconds"]
+        assert after_ms > 0
+        assert 0 < before_ms < 1000
     assert step["limits"] == {"recall_5_points": 100, "within_5_m_points": 100, "median_m": 1000}
     judged = quantise._accuracy(BundleNetwork(int8), [_others()])
     assert step["accuracy"]["int8"] == dataclasses.asdict(judged)
@@ -326,6 +409,14 @@ def test_loss_beyond_the_limits_is_refused_and_leaves_nothing(
     monkeypatch.setattr(quantise, "_accuracy", _worse_robot([Accuracy(*values) for values in judged]))
     with pytest.raises(InputError, match=f"{message}.*; nothing was written"):
         quantise_bundle(parent, [Noise()], tmp_path / "int8", name="int8", error_budget=BUDGET)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bundle_that_would_not_be_faster_is_refused(
+    parent: ModelBundle, tmp_path: Path, graphs_of_before: None
+) -> None:
+    with pytest.raises(InputError, match="no layer is faster in INT8 on this processor; use the fp32 bundle"):
+        quantise_bundle(parent, [Noise()], tmp_path / "int8", name="int8", where_faster=True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -100,6 +100,7 @@ def quantise_bundle(
     name: str,
     limits: Limits = Limits(),
     error_budget: float = ERROR_BUDGET,
+    where_faster: bool = False,
 ) -> ModelBundle:
     """Write a bundle of INT8 graphs, complete or not at all.
 
@@ -114,10 +115,11 @@ def quantise_bundle(
         name: Of the bundle, in its manifest.
         limits: On the loss of accuracy, of the INT8 bundle alone and on an index that the parent made.
         error_budget: As in `quantise_graph`.
+        where_faster: As in `quantise_graph`.
 
     Raises:
         ConfigurationError: `output` exists, or the parent holds no fp32 graphs.
-        InputError: too little data, or the accuracy would suffer beyond the limits.
+        InputError: too little data, the accuracy would suffer beyond the limits, or nothing would become faster.
     """
     output = Path(output)
     if output.exists():
@@ -134,9 +136,12 @@ def quantise_bundle(
                 [_rows(feeds, slice(row, row + 1)) for row in range(PAIRS)],
                 _rows(feeds, slice(None, None, PAIRS // SENSITIVITY_PAIRS)),
                 error_budget,
+                where_faster=where_faster,
             )
             for graph, feeds in _feeds(before, sets, chosen).items()
         }
+        if not any(found.quantised for found in quantised.values()):
+            raise InputError("no layer is faster in INT8 on this processor; use the fp32 bundle; nothing was written")
         graphs = {graph: {"int8": _write(folder, graph, found.model)} for graph, found in quantised.items()}
         bundle = ModelBundle(folder, dataclasses.replace(parent.manifest, name=name, graphs=graphs))
         after = BundleNetwork(bundle, "int8")
@@ -155,6 +160,7 @@ def quantise_bundle(
             "method": f"onnxruntime {onnxruntime.__version__}: activations per tensor, {PERCENTILE}th percentile; "
             "weights per channel; symmetric",
             "error_budget": error_budget,
+            "where_faster": where_faster,
             "graphs": {graph: _described(found) for graph, found in quantised.items()},
             "accuracy": {what: dataclasses.asdict(found) for what, found in accuracy.items()},
             "limits": dataclasses.asdict(limits),
@@ -204,7 +210,12 @@ def _write(folder: Path, graph: str, model: onnx.ModelProto) -> GraphFile:
 
 
 def _described(graph: QuantisedGraph) -> dict[str, object]:
-    return {"int8_layers": len(graph.quantised), "kept_in_fp32": list(graph.kept), "error": round(graph.error, 5)}
+    return {
+        "int8_layers": len(graph.quantised),
+        "kept_in_fp32": list(graph.kept),
+        "error": round(graph.error, 5),
+        "milliseconds": [round(cost_ms, 3) for cost_ms in graph.milliseconds],
+    }
 
 
 def _accuracy(network: nn.Module, sets: Sequence[EvaluationSet]) -> Accuracy:
