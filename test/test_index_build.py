@@ -22,6 +22,8 @@ from rasterio.transform import from_origin
 
 from unifygeo_ros.aerial.build import build_index
 from unifygeo_ros.aerial.command import _crs_name
+from unifygeo_ros.aerial.encoding import _is_flat
+from unifygeo_ros.aerial.imagery import TileImage
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.aerial.partial import PartialIndex
 from unifygeo_ros.aerial.settings import BuildSettings
@@ -342,6 +344,21 @@ def test_empty_tiles_are_skipped_and_counted(bundle, engines, tmp_path):
                                    from_origin(500_000, 5_400_000, 0.5, 0.5))],
                     bundle, engines, tmp_path / "plain")  # fmt: skip
     assert not list(tmp_path.glob("plain*partial"))
+
+
+@pytest.mark.parametrize("amplitude", [0, 1, 2, 3])
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_tile_is_flat_where_what_is_known_of_it_varies_by_less_than_a_grey_level(amplitude, channel):
+    """In no colour; what is not known does not count."""
+    rng = np.random.default_rng(amplitude)
+    pixels = rng.integers(0, 256, (48, 40, 3), dtype=np.uint8)
+    valid = rng.random((48, 40)) < 0.7
+    pixels[valid] = (200, 3, 90)
+    # Half of the pixels are brighter by the amplitude, about: a standard deviation of half of it.
+    pixels[:, :, channel][valid] += amplitude * (rng.random(valid.sum()) < 0.5).astype(np.uint8)
+    deviation = pixels[valid].astype(np.float64).std(axis=0).max()
+    assert abs(deviation - amplitude / 2) < 0.03
+    assert _is_flat(TileImage(pixels, valid)) == (deviation < 1)
 
 
 def test_truncated_source_stops_the_build_with_its_name(bundle, engines, imagery, tmp_path):
