@@ -154,6 +154,11 @@ def test_without_images_off_the_map_there_is_nothing_to_fit() -> None:
         fit_on_map(outcomes_of([0.9, 0.9], [1.0, 1.0], [True, True]))
 
 
+def test_without_images_off_the_map_what_was_known_before_holds() -> None:
+    before = Confidence(bias=-12.0, belief_weight=0.0, score_weight=12.5)
+    assert fit_on_map(outcomes_of([0.9, 0.9, 0.9], [1.0, 1.0, 0.5], [True, True, False]), before) == before
+
+
 def test_fit_confidence_without_errors_keeps_the_confidence() -> None:
     beliefs = np.linspace(0.5, 0.99, 50)
     found = fit_confidence(outcomes_of(beliefs, np.full(50, 1.0), np.ones(50)))

@@ -851,6 +851,8 @@ def fit_on_map(outcomes: Outcomes, before: Confidence | None = None) -> Confiden
     if not either.right.any():
         raise NothingRightError("no right answer: train the network first")
     if not either.outside.any():
+        if before is not None:
+            return before
         raise InputError("no image off the map: render more panoramas, in at least one town")
     share = float(np.mean(outcomes.right[on_map]))
     weights = np.where(either.right, 0.5 / either.right.sum(), 0.5 / either.outside.sum()) * len(either)

@@ -256,7 +256,8 @@ def _learn(
     request: AdaptRequest, parent: ModelBundle, frame: LocalFrame, sources: list[Track], folder: Path, learner: Learn
 ) -> None:
     file = folder / "drives.yaml"
-    write_drives_file(file, sources, request.index, frame, request.settings, _topics(request))
+    guard_m = parent.manifest.aerial.side_m / 2
+    write_drives_file(file, sources, request.index, frame, request.settings, _topics(request), guard_m)
     learner(parent, file, folder, request.learning)
 
 

@@ -16,13 +16,15 @@ from unifygeo_ros.core.files import write_text
 from unifygeo_ros.core.geodesy import LocalFrame
 from unifygeo_ros.evaluation.recordings.truth_sources import read_truth_file
 from unifygeo_ros.parameters.settings import PARAMETERS, Settings
-from unifygeo_training.drives.places import parts_of
+from unifygeo_training.drives.places import near_other_part, parts_of
 
 CELL_M = 75.0
 """Side of the squares of ground that are learnt from or calibrated on: smaller than for drives with a truth, since
 adapting takes short ones, too."""
 CALIBRATED_SHARE = 0.25
 """Of the certain images, for calibration."""
+SHARE_TOLERANCE = 0.1
+"""How far from it a split may lie that leaves more to learn from."""
 _SEEDS = 50
 
 
@@ -55,8 +57,9 @@ def write_drives_file(
     frame: LocalFrame,
     settings: Settings,
     topics: dict[str, str | None],
+    guard_m: float,
 ) -> None:
-    """Name the drives with their tracks as truth."""
+    """Name the drives with their tracks as truth. guard_m: see `seed_of`."""
     positions = np.concatenate([track.positions_m() for track in tracks])
     geodetic = frame.geodetic_from_map(*positions.T)
     drives = [
@@ -70,17 +73,26 @@ def write_drives_file(
         }
         for track in tracks
     ]
-    split = {"cell_m": CELL_M, "val_share": CALIBRATED_SHARE, "test_share": 0.0, "seed": seed_of(geodetic)}
+    split = {"cell_m": CELL_M, "val_share": CALIBRATED_SHARE, "test_share": 0.0, "seed": seed_of(geodetic, guard_m)}
     write_text(path, yaml.safe_dump({"drives": drives, **split}))
 
 
-def seed_of(geodetic_deg: Float64) -> int:
-    """The split whose part for calibration comes nearest to its share of the images: few squares are split unevenly."""
-    shares = [
-        float(np.mean(parts_of(geodetic_deg, cell_m=CELL_M, shares=(CALIBRATED_SHARE, 0.0), seed=seed) == "val"))
-        for seed in range(_SEEDS)
-    ]
-    return int(np.argmin(np.abs(np.array(shares) - CALIBRATED_SHARE)))
+def seed_of(geodetic_deg: Float64, guard_m: float) -> int:
+    """The split that leaves the most images to learn from, of those whose part for calibration has about its share.
+
+    Few squares are split unevenly, and what lies within guard_m of a square that is kept for calibration is lost to
+    both: of a short drive that can be more than what is learnt from. Where no split has about that share, the one that
+    comes nearest to it.
+    """
+    off, left = [], []
+    for seed in range(_SEEDS):
+        split: dict[str, Any] = {"cell_m": CELL_M, "shares": (CALIBRATED_SHARE, 0.0), "seed": seed}
+        parts = parts_of(geodetic_deg, **split)
+        near = near_other_part(geodetic_deg, "train", guard_m=guard_m, **split)
+        off.append(abs(float(np.mean(parts == "val")) - CALIBRATED_SHARE))
+        left.append(int(np.sum((parts == "train") & ~near)))
+    about = np.array(off) <= SHARE_TOLERANCE
+    return int(np.argmax(np.where(about, left, -1)) if about.any() else np.argmin(off))
 
 
 def changed(settings: Settings) -> dict[str, Any]:
