@@ -113,6 +113,22 @@ def test_calibration_sharpens_flat_logits_and_writes_what_export_reads(tmp_path:
     assert read_calibration(file) == report.calibration
 
 
+def test_queries_of_which_older_weights_were_certain_sharpen_nothing_below_those() -> None:
+    """In all queries the right tile comes first by far, which any small temperature suits."""
+    first = np.arange(5) == 0
+    evidence = replace(
+        _evidence(),
+        tile_scores=np.where(first, 1.0, 0.5).astype(np.float32)[None].repeat(len(_evidence().pixel), 0),
+        holds_camera=first[None].repeat(len(_evidence().pixel), 0),
+    )
+    alone = fit([evidence], "made up").calibration
+    assert alone.tile_temperature < 0.02
+    before = Calibration(tile_temperature=0.034, distribution_temperature=alone.distribution_temperature / 2)
+    found = fit([evidence], "made up", before).calibration
+    assert found.tile_temperature == 0.034
+    assert found.distribution_temperature == alone.distribution_temperature  # flatter than before
+
+
 def test_shift_of_the_imagery_is_reported_and_not_taken_for_the_networks_error() -> None:
     """Truth 1 m west and 2 m north of what the imagery shows, a metre a pixel: the constants are those without it."""
     exact = _evidence()

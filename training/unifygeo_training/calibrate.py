@@ -123,13 +123,27 @@ def read_calibration(file: Path) -> Calibration:
         raise InputError(f"{file}: no calibration ({error}); give what `unifygeo-train calibrate` wrote") from error
 
 
-def calibrate(network: UnifyGeo, sets: Sequence[EvaluationSet], *, batch: int = 16) -> CalibrationReport:
-    """Fit all constants on the queries of some evaluation sets."""
-    return fit([gather(network, data, batch=batch) for data in sets], ", ".join(data.name for data in sets))
+def calibrate(
+    network: UnifyGeo, sets: Sequence[EvaluationSet], *, batch: int = 16, before: Calibration | None = None
+) -> CalibrationReport:
+    """Fit all constants on the queries of some evaluation sets. before: see `fit`."""
+    evidence = [gather(network, data, batch=batch) for data in sets]
+    return fit(evidence, ", ".join(data.name for data in sets), before)
 
 
-def fit(evidence: Sequence[Evidence], data: str) -> CalibrationReport:
-    """The constants that suit the evidence best. Each part is of other imagery. Raises NothingRightError."""
+def fit(evidence: Sequence[Evidence], data: str, before: Calibration | None = None) -> CalibrationReport:
+    """The constants that suit the evidence best. Each part is of other imagery.
+
+    Args:
+        evidence: of each set.
+        data: their names.
+        before: of the weights that chose the queries, because they were certain of them. Such queries are the easy
+            ones, often with the right tile first in all of them, which any small temperature suits: no temperature
+            falls below its own. None: the queries were not chosen so.
+
+    Raises:
+        NothingRightError: no answer is right.
+    """
     offsets_m = [imagery_offset_m(part) for part in evidence]
     evidence = [_on_imagery(part, offset) for part, offset in zip(evidence, offsets_m, strict=True)]
 
@@ -143,7 +157,9 @@ def fit(evidence: Sequence[Evidence], data: str) -> CalibrationReport:
         "heading": lambda t: negative_log_likelihood(joined("roll_scores"), _first(joined("roll_scores")), t),
     }
     temperature = {name: minimise(function, *TEMPERATURES) for name, function in nll.items()}
-    before = {"distribution": 1.0, "tile": 0.05, "heading": 0.05}
+    if before is not None:
+        temperature = {name: max(found, getattr(before, f"{name}_temperature")) for name, found in temperature.items()}
+    usual = {"distribution": 1.0, "tile": 0.05, "heading": 0.05}
 
     moments, errors, headings = [], [], []
     for part in evidence:
@@ -169,7 +185,7 @@ def fit(evidence: Sequence[Evidence], data: str) -> CalibrationReport:
     )
     return CalibrationReport(
         calibration=calibration,
-        nll_before={name: function(before[name]) for name, function in nll.items()},
+        nll_before={name: function(usual[name]) for name, function in nll.items()},
         nll_after={name: function(temperature[name]) for name, function in nll.items()},
         right_share=float(right[heading_variance == 0].mean()),
         queries=len(joined("pixel")),

@@ -109,6 +109,6 @@ def calibrated(bundle: ModelBundle, drives_file: Path, made_by: str, before: Cal
     weights = open_weights(bundle.path)
     opened = neighbouring(open_part(drives_file, weights.network.config, "val"), tiles=1500, queries=400, seed=0)
     name = describe(opened, drives_file, "val")
-    report = calibrate(weights.network, [DriveImages(opened, name)])
+    report = calibrate(weights.network, [DriveImages(opened, name)], before=before)
     report = with_confidence(weights.network, report, streets_of(opened, name, 0), bundle, before)
     return replace_manifest(bundle, with_calibration(bundle.manifest, report.calibration, made_by, report.data))
