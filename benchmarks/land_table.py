@@ -6,8 +6,9 @@ Each argument is NAME=FOLDER with one report (`unifygeo replay --report`, the .j
 same drives in every folder; the first is what the others are compared with. All drives of a row are taken together: the
 interval of the availability is the circular block bootstrap's, in blocks of 20 successive images, and Wilson's, which
 takes images for independent; the bounds of ANEES are those of as many independent fixes as the correlated ones are
-worth. With --former, the first model's report on the towns that it came from, the share of what was lost that a row
-brings back.
+worth. Where the frames of the replays lie beside the reports, also what the fixes' errors east and north have in
+common, their spread, and what is claimed for one axis beside `localizer.imagery_sigma_m`. With --former, the first model's
+report on the towns that it came from, the share of what was lost that a row brings back.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ def main() -> None:
         value = float(np.concatenate([fixed(report) for report in reports.values()]).mean())
         first = value if first is None else first
         print(f"{name}: {row(reports)}")
+        frames = [path for path in sorted(Path(folder).glob("*.frames.jsonl")) if path.name.split(".")[0] in reports]
+        if frames:
+            print(f"  {common_error(frames)}")
         if former is not None and first < former:
             print(f"  brings back {(value - first) / (former - first):.0%} of {100 * (former - first):.1f} points")
 
@@ -83,6 +87,26 @@ def row(reports: dict[str, Any]) -> str:
     before = sum(int(np.argmax(f)) if f.any() else len(f) for f in (fixed(report) for report in reports.values()))
     parts.append(f"before the first fix {before}; " + ", ".join(f"{k} {n}" for k, n in rejected.most_common()))
     return "\n  ".join(parts)
+
+
+def common_error(paths: list[Path]) -> str:
+    """Mean error and spread of the fixes with a truth in the frames of some replays."""
+    errors, own_m2 = [], []
+    for path in paths:
+        header, *lines = path.read_text().splitlines()
+        imagery_m2 = json.loads(header)["identity"]["localizer"]["imagery_sigma_m"] ** 2
+        for line in lines:
+            frame = json.loads(line)
+            fix, truth = frame.get("outcome") or {}, frame.get("truth")
+            if fix.get("kind") == "fix" and truth:
+                errors.append([fix["east_m"] - truth["east_m"], fix["north_m"] - truth["north_m"]])
+                own_m2.append(np.trace(fix["covariance_m2"]) / 2 - imagery_m2)
+    east, north = np.mean(errors, axis=0)
+    spread, own_m = np.std(errors, axis=0), np.sqrt(np.mean(own_m2))
+    return (
+        f"mean error east {east:.2f} m, north {north:.2f} m; spread {spread[0]:.2f} m, {spread[1]:.2f} m; "
+        f"claimed beside the imagery's {own_m:.2f} m"
+    )
 
 
 def fixed(report: dict[str, Any]) -> np.ndarray:
