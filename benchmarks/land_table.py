@@ -7,8 +7,8 @@ same drives in every folder; the first is what the others are compared with. All
 interval of the availability is the circular block bootstrap's, in blocks of 20 successive images, and Wilson's, which
 takes images for independent; the bounds of ANEES are those of as many independent fixes as the correlated ones are
 worth. Where the frames of the replays lie beside the reports, also what the fixes' errors east and north have in
-common, their spread, and what is claimed for one axis beside `localizer.imagery_sigma_m`. With --former, the first model's
-report on the towns that it came from, the share of what was lost that a row brings back.
+common, their spread, and what is claimed for one axis beside `localizer.imagery_sigma_m`. With --former, the first
+model's report on the towns that it came from, the share of what was lost that a row brings back.
 """
 
 from __future__ import annotations
