@@ -1,6 +1,6 @@
 """What a fix costs, by the work it cannot do without (`python benchmarks/fix.py`).
 
-Network of the published size with random weights, ONNX Runtime on the CPU, a warm tile, all in one run and in turn:
+ONNX Runtime on the CPU, a warm tile, all in one run and in turn:
 
 * a fix against the bare sessions it needs, ground encoder and decoder (at most 1.15 ×);
 * a plain eager PyTorch pass that encodes the query and its five candidates and decodes, against a fix (at least 3 ×);
@@ -8,9 +8,9 @@ Network of the published size with random weights, ONNX Runtime on the CPU, a wa
 * the heading search's matching, as a part of a fix (under 10%), and how often a fix without a heading takes the time of
   one with a heading.
 
-The network is made and exported here (a minute) unless --bundle gives one exported before. Needs the training package
-and PyTorch. Exits with 1 when a limit is missed. The first is judged by processor time, and by the clock unless other
-programs were busy meanwhile.
+A network of the published size is made and exported here (a minute), unless --bundle gives another one; the limits are
+those of the published size. Needs the training package and PyTorch. Exits with 1 when a limit is missed. The first is
+judged by processor time, and by the clock unless other programs were busy meanwhile.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ CANDIDATES = LocalizerConfig().candidates
 IMAGES = 3
 
 
-def network() -> UnifyGeo:
+def network(config: NetworkConfig | None = None) -> UnifyGeo:
+    """With random weights; of the published size, unless a config is given."""
     torch.manual_seed(0)
-    return UnifyGeo(NetworkConfig()).eval().requires_grad_(False)
+    return UnifyGeo(config or NetworkConfig()).eval().requires_grad_(False)
 
 
 def coloured_panorama(rng: np.random.Generator, columns: int, stamp_ns: int) -> CameraImage:
@@ -81,15 +82,18 @@ def random_imagery(path: Path, side_m: float, metres_per_pixel: float) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, help="a bundle of the published size, instead of exporting one")
+    parser.add_argument("--bundle", type=Path, help="a bundle of any size, instead of exporting one of the published")
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        model = network()
-        bundle = load_bundle(args.bundle) if args.bundle else export_bundle(
-            model, folder / "bundle", BundleText("random", "none", "nothing"), precisions=("fp32",)
-        )  # fmt: skip
+        if args.bundle:
+            bundle = load_bundle(args.bundle)
+            model = network(NetworkConfig(**bundle.manifest.network))
+        else:
+            model = network()
+            text = BundleText("random", "none", "nothing")
+            bundle = export_bundle(model, folder / "bundle", text, precisions=("fp32",))
         return compare(model, bundle, folder, args.rounds)
 
 
