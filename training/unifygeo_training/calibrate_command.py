@@ -48,8 +48,8 @@ def add_command(subparsers: Any) -> None:
         "--also-familiar",
         type=Path,
         metavar="BUNDLE",
-        help="of fine-tuned weights: the calibrated bundle that they started from, whose pictures are not refused as "
-        "unfamiliar then",
+        help="the calibrated bundle that the weights started from, or themselves before this calibration: its pictures "
+        "are not refused as unfamiliar then",
     )
     calibrate.set_defaults(run=_calibrate)
 
