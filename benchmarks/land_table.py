@@ -6,7 +6,7 @@ Each argument is NAME=FOLDER with one report (`unifygeo replay --report`, the .j
 same drives in every folder; the first is what the others are compared with. All drives of a row are taken together: the
 interval of the availability is the circular block bootstrap's, in blocks of 20 successive images, and Wilson's, which
 takes images for independent; the bounds of ANEES are those of as many independent fixes as the correlated ones are
-worth. Where the frames of the replays lie beside the reports, also what the fixes' errors east and north have in
+worth, and of one draw of the imagery's error where that is stated. Where the frames of the replays lie beside the reports, also what the fixes' errors east and north have in
 common, their spread, and what is claimed for one axis beside `localizer.imagery_sigma_m`. With --former, the first
 model's report on the towns that it came from, the share of what was lost that a row brings back.
 """
@@ -80,7 +80,10 @@ def row(reports: dict[str, Any]) -> str:
     if len(known):
         parts.append(f"median {np.median(known):.2f} m, 95% {np.percentile(known, 95):.2f} m")
         parts.append(f"false {wrong} of {len(known)}, beyond {limit_m:g} m {int((known > limit_m).sum())}")
-        judged = consistency(nees[~np.isnan(nees)])
+        positions = [report["covariance"]["position"] for report in reports.values()]
+        judged_fixes = [(p["common"], p["count"]) for p in positions if p is not None]
+        common = float(np.average([c for c, _ in judged_fixes], weights=[n for _, n in judged_fixes]))
+        judged = consistency(nees[~np.isnan(nees)], common=common)
         assert judged is not None
         parts.append(f"ANEES {judged.anees:.2f} ({judged.effective_lower:.2f} … {judged.effective_upper:.2f})")
     rejected = sum((Counter(report["counts"]["rejections"]) for report in reports.values()), Counter[str]())

@@ -27,8 +27,12 @@ def replayed(
     seed: int = 0,
     name: str = "drive",
     images: int = IMAGES,
+    common: float = 0.0,
 ) -> dict[str, Any]:
-    """The numbers of a replay whose errors are 1 m along each axis. fixes: share of images. false: fixes 40 m away."""
+    """The numbers of a replay whose errors are 1 m along each axis.
+
+    fixes: share of images. false: fixes 40 m away. common: share of the claimed covariance that is the imagery's.
+    """
     rng = np.random.default_rng(seed)
     fixed = rng.random(images) < fixes
     errors = rng.normal(0.0, 1.0, (images, 2))
@@ -50,6 +54,7 @@ def replayed(
             "error_m": column(length),
             "nees": column((length / sigma_claimed_m) ** 2),
         },
+        "covariance": {"position": {"common": common}},
     }
 
 
@@ -63,6 +68,13 @@ GOOD = {
     "covariances are right": True,
     "more images with a fix": True,
 }
+
+
+@pytest.mark.parametrize(("common", "right"), [(0.0, False), (0.7, True)])
+def test_imagery_that_is_further_off_than_usual_does_not_speak_against_the_model(common: float, right: bool) -> None:
+    """An ANEES of 2: too much for 200 fixes, but not for one draw of the error that 70% of the covariance stand for."""
+    after = replayed(fixes=0.7, sigma_claimed_m=0.71, common=common, seed=1)
+    assert met(replayed(fixes=0.4), after) == {**GOOD, "covariances are right": right}
 
 
 def test_model_with_more_right_fixes_is_accepted() -> None:

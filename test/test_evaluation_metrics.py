@@ -125,6 +125,32 @@ def test_anees_bounds_equal_the_tables():
     assert metrics.anees_bounds(100, dimensions=1) == pytest.approx((result.lower, result.upper))
 
 
+@pytest.mark.parametrize(("count", "common"), [(40, 0.7), (400, 0.7), (400, 0.1)])
+def test_anees_bounds_where_all_errors_share_one_draw(count, common):
+    """Drives over imagery that is off: 95% of them lie inside the bounds, half of the others on each side."""
+    generator = np.random.default_rng(2)
+    drives = 4000
+    shared = generator.normal(0, math.sqrt(common), (drives, 1, 2))
+    errors = shared + generator.normal(0, math.sqrt(1 - common), (drives, count, 2))
+    anees = (errors**2).sum(axis=2).mean(axis=1) / 2
+    lower, upper = metrics.anees_bounds(count, common=common)
+    assert (anees < lower).mean() == pytest.approx(0.025, abs=0.006)
+    assert (anees > upper).mean() == pytest.approx(0.025, abs=0.006)
+    plain = metrics.anees_bounds(count)
+    assert lower < plain[0] < plain[1] < upper, "the shared error is one draw, however many fixes there are"
+    assert metrics.anees_bounds(count, common=1e-9) == pytest.approx(plain, rel=1e-3)
+
+
+def test_share_of_the_covariance_that_all_errors_have_in_common():
+    assert metrics.common_share([np.diag([4.0, 1.0])], 0.5) == pytest.approx(0.25 * (1 / 4 + 1) / 2)
+    assert metrics.common_share([0.25 * np.eye(2)] * 3, 0.5) == pytest.approx(1.0)
+    assert metrics.common_share(np.zeros((0, 2, 2)), 0.5) == 0.0
+    result = metrics.consistency(np.full(50, 2.0), common=0.5)
+    assert result.common == 0.5
+    assert (result.lower, result.upper) == metrics.anees_bounds(50, common=0.5)
+    assert (result.effective_lower, result.effective_upper) == metrics.anees_bounds(50, common=0.5)
+
+
 @pytest.mark.parametrize(("factor", "inside"), [(1.0, True), (2.0, False), (0.5, False)])
 def test_anees_of_consistent_and_overconfident_covariances(factor, inside):
     generator = np.random.default_rng(5)

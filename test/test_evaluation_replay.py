@@ -26,6 +26,7 @@ from unifygeo_ros import cli
 from unifygeo_ros.aerial.index import open_index
 from unifygeo_ros.conversions.from_messages import camera_image
 from unifygeo_ros.core.records import Fix, RejectionReason
+from unifygeo_ros.evaluation.metrics.definitions import anees_bounds
 from unifygeo_ros.evaluation.metrics.results import read_frames, to_json
 from unifygeo_ros.evaluation.recordings.bags import Bag
 from unifygeo_ros.evaluation.replay import choose_topics
@@ -309,6 +310,18 @@ def test_report_names_the_provider_of_the_imagery(done):
     assert f"<dt>imagery</dt><dd>{html.escape(COPYRIGHT)}</dd>" in page
     assert COPYRIGHT not in page  # it is text, whatever it holds
     assert json.loads((done / "report.json").read_text())["identity"]["index"]["attributions"] == [COPYRIGHT]
+
+
+def test_imagery_error_counts_as_one_draw_in_the_report(place, tmp_path):
+    options = ("--set", "localizer.imagery_sigma_m=2.0", "--report", tmp_path / "r.html")
+    assert run(place, tmp_path / "out.mcap", *options) == 0
+    position = json.loads((tmp_path / "r.json").read_text())["covariance"]["position"]
+    declared = [frame.outcome.covariance_m2 for frame in frames(tmp_path) if isinstance(frame.outcome, Fix)]
+    # Of an exact truth the share is that of the fixes' own covariances, nearly.
+    assert position["common"] == pytest.approx(
+        4.0 * np.mean([np.trace(np.linalg.inv(c)) for c in declared]) / 2, rel=0.05
+    )
+    assert (position["lower"], position["upper"]) != pytest.approx(anees_bounds(position["count"]))
 
 
 def test_rejected_images_keep_their_reason(place, tmp_path):

@@ -76,7 +76,14 @@ def rejection(number, reason=RejectionReason.AMBIGUOUS):
 def summary_of(frames, **options):
     drive = gather(frames, options.pop("mount", CameraMount()))
     criteria = options.pop("criteria", Criteria())
-    return summarise(drive, criteria, identity=IDENTITY, latency_ms=options.pop("latency_ms", {}), problems=())
+    return summarise(
+        drive,
+        criteria,
+        identity=IDENTITY,
+        latency_ms=options.pop("latency_ms", {}),
+        problems=(),
+        imagery_sigma_m=options.pop("imagery_sigma_m", 0.0),
+    )
 
 
 def test_frames_survive_json_with_every_bit():
@@ -227,6 +234,22 @@ def test_verdict_on_covariance_consistency(sigma, words):
     text = verdict(summary_of(random_drive(8, 2000, sigma=sigma)))
     assert words in text
     assert "None is false" in text
+
+
+def test_verdict_where_the_imagery_may_be_off():
+    """An error of 1.2 m that all fixes share: too much for their own 0.5 m, but not for a stated 1 m of the imagery."""
+    generator = np.random.default_rng(3)
+    frames = []
+    for number in range(400):
+        east, north = generator.normal(0, 0.5, 2)
+        frames.append(frame(number, fix_at(number, east + 1.2, number + north, sigma=math.hypot(0.5, 1.0))))
+    position = summary_of(frames, imagery_sigma_m=1.0).covariance.position
+    # The truth of `frame` is exact; 1 of 1 + 0.25 m² is the imagery's.
+    assert position.common == pytest.approx(0.8, abs=0.02)
+    assert position.within_bounds
+    assert "80" in verdict(summary_of(frames, imagery_sigma_m=1.0))
+    assert "the imagery's error, of which one place tells little" in verdict(summary_of(frames, imagery_sigma_m=1.0))
+    assert not summary_of(frames).covariance.position.within_bounds
 
 
 def written(tmp_path, name, frames):

@@ -140,6 +140,7 @@ def evaluate(request: ReplayRequest) -> Summary:
                 problems=results.problems,
                 setup=setup_text(settings, topics, frames),
                 advice=(*notes, *hints),
+                imagery_sigma_m=settings.localizer.imagery_sigma_m,
             )
             if request.report is not None:
                 _write_report(request, summary, drive, bag, topics, localizer, frames, results)

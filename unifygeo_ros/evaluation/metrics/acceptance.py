@@ -57,6 +57,8 @@ class _Run:
     """Beyond the alert limit and outside its own 99.9% ellipse."""
     nees: Float64
     """NaN where there is no judged fix."""
+    common: float
+    """`Consistency.common`."""
 
 
 def accept(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Acceptance:
@@ -149,6 +151,7 @@ def _run(summary: Mapping[str, Any], limit_m: float) -> _Run:
         known=np.array(rows["has_truth"], np.bool_),
         wrong=(error_m > limit_m) & (nees > chi2_quantile(metrics.FALSE_FIX_PROBABILITY)),
         nees=nees,
+        common=position["common"] if (position := summary["covariance"]["position"]) else 0.0,
     )
 
 
@@ -170,12 +173,15 @@ def _false(drives: _Drives) -> list[Condition]:
 
 def _consistent(drives: _Drives) -> Condition:
     # Drive by drive in order of time: the correlation of neighbours decides how many fixes they are worth.
-    nees = np.concatenate([new.nees[~np.isnan(new.nees)] for _, _, new in drives])
-    return _anees(nees, "covariances are right")
+    nees = [new.nees[~np.isnan(new.nees)] for _, _, new in drives]
+    fixes = [len(values) for values in nees]
+    # Of the same imagery, so that its error is one draw for all drives together.
+    common = float(np.average([new.common for _, _, new in drives], weights=fixes)) if any(fixes) else 0.0
+    return _anees(np.concatenate(nees), "covariances are right", common)
 
 
-def _anees(squared: Float64, name: str) -> Condition:
-    found = metrics.consistency(squared)
+def _anees(squared: Float64, name: str, common: float = 0.0) -> Condition:
+    found = metrics.consistency(squared, common=common)
     if found is None:
         return Condition(name, False, "no fix can be judged")
     bounds = f"{found.effective_lower:.2f} … {found.effective_upper:.2f}"

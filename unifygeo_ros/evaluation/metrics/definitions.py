@@ -15,7 +15,7 @@ from typing import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, stats
 
 from unifygeo_ros.core.arrays import Bool, Float64, Int64
 from unifygeo_ros.core.covariance import chi2_quantile, semi_major_sigmas
@@ -28,6 +28,8 @@ FALSE_FIX_PROBABILITY = 0.999
 """A fix with a correct covariance lies outside its ellipse of this content once in a thousand times."""
 PROTECTION_PROBABILITY = 0.999
 """Content of the ellipse that the protection level encloses."""
+COMMON_DRAWS = 1000
+"""Equally likely sizes of an error that all fixes share, over which the bounds of their ANEES are a mixture."""
 
 
 def _finite(values: npt.ArrayLike, name: str) -> Float64:
@@ -225,6 +227,8 @@ class Consistency:
     """The 95% bounds for that number."""
     effective_upper: float
     median_nees: float
+    common: float = 0.0
+    """Share of the declared covariance that all fixes have in common, which the bounds count as one draw."""
 
     @property
     def within_bounds(self) -> bool:
@@ -235,12 +239,13 @@ class Consistency:
         return self.effective_lower <= self.anees <= self.effective_upper
 
 
-def consistency(nees: npt.ArrayLike, confidence: float = 0.95) -> Consistency | None:
+def consistency(nees: npt.ArrayLike, confidence: float = 0.95, *, common: float = 0.0) -> Consistency | None:
     """Whether NEES values are those of correct covariances; None for no values.
 
     Args:
         nees: (n,) in order of time.
-        confidence: of the interval about 1 in which the ANEES of consistent covariances lies.
+        confidence: of the interval in which the ANEES of consistent covariances lies.
+        common: share of the covariances that all errors have in common (`common_share`).
     """
     values = _finite(nees, "NEES")
     if not values.size:
@@ -250,20 +255,56 @@ def consistency(nees: npt.ArrayLike, confidence: float = 0.95) -> Consistency | 
     return Consistency(
         count,
         float(values.mean()) / DIMENSIONS,
-        *anees_bounds(count, confidence),
+        *anees_bounds(count, confidence, common=common),
         effective,
-        *anees_bounds(effective, confidence),
+        *anees_bounds(effective, confidence, common=common),
         median_nees=float(np.median(values)),
+        common=common,
     )
 
 
-def anees_bounds(count: float, confidence: float = 0.95, dimensions: int = DIMENSIONS) -> tuple[float, float]:
+def common_share(covariances: npt.ArrayLike, common_sigma_m: float) -> float:
+    """The share of declared covariances that is an error which all fixes have in common; 0 for no covariances.
+
+    Args:
+        covariances: (n, 2, 2) S as in `normalised_squared_errors`, which contains it.
+        common_sigma_m: its standard deviation in each axis, such as `LocalizerConfig.imagery_sigma_m`.
+    """
+    matrices = _finite(covariances, "covariances")
+    if not len(matrices):
+        return 0.0
+    return float(common_sigma_m**2 * np.trace(np.linalg.inv(matrices), axis1=1, axis2=2).mean()) / DIMENSIONS
+
+
+def anees_bounds(
+    count: float, confidence: float = 0.95, dimensions: int = DIMENSIONS, *, common: float = 0.0
+) -> tuple[float, float]:
     """Bounds of the ANEES of so many independent, consistent fixes, which it keeps with this probability.
 
     They are the quantiles of χ²(dn), divided by dn, in d dimensions (Bar-Shalom, Li and Kirubarajan, Estimation, §5.4).
+    Where all fixes share an error that is a part of their covariance, such as the imagery's, no number of them tells
+    more than one draw of it: given that draw, n d ANEES / (1 − common) is noncentral χ²(dn), and the bounds are the
+    quantiles of the mixture over all draws.
+
+    Args:
+        count: n, of fixes whose other errors are independent.
+        confidence: that the ANEES lies within.
+        dimensions: d.
+        common: share of the covariance that all fixes have in common, from 0 to below 1.
     """
     degrees, tail = dimensions * count, (1 - confidence) / 2
-    return chi2_quantile(tail, degrees) / degrees, chi2_quantile(1 - tail, degrees) / degrees
+    if common == 0:
+        return chi2_quantile(tail, degrees) / degrees, chi2_quantile(1 - tail, degrees) / degrees
+    draws = stats.chi2.ppf((np.arange(COMMON_DRAWS) + 0.5) / COMMON_DRAWS, dimensions)
+    shifts = count * common / (1 - common) * draws
+
+    def quantile(probability: float) -> float:
+        def excess(anees: float) -> float:
+            return float(stats.ncx2.cdf(degrees * anees / (1 - common), degrees, shifts).mean()) - probability
+
+        return float(optimize.brentq(excess, 1e-9, 1e3))
+
+    return quantile(tail), quantile(1 - tail)
 
 
 def effective_sample_size(values: npt.ArrayLike) -> float:

@@ -21,7 +21,7 @@ from unifygeo_ros.evaluation.metrics.drive import Drive, dead_reckoning
 from unifygeo_ros.evaluation.settings import Criteria
 
 FORMAT = "unifygeo-evaluation"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 DISTANCES_M = (1.0, 3.0, 5.0, 10.0, 25.0)
 ELLIPSES = (0.5, 0.68, 0.9, 0.95, 0.99)
@@ -214,9 +214,12 @@ def summarise(
     problems: tuple[str, ...],
     setup: str = "",
     advice: tuple[str, ...] = (),
+    imagery_sigma_m: float = 0.0,
 ) -> Summary:
-    """All numbers of a drive."""
+    """All numbers of a drive. imagery_sigma_m: as in `LocalizerConfig`; the error that all fixes have in common."""
     judged = judge(drive, criteria)
+    index = judged.frame_index
+    common = metrics.common_share(drive.covariance_m2[index] + drive.truth_covariance_m2[index], imagery_sigma_m)
     count, with_truth = len(judged.frame_index), int(np.count_nonzero(drive.has_truth))
     # Latencies are statistics of positive numbers like errors are.
     latency = {stage: metrics.error_statistics(values) for stage, values in latency_ms.items()}
@@ -240,8 +243,8 @@ def summarise(
             None if risk is None else risk.area,
         ),
         covariance=CovarianceJudgement(
-            metrics.consistency(judged.nees),
-            metrics.consistency(judged.nees[~judged.false]),
+            metrics.consistency(judged.nees, common=common),
+            metrics.consistency(judged.nees[~judged.false], common=common),
             ELLIPSES,
             metrics.ellipse_coverage(judged.nees, ELLIPSES),
         ),

@@ -23,6 +23,8 @@ GOOD, FAIR, BAD, PLAIN = "good", "fair", "bad", "plain"
 
 LEAST_FIXES = 10.0
 """Independent fixes that a judgement of covariances needs. With 10, any ANEES from 0.48 to 1.71 is consistent."""
+MUCH_IN_COMMON = 0.2
+"""Share of the covariance that all fixes have in common from which it is said that the judgement is of one draw."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,11 @@ def consistency_text(consistency: Consistency) -> str:
     if consistency.effective_count < LEAST_FIXES:
         fixes = "fix is" if consistency.count == 1 else "fixes are"
         return f"{consistency.count} {fixes} too few to judge the declared covariances."
+    shared = ""
+    if consistency.common > MUCH_IN_COMMON:
+        shared = f" {percent(consistency.common)} of them is the imagery's error, of which one place tells little."
     if consistency.within_bounds:
-        return "the declared covariances are consistent with the errors."
+        return f"the declared covariances are consistent with the errors.{shared}"
     over = consistency.anees > consistency.upper
     if consistency.within_effective_bounds:
         kind = "over-confident" if over else "conservative"
@@ -144,7 +149,7 @@ def consistency_text(consistency: Consistency) -> str:
             f"the declared covariances look {kind} (ANEES {consistency.anees:.2f}), but errors of "
             "neighbouring images are correlated: "
             f"the {consistency.count} fixes are worth about {consistency.effective_count:.0f} independent ones, for "
-            "which it is within the 95% bounds."
+            f"which it is within the 95% bounds.{shared}"
         )
     factor = math.sqrt(consistency.anees) if over else 1 / math.sqrt(consistency.anees)
     return (
