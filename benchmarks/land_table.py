@@ -3,12 +3,13 @@
     python benchmarks/land_table.py --former former/shipped.json shipped=out/shipped tuned=out/tuned
 
 Each argument is NAME=FOLDER with one report (`unifygeo replay --report`, the .json beside it) for each drive, of the
-same drives in every folder; the first is what the others are compared with. All drives of a row are taken together: the
-interval of the availability is the circular block bootstrap's, in blocks of 20 successive images, and Wilson's, which
-takes images for independent; the bounds of ANEES are those of as many independent fixes as the correlated ones are
-worth, and of one draw of the imagery's error where that is stated. Where the frames of the replays lie beside the reports, also what the fixes' errors east and north have in
-common, their spread, and what is claimed for one axis beside `localizer.imagery_sigma_m`. With --former, the first
-model's report on the towns that it came from, the share of what was lost that a row brings back.
+same drives in every folder; the first is what the others are compared with. All drives of a row are taken together:
+the interval of the availability is the circular block bootstrap's, in blocks of 20 successive images, and Wilson's,
+which takes images for independent; the bounds of ANEES are those of as many independent fixes as the correlated ones
+are worth, and of one draw of the imagery's error where that is stated. Where the frames of the replays lie beside the
+reports, also what the fixes' errors east and north have in common, their spread, and what is claimed for one axis
+beside `localizer.imagery_sigma_m`. With --former, the first model's report on the towns that it came from, the share
+of what was lost that a row brings back.
 """
 
 from __future__ import annotations
