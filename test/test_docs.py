@@ -60,6 +60,26 @@ def test_every_command_in_the_docs_is_one_that_exists(page, command):
         assert program == "cd", f"{page}: {command!r} cannot be checked; put it into a ```bash elsewhere block"
 
 
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+TO_HEADING = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
+
+
+@functools.cache
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page may have after its #, as GitHub and MyST make it."""
+    titles = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in HEADING.findall(page.read_text()))
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_heading_leads_to_one(page):
+    for target, anchor in TO_HEADING.findall(page.read_text()):
+        if target.startswith("http"):
+            continue
+        to = (page.parent / target).resolve() if target else page
+        assert to.suffix != ".md" or anchor in anchors(to), f"{target}#{anchor}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_between_pages_leads_somewhere(page):
     for target in LINK.findall(page.read_text()):
